@@ -1,0 +1,46 @@
+# make demo and make test each need Python 3.11 or newer and nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test lint types bench format clean
+
+help:  ## Show what there is.
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+demo: .venv/.core  ## Prune real digits in every way: a table, and the picture demo/demo.png.
+	$(BIN)/swapjax demo
+
+test: .venv/.dev  ## Run the tests, the examples of the docs and the notebooks.
+	$(BIN)/pytest --cov
+
+lint: .venv/.dev  ## Check style.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/.dev  ## Check types.
+	$(BIN)/mypy
+
+bench: .venv/.dev  ## Measure a stage, then the comparison on MNIST (about an hour, resumable).
+	$(BIN)/python benchmarks/stage.py
+	$(BIN)/python benchmarks/mlpnet_mnist.py
+
+format: .venv/.dev  ## Format the code.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove the environment, caches and the demo's output.
+	rm -rf .venv .cache .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache demo
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "swapjax needs Python 3.11 or newer; name one with make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+
+.venv/.core: pyproject.toml | .venv/bin/python
+	@echo "Installing swapjax into .venv (a minute the first time)."
+	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+.venv/.dev: pyproject.toml | .venv/bin/python
+	@echo "Installing swapjax and its development tools into .venv (minutes the first time)."
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@ .venv/.core
