@@ -1,0 +1,395 @@
+"""Which leaves are prunable, and exactly how many entries to keep of each.
+
+A plan is made once, on the host, in Python integers: nothing is rounded in float32
+and a rule that matches nothing is an error before any work starts.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from swapjax import trees
+from swapjax.selection import Budget
+from swapjax.types import Leaves, Masks, Params
+
+Allocation = Literal["global", "uniform", "erk"]
+Rule = str | Sequence[str] | Callable[[str, jax.Array], bool]
+
+_DEFAULT_NAMES = re.compile(r"(^|[/.])(kernel|weight)$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What to prune of a tree of params, and how far. Made by `plan`.
+
+    Attributes:
+        sparsity: the fraction of prunable entries to remove.
+        allocation: how the budget is spread over leaves.
+        paths: the prunable leaves, in the order of params.
+        shapes: their shapes.
+        floors: the fewest entries each may keep.
+        overrides: the sparsity each was given by name, or None.
+        keep: the entries to keep of each group of leaves.
+        groups: the group each leaf belongs to.
+        positions: the place of each among all leaves of params.
+    """
+
+    sparsity: Fraction
+    allocation: Allocation
+    paths: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    floors: tuple[int, ...]
+    overrides: tuple[Fraction | None, ...]
+    keep: tuple[int, ...]
+    groups: tuple[int, ...]
+    positions: tuple[int, ...]
+    _treedef: Any
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The number of entries of each prunable leaf."""
+        return tuple(math.prod(shape) for shape in self.shapes)
+
+    @property
+    def total(self) -> int:
+        """The number of prunable entries."""
+        return sum(self.sizes)
+
+    @property
+    def kept(self) -> int:
+        """The number of entries that stay."""
+        return sum(self.keep)
+
+    @property
+    def budget(self) -> Budget:
+        """The counts as solvers take them."""
+        return Budget(jnp.asarray(self.keep, jnp.int32), self.groups, self.floors)
+
+    def at(self, sparsity: float | Fraction) -> "Plan":
+        """Make the same plan for another sparsity, as a stage on the way needs it.
+
+        Overrides shrink in proportion, so that they are reached with the whole.
+
+        Raises:
+            ValueError: as `plan` does.
+        """
+        sparsity = _exact_sparsity(sparsity, "sparsity")
+        ratio = sparsity / self.sparsity if self.sparsity else Fraction(0)
+        overrides = tuple(
+            None if o is None else min(o * ratio, Fraction(1)) for o in self.overrides
+        )
+        keep, groups = _allocate(
+            self.paths, self.shapes, sparsity, self.allocation, overrides, self.floors
+        )
+        return dataclasses.replace(
+            self, sparsity=sparsity, overrides=overrides, keep=keep, groups=groups
+        )
+
+    def split(self, params: Params) -> Leaves:
+        """Take the prunable leaves out of params.
+
+        Raises:
+            ValueError: for params of another structure or other shapes.
+        """
+        treedef = jax.tree.structure(params)
+        if treedef != self._treedef:
+            raise ValueError(
+                "params: the tree is not the one this plan was made for: "
+                f"got {treedef}, planned for {self._treedef}"
+            )
+        prunable = trees.take(params, self.positions)
+        for path, leaf, shape in zip(self.paths, prunable, self.shapes, strict=True):
+            if leaf.shape != shape:
+                raise ValueError(
+                    f"params: {path} has shape {leaf.shape}, planned for {shape}"
+                )
+        return prunable
+
+    def merge(self, leaves: Leaves, params: Params) -> Params:
+        """Put prunable leaves back among the others of params."""
+        return trees.put(leaves, params, self.positions)
+
+    def masks(self, leaves: Leaves) -> Masks:
+        """Make masks with the treedef of params; True where nothing is pruned."""
+        nowhere = self._treedef.unflatten(
+            [jnp.asarray(True)] * self._treedef.num_leaves
+        )
+        return trees.put(leaves, nowhere, self.positions)
+
+    def leaf_masks(self, masks: Masks) -> Leaves:
+        """Take the masks of the prunable leaves, at full shape."""
+        chosen = trees.take(masks, self.positions)
+        return tuple(
+            jnp.broadcast_to(m, shape)
+            for m, shape in zip(chosen, self.shapes, strict=True)
+        )
+
+    def __str__(self) -> str:
+        """A table of what will happen, leaf by leaf."""
+        rows = [("leaf", "shape", "entries", "keeps", "rule")]
+        shared = {g for g in self.groups if self.groups.count(g) > 1}
+        for i, path in enumerate(self.paths):
+            group, override = self.groups[i], self.overrides[i]
+            keep = "" if group in shared else f"{self.keep[group]:,}"
+            rule = self.allocation if override is None else f"{float(override):g}"
+            shape = "x".join(map(str, self.shapes[i]))
+            rows.append((path, shape, f"{self.sizes[i]:,}", keep, rule))
+        rows.append(("all", "", f"{self.total:,}", f"{self.kept:,}", ""))
+        widths = [max(len(row[c]) for row in rows) for c in range(5)]
+        return "\n".join(
+            f"{r[0]:<{widths[0]}}  {r[1]:>{widths[1]}}  {r[2]:>{widths[2]}}  "
+            f"{r[3]:>{widths[3]}}  {r[4]}".rstrip()
+            for r in rows
+        )
+
+
+def plan(
+    params: Params,
+    sparsity: float | Fraction,
+    *,
+    allocation: Allocation = "global",
+    include: Rule | None = None,
+    exclude: Rule = (),
+    overrides: Mapping[str, float] | None = None,
+    min_keep: int = 1,
+) -> Plan:
+    """Decide which leaves are prunable and how many entries each keeps.
+
+    The whole keeps exactly ``round(total * (1 - sparsity))`` entries. What leaves
+    with an override keep counts towards it; the others make up the rest.
+
+    Args:
+        params: a pytree of arrays, or of their shapes and dtypes.
+        sparsity: the fraction of prunable entries to remove, in [0, 1). A float is
+            taken for the decimal it prints as.
+        allocation: ``"global"`` lets the leaves compete for one budget; ``"uniform"``
+            gives each the same density; ``"erk"`` gives each a density proportional
+            to the sum of its dimensions over their product (Erdos-Renyi kernel,
+            RigL, arXiv:1911.11134, section 3), full leaves capped at 1.
+        include: regular expressions searched in the paths, or a predicate of path and
+            leaf. By default leaves named ``kernel`` or ``weight`` of rank 2 or more.
+        exclude: what is left out of those, in the same form.
+        overrides: sparsities by regular expression, for the leaves they match.
+        min_keep: the fewest entries that a leaf keeps, so that no layer dies; a
+            smaller leaf keeps all of its entries.
+
+    Returns:
+        The plan; printing it shows what will happen.
+
+    Raises:
+        ValueError: for a sparsity outside [0, 1), a rule that matches nothing, a leaf
+            that two overrides match, and budgets smaller than the floors.
+        TypeError: for a prunable leaf that does not hold floats.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> params = {"fc": {"kernel": jnp.ones((4, 5)), "bias": jnp.ones(5)}}
+        >>> plan(params, 0.9).kept
+        2
+    """
+    exact = _exact_sparsity(sparsity, "sparsity")
+    if allocation not in ("global", "uniform", "erk"):
+        raise ValueError(
+            f"allocation must be 'global', 'uniform' or 'erk', got {allocation!r}"
+        )
+    if min_keep < 0:
+        raise ValueError(f"min_keep must not be negative, got {min_keep}")
+
+    paths = trees.paths(params)
+    leaves, treedef = jax.tree.flatten(params)
+    chosen = _match(paths, leaves, include, exclude)
+    for i in chosen:
+        if not jnp.issubdtype(leaves[i].dtype, jnp.floating):
+            raise TypeError(
+                f"params: {paths[i]} holds {leaves[i].dtype}, only floats can be "
+                "pruned; exclude it"
+            )
+    prunable = tuple(paths[i] for i in chosen)
+    shapes = tuple(tuple(leaves[i].shape) for i in chosen)
+    if not any(math.prod(shape) for shape in shapes):
+        raise ValueError(f"params: nothing to prune, {', '.join(prunable)} are empty")
+    floors = tuple(min(min_keep, math.prod(shape)) for shape in shapes)
+    by_leaf = _match_overrides(prunable, overrides or {})
+    keep, groups = _allocate(prunable, shapes, exact, allocation, by_leaf, floors)
+    return Plan(
+        sparsity=exact,
+        allocation=allocation,
+        paths=prunable,
+        shapes=shapes,
+        floors=floors,
+        overrides=by_leaf,
+        keep=keep,
+        groups=groups,
+        positions=tuple(chosen),
+        _treedef=treedef,
+    )
+
+
+def _exact_sparsity(value: float | Fraction, name: str) -> Fraction:
+    """The decimal that a float prints as: 0.9 is nine tenths."""
+    exact = value if isinstance(value, Fraction) else None
+    if exact is None and math.isfinite(value):
+        exact = Fraction(repr(float(value)))
+    if exact is None or not 0 <= exact < 1:
+        raise ValueError(f"{name} must be in [0, 1), got {value}")
+    return exact
+
+
+def _match(
+    paths: tuple[str, ...], leaves: list, include: Rule | None, exclude: Rule
+) -> list[int]:
+    """Positions of the leaves that include takes and exclude leaves."""
+    if include is None:
+        taken = {
+            i
+            for i, (path, leaf) in enumerate(zip(paths, leaves, strict=True))
+            if _DEFAULT_NAMES.search(path) and len(leaf.shape) >= 2
+        }
+        if not taken:
+            raise ValueError(
+                "params: no leaf named kernel or weight of rank 2 or more; say with "
+                f"include what to prune of {_some(paths)}"
+            )
+    else:
+        taken = _matching(paths, leaves, include, "include")
+    left_out = _matching(paths, leaves, exclude, "exclude")
+    if not taken - left_out:
+        raise ValueError(f"exclude: leaves nothing to prune of {_some(paths)}")
+    return sorted(taken - left_out)
+
+
+def _matching(paths: tuple[str, ...], leaves: list, rule: Rule, name: str) -> set[int]:
+    if callable(rule):
+        found = {i for i, path in enumerate(paths) if rule(path, leaves[i])}
+        if not found:
+            raise ValueError(f"{name}: the rule matches none of {_some(paths)}")
+        return found
+    patterns = (rule,) if isinstance(rule, str) else tuple(rule)
+    result: set[int] = set()
+    for pattern in patterns:
+        result |= _search(pattern, paths, name)
+    return result
+
+
+def _search(pattern: str, paths: Sequence[str], name: str) -> set[int]:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as e:
+        raise ValueError(
+            f"{name}: {pattern!r} is not a regular expression: {e}"
+        ) from None
+    found = {i for i, path in enumerate(paths) if compiled.search(path)}
+    if not found:
+        raise ValueError(f"{name}: {pattern!r} matches none of {_some(paths)}")
+    return found
+
+
+def _match_overrides(
+    paths: tuple[str, ...], overrides: Mapping[str, float]
+) -> tuple[Fraction | None, ...]:
+    result: list[Fraction | None] = [None] * len(paths)
+    for pattern, value in overrides.items():
+        exact = _exact_sparsity(value, f"overrides[{pattern!r}]")
+        for i in _search(pattern, paths, "overrides"):
+            if result[i] is not None:
+                raise ValueError(f"overrides: two of the rules match {paths[i]}")
+            result[i] = exact
+    return tuple(result)
+
+
+def _allocate(
+    paths: tuple[str, ...],
+    shapes: tuple[tuple[int, ...], ...],
+    sparsity: Fraction,
+    allocation: Allocation,
+    overrides: tuple[Fraction | None, ...],
+    floors: tuple[int, ...],
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Counts per group, and the group of each leaf."""
+    sizes = [math.prod(shape) for shape in shapes]
+    rest = [i for i, o in enumerate(overrides) if o is None]
+    fixed = {
+        i: max(_round(sizes[i] * (1 - o)), floors[i])
+        for i, o in enumerate(overrides)
+        if o is not None
+    }
+    wanted = _round(sum(sizes) * (1 - sparsity))
+    left = wanted - sum(fixed.values())
+    least, most = sum(floors[i] for i in rest), sum(sizes[i] for i in rest)
+    if not least <= left <= most:
+        raise ValueError(
+            f"sparsity {float(sparsity):g} keeps {wanted:,} of {sum(sizes):,} entries; "
+            f"the overrides take {sum(fixed.values()):,} of them, and the other leaves "
+            f"({_some([paths[i] for i in rest]) or 'none'}) can keep from {least:,} "
+            f"(min_keep) to {most:,}, not {left:,}"
+        )
+    if allocation == "global" or not rest:
+        # One group for all that compete, then one for each override.
+        order = [rest] if rest else []
+        counts = [left] if rest else []
+    else:
+        order = [[i] for i in rest]
+        weights = [_weight(shapes[i], allocation) for i in rest]
+        counts = _spread(
+            left, weights, [sizes[i] for i in rest], [floors[i] for i in rest]
+        )
+    order += [[i] for i in fixed]
+    counts += list(fixed.values())
+    groups = {i: g for g, members in enumerate(order) for i in members}
+    return tuple(counts), tuple(groups[i] for i in range(len(sizes)))
+
+
+def _weight(shape: tuple[int, ...], allocation: Allocation) -> Fraction:
+    """The density of a leaf before scaling: the same for all, or ERK's."""
+    if allocation == "uniform" or not math.prod(shape):
+        return Fraction(1)
+    return Fraction(sum(shape), math.prod(shape))
+
+
+def _spread(
+    total: int, weights: list[Fraction], sizes: list[int], floors: list[int]
+) -> list[int]:
+    """Share an exact total in proportion to weight times size, within bounds."""
+    count = len(sizes)
+    fixed: dict[int, int] = {}
+    while True:
+        # A leaf that would pass its size or fall below its floor is held there, and
+        # the others share again; each round holds at least one more.
+        free = [i for i in range(count) if i not in fixed]
+        mass = sum((weights[i] * sizes[i] for i in free), Fraction(0))
+        left = total - sum(fixed.values())
+        share = {i: left * weights[i] * sizes[i] / mass for i in free} if mass else {}
+        over = {i: sizes[i] for i, s in share.items() if s > sizes[i]}
+        under = {i: floors[i] for i, s in share.items() if s < floors[i]}
+        # Hold the side with the larger excess first: holding both at once could
+        # leave more, or less, than the free leaves can take.
+        excess = sum((share[i] - sizes[i] for i in over), Fraction(0))
+        lack = sum((floors[i] - share[i] for i in under), Fraction(0))
+        if not over and not under:
+            break
+        fixed |= over if excess >= lack else under
+    result = [fixed.get(i, 0) for i in range(count)]
+    for i in free:
+        result[i] = math.floor(share.get(i, 0))
+    # Largest remainders take what rounding down left; ties go to the earlier leaf.
+    short = total - sum(result)
+    by_remainder = sorted(free, key=lambda i: (result[i] - share.get(i, 0), i))
+    for i in by_remainder[:short]:
+        result[i] += 1
+    return result
+
+
+def _round(value: Fraction) -> int:
+    """To the nearest integer, halves up."""
+    return math.floor(value + Fraction(1, 2))
+
+
+def _some(paths: Sequence[str]) -> str:
+    shown = ", ".join(paths[:6])
+    return shown if len(paths) <= 6 else f"{shown} and {len(paths) - 6} more"

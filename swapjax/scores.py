@@ -1,0 +1,26 @@
+"""Scores by which entries compete for a place in the support: large means keep."""
+
+import jax.numpy as jnp
+
+from swapjax.types import Leaves
+
+
+def magnitude(weights: Leaves) -> Leaves:
+    """``|w|``."""
+    return tuple(jnp.abs(w) for w in weights)
+
+
+def fisher_diagonal(weights: Leaves, mean_squares: Leaves) -> Leaves:
+    """``w_q^2 F_qq``: what the loss rises by, twice, if the entry alone is removed.
+
+    Optimal Brain Damage with the diagonal of the empirical Fisher for the Hessian.
+    Nothing is added to F: a constant would drown scores in float32.
+
+    Args:
+        weights: the leaves.
+        mean_squares: ``F_qq = (1/n) sum_i G_iq^2``, from `Rows.mean_squares`.
+    """
+    return tuple(
+        jnp.square(w) * f.astype(w.dtype)
+        for w, f in zip(weights, mean_squares, strict=True)
+    )

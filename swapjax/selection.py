@@ -1,0 +1,206 @@
+"""Exact top-k with a traced k, over one array or over a whole tree.
+
+``lax.top_k``, ``sort`` and ``quantile`` need a static k, or sort everything, or
+round. Here the bits of a float are mapped to an unsigned integer of the same order,
+and the k-th largest is found by bisecting that integer and counting: at most 32
+passes that only compare and add. Nothing is concatenated, so a tree of sharded leaves
+costs scalar all-reduces only.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from swapjax.types import Leaves
+
+_LIMIT = 2**31 - 1
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["keep"],
+    meta_fields=["groups", "floors"],
+)
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """How many entries to keep; the counts may be traced.
+
+    Attributes:
+        keep: ``int32[n_groups]``, the entries to keep of each group of leaves.
+        groups: the group that each leaf belongs to.
+        floors: the entries that each leaf keeps whatever its scores.
+    """
+
+    keep: jax.Array
+    groups: tuple[int, ...]
+    floors: tuple[int, ...]
+
+
+def sort_keys(x: jax.Array) -> jax.Array:
+    """Map floats to unsigned integers of the same order.
+
+    Args:
+        x: floats of any shape and width. Below 32 bits they are widened, exactly.
+
+    Returns:
+        ``uint32`` (``uint64`` for float64) of the same shape. NaN becomes 0, below
+        every number; the two zeros become one.
+    """
+    if x.dtype.itemsize < 4:
+        x = x.astype(jnp.float32)
+    wide = x.dtype.itemsize == 8
+    uint, sint = (jnp.uint64, jnp.int64) if wide else (jnp.uint32, jnp.int32)
+    top = jnp.asarray(1, uint) << (63 if wide else 31)
+    bits = jax.lax.bitcast_convert_type(jnp.where(x == 0, jnp.zeros_like(x), x), uint)
+    negative = jax.lax.bitcast_convert_type(bits, sint) < 0
+    keys = jnp.where(negative, ~bits, bits | top)
+    return jnp.where(jnp.isnan(x), jnp.zeros_like(keys), keys)
+
+
+def top_k_mask(x: jax.Array, k: jax.Array | int) -> jax.Array:
+    """Mark the k largest entries of an array.
+
+    Args:
+        x: floats of any shape. NaN ranks lowest.
+        k: how many, at least 0 and at most ``x.size``; may be traced.
+
+    Returns:
+        ``bool[x.shape]`` with exactly k entries True. Ties go to the lower flat index.
+    """
+    return top_k_masks((x,), k)[0]
+
+
+def top_k_masks(leaves: Leaves, k: jax.Array | int) -> Leaves:
+    """Mark the k largest entries of several arrays taken together.
+
+    Args:
+        leaves: float arrays of any shapes and dtypes.
+        k: how many of all entries, at least 0 and at most their number; may be traced.
+
+    Returns:
+        One bool array a leaf, exactly k entries True in all. Ties go to the earlier
+        leaf, then to the lower flat index.
+
+    Raises:
+        ValueError: for more than 2^31 - 1 entries, which an int32 cannot count.
+    """
+    _require_countable(leaves)
+    keys = tuple(sort_keys(leaf) for leaf in leaves)
+    if len({key.dtype for key in keys}) > 1:
+        keys = tuple(sort_keys(leaf.astype(jnp.float64)) for leaf in leaves)
+    return top_keys(keys, k)
+
+
+def top_keys(keys: Leaves, k: jax.Array | int) -> Leaves:
+    """Mark the k largest of unsigned integers; see `top_k_masks`."""
+    k = jnp.asarray(k, jnp.int32)
+    if not keys or sum(key.size for key in keys) == 0:
+        return tuple(jnp.zeros(key.shape, bool) for key in keys)
+
+    bits = keys[0].dtype.itemsize * 8
+    threshold = _largest(
+        lambda t: _count(keys, lambda key: key >= t) >= k, bits, keys[0].dtype
+    )
+    above = tuple(key > threshold for key in keys)
+    tied = tuple(key == threshold for key in keys)
+    room = k - sum(jnp.sum(leaf, dtype=jnp.int32) for leaf in above)
+    # The usual case, no tie to break, must not pay for the second bisection.
+    chosen = jax.lax.cond(
+        room == sum(jnp.sum(leaf, dtype=jnp.int32) for leaf in tied),
+        lambda: tied,
+        lambda: _first(tied, room),
+    )
+    return tuple(a | c for a, c in zip(above, chosen, strict=True))
+
+
+def select(scores: Leaves, budget: Budget, within: Leaves | None = None) -> Leaves:
+    """Choose the support: the best scores of each group, floors first.
+
+    Args:
+        scores: one float array a prunable leaf; large means keep.
+        budget: counts, groups and floors for those leaves.
+        within: bool arrays; an entry that is False there is not kept, unless a group
+            has no other left to keep.
+
+    Returns:
+        One bool array a leaf. Every group keeps exactly its count.
+    """
+    if within is not None:
+        scores = tuple(
+            jnp.where(w, s, jnp.full((), -jnp.inf, s.dtype))
+            for s, w in zip(scores, within, strict=True)
+        )
+    masks: list[jax.Array] = [jnp.zeros((), bool)] * len(scores)
+    for group in sorted(set(budget.groups)):
+        members = [i for i, g in enumerate(budget.groups) if g == group]
+        chosen = _select_group(
+            tuple(scores[i] for i in members),
+            tuple(budget.floors[i] for i in members),
+            budget.keep[group],
+        )
+        for i, mask in zip(members, chosen, strict=True):
+            masks[i] = mask
+    return tuple(masks)
+
+
+def _select_group(scores: Leaves, floors: tuple[int, ...], k: jax.Array) -> Leaves:
+    """The k best of a group, after the `floors[i]` best of each of its leaves."""
+    _require_countable(scores)
+    if not any(floors) or len(scores) == 1:
+        return top_k_masks(scores, k)
+    sure = tuple(top_k_mask(s, f) for s, f in zip(scores, floors, strict=True))
+    wide = max((s.dtype for s in scores), key=lambda d: d.itemsize)
+    keys = tuple(sort_keys(s.astype(wide)) for s in scores)
+    # A floor entry outranks every score: no number has all bits set.
+    keys = tuple(
+        jnp.where(m, ~jnp.zeros_like(key), key)
+        for m, key in zip(sure, keys, strict=True)
+    )
+    return top_keys(keys, k)
+
+
+def _largest(holds: Callable, bits: int, dtype: jnp.dtype) -> jax.Array:
+    """The largest unsigned t for which `holds(t)`, bit by bit from the top."""
+
+    def try_bit(i: jax.Array, t: jax.Array) -> jax.Array:
+        candidate = t | (jnp.asarray(1, dtype) << (bits - 1 - i).astype(dtype))
+        return jnp.where(holds(candidate), candidate, t)
+
+    return jax.lax.fori_loop(0, bits, try_bit, jnp.zeros((), dtype))
+
+
+def _first(tied: Leaves, room: jax.Array) -> Leaves:
+    """Of the True entries, the first `room` by leaf and flat index."""
+    places, offset = [], 0
+    for leaf in tied:
+        flat = jax.lax.iota(jnp.uint32, leaf.size).reshape(leaf.shape)
+        places.append(flat + jnp.uint32(offset))
+        offset += leaf.size
+    pairs = tuple(zip(tied, places, strict=True))
+    bits = max(offset.bit_length(), 1)
+    end = _largest(
+        lambda t: _count(pairs, lambda pair: pair[0] & (pair[1] < t)) <= room,
+        bits,
+        jnp.dtype(jnp.uint32),
+    )
+    return tuple(leaf & (place < end) for leaf, place in pairs)
+
+
+def _count(leaves: tuple, holds: Callable) -> jax.Array:
+    return sum(
+        (jnp.sum(holds(leaf), dtype=jnp.int32) for leaf in leaves),
+        start=jnp.zeros((), jnp.int32),
+    )
+
+
+def _require_countable(leaves: Leaves) -> None:
+    total = sum(math.prod(leaf.shape) for leaf in leaves)
+    if total > _LIMIT:
+        raise ValueError(
+            f"a group of {total:,} entries is more than top-k can count ({_LIMIT:,}); "
+            "split it with allocation='uniform' or 'erk', or with overrides"
+        )

@@ -1,0 +1,79 @@
+"""Paths of leaves, and what is checked of trees before work starts."""
+
+import re
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from swapjax.types import Params
+
+
+def paths(tree: Params) -> tuple[str, ...]:
+    """Name every leaf of a tree, in its flattening order.
+
+    Keys are joined by ``/``, as in ``layers/0/kernel``. The ``value`` that an
+    ``nnx.State`` puts behind each variable is dropped, so that a network has the
+    same paths as a state and as a pure dict.
+
+    Args:
+        tree: any pytree.
+
+    Returns:
+        One path a leaf; the empty string for a bare array.
+    """
+    keyed, _ = jax.tree_util.tree_flatten_with_path(tree)
+    names = (jax.tree_util.keystr(k, simple=True, separator="/") for k, _ in keyed)
+    return tuple(re.sub(r"/\.?value$", "", name) for name in names)
+
+
+def cast_like(tree: Params, reference: Params) -> Params:
+    """Give every leaf of a tree the dtype of the leaf it stands for."""
+    return jax.tree.map(lambda x, r: x.astype(r.dtype), tree, reference)
+
+
+def require_finite(
+    names: Iterable[str], leaves: Iterable[jax.Array], what: str
+) -> None:
+    """Raise where an array holds NaN or infinity. Reads values: not for use in jit.
+
+    Args:
+        names: one name an array, for the message.
+        leaves: the arrays; those that do not hold floats pass.
+        what: what the arrays are, as in ``"params"``.
+
+    Raises:
+        ValueError: naming every array that is not finite, and how many of its
+            entries are not.
+    """
+    bad = []
+    for name, leaf in zip(names, leaves, strict=True):
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            continue
+        count = int(_not_finite(leaf))
+        if count:
+            bad.append(f"{name or 'the array'} ({count:,} of {np.size(leaf):,})")
+    if bad:
+        raise ValueError(f"{what}: NaN or infinite entries in {', '.join(bad)}")
+
+
+@jax.jit
+def _not_finite(leaf: jax.Array) -> jax.Array:
+    return jnp.sum(~jnp.isfinite(leaf))
+
+
+def take(params: Params, positions: tuple[int, ...]) -> tuple[jax.Array, ...]:
+    """Take some of the leaves of a tree, by their place in its flattening order."""
+    leaves = jax.tree.leaves(params)
+    return tuple(leaves[i] for i in positions)
+
+
+def put(
+    leaves: tuple[jax.Array, ...], params: Params, positions: tuple[int, ...]
+) -> Params:
+    """Put leaves back where `take` found them, among the others of params."""
+    flat, treedef = jax.tree.flatten(params)
+    for i, leaf in zip(positions, leaves, strict=True):
+        flat[i] = leaf
+    return jax.tree.unflatten(treedef, flat)

@@ -1,0 +1,70 @@
+"""The vocabulary of the house, its type aliases and its status codes.
+
+========== =====================================================================
+word       meaning
+========== =====================================================================
+params     any pytree of arrays: a Flax dict, an nnx state, an Equinox module
+masks      a pytree with the treedef of params; a leaf is ``bool[shape]``, or
+           the scalar ``True`` where a leaf is never pruned
+leaves     the prunable arrays alone, a tuple in the order of params
+support    where a mask is True
+sparsity   the fraction of zeros among the *prunable* entries
+density    one minus sparsity
+plan       which leaves are prunable, and how many entries to keep of them
+budget     a plan's counts as the solver sees them, traced under jit
+rows       the operator G: one loss gradient per example, or per mini-batch
+score      arrays like the leaves; large means keep
+coupling   how the projections of the pruned weights are matched with those of
+           the reference weights
+epsilon    entropic regularisation of a coupling, in units of its cost
+damping    lambda, the ridge that holds the weights near the reference
+stage      one round of gradients, support and re-fit
+========== =====================================================================
+"""
+
+import enum
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+Params = Any
+Masks = Any
+Leaves = tuple[jax.Array, ...]
+LossFn = Callable[[Params, Any], jax.Array]
+
+
+class Status(enum.IntEnum):
+    """How a solver ended; under jit an ``int32``, outside it a sentence."""
+
+    CONVERGED = 0
+    ITERATION_LIMIT = 1
+    TRANSPORT_NOT_CONVERGED = 2
+    RANK_DEFICIENT = 3
+    NOT_FINITE = 4
+
+    @property
+    def sentence(self) -> str:
+        """What happened, for a human."""
+        return _SENTENCES[self]
+
+
+_SENTENCES = {
+    Status.CONVERGED: "The solver met its tolerance.",
+    Status.ITERATION_LIMIT: (
+        "The alternation between coupling and weights stopped at its limit of rounds, "
+        "still moving."
+    ),
+    Status.TRANSPORT_NOT_CONVERGED: (
+        "Sinkhorn stopped at its iteration limit; the coupling's column sums are off "
+        "by the marginal error that is reported."
+    ),
+    Status.RANK_DEFICIENT: (
+        "The rows do not determine the weights and damping is zero; the smallest "
+        "change that fits was taken."
+    ),
+    Status.NOT_FINITE: (
+        "The objective became infinite or NaN; the thresholded weights were kept "
+        "without a re-fit."
+    ),
+}
