@@ -1,0 +1,130 @@
+"""Where examples come from: arrays to draw from, or an iterator of batches."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from swapjax import trees
+
+
+class Source:
+    """Examples for stage after stage, and how many batches they took.
+
+    Args:
+        data: a pytree of arrays with a leading axis of examples, or an iterator of
+            such batches.
+        wanted: examples that each draw will take.
+
+    Raises:
+        ValueError: for arrays that disagree about the number of examples, hold fewer
+            than wanted, or are not finite.
+    """
+
+    def __init__(self, data: Any, wanted: int) -> None:
+        self._wanted = wanted
+        self._iterator = data if isinstance(data, Iterator) else None
+        self._arrays = None if self._iterator is not None else data
+        self.taken = 0
+        if self._arrays is not None:
+            available = count_examples(self._arrays)
+            if available < wanted:
+                raise ValueError(
+                    f"data: {available:,} examples, fewer than the {wanted:,} that "
+                    "samples * batch asks for"
+                )
+            _require_finite(self._arrays)
+
+    @property
+    def shapes(self) -> str:
+        """What the data looks like, to tell one run from another."""
+        if self._arrays is None:
+            return "iterator"
+        return str([(x.shape, str(x.dtype)) for x in jax.tree.leaves(self._arrays)])
+
+    @property
+    def stream(self) -> Any:
+        """The data as `finetune` takes it: arrays, or the iterator itself."""
+        return self._arrays if self._iterator is None else self
+
+    def __iter__(self) -> "Source":
+        return self
+
+    def __next__(self) -> Any:
+        """The next batch of the iterator, counted."""
+        assert self._iterator is not None
+        batch = next(self._iterator)
+        self.taken += 1
+        return batch
+
+    def skip(self, batches: int) -> None:
+        """Pass over what an interrupted run has already taken from the iterator."""
+        if self._iterator is not None:
+            for _ in take(self, batches):
+                pass
+
+    def draw(self, key: jax.Array) -> Any:
+        """Take the wanted number of examples, distinct ones of arrays.
+
+        Returns:
+            A pytree of arrays [wanted, ...] on the device.
+
+        Raises:
+            ValueError: for an iterator that ends early, and entries not finite.
+        """
+        if self._iterator is None:
+            total = count_examples(self._arrays)
+            index = np.asarray(
+                jax.random.choice(key, total, (self._wanted,), replace=False)
+            )
+            return jax.tree.map(lambda x: jnp.asarray(x[index]), self._arrays)
+        parts, have = [], 0
+        while have < self._wanted:
+            (batch,) = take(self, 1)
+            parts.append(batch)
+            have += count_examples(batch)
+        drawn = jax.tree.map(
+            lambda *x: jnp.concatenate([jnp.asarray(y) for y in x])[: self._wanted],
+            *parts,
+        )
+        _require_finite(drawn)
+        return drawn
+
+
+def count_examples(data: Any) -> int:
+    """Count the examples of a pytree of arrays with a leading example axis.
+
+    Raises:
+        ValueError: when there is no array, or the leaves disagree.
+    """
+    shapes = [np.shape(x) for x in jax.tree.leaves(data)]
+    sizes = {shape[0] if shape else None for shape in shapes}
+    if len(sizes) != 1 or None in sizes:
+        raise ValueError(
+            "data: must be a pytree of arrays with one leading axis of examples, got "
+            f"shapes {shapes}"
+        )
+    return shapes[0][0]
+
+
+def take(batches: Iterator, count: int) -> Iterator:
+    """Yield so many batches of an iterator.
+
+    Raises:
+        ValueError: when there are fewer.
+    """
+    for i in range(count):
+        try:
+            batch = next(batches)
+        except StopIteration:
+            raise ValueError(
+                f"data: the iterator ended after {i} of {count} batches"
+            ) from None
+        yield batch
+
+
+def _require_finite(data: Any) -> None:
+    leaves = [jnp.asarray(x) for x in jax.tree.leaves(data)]
+    trees.require_finite(trees.paths(data), leaves, "data")
