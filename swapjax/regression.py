@@ -1,0 +1,220 @@
+"""The regression behind every method: Q, its gradient, exact steps, the re-fit.
+
+With ``x = G w`` and a coupling held fixed, the objective is a quadratic in x and a
+ridge in w:
+
+    Q(w) = 1/2 (x - t)^T M (x - t) + constant + n lambda/2 |w - wbar|^2
+
+`Fit` holds its part in R^n. Linear regression has ``t = y``, ``M = I``; a transport
+plan moves the targets t; smoothing over neighbours makes M a plan. All formulas below
+hold for every one of them.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from swapjax.types import Leaves
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class Fit(NamedTuple):
+    """The part of the objective that depends on the projections x only.
+
+    Attributes:
+        targets: t, [n].
+        metric: M: None for the identity, [n] for a diagonal, [n, n] for a symmetric
+            positive semidefinite matrix whose rows sum to 1.
+        constant: what does not depend on x while the coupling is held.
+    """
+
+    targets: jax.Array
+    metric: jax.Array | None
+    constant: jax.Array
+
+
+class System(NamedTuple):
+    """The n x n system of a support, solved: ``c = inverse @ residual``.
+
+    Attributes:
+        gram: ``K = G_S G_S^T``, [n, n].
+        inverse: ``L (L^T K L + n lambda I)^-1 L^T`` with ``M = L L^T``, [n, n].
+        deficient: whether the system was singular, so that inverse is a pseudo-inverse.
+    """
+
+    gram: jax.Array
+    inverse: jax.Array
+    deficient: jax.Array
+
+
+def misfit(fit: Fit, x: jax.Array) -> jax.Array:
+    """The value of the part in R^n; add `ridge` for Q."""
+    residual = x - fit.targets
+    return 0.5 * jnp.vdot(residual, _apply(fit.metric, residual)) + fit.constant
+
+
+def slope(fit: Fit, x: jax.Array) -> jax.Array:
+    """The gradient of `misfit` in x; G pulls it back to the gradient in w.
+
+    For a plan with row sums a and ``M = diag(n a)`` this is ``n (a x - Pi y)``, which
+    by the envelope theorem is also the gradient through a converged Sinkhorn.
+    """
+    return _apply(fit.metric, x - fit.targets)
+
+
+def ridge(weights: Leaves, reference: Leaves, n: int, damping: float) -> jax.Array:
+    """``n lambda/2 |w - wbar|^2``."""
+    return (
+        0.5
+        * n
+        * damping
+        * optax.tree.norm(optax.tree.sub(weights, reference), squared=True)
+    )
+
+
+def gradient(
+    pulled: Leaves, weights: Leaves, reference: Leaves, n: int, damping: float
+) -> Leaves:
+    """The gradient of Q in w, from ``G^T slope``."""
+    return tuple(
+        g + n * damping * (w - r)
+        for g, w, r in zip(pulled, weights, reference, strict=True)
+    )
+
+
+def line_step(
+    fit: Fit,
+    x: jax.Array,
+    direction: Leaves,
+    moved: jax.Array,
+    offset: Leaves,
+    damping: float,
+) -> jax.Array:
+    """The exact minimiser tau of Q along ``w - tau d``, the coupling held.
+
+    Args:
+        fit: the part in R^n.
+        x: ``G w``.
+        direction: d.
+        moved: ``G d``.
+        offset: ``w - wbar``.
+        damping: lambda.
+
+    Returns:
+        A scalar; 0 along a direction that changes nothing.
+    """
+    n = x.shape[0]
+    rise = jnp.vdot(moved, slope(fit, x)) + n * damping * optax.tree.vdot(
+        direction, offset
+    )
+    bend = jnp.vdot(moved, _apply(fit.metric, moved)) + n * damping * (
+        optax.tree.norm(direction, squared=True)
+    )
+    return jnp.where(bend > 0, rise / jnp.where(bend > 0, bend, 1), 0)
+
+
+def support_limit(weights: Leaves, gradient: Leaves, support: Leaves) -> jax.Array:
+    """tau_c: how far ``w - tau g`` may go before its top-k leaves the support.
+
+    Closed form, O(p). Weights must be zero off the support.
+
+    Returns:
+        The largest such tau; infinity if no step leaves the support.
+    """
+    reach = jnp.stack(
+        [
+            jnp.max(jnp.where(s, 0, jnp.abs(g)), initial=0)
+            for g, s in zip(gradient, support, strict=True)
+        ]
+    ).max()
+
+    def bound(w: jax.Array, g: jax.Array, s: jax.Array) -> jax.Array:
+        shrinks = w * g > 0
+        rate = jnp.where(shrinks, reach + jnp.abs(g), reach - jnp.abs(g))
+        meets = s & (rate > 0)
+        limit = jnp.abs(w) / jnp.where(meets, rate, 1)
+        return jnp.min(jnp.where(meets, limit, jnp.inf), initial=jnp.inf)
+
+    bounds = [
+        bound(w, g, s) for w, g, s in zip(weights, gradient, support, strict=True)
+    ]
+    return jnp.stack(bounds).min()
+
+
+def factorise(
+    gram: jax.Array, damping: jax.Array | float, metric: jax.Array | None = None
+) -> System:
+    """Solve the system of a support once, for every target that will come.
+
+    Through the eigenvalues, not a Cholesky factor: rounding of K in float32 can exceed
+    a small damping, and then leaves a matrix that is not positive definite.
+
+    Args:
+        gram: ``G_S G_S^T``, [n, n].
+        damping: lambda, 0 or more. With 0 the inverse is a pseudo-inverse, which takes
+            the smallest change of the weights that fits.
+        metric: M of the fit.
+    """
+    n = gram.shape[0]
+    root = _root(metric)
+    values, vectors = jnp.linalg.eigh(_sandwich(root, gram))
+    floor = values[-1] * n * jnp.finfo(values.dtype).eps
+    shifted = jnp.maximum(values, 0) + n * damping
+    usable = shifted > jnp.where(damping > 0, 0, floor)
+    scaled = vectors * jnp.where(usable, 1 / jnp.where(usable, shifted, 1), 0)
+    inverse = _sandwich_transposed(
+        root, jnp.matmul(scaled, vectors.T, precision=_HIGHEST)
+    )
+    return System(gram, inverse, ~jnp.all(usable))
+
+
+def solve(system: System, fit: Fit, start: jax.Array) -> jax.Array:
+    """The dual weights c of the minimiser on a support, ``w_S = wbar_S + G_S^T c``.
+
+    Args:
+        system: of the support.
+        fit: the part in R^n; its metric must be that of the system.
+        start: ``G_S wbar_S``, [n].
+
+    Returns:
+        c, [n]. The new projections are ``start + gram @ c``.
+    """
+    return jnp.matmul(system.inverse, fit.targets - start, precision=_HIGHEST)
+
+
+def _apply(metric: jax.Array | None, v: jax.Array) -> jax.Array:
+    if metric is None:
+        return v
+    if metric.ndim == 1:
+        return metric * v
+    return jnp.matmul(metric, v, precision=_HIGHEST)
+
+
+def _root(metric: jax.Array | None) -> jax.Array | None:
+    """L with ``M = L L^T``."""
+    if metric is None:
+        return None
+    if metric.ndim == 1:
+        return jnp.sqrt(metric)
+    values, vectors = jnp.linalg.eigh(metric)
+    return vectors * jnp.sqrt(jnp.maximum(values, 0))
+
+
+def _sandwich(root: jax.Array | None, gram: jax.Array) -> jax.Array:
+    """``L^T K L``."""
+    if root is None:
+        return gram
+    if root.ndim == 1:
+        return root[:, None] * gram * root
+    inner = jnp.matmul(gram, root, precision=_HIGHEST)
+    return jnp.matmul(root.T, inner, precision=_HIGHEST)
+
+
+def _sandwich_transposed(root: jax.Array | None, inner: jax.Array) -> jax.Array:
+    """``L A L^T``."""
+    if root is None:
+        return inner
+    return _sandwich(root if root.ndim == 1 else root.T, inner)
