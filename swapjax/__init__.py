@@ -1,0 +1,51 @@
+"""Pruning of neural networks in JAX, robust to noisy gradients."""
+
+# Prune a trained network.
+from swapjax.finetune import FineTune
+from swapjax.gradients import per_example_gradients
+
+# What to do with masks, and what is told of a run.
+from swapjax.masks import apply_masks, churn, density, intersect
+from swapjax.noise import GradientNoise
+from swapjax.oneshot import (
+    Method,
+    Problem,
+    Pruned,
+    Solution,
+    Stage,
+    linear_regression,
+    magnitude,
+    prune,
+    swap,
+)
+
+# What to prune, and how far, and when.
+from swapjax.plan import Plan, plan
+from swapjax.schedules import cubic, exponential, linear, one_shot
+from swapjax.types import Status
+
+__all__ = [
+    "FineTune",
+    "GradientNoise",
+    "Method",
+    "Plan",
+    "Problem",
+    "Pruned",
+    "Solution",
+    "Stage",
+    "Status",
+    "apply_masks",
+    "churn",
+    "cubic",
+    "density",
+    "exponential",
+    "intersect",
+    "linear",
+    "linear_regression",
+    "magnitude",
+    "one_shot",
+    "per_example_gradients",
+    "plan",
+    "prune",
+    "swap",
+]

@@ -1,0 +1,192 @@
+"""Weights and masks in files: safetensors, and .npz for reading.
+
+Nothing is ever unpickled. A params file holds one array a leaf under its path, a masks
+file one bit an entry. PyTorch's names and layouts (``fc1.weight`` [out, in]) are
+understood when reading.
+"""
+
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.flax
+
+from swapjax import files, masks, trees
+from swapjax.types import Masks, Params
+
+_PACKED = "swapjax.masks"  # the metadata key under which shapes of masks are kept
+
+
+def save_params(
+    path: str | Path, params: Params, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write params to a safetensors file, whole or not at all.
+
+    Args:
+        path: the file.
+        params: any pytree of arrays, of any dtype.
+        metadata: strings to keep with them.
+    """
+    _write(path, _by_path(params), dict(metadata or {}))
+
+
+def load_params(path: str | Path, like: Params) -> Params:
+    """Read params for a network.
+
+    Args:
+        path: a ``.safetensors`` or ``.npz`` file, with the paths of `like` or with
+            PyTorch's names and layouts.
+        like: a tree with the structure, shapes and dtypes that are wanted.
+
+    Returns:
+        The tree, with the dtypes of `like`.
+
+    Raises:
+        ValueError: for a file that cannot be read, and one whose leaves are missing,
+            too many, misshapen, or not finite; every one is named.
+    """
+    arrays, _ = read(path)
+    wanted = _by_path(like)
+    if not set(arrays) & set(wanted):
+        arrays = _from_torch(arrays, wanted)
+    found = _match(path, arrays, wanted)
+    return jax.tree.unflatten(jax.tree.structure(like), list(found.values()))
+
+
+def save_masks(path: str | Path, tree: Masks) -> None:
+    """Write masks to a safetensors file, eight entries to the byte."""
+    leaves = _by_path(tree)
+    shapes = {name: list(np.shape(leaf)) for name, leaf in leaves.items()}
+    packed = {name: masks.pack(np.asarray(leaf)) for name, leaf in leaves.items()}
+    _write(path, packed, {_PACKED: json.dumps(shapes)})
+
+
+def load_masks(path: str | Path, like: Params) -> Masks:
+    """Read masks for params.
+
+    Raises:
+        ValueError: for a file that cannot be read, and masks of other params.
+    """
+    arrays, metadata = read(path)
+    if _PACKED not in metadata:
+        raise ValueError(f"{path}: holds no masks")
+    wanted = _by_path(like)
+    _require_names(path, arrays, wanted)
+    leaves = [jnp.asarray(arrays[name]) for name in wanted]
+    tree = jax.tree.unflatten(jax.tree.structure(like), leaves)
+    masks.check(tree, like, str(path))
+    return tree
+
+
+def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Read every array of a file, masks unpacked.
+
+    Args:
+        path: a ``.safetensors`` or ``.npz`` file.
+
+    Returns:
+        Arrays by name, and the metadata.
+
+    Raises:
+        ValueError: for a file that does not exist, is truncated, or holds pickles.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    if path.suffix == ".npz":
+        return read_npz(path), {}
+    try:
+        with safetensors.safe_open(path, framework="flax") as f:
+            metadata = f.metadata() or {}
+            arrays = {name: np.asarray(f.get_tensor(name)) for name in f.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as e:
+        raise ValueError(f"{path}: not a readable safetensors file: {e}") from None
+    if _PACKED in metadata:
+        shapes = json.loads(metadata[_PACKED])
+        arrays = {k: masks.unpack(v, tuple(shapes[k])) for k, v in arrays.items()}
+    return arrays, metadata
+
+
+def read_npz(path: str | Path) -> dict[str, np.ndarray]:
+    """Read every array of a .npz file.
+
+    Raises:
+        ValueError: for a file that is missing, truncated or holds pickles.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as f:
+            if not isinstance(f, np.lib.npyio.NpzFile):
+                raise ValueError(f"{path}: a single array, not a .npz file")
+            return {name: f[name] for name in f.files}
+    except (OSError, EOFError, zipfile.BadZipFile, KeyError) as e:
+        raise ValueError(f"{path}: not a readable .npz file: {e}") from None
+    except ValueError as e:
+        # NumPy says "allow_pickle=False" here; that is not for the user to change.
+        reason = "it holds pickled objects" if "pickle" in str(e) else str(e)
+        raise ValueError(f"{path}: not a readable .npz file: {reason}") from None
+
+
+def _write(path: str | Path, arrays: Mapping[str, Any], metadata: dict) -> None:
+    host = {name: jnp.asarray(array) for name, array in arrays.items()}
+    files.write_atomically(
+        path, lambda p: safetensors.flax.save_file(host, p, metadata=metadata)
+    )
+
+
+def _by_path(tree: Params) -> dict[str, Any]:
+    return dict(zip(trees.paths(tree), jax.tree.leaves(tree), strict=True))
+
+
+def _from_torch(
+    arrays: dict[str, np.ndarray], wanted: dict[str, Any]
+) -> dict[str, np.ndarray]:
+    """Rename and transpose PyTorch's arrays into the paths they would have here."""
+    result = {}
+    for name, array in arrays.items():
+        stem, _, kind = name.replace(".", "/").rpartition("/")
+        if kind == "weight" and array.ndim >= 2 and f"{stem}/kernel" in wanted:
+            # [out, in, h, w] -> [h, w, in, out]
+            order = (*range(2, array.ndim), 1, 0)
+            result[f"{stem}/kernel"] = array.transpose(order)
+        else:
+            result[f"{stem}/{kind}".lstrip("/")] = array
+    return result
+
+
+def _match(
+    path: str | Path, arrays: dict[str, np.ndarray], wanted: dict[str, Any]
+) -> dict[str, jax.Array]:
+    _require_names(path, arrays, wanted)
+    wrong = [
+        f"{name} is {arrays[name].shape}, wanted {tuple(leaf.shape)}"
+        for name, leaf in wanted.items()
+        if arrays[name].shape != tuple(leaf.shape)
+    ]
+    if wrong:
+        raise ValueError(f"{path}: {'; '.join(wrong)}")
+    found = {
+        name: jnp.asarray(arrays[name]).astype(leaf.dtype)
+        for name, leaf in wanted.items()
+    }
+    trees.require_finite(found, found.values(), str(path))
+    return found
+
+
+def _require_names(
+    path: str | Path, arrays: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> None:
+    missing = [name for name in wanted if name not in arrays]
+    extra = [name for name in arrays if name not in wanted]
+    faults = []
+    if missing:
+        faults.append(f"missing {', '.join(missing)}")
+    if extra:
+        faults.append(f"not of this network {', '.join(extra)}")
+    if faults:
+        raise ValueError(f"{path}: {'; '.join(faults)}")

@@ -1,0 +1,159 @@
+"""Iterative hard thresholding: steps along the gradient, cut back to k entries."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from swapjax import regression, scores
+from swapjax.gradients import Rows
+from swapjax.masks import apply_masks
+from swapjax.oneshot.targets import State, Target
+from swapjax.selection import Budget, select
+from swapjax.types import Leaves
+
+_GRID = 12  # trial steps beyond the support limit
+_GROWTH = 2.0  # from one to the next
+_POWER_ITERATIONS = 10
+
+
+class Path(NamedTuple):
+    """Where iterative hard thresholding ended.
+
+    Attributes:
+        support: bool leaves.
+        weights: the leaves, zero off the support.
+        objective: Q at every iterate, [iterations + 1].
+        iterations: how many were needed.
+        swaps: how many entries are in the last support and not in the first.
+    """
+
+    support: Leaves
+    weights: Leaves
+    objective: jax.Array
+    iterations: jax.Array
+    swaps: jax.Array
+
+
+def iht(
+    rows: Rows,
+    support: Leaves,
+    weights: Leaves,
+    reference: Leaves,
+    y: jax.Array,
+    target: Target,
+    state: State,
+    budget: Budget,
+    *,
+    damping: float,
+    iterations: int,
+    tolerance: float,
+    within: Leaves | None = None,
+) -> Path:
+    """Search for a better support from a first one.
+
+    While the exact step along the gradient on the support is shorter than the support
+    limit (`regression.support_limit`) it is taken. Otherwise steps along the full
+    gradient are tried on a geometric grid from the limit on, each judged by Q *after*
+    thresholding at the coupling of the iterate, and the best is taken if it lowers Q.
+    The iteration stops where none does.
+
+    Args:
+        rows: the operator G.
+        support: the support to start from, with the budget's counts.
+        weights: the weights to start from.
+        reference: the weights wbar.
+        y: ``G wbar``, [n].
+        target: the variant of the objective.
+        state: as the target prepared it for y.
+        budget: the counts.
+        damping: lambda.
+        iterations: the most steps.
+        tolerance: the relative change of Q at which to stop.
+        within: entries outside of which none is kept.
+    """
+    n = rows.n
+    weights = apply_masks(weights, support)
+    safe = 1 / (_largest_eigenvalue(rows) + n * damping)
+
+    def value(fit: regression.Fit, x: jax.Array, w: Leaves) -> jax.Array:
+        return regression.misfit(fit, x) + regression.ridge(w, reference, n, damping)
+
+    def threshold(w: Leaves) -> tuple[Leaves, Leaves]:
+        mask = select(scores.magnitude(w), budget, within)
+        return apply_masks(w, mask), mask
+
+    def on_support(w: Leaves, s: Leaves, step: jax.Array, d: Leaves) -> tuple:
+        return optax.tree.add_scale(w, -step, d), s
+
+    def beyond(
+        fit: regression.Fit,
+        w: Leaves,
+        s: Leaves,
+        g: Leaves,
+        limit: jax.Array,
+        step: jax.Array,
+        now: jax.Array,
+    ) -> tuple:
+        # An exact step of 30 times the limit is as far as is ever worth trying.
+        reach = jnp.where(jnp.isfinite(limit), limit, step)
+        grid = jnp.minimum(reach * _GROWTH ** jnp.arange(_GRID), 30 * step)
+        steps = jnp.concatenate([jnp.stack([step, safe.astype(step.dtype)]), grid])
+        trials, masks = jax.vmap(lambda t: threshold(optax.tree.add_scale(w, -t, g)))(
+            steps
+        )
+        values = jax.vmap(lambda v: value(fit, rows.project(v), v))(trials)
+        best = jnp.nanargmin(jnp.where(jnp.isnan(values), jnp.inf, values))
+        better = values[best] < now
+        pick = lambda new, old: jnp.where(better, new[best], old)  # noqa: E731
+        return jax.tree.map(pick, trials, w), jax.tree.map(pick, masks, s)
+
+    def step(carry: tuple) -> tuple:
+        i, w, s, x, fit, state, trace = carry
+        pulled = rows.pull_back(regression.slope(fit, x))
+        g = regression.gradient(pulled, w, reference, n, damping)
+        g = tuple(a.astype(b.dtype) for a, b in zip(g, w, strict=True))
+        d = apply_masks(g, s)
+        offset = optax.tree.sub(w, reference)
+        tau = regression.line_step(fit, x, d, rows.project(d), offset, damping)
+        limit = regression.support_limit(w, g, s)
+        tau, limit = tau.astype(x.dtype), limit.astype(x.dtype)
+        now = value(fit, x, w)
+        w, s = jax.lax.cond(
+            tau < limit,
+            lambda: on_support(w, s, tau, d),
+            lambda: beyond(fit, w, s, g, limit, tau, now),
+        )
+        x = rows.project(w)
+        fit, state = target.fit(state, x, y)
+        trace = jnp.where(jnp.arange(iterations + 1) > i, value(fit, x, w), trace)
+        return i + 1, w, s, x, fit, state, trace
+
+    def moving(carry: tuple) -> jax.Array:
+        i, trace = carry[0], carry[-1]
+        fell = trace[i - 1] - trace[i]
+        return (i < iterations) & (fell > tolerance * jnp.abs(trace[i]))
+
+    x = rows.project(weights)
+    fit, state = target.fit(state, x, y)
+    trace = jnp.full(iterations + 1, value(fit, x, weights))
+    zero = jnp.zeros((), jnp.int32)
+    carry = step((zero, weights, support, x, fit, state, trace))
+    i, w, s, *_, trace = jax.lax.while_loop(moving, step, carry)
+    swaps = sum(
+        jnp.sum(new & ~old, dtype=jnp.int32)
+        for new, old in zip(s, support, strict=True)
+    )
+    return Path(s, w, trace, i, jnp.asarray(swaps))
+
+
+def _largest_eigenvalue(rows: Rows) -> jax.Array:
+    """Of ``G G^T``, by power iteration; a bound, but for a small undershoot."""
+
+    def step(_: int, v: jax.Array) -> jax.Array:
+        u = rows.project(rows.pull_back(v / optax.tree.norm(v)))
+        return u.astype(v.dtype)
+
+    start = jnp.ones(rows.n) + 0.1 * jnp.cos(jnp.arange(rows.n))
+    return 1.05 * jnp.linalg.norm(jax.lax.fori_loop(0, _POWER_ITERATIONS, step, start))

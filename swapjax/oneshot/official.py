@@ -1,0 +1,172 @@
+"""What the released SWAP code does, kept apart from what its equations say.
+
+Four things differ from `swap`. The direction is ``G^T Pi^T (x - y)`` and not the
+gradient at a fixed plan; for the plan it is scaled by 1/n, the damping is not. The step
+is found by Adam on a scalar and then by growing it as long as the objective falls
+*before* thresholding. The stepped weights choose the mask and are then thrown away: the old
+values stay, times the mask. The reference is the network before the first stage.
+
+Reimplemented from a description of the behaviour (commit ce54d7d, which has no
+licence), not from its text. Its damping is a constant.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from swapjax import scores, transport
+from swapjax.oneshot.problem import Problem, Solution
+from swapjax.selection import Budget, select
+from swapjax.types import Leaves, Status
+
+DAMPING = 0.01
+_BISECTIONS = 50
+_ADAM_STEPS = 1000
+_ADAM_RATE = 0.01
+_GROWTH = 1.05
+_GROWTH_LIMIT = 2000
+
+
+def solve(
+    problem: Problem,
+    budget: Budget,
+    *,
+    paired: bool,
+    epsilon: float,
+    damping: float,
+    max_iterations: int,
+) -> Solution:
+    """Choose a mask by one step of the released code, and keep the old values.
+
+    Args:
+        problem: with rows.
+        budget: the counts.
+        paired: linear regression if True, the transport plan otherwise.
+        epsilon: of the plan, in units of the cost.
+        damping: lambda.
+        max_iterations: of Sinkhorn.
+    """
+    rows, w, start = problem.rows, problem.weights, problem.initial
+    assert rows is not None
+    n = rows.n
+    x, y = rows.project(w), rows.project(start)
+    offset = optax.tree.sub(w, start)
+    if paired:
+        coupling = transport.identity(x, y)
+        pulled, held = rows.pull_back(x - y), n * damping
+    else:
+        coupling = _couple(x, y, epsilon, max_iterations)
+        assert coupling.plan is not None
+        pulled, held = rows.pull_back(coupling.plan.T @ (x - y)), damping
+    d = tuple(
+        (g + held * o).astype(o.dtype) for g, o in zip(pulled, offset, strict=True)
+    )
+
+    def along(direction: Leaves) -> tuple[jax.Array, jax.Array]:
+        """Slope at 0 and curvature of the objective along ``w - tau d``."""
+        z = rows.project(direction)
+        if paired:
+            rise, bend = jnp.vdot(z, x - y), jnp.vdot(z, z)
+        else:
+            rise = jnp.vdot(z, x - coupling.targets) / n
+            bend = jnp.vdot(z, z) / n
+        rise += held * optax.tree.vdot(direction, offset)
+        return rise, bend + held * optax.tree.norm(direction, squared=True)
+
+    support = select(scores.magnitude(w), budget)
+    limit = _support_limit(w, d, support, budget).astype(x.dtype)
+    on_support = tuple(jnp.where(s, v, 0) for s, v in zip(support, d, strict=True))
+    tau = _adam(*along(on_support), limit)
+    tau = jnp.where(tau < limit, tau, _grow(*along(d), limit))
+
+    stepped = optax.tree.add_scale(w, -tau, d)
+    mask = select(scores.magnitude(stepped), budget)
+    weights = tuple(
+        jnp.where(m, v, jnp.zeros((), v.dtype)) for m, v in zip(mask, w, strict=True)
+    )
+    scale = 0.5 * n if paired else 0.5
+    value = scale * coupling.cost + 0.5 * held * optax.tree.norm(offset, squared=True)
+    status = jnp.where(
+        coupling.converged, Status.CONVERGED, Status.TRANSPORT_NOT_CONVERGED
+    )
+    return Solution(
+        weights=weights,
+        masks=mask,
+        objective=jnp.full(1, value),
+        iterations=jnp.ones((), jnp.int32),
+        status=jnp.where(jnp.isfinite(value), status, Status.NOT_FINITE),
+        details={
+            "tau": tau,
+            "tau_limit": limit,
+            "perplexity": coupling.perplexity,
+            "sinkhorn_iterations": coupling.iterations,
+            "marginal_error": coupling.marginal_error,
+        },
+    )
+
+
+def _couple(
+    x: jax.Array, y: jax.Array, epsilon: float, max_iterations: int
+) -> transport.Coupling:
+    if epsilon <= 1e-10:
+        return transport.in_order(x, y, return_plan=True)
+    if math.isinf(epsilon):
+        return transport.uniform(x, y, return_plan=True)
+    return transport.entropic(
+        x, y, epsilon, max_iterations=max_iterations, return_plan=True
+    )
+
+
+def _support_limit(w: Leaves, d: Leaves, support: Leaves, budget: Budget) -> jax.Array:
+    """The largest step that leaves the top-k set as it is, by bisection.
+
+    `w` is not thresholded first, so near-ties at rank k keep this step tiny.
+    """
+    ratios = [jnp.max(a / (b + 1e-16), initial=0.0) for a, b in zip(w, d, strict=True)]
+    high = jnp.minimum(jnp.stack(ratios).max(), 100.0)
+
+    def halve(_: int, ends: tuple) -> tuple:
+        middle = (ends[0] + ends[1]) / 2
+        moved = select(scores.magnitude(optax.tree.add_scale(w, -middle, d)), budget)
+        same = jnp.stack(
+            [jnp.all(m == s) for m, s in zip(moved, support, strict=True)]
+        ).all()
+        return jnp.where(same, middle, ends[0]), jnp.where(same, ends[1], middle)
+
+    zero = jnp.zeros((), high.dtype)
+    return jax.lax.fori_loop(0, _BISECTIONS, halve, (zero, high))[0]
+
+
+def _adam(rise: jax.Array, bend: jax.Array, limit: jax.Array) -> jax.Array:
+    """Adam on tau from min(0.5, limit), until it leaves [0, limit]."""
+    optimizer = optax.adam(_ADAM_RATE)
+
+    def step(carry: tuple) -> tuple:
+        i, tau, state = carry
+        update, state = optimizer.update(bend * tau - rise, state)
+        return i + 1, tau + update, state
+
+    def inside(carry: tuple) -> jax.Array:
+        i, tau, _ = carry
+        flat = jnp.abs(bend * tau - rise) < 1e-16
+        return (i < _ADAM_STEPS) & (tau >= 0) & (tau <= limit) & ~flat
+
+    first = jnp.minimum(jnp.asarray(0.5, limit.dtype), limit)
+    start = (jnp.zeros((), jnp.int32), first, optimizer.init(first))
+    return jnp.clip(jax.lax.while_loop(inside, step, start)[1], 0, limit)
+
+
+def _grow(rise: jax.Array, bend: jax.Array, limit: jax.Array) -> jax.Array:
+    """From the limit on, 5% further as long as the objective falls."""
+
+    def value(tau: jax.Array) -> jax.Array:
+        return 0.5 * bend * tau**2 - rise * tau
+
+    def falls(carry: tuple) -> jax.Array:
+        i, tau = carry
+        return (i < _GROWTH_LIMIT) & (value(tau * _GROWTH) < value(tau))
+
+    start = (jnp.zeros((), jnp.int32), limit)
+    return jax.lax.while_loop(falls, lambda c: (c[0] + 1, c[1] * _GROWTH), start)[1]

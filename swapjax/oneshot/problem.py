@@ -1,0 +1,84 @@
+"""The three small types of post-training pruning: problem, method, solution."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from swapjax.gradients import Rows
+from swapjax.selection import Budget
+from swapjax.types import Leaves
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["weights", "initial", "rows", "within"],
+    meta_fields=[],
+)
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What a stage hands to a method.
+
+    Attributes:
+        weights: the prunable leaves as they are now, perhaps already sparse.
+        initial: the same before the first stage.
+        rows: the gradient rows at the current weights; None for a method that does
+            without.
+        within: bool leaves outside of which nothing may be kept, or None.
+    """
+
+    weights: Leaves
+    initial: Leaves
+    rows: Rows | None = None
+    within: Leaves | None = None
+
+
+class Solution(NamedTuple):
+    """What a method makes of a problem.
+
+    Attributes:
+        weights: the leaves to use, zero off the support.
+        masks: the support, bool leaves.
+        objective: the value of what was minimised, one entry an iteration; the last
+            is repeated where fewer were needed. NaN for a method that has none.
+        iterations: how many there were.
+        status: a `swapjax.Status`.
+        details: what else a method has to tell, by name; scalars.
+    """
+
+    weights: Leaves
+    masks: Leaves
+    objective: jax.Array
+    iterations: jax.Array
+    status: jax.Array
+    details: dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A way to prune: a pure function with a name and its settings.
+
+    Two methods of the same name and settings are equal, so that compiled code is
+    shared between them.
+
+    Attributes:
+        name: as on the command line.
+        settings: pairs of hyper-parameter and value.
+        solve: the function of a problem and a budget.
+        needs_rows: whether it looks at gradients.
+    """
+
+    name: str
+    settings: tuple[tuple[str, Any], ...]
+    solve: Callable[[Problem, Budget], Solution] = dataclasses.field(compare=False)
+    needs_rows: bool = True
+
+    def __call__(self, problem: Problem, budget: Budget) -> Solution:
+        """Prune. Pure; may be traced."""
+        return self.solve(problem, budget)
+
+    def __str__(self) -> str:
+        inner = ", ".join(f"{k}={v!r}" for k, v in self.settings)
+        return f"{self.name}({inner})"

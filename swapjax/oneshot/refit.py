@@ -1,0 +1,123 @@
+"""The re-fit on a support: weights and coupling in turn, all of it in R^n."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from swapjax import masks, regression, trees
+from swapjax.gradients import Rows
+from swapjax.oneshot import first_order
+from swapjax.oneshot.targets import State, Target, describe
+from swapjax.types import Leaves
+
+
+class Refit(NamedTuple):
+    """Weights re-fitted on a support.
+
+    Attributes:
+        weights: the leaves, zero off the support.
+        objective: Q before the first round and after each, [rounds + 1]; the last
+            value is repeated once the tolerance is met.
+        rounds: how many were needed.
+        settled: whether the last round changed Q by less than the tolerance.
+        deficient: whether the n x n system was singular.
+        step: the leaves of a first-order step, to be subtracted.
+        length: how much of it the rows left out confirm, between 0 and 1/batch.
+        couplings: what is to be told of the last couplings, by name; scalars.
+    """
+
+    weights: Leaves
+    objective: jax.Array
+    rounds: jax.Array
+    settled: jax.Array
+    deficient: jax.Array
+    step: Leaves
+    length: jax.Array
+    couplings: dict[str, jax.Array]
+
+
+def refit(
+    rows: Rows,
+    support: Leaves,
+    reference: Leaves,
+    y: jax.Array,
+    target: Target,
+    state: State,
+    *,
+    damping: float,
+    rounds: int,
+    tolerance: float,
+) -> Refit:
+    """Find the weights on a support that bring the projections nearest the targets.
+
+    With the coupling held the answer is one product with the factorised n x n system
+    (Woodbury); the coupling then follows the new projections. Each half lowers Q for a
+    target whose fit majorises it, which all but ``"debiased"`` do. Leaves are touched
+    at the start and at the end only, once in forward and once in reverse mode.
+
+    Args:
+        rows: the operator G, of n rows.
+        support: bool leaves.
+        reference: the weights wbar.
+        y: ``G wbar``, [n].
+        target: the variant of the objective.
+        state: as the target prepared it for y.
+        damping: lambda.
+        rounds: the most alternations.
+        tolerance: the relative change of Q at which to stop.
+    """
+    n = rows.n
+    kept = masks.apply_masks(reference, support)
+    off = optax.tree.sub(reference, kept)
+    start = rows.project(kept)
+    gram = rows.gram(support).astype(start.dtype)
+    lost = optax.tree.norm(off, squared=True).astype(start.dtype)
+
+    fit, state = target.fit(state, start, y)
+    system = regression.factorise(gram, damping, fit.metric)
+
+    def objective(fit: regression.Fit, c: jax.Array, x: jax.Array) -> jax.Array:
+        held = 0.5 * n * damping * (jnp.vdot(c, gram @ c) + lost)
+        return regression.misfit(fit, x) + held
+
+    def one_round(carry: tuple) -> tuple:
+        i, _, fit, state, trace = carry
+        c = regression.solve(system, fit, start)
+        x = start + gram @ c
+        fit, state = target.fit(state, x, y)
+        value = objective(fit, c, x)
+        # Entries that are never reached repeat the last one.
+        trace = jnp.where(jnp.arange(rounds + 1) > i, value, trace)
+        return i + 1, c, fit, state, trace
+
+    def unsettled(carry: tuple) -> jax.Array:
+        i, _, _, _, trace = carry
+        change = jnp.abs(trace[i - 1] - trace[i])
+        # A NaN makes this False, and ends the loop.
+        return (i < rounds) & (change > tolerance * jnp.abs(trace[i]))
+
+    zero = jnp.zeros_like(start)
+    trace = jnp.full(rounds + 1, objective(fit, zero, start))
+    carry = one_round((jnp.zeros((), jnp.int32), zero, fit, state, trace))
+    if target.moves:
+        carry = jax.lax.while_loop(unsettled, one_round, carry)
+    i, c, fit, state, trace = carry
+
+    def pull_back(residual: jax.Array) -> Leaves:
+        """``G_S^T r``, in the dtypes of the weights."""
+        pulled = trees.cast_like(rows.pull_back(residual), reference)
+        return masks.apply_masks(pulled, support)
+
+    settled = jnp.abs(trace[i - 1] - trace[i]) <= tolerance * jnp.abs(trace[i])
+    return Refit(
+        weights=optax.tree.add(kept, pull_back(c)),
+        objective=trace,
+        rounds=i,
+        settled=settled | (not target.moves),
+        deficient=system.deficient,
+        step=pull_back(first_order.direction(system)),
+        length=first_order.trusted_length(system, fit.targets - start, rows.batch),
+        couplings=describe(state),
+    )

@@ -1,0 +1,239 @@
+"""The driver: stages of fresh gradients, a sparser support, a re-fit, fine-tuning."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from swapjax import masks as masking
+from swapjax import schedules, trees
+from swapjax.finetune import FineTune
+from swapjax.finetune import finetune as tune
+from swapjax.gradients import Corruption, MatrixFreeRows, Storage, form, recipe
+from swapjax.oneshot.history import Saved, Stage
+from swapjax.oneshot.problem import Method, Problem, Solution
+from swapjax.oneshot.swap import swap
+from swapjax.plan import Plan, plan
+from swapjax.selection import Budget
+from swapjax.sources import Source
+from swapjax.types import Leaves, LossFn, Masks, Params, Status
+
+
+class Pruned(NamedTuple):
+    """A pruned network.
+
+    Attributes:
+        params: zero where masks are False.
+        masks: with the tree of params; the scalar True for a leaf never pruned.
+        history: what each stage did.
+    """
+
+    params: Params
+    masks: Masks
+    history: tuple[Stage, ...]
+
+
+def prune(
+    loss_fn: LossFn,
+    params: Params,
+    data: Any,
+    *,
+    sparsity: float | Plan,
+    method: Method | None = None,
+    stages: int = 1,
+    samples: int = 1000,
+    batch: int = 1,
+    schedule: schedules.Schedule | None = None,
+    key: jax.Array,
+    finetune: FineTune | None = None,
+    recalibrate: Callable[[Params], Params] | None = None,
+    within: Masks | None = None,
+    checkpoint: str | Path | None = None,
+    noise: Corruption | None = None,
+    storage: Storage = "auto",
+    dtype: Any = None,
+    callback: Callable[[Stage], None] | None = None,
+) -> Pruned:
+    """Prune a trained network.
+
+    Every stage takes gradients of fresh examples at the current weights, lets the
+    method choose a support of the stage's size and re-fit the weights on it, and then
+    fine-tunes and recalibrates if asked to. A weight pruned at one stage may return at
+    a later one.
+
+    Args:
+        loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch whose leaves have
+            a leading axis of examples. All that is known of the network; evaluate it
+            in inference mode.
+        params: the trained weights, any pytree of arrays.
+        data: a pytree of arrays with a leading axis of examples, of which each stage
+            draws ``samples * batch`` distinct ones; or an iterator of such batches,
+            of which each stage takes as many as it needs.
+        sparsity: the fraction of prunable entries to remove, in [0, 1); leaves named
+            ``kernel`` or ``weight`` of rank 2 or more are prunable. A plan made by
+            `swapjax.plan` brings rules of its own.
+        method: `swap` by default, or `linear_regression`, or `magnitude`.
+        stages: how many rounds.
+        samples: gradient rows a stage.
+        batch: examples averaged into one row. Rows of 16 examples see 16 times as
+            much data in the same memory.
+        schedule: the sparsities on the way; by default `schedules.exponential` from
+            0.1.
+        key: a JAX PRNG key; the same key gives the same result.
+        finetune: optimizer steps after each stage.
+        recalibrate: ``params -> params``, called last in each stage, to estimate batch
+            statistics anew for instance. Its result is masked again.
+        within: masks outside of which nothing may be kept, to prune a sparse network
+            further.
+        checkpoint: a file to keep the state in after each stage. If it exists, the run
+            goes on from there, and ends bit for bit as if it had never stopped.
+        noise: what corrupts the gradient rows, as `noise.GradientNoise`.
+        storage: ``"stored"`` keeps the rows in memory, samples times the prunable
+            entries; ``"matrix-free"`` recomputes them in every product; ``"auto"``
+            stores what is below 2 GiB.
+        dtype: of stored rows; ``jnp.bfloat16`` halves their memory.
+        callback: called with each finished stage.
+
+    Returns:
+        Params, masks and history.
+
+    Raises:
+        ValueError: for arguments out of range, too few examples, entries that are not
+            finite in params, data or gradients, masks that do not belong to params,
+            and a checkpoint of another run.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, swapjax
+        >>> params = {"kernel": jax.random.normal(jax.random.key(0), (8, 3))}
+        >>> x = jax.random.normal(jax.random.key(1), (50, 8))
+        >>> y = x @ params["kernel"] + 0.1
+        >>> def loss_fn(params, batch):
+        ...     x, y = batch
+        ...     return jnp.mean((x @ params["kernel"] - y) ** 2)
+        >>> key = jax.random.key(2)
+        >>> pruned = swapjax.prune(
+        ...     loss_fn, params, (x, y), sparsity=0.5, samples=50, key=key)
+        >>> int(jnp.sum(pruned.params["kernel"] != 0))
+        12
+    """
+    method = swap() if method is None else method
+    schedule = schedules.exponential(initial=0.1) if schedule is None else schedule
+    for name, value in (("stages", stages), ("samples", samples), ("batch", batch)):
+        if value < 1:
+            raise ValueError(f"{name} must be 1 or more, got {value}")
+    params = jax.tree.map(jnp.asarray, params)
+    target = sparsity if isinstance(sparsity, Plan) else plan(params, sparsity)
+    initial = target.split(params)
+    trees.require_finite(trees.paths(params), jax.tree.leaves(params), "params")
+    source = Source(data, samples * batch)
+    allowed = None if within is None else _allowed(within, params, target)
+    table = schedule.table(target.sparsity, stages)
+    budgets = [_budget(target.at(level), allowed) for level in table]
+
+    state = Saved(params, None, (), 0)
+    if checkpoint is not None:
+        # Imported here so that the core does without safetensors.
+        from swapjax.oneshot import resume
+
+        run = resume.fingerprint(
+            params, key, method=method, stages=stages, samples=samples, batch=batch,
+            sparsity=target, schedule=schedule, noise=noise, dtype=dtype,
+            within=within is not None, finetune=finetune and finetune.describe(),
+            data=source.shapes,
+        )  # fmt: skip
+        state = resume.load(checkpoint, params, run) or state
+        source.skip(state.batches)
+
+    for t in range(len(state.history), stages):
+        started = time.perf_counter()
+        draw_key, noise_key, tune_key = jax.random.split(jax.random.fold_in(key, t), 3)
+        rows = recipe(
+            loss_fn, state.params, source.draw(draw_key), target,
+            batch=batch, dtype=dtype, corruption=noise, key=noise_key,
+        )  # fmt: skip
+        before = _loss(rows, state.params)
+        problem = Problem(
+            weights=target.split(state.params),
+            initial=initial,
+            rows=form(rows, target, storage) if method.needs_rows else None,
+            within=allowed,
+        )
+        solution = _solve(method, problem, budgets[t])
+        new = target.merge(solution.weights, state.params)
+        masks = target.masks(solution.masks)
+        if finetune is not None:
+            new = tune(loss_fn, new, source.stream, finetune, masks=masks, key=tune_key)
+        if recalibrate is not None:
+            new = masking.apply_masks(recalibrate(new), masks)
+        trees.require_finite(trees.paths(new), jax.tree.leaves(new), "params")
+        stage = _stage(t + 1, masks, solution, before, _loss(rows, new), started)
+        state = Saved(new, masks, (*state.history, stage), source.taken)
+        if checkpoint is not None:
+            resume.save(checkpoint, state, run)
+        if callback is not None:
+            callback(stage)
+    return Pruned(state.params, state.masks, state.history)
+
+
+# Methods are static and compare by their settings: one compilation serves all stages,
+# and all methods of the same settings.
+_solve = jax.jit(lambda method, *args: method(*args), static_argnums=0)
+
+
+@jax.jit
+def _loss(rows: MatrixFreeRows, params: Params) -> jax.Array:
+    """The mean loss of the rows' examples at other params, prunable or not."""
+    moved = dataclasses.replace(rows, params=params)
+    return moved.loss(trees.take(params, rows.positions))
+
+
+def _allowed(within: Masks, params: Params, target: Plan) -> Leaves:
+    masking.check(within, params, "within")
+    leaves = target.leaf_masks(within)
+    room = [0] * len(target.keep)
+    for group, leaf in zip(target.groups, leaves, strict=True):
+        room[group] += int(jnp.sum(leaf, dtype=jnp.int32))
+    if any(keep > r for keep, r in zip(target.keep, room, strict=True)):
+        raise ValueError(
+            f"within: has {sum(room):,} entries in all, {target.kept:,} are to be kept "
+            f"(by group of leaves: {room} against {list(target.keep)})"
+        )
+    return leaves
+
+
+def _budget(stage: Plan, allowed: Leaves | None) -> Budget:
+    """The counts of a stage, no more than what may be kept at all."""
+    budget = stage.budget
+    if allowed is None:
+        return budget
+    room = jnp.zeros_like(budget.keep)
+    for group, leaf in zip(budget.groups, allowed, strict=True):
+        room = room.at[group].add(jnp.sum(leaf, dtype=jnp.int32))
+    return dataclasses.replace(budget, keep=jnp.minimum(budget.keep, room))
+
+
+def _stage(
+    number: int,
+    masks: Masks,
+    solution: Solution,
+    before: jax.Array,
+    after: jax.Array,
+    started: float,
+) -> Stage:
+    kept, total = masking.count(masks)
+    return Stage(
+        stage=number,
+        sparsity=1 - kept / total,
+        kept=kept,
+        objective=(float(solution.objective[0]), float(solution.objective[-1])),
+        loss_before=float(before),
+        loss=float(after),
+        seconds=time.perf_counter() - started,
+        status=Status(int(solution.status)),
+        iterations=int(solution.iterations),
+        details={k: float(v) for k, v in solution.details.items()},
+    )
