@@ -1,0 +1,170 @@
+"""swapjax compare: several methods, sparsities and seeds, one table."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from swapjax import experiments, plot, report
+from swapjax.cli.options import METHODS, MethodName, Options
+from swapjax.cli.screen import console, progress, require_writable
+from swapjax.experiments import Row, Setting
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compare(Options):
+    """Compare methods at several sparsities and seeds.
+
+    Prints a table of test accuracies. With --json each run is one line of a JSON list;
+    runs that are already there are not repeated, so that an interrupted comparison
+    goes on when it is called again in the same words.
+    """
+
+    methods: str | None = None
+    """Separated by commas, or all. By default --method alone."""
+    sparsities: str | None = None
+    """Separated by commas. By default --sparsity alone."""
+    seeds: str | None = None
+    """Separated by commas. By default --seed alone."""
+    json: Path | None = None
+    """The file to write the runs to."""
+    out: Path | None = None
+    """A folder for compare.json and compare.png; made if need be."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One line of the table to be."""
+
+    options: Options
+    method: MethodName
+    sparsity: float
+    seed: int
+
+
+def compare(options: Compare) -> None:
+    """Run the command.
+
+    Raises:
+        ValueError: for bad arguments and data, before anything is written.
+    """
+    methods = _methods(options)
+    sparsities = _numbers(options.sparsities, "--sparsities", float, options.sparsity)
+    seeds = _numbers(options.seeds, "--seeds", int, options.seed)
+    options.check()
+    for path, name in ((options.json, "--json"), (options.out, "--out")):
+        if path is not None:
+            require_writable(path, name)
+    target = options.json
+    if target is None and options.out is not None:
+        target = options.out / "compare.json"
+    setting = options.set_up(sparsities)
+    dense, _ = experiments.evaluate(setting, setting.params)
+    runs = [
+        Run(options, method, sparsity, seed)
+        for method in methods
+        for sparsity in sparsities
+        for seed in seeds
+    ]
+    rows = run_all(runs, setting, target)
+    console.print(report.comparison_table(rows, dense))
+    if target is not None:
+        console.print(f"Written to {target}.")
+    if options.out is not None:
+        picture = options.out / "compare.png"
+        title = f"{options.model} on {setting.data.name}"
+        plot.save(plot.comparison_figure(rows, dense=dense, title=title), picture)
+        console.print(f"Drawn in {picture}.")
+
+
+def run_all(runs: Sequence[Run], setting: Setting, target: Path | None) -> list[Row]:
+    """Do the runs that a file does not hold yet, and write each as soon as it is done.
+
+    Raises:
+        ValueError: for a file of other runs.
+    """
+    done = _read(target, runs)
+    rows: list[Row] = []
+    with progress("pruning", sum(run.options.stages for run in runs)) as (bar, task):
+        for run in runs:
+            method = run.options.make_method(run.method)
+            known = next((row for row in done if _is(row, run, str(method))), None)
+            if known is not None:
+                rows.append(known)
+                bar.advance(task, run.options.stages)
+                continue
+            bar.update(
+                task, description=f"{run.method} to {run.sparsity:g}, seed {run.seed}"
+            )
+            row, _ = experiments.run(
+                setting,
+                method,
+                sparsity=run.sparsity,
+                seed=run.seed,
+                callback=lambda _: bar.advance(task),
+                **run.options.run_options,
+            )
+            rows.append(dataclasses.replace(row, setup=_setup(run)))
+            if target is not None:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                report.write_rows(target, rows)
+    return rows
+
+
+def _read(target: Path | None, runs: Sequence[Run]) -> list[Row]:
+    """The runs that an earlier call has left."""
+    if target is None or not target.exists():
+        return []
+    rows = report.read_rows(target)
+    ours = {_setup(run) for run in runs}
+    for row in rows:
+        if row.setup not in ours:
+            raise ValueError(
+                f"{target}: holds runs with other options ({row.setup}); "
+                "remove it or name another file"
+            )
+    return rows
+
+
+def _is(row: Row, run: Run, settings: str) -> bool:
+    return (row.settings, row.sparsity, row.seed, row.setup) == (
+        settings,
+        run.sparsity,
+        run.seed,
+        _setup(run),
+    )
+
+
+def _setup(run: Run) -> str:
+    """All that two runs must share to stand in one table, besides the method's own."""
+    own = {"methods", "sparsities", "seeds", "json", "out"}
+    own |= {"method", "sparsity", "target", "epsilon", "perplexity", "damping"}
+    own |= {"first_order", "storage"}
+    fields = dataclasses.asdict(run.options).items()
+    return ", ".join(f"{k}={v}" for k, v in fields if k not in own)
+
+
+def _methods(options: Compare) -> list[MethodName]:
+    if options.methods is None:
+        return [options.method]
+    if options.methods == "all":
+        return list(METHODS)
+    names = [name.strip() for name in options.methods.split(",")]
+    for name in names:
+        if name not in get_args(MethodName):
+            raise ValueError(
+                f"--methods: {name!r} is not one of {', '.join(METHODS)}, or all"
+            )
+    return names  # type: ignore[return-value]
+
+
+def _numbers(text: str | None, name: str, kind: type, default: float) -> list:
+    if text is None:
+        return [default]
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        wanted = "whole numbers" if kind is int else "numbers"
+        raise ValueError(
+            f"{name}: {wanted} separated by commas wanted, got {text!r}"
+        ) from None

@@ -1,0 +1,39 @@
+"""swapjax inspect: what is in a file of params or masks."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from swapjax import checkpoint, report
+from swapjax.cli.screen import console
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspect:
+    """Show the arrays of a file of params or masks, and how sparse they are."""
+
+    file: tyro.conf.Positional[Path]
+    """A .safetensors or .npz file."""
+
+
+def inspect(options: Inspect) -> None:
+    """Run the command.
+
+    Raises:
+        ValueError: for a file that cannot be read.
+    """
+    arrays, _ = checkpoint.read(options.file)
+    rows = [
+        {
+            "leaf": name,
+            "shape": list(array.shape),
+            "entries": array.size,
+            "nonzeros": int(np.count_nonzero(array)),
+        }
+        for name, array in arrays.items()
+    ]
+    size = options.file.stat().st_size
+    title = f"{options.file} ({size:,} bytes)"
+    console.print(report.layer_table(rows, title=title))

@@ -1,0 +1,197 @@
+"""The options that prune and compare have in common."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import optax
+
+from swapjax import checkpoint as files
+from swapjax import datasets, experiments, models, schedules
+from swapjax.cli.screen import console, progress
+from swapjax.experiments import Setting
+from swapjax.finetune import FineTune
+from swapjax.noise import GradientNoise
+from swapjax.oneshot import Method, linear_regression, magnitude, swap
+from swapjax.plan import plan
+
+MethodName = Literal["magnitude", "linear-regression", "swap"]
+METHODS: tuple[MethodName, ...] = ("magnitude", "linear-regression", "swap")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to prune, and how."""
+
+    data: str = "digits"
+    """digits, the path of an .npz file with x_train, y_train, x_test and y_test, or
+    tfds:NAME."""
+    data_dir: Path | None = None
+    """Where tensorflow-datasets keeps its files."""
+    model: Literal["mlpnet", "cnn"] = "mlpnet"
+    """mlpnet: 40 and 20 hidden units, no biases. cnn: two convolutions, two dense."""
+    checkpoint: Path | None = None
+    """Trained weights, .safetensors or .npz, PyTorch's names and layouts included.
+    Without it the network is trained first."""
+    epochs: int = 60
+    """Of that training."""
+    method: MethodName = "swap"
+    """magnitude uses no gradients; linear-regression and swap do."""
+    sparsity: float = 0.9
+    """The fraction of prunable weights to remove."""
+    stages: int = 10
+    """Rounds of gradients, support and re-fit on the way there."""
+    schedule: Literal["exponential", "cubic", "linear", "one-shot"] = "exponential"
+    """How sparsity climbs over the stages."""
+    allocation: Literal["global", "uniform", "erk"] = "global"
+    """How the weights to keep are spread over layers."""
+    samples: int = 1000
+    """Gradient rows a stage."""
+    batch: int = 1
+    """Training examples averaged into a row: 16 sees 16 times the data."""
+    noise: tuple[float, float] | None = None
+    """SCALE PROPORTION: noise of so many deviations on this part of each gradient."""
+    target: Literal["smoothed", "hybrid", "debiased", "exact"] = "smoothed"
+    """The variant of swap."""
+    epsilon: float | None = None
+    """Entropic regularisation of swap in units of its cost; 0 sorts, inf averages.
+    Follows from the perplexity by default."""
+    perplexity: float = 2.0
+    """How many examples swap averages over."""
+    damping: float = 1e-2
+    """The ridge that holds weights where they were."""
+    first_order: bool = True
+    """Follow the mean gradient as far as rows left out confirm it."""
+    finetune_steps: int = 0
+    """Adam steps after each stage."""
+    finetune_rate: float = 1e-3
+    """Their learning rate."""
+    finetune_batch: int = 64
+    """Examples a step."""
+    storage: Literal["auto", "stored", "matrix-free"] = "auto"
+    """Keep the gradient rows in memory, or recompute them in every product."""
+    seed: int = 0
+    """Of samples, noise and training; the same seed gives the same result."""
+
+    def make_method(self, name: MethodName) -> Method:
+        """Make a method with the options that concern it."""
+        common: dict[str, Any] = {
+            "damping": self.damping,
+            "first_order": self.first_order,
+        }
+        regression = linear_regression(**common)
+        transport = swap(
+            target=self.target,
+            epsilon=self.epsilon,
+            perplexity=self.perplexity,
+            **common,
+        )
+        return {
+            "magnitude": magnitude(),
+            "linear-regression": regression,
+            "swap": transport,
+        }[name]
+
+    @property
+    def run_options(self) -> dict[str, Any]:
+        """What `experiments.run` takes besides method, sparsity and seed."""
+        tune = None
+        if self.finetune_steps:
+            optimizer = optax.adam(self.finetune_rate)
+            tune = FineTune(optimizer, self.finetune_steps, self.finetune_batch)
+        schedule = {
+            "exponential": schedules.exponential(initial=0.1),
+            "cubic": schedules.cubic(initial=0.1),
+            "linear": schedules.linear(initial=0.1),
+            "one-shot": schedules.one_shot(),
+        }[self.schedule]
+        return {
+            "noise": self.noise,
+            "allocation": self.allocation,
+            "stages": self.stages,
+            "samples": self.samples,
+            "batch": self.batch,
+            "schedule": schedule,
+            "finetune": tune,
+            "storage": self.storage,
+        }
+
+    def check(self) -> None:
+        """Find bad values before anything is loaded or trained.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        for name in ("epochs", "stages", "samples", "batch", "finetune_batch"):
+            if getattr(self, name) < 1:
+                option = name.replace("_", "-")
+                raise ValueError(
+                    f"--{option} must be 1 or more, got {getattr(self, name)}"
+                )
+        if self.finetune_steps < 0:
+            raise ValueError(
+                f"--finetune-steps must be 0 or more, got {self.finetune_steps}"
+            )
+        if not self.finetune_rate > 0:
+            raise ValueError(
+                f"--finetune-rate must be positive, got {self.finetune_rate}"
+            )
+        if self.noise is not None:
+            GradientNoise(*self.noise)
+        self.make_method(self.method)
+
+    def set_up(
+        self, sparsities: Sequence[float], trained: Path | None = None
+    ) -> Setting:
+        """Load data and weights, or train.
+
+        Args:
+            sparsities: that will be asked of the network.
+            trained: where an earlier call may have left the weights it trained.
+
+        Raises:
+            ValueError: for what cannot be loaded or does not go together, before any
+                training starts.
+        """
+        data = datasets.load(self.data, data_dir=self.data_dir)
+        model = models.create(self.model, data.shape, data.classes, seed=self.seed)
+        for sparsity in sparsities:
+            plan(model.params, sparsity, allocation=self.allocation)
+        wanted, available = self.samples * self.batch, len(data.y_train)
+        if wanted > available:
+            raise ValueError(
+                f"--samples {self.samples} times --batch {self.batch} are {wanted:,} "
+                f"examples a stage; {data.name} has {available:,} to train"
+            )
+        if self.checkpoint is not None:
+            return experiments.set_up(data, model, weights=self.checkpoint)
+        if trained is not None and self._is_ours(trained):
+            console.print(f"Taking the network trained before from {trained}.")
+            return experiments.set_up(data, model, weights=trained)
+        console.print(
+            f"No --checkpoint given: training {self.model} on {data.name} for "
+            f"{self.epochs} epochs."
+        )
+        with progress("training", self.epochs) as (bar, task):
+            return experiments.set_up(
+                data,
+                model,
+                epochs=self.epochs,
+                seed=self.seed,
+                callback=lambda done, of: bar.update(
+                    task, completed=self.epochs * done / of
+                ),
+            )
+
+    def save_trained(self, path: Path, setting: Setting) -> None:
+        """Keep the weights that `set_up` trained, and what they were trained with."""
+        files.save_params(path, setting.params, self._training)
+
+    @property
+    def _training(self) -> dict[str, str]:
+        names = ("data", "model", "epochs", "seed")
+        return {name: str(getattr(self, name)) for name in names}
+
+    def _is_ours(self, path: Path) -> bool:
+        return path.exists() and files.read(path)[1] == self._training

@@ -1,0 +1,141 @@
+"""swapjax prune: one network, one method, one sparsity."""
+
+import dataclasses
+import importlib.metadata
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import numpy as np
+import tyro
+
+from swapjax import checkpoint, experiments, plot, report
+from swapjax.cli.options import Options
+from swapjax.cli.screen import console, progress, require_writable
+from swapjax.experiments import Row, Setting
+from swapjax.oneshot import Pruned
+from swapjax.plan import plan
+
+_STATE = "state.safetensors"
+_DENSE = "dense.safetensors"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prune(Options):
+    """Prune a trained network.
+
+    Writes params.safetensors, masks.safetensors (one bit a weight), report.json and
+    report.png to a folder, and dense.safetensors if it trained the network. Called
+    again in the same words after an interruption, it goes on where it stopped.
+    """
+
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """The folder to write to; made if need be."""
+
+
+def prune(options: Prune) -> None:
+    """Run the command.
+
+    Raises:
+        ValueError: for bad arguments and data; the folder is then as it was.
+    """
+    options.check()
+    require_writable(options.out, "--out")
+    setting = options.set_up([options.sparsity], trained=options.out / _DENSE)
+    accuracy, loss = experiments.evaluate(setting, setting.params)
+    console.print(
+        f"Dense {options.model} on {setting.data.name}: {accuracy:.2f}% of the test "
+        f"set correct, loss {loss:.4f}.\n"
+    )
+    target = plan(setting.params, options.sparsity, allocation=options.allocation)
+    console.print(f"{target}\n", highlight=False)
+
+    state = options.out / _STATE
+    with _folder(options.out), progress("pruning", options.stages) as (bar, task):
+        if state.exists():
+            console.print(f"Going on from {state}.")
+        if options.checkpoint is None:
+            options.save_trained(options.out / _DENSE, setting)
+        row, pruned = experiments.run(
+            setting,
+            options.make_method(options.method),
+            sparsity=options.sparsity,
+            seed=options.seed,
+            checkpoint=state,
+            callback=lambda stage: bar.update(task, completed=stage.stage),
+            **options.run_options,
+        )
+        _write(options, setting, (accuracy, loss), row, pruned)
+    state.unlink(missing_ok=True)
+    console.print(report.stage_table(pruned.history))
+    console.print(report.layer_table(report.layers(pruned.params, pruned.masks)))
+    console.print(
+        f"Test accuracy {accuracy:.2f}% before, {row.accuracy:.2f}% with "
+        f"{row.nonzeros:,} of {row.total:,} weights ({row.seconds:.1f} s).\n"
+        f"Written to {options.out}: params.safetensors, masks.safetensors, "
+        "report.json, report.png."
+    )
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[None]:
+    """Make a folder; on bad input leave it, and the files in it, as they were."""
+    made = [p for p in (path, *path.parents) if not p.exists()]
+    before = set(path.iterdir()) if path.exists() else set()
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except ValueError:
+        for file in set(path.iterdir()) - before:
+            file.unlink()
+        for folder in made:
+            folder.rmdir()
+        raise
+
+
+def _write(
+    options: Prune,
+    setting: Setting,
+    dense: tuple[float, float],
+    row: Row,
+    pruned: Pruned,
+) -> None:
+    out, layers = options.out, report.layers(pruned.params, pruned.masks)
+    title = (
+        f"{options.model} on {setting.data.name}, {row.method} to {row.sparsity:g}: "
+        f"{dense[0]:.2f}% before, {row.accuracy:.2f}% after"
+    )
+    figure = plot.report_figure(
+        pruned.history,
+        layers,
+        title=title,
+        first_layer=np.asarray(jax.tree.leaves(pruned.params)[0]),
+        image_shape=setting.data.shape,
+    )
+    checkpoint.save_params(out / "params.safetensors", pruned.params)
+    checkpoint.save_masks(out / "masks.safetensors", pruned.masks)
+    plot.save(figure, out / "report.png")
+    report.write_json(
+        out / "report.json",
+        {
+            "dense": {"accuracy": dense[0], "loss": dense[1]},
+            "result": row.to_dict(),
+            "stages": [stage.to_dict() for stage in pruned.history],
+            "layers": layers,
+            "data": {
+                "name": setting.data.name,
+                "mean": setting.data.mean,
+                "std": setting.data.std,
+                "train": len(setting.data.y_train),
+                "test": len(setting.data.y_test),
+            },
+            "options": json.loads(json.dumps(dataclasses.asdict(options), default=str)),
+            "versions": {
+                name: importlib.metadata.version(name)
+                for name in ("swapjax", "jax", "ott-jax")
+            },
+        },
+    )

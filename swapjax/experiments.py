@@ -1,0 +1,196 @@
+"""A dataset, a trained network, and runs of pruning on them; the commands share it."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from swapjax import checkpoint, datasets, masks, models
+from swapjax.finetune import FineTune, finetune
+from swapjax.noise import GradientNoise
+from swapjax.oneshot import Method, Pruned, prune
+from swapjax.plan import Allocation, plan
+from swapjax.types import Params
+
+_TEST_BATCH = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A trained network and the data it was trained on.
+
+    Attributes:
+        data: images and labels.
+        model: the network; its params are the initial ones.
+        params: the trained ones.
+    """
+
+    data: datasets.Dataset
+    model: models.Model
+    params: Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One run of pruning, as a line of a table.
+
+    Attributes:
+        method: its name.
+        sparsity: as asked for.
+        seed: of the run.
+        noise: scale and proportion, or None.
+        accuracy: percent of the whole test set that is classified correctly.
+        loss: mean cross-entropy over the test set.
+        seconds: wall time of the run, compilation included.
+        nonzeros: prunable entries that are left.
+        total: prunable entries.
+        status: the worst that a stage reported, by name, or what went wrong.
+        settings: the method in full.
+        setup: what else the run was done with.
+    """
+
+    method: str
+    sparsity: float
+    seed: int
+    noise: tuple[float, float] | None
+    accuracy: float
+    loss: float
+    seconds: float
+    nonzeros: int
+    total: int
+    status: str
+    settings: str = ""
+    setup: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON takes it; a number that is not finite becomes null."""
+        fields = dataclasses.asdict(self)
+        for name in ("accuracy", "loss"):
+            if not math.isfinite(fields[name]):
+                fields[name] = None
+        return fields
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "Row":
+        """Undo `to_dict`."""
+        noise = fields["noise"]
+        lost = {k: math.nan for k in ("accuracy", "loss") if fields[k] is None}
+        return cls(**{**fields, "noise": noise and tuple(noise), **lost})
+
+
+def set_up(
+    data: datasets.Dataset,
+    model: models.Model,
+    *,
+    weights: str | Path | None = None,
+    epochs: int = 60,
+    seed: int = 0,
+    callback: Callable[[int, int], None] | None = None,
+) -> Setting:
+    """Load trained weights, or train.
+
+    Args:
+        data: images and labels.
+        model: the network.
+        weights: a file to load; without one the network is trained.
+        epochs: passes over the training set: Adam, batches of 64, the learning rate
+            falling from 3e-3 to 0 along a cosine.
+        seed: of the shuffles.
+        callback: called with the number of steps done and of all steps.
+
+    Raises:
+        ValueError: for weights that cannot be read or do not fit.
+    """
+    if weights is not None:
+        params = checkpoint.load_params(weights, model.params)
+        return Setting(data, model, params)
+    if epochs < 1:
+        raise ValueError(f"epochs must be 1 or more, got {epochs}")
+    batch = min(64, len(data.y_train))
+    steps = epochs * (len(data.y_train) // batch)
+    rate = optax.cosine_decay_schedule(3e-3, steps)
+    params = finetune(
+        model.loss_fn,
+        model.params,
+        data.train,
+        FineTune(optax.adam(rate), steps=steps, batch=batch),
+        key=jax.random.key(seed),
+        callback=callback,
+    )
+    return Setting(data, model, params)
+
+
+def evaluate(setting: Setting, params: Params) -> tuple[float, float]:
+    """Accuracy in percent, and mean loss, on the whole test set."""
+    correct, loss = 0, 0.0
+    x, y = setting.data.test
+    for start in range(0, len(y), _TEST_BATCH):
+        images, labels = x[start : start + _TEST_BATCH], y[start : start + _TEST_BATCH]
+        logits = setting.model.apply(params, jnp.asarray(images))
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        correct += int(jnp.sum(jnp.argmax(logits, axis=1) == labels))
+        loss += float(jnp.sum(losses))
+    return 100 * correct / len(y), loss / len(y)
+
+
+def run(
+    setting: Setting,
+    method: Method,
+    *,
+    sparsity: float,
+    seed: int,
+    noise: tuple[float, float] | None = None,
+    allocation: Allocation = "global",
+    **options: Any,
+) -> tuple[Row, Pruned]:
+    """Prune once and measure what came of it.
+
+    Args:
+        setting: network and data.
+        method: how.
+        sparsity: how far.
+        seed: of the samples, the noise and the fine-tuning.
+        noise: scale and proportion of `noise.GradientNoise`.
+        allocation: of the plan.
+        options: what else `prune` takes.
+
+    Raises:
+        ValueError: as `prune` does.
+    """
+    started = time.perf_counter()
+    pruned = prune(
+        setting.model.loss_fn,
+        setting.params,
+        setting.data.train,
+        sparsity=plan(setting.params, sparsity, allocation=allocation),
+        method=method,
+        key=jax.random.key(seed),
+        noise=None if noise is None else GradientNoise(*noise),
+        **options,
+    )
+    jax.block_until_ready(pruned.params)
+    seconds = time.perf_counter() - started
+    accuracy, loss = evaluate(setting, pruned.params)
+    kept = masks.apply_masks(pruned.params, pruned.masks)
+    nonzeros, total = masks.count(masks.from_zeros(kept, pruned.masks))
+    worst = max((stage.status for stage in pruned.history), key=int)
+    row = Row(
+        method=method.name,
+        sparsity=sparsity,
+        seed=seed,
+        noise=noise,
+        accuracy=accuracy,
+        loss=loss,
+        seconds=seconds,
+        nonzeros=nonzeros,
+        total=total,
+        status=worst.name.lower(),
+        settings=str(method),
+    )
+    return row, pruned

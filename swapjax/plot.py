@@ -1,0 +1,142 @@
+"""Pictures of what pruning did. Figures are drawn without pyplot: no global state."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from swapjax import files
+from swapjax.experiments import Row
+from swapjax.oneshot import Stage
+
+_COLOURS = {
+    "magnitude": "#7f7f7f",
+    "linear-regression": "#1f77b4",
+    "swap": "#d62728",
+}
+_MARKERS = {"magnitude": "s", "linear-regression": "o", "swap": "D"}
+
+
+def report_figure(
+    history: Sequence[Stage],
+    layers: Sequence[Mapping[str, Any]],
+    *,
+    title: str,
+    first_layer: np.ndarray | None = None,
+    image_shape: tuple[int, ...] = (),
+) -> Figure:
+    """Draw one run: its stages, its layers, and which pixels still count.
+
+    Args:
+        history: the stages.
+        layers: from `report.layers`; only prunable ones are drawn.
+        title: above everything.
+        first_layer: the kernel of the first layer if it reads pixels directly,
+            [pixels, units].
+        image_shape: of one image.
+    """
+    pixels = None
+    if first_layer is not None and len(image_shape) >= 2:
+        pixels = first_layer if len(first_layer) == math.prod(image_shape) else None
+    figure = Figure(figsize=(9 if pixels is None else 12.5, 3.8), layout="constrained")
+    figure.suptitle(title)
+    axes = figure.subplots(1, 2 if pixels is None else 3)
+    _draw_stages(axes[0], history)
+    _draw_layers(axes[1], [row for row in layers if row["prunable"]])
+    if pixels is not None:
+        _draw_pixels(figure, axes[2], pixels, image_shape)
+    return figure
+
+
+def comparison_figure(rows: Sequence[Row], *, dense: float, title: str) -> Figure:
+    """Draw accuracy against sparsity, one panel a kind of noise, one line a method.
+
+    Several seeds show as a mean with a bar of one standard deviation.
+    """
+    noises = list(dict.fromkeys(row.noise for row in rows))
+    levels = sorted({row.sparsity for row in rows})
+    figure = Figure(figsize=(5 * len(noises) + 0.5, 4), layout="constrained")
+    figure.suptitle(title)
+    panels = np.atleast_1d(figure.subplots(1, len(noises), sharey=True))
+    for axes, noise in zip(panels, noises, strict=True):
+        axes.axhline(dense, color="black", lw=0.8, ls=":", label=f"dense ({dense:.1f})")
+        group = [row for row in rows if row.noise == noise]
+        for method in dict.fromkeys(row.method for row in group):
+            _draw_method(axes, [r for r in group if r.method == method], levels)
+        axes.set_xticks(range(len(levels)), [f"{level:g}" for level in levels])
+        axes.set_xlabel("sparsity")
+        axes.set_title(
+            "clean gradients"
+            if noise is None
+            else f"noise of {noise[0]:g} deviations on {noise[1]:.0%} of the gradient"
+        )
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("test accuracy (%)")
+    panels[0].legend()
+    return figure
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a figure, whole or not at all."""
+    files.write_atomically(path, lambda p: figure.savefig(p, dpi=150))
+
+
+def _draw_method(axes: Axes, rows: list[Row], levels: list[float]) -> None:
+    method = rows[0].method
+    values = [[r.accuracy for r in rows if r.sparsity == level] for level in levels]
+    at = [i for i, v in enumerate(values) if v]
+    axes.errorbar(
+        at,
+        [np.mean(values[i]) for i in at],
+        yerr=[
+            float(np.std(values[i], ddof=1)) if len(values[i]) > 1 else 0.0 for i in at
+        ],
+        color=_COLOURS.get(method),
+        marker=_MARKERS.get(method, "o"),
+        ms=5,
+        capsize=3,
+        label=method,
+    )
+
+
+def _draw_stages(axes: Axes, history: Sequence[Stage]) -> None:
+    at = [stage.stage for stage in history]
+    axes.plot(
+        at, [s.loss_before for s in history], "v:", color="#7f7f7f", label="before"
+    )
+    axes.plot(at, [s.loss for s in history], "o-", color="#d62728", label="after")
+    axes.set_xlabel("stage")
+    axes.set_ylabel("loss of the stage's examples")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(loc="upper left")
+    other = axes.twinx()
+    other.plot(at, [s.sparsity for s in history], "--", color="#1f77b4")
+    other.set_ylabel("sparsity", color="#1f77b4")
+    other.set_ylim(0, 1)
+
+
+def _draw_layers(axes: Axes, layers: Sequence[Mapping[str, Any]]) -> None:
+    names = [
+        f"{row['leaf']}\n{row['nonzeros']:,} of {row['entries']:,}" for row in layers
+    ]
+    densities = [row["nonzeros"] / max(row["entries"], 1) for row in layers]
+    axes.barh(names, densities, color="#1f77b4")
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("density")
+
+
+def _draw_pixels(
+    figure: Figure, axes: Axes, kernel: np.ndarray, shape: tuple[int, ...]
+) -> None:
+    left = np.count_nonzero(kernel, axis=1).reshape(*shape[:2], -1).sum(-1)
+    image = axes.imshow(left, cmap="magma", vmin=0)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="weights left")
+    axes.set_title("what the first layer still reads", fontsize="medium")
+    axes.set_xticks([])
+    axes.set_yticks([])

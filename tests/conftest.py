@@ -1,0 +1,60 @@
+"""What tests share: real data, a trained network, float64, a compilation cache."""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+# Before JAX is imported anywhere; the commands that tests start inherit it.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+import hypothesis
+import jax
+import pytest
+
+from swapjax import datasets, experiments, models
+
+hypothesis.settings.register_profile(
+    "swapjax", deadline=None, derandomize=True, max_examples=40
+)
+hypothesis.settings.load_profile("swapjax")
+
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture
+def x64():
+    """Float64 throughout a test, as its oracles have it."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """Real scanned digits and a network trained on them for a moment."""
+    data = datasets.load("digits")
+    model = models.create("mlpnet", data.shape, data.classes)
+    return experiments.set_up(data, model, epochs=15)
+
+
+@pytest.fixture(scope="session")
+def mnist():
+    """MNIST and the published MLPNet."""
+    images = SHARED / "data" / "mnist.npz"
+    weights = SHARED / "checkpoints" / "mlpnet_mnist.npz"
+    for path in (images, weights):
+        if not path.exists():
+            pytest.skip(f"{path.name} is not in {path.parent}: get MNIST to run this")
+    data = datasets.load(images)
+    model = models.create("mlpnet", data.shape, data.classes)
+    return experiments.set_up(data, model, weights=weights)
+
+
+@pytest.fixture(scope="session")
+def gpu():
+    """A GPU, or a skipped test."""
+    try:
+        return jax.devices("gpu")[0]
+    except RuntimeError:
+        pytest.skip("needs a GPU")
