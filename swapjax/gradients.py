@@ -158,27 +158,28 @@ class MatrixFreeRows:
 
     def gram(self, support: Leaves | None = None) -> jax.Array:
         """``G_S G_S^T`` from pairs of chunks: 2 chunks of rows live, n/chunk passes."""
-        return _on_support(support, self._weights, self._gram)
-
-    def _gram(self, restrict: Restriction) -> jax.Array:
         count = self._blocks.shape[0]
 
-        def block(i: jax.Array) -> Leaves:
-            return restrict(self._block(self._start(i)))
-
         def pair(
-            out: jax.Array, first: Leaves, i: jax.Array, j: jax.Array
+            i: jax.Array, j: jax.Array, first: Leaves, out: jax.Array
         ) -> jax.Array:
-            products = _products(first, block(j))
+            second = self._block(self._start(j))
+            # The size is chosen here and not around the loop, so that the program
+            # holds the network once and not in every branch: it compiles faster.
+            products = _on_support(
+                support,
+                self._weights,
+                lambda restrict: _products(restrict(first), restrict(second)),
+            )
             at = (self._start(i), self._start(j))
             out = jax.lax.dynamic_update_slice(out, products, at)
             return jax.lax.dynamic_update_slice(out, products.T, at[::-1])
 
         def step(out: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
-            first = block(i)
+            first = self._block(self._start(i))
             # Only pairs on or above the diagonal; the others are their transposes.
             return jax.lax.fori_loop(
-                i, count, lambda j, acc: pair(acc, first, i, j), out
+                i, count, lambda j, acc: pair(i, j, first, acc), out
             ), None
 
         empty = jnp.zeros((self.n, self.n), _wide(self._weights))

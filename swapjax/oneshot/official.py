@@ -3,8 +3,8 @@
 Four things differ from `swap`. The direction is ``G^T Pi^T (x - y)`` and not the
 gradient at a fixed plan; for the plan it is scaled by 1/n, the damping is not. The step
 is found by Adam on a scalar and then by growing it as long as the objective falls
-*before* thresholding. The stepped weights choose the mask and are then thrown away: the old
-values stay, times the mask. The reference is the network before the first stage.
+*before* thresholding. The stepped weights choose the mask and are then thrown away: the
+old values stay, times the mask. The reference is the network before the first stage.
 
 Reimplemented from a description of the behaviour (commit ce54d7d, which has no
 licence), not from its text. Its damping is a constant.
