@@ -7,6 +7,7 @@ understood when reading.
 
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,15 @@ import safetensors.flax
 from swapjax import files, masks, trees
 from swapjax.types import Masks, Params
 
+# What the standard library raises for an archive that is damaged.
+_BROKEN_ZIP = (
+    OSError,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 _PACKED = "swapjax.masks"  # the metadata key under which shapes of masks are kept
 
 
@@ -51,7 +61,9 @@ def load_params(path: str | Path, like: Params) -> Params:
         ValueError: for a file that cannot be read, and one whose leaves are missing,
             too many, misshapen, or not finite; every one is named.
     """
-    arrays, _ = read(path)
+    arrays, metadata = read(path)
+    if _PACKED in metadata:
+        raise ValueError(f"{path}: holds masks, not params")
     wanted = _by_path(like)
     if not set(arrays) & set(wanted):
         arrays = _from_torch(arrays, wanted)
@@ -105,11 +117,11 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         with safetensors.safe_open(path, framework="flax") as f:
             metadata = f.metadata() or {}
             arrays = {name: np.asarray(f.get_tensor(name)) for name in f.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError) as e:
+        if _PACKED in metadata:
+            shapes = json.loads(metadata[_PACKED])
+            arrays = {k: masks.unpack(v, tuple(shapes[k])) for k, v in arrays.items()}
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as e:
         raise ValueError(f"{path}: not a readable safetensors file: {e}") from None
-    if _PACKED in metadata:
-        shapes = json.loads(metadata[_PACKED])
-        arrays = {k: masks.unpack(v, tuple(shapes[k])) for k, v in arrays.items()}
     return arrays, metadata
 
 
@@ -120,11 +132,14 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
         ValueError: for a file that is missing, truncated or holds pickles.
     """
     try:
-        with np.load(path, allow_pickle=False) as f:
-            if not isinstance(f, np.lib.npyio.NpzFile):
-                raise ValueError(f"{path}: a single array, not a .npz file")
-            return {name: f[name] for name in f.files}
-    except (OSError, EOFError, zipfile.BadZipFile, KeyError) as e:
+        with open(path, "rb") as file:
+            # NumPy takes whatever is neither .npz nor .npy for a pickle.
+            if not zipfile.is_zipfile(file):
+                raise ValueError("it is no zip archive")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as f:
+                return {name: f[name] for name in f.files}
+    except _BROKEN_ZIP as e:
         raise ValueError(f"{path}: not a readable .npz file: {e}") from None
     except ValueError as e:
         # NumPy says "allow_pickle=False" here; that is not for the user to change.
@@ -140,7 +155,11 @@ def _write(path: str | Path, arrays: Mapping[str, Any], metadata: dict) -> None:
 
 
 def _by_path(tree: Params) -> dict[str, Any]:
-    return dict(zip(trees.paths(tree), jax.tree.leaves(tree), strict=True))
+    names = trees.paths(tree)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"two leaves of the tree have the path {', '.join(twice)}")
+    return dict(zip(names, jax.tree.leaves(tree), strict=True))
 
 
 def _from_torch(

@@ -1,5 +1,6 @@
 """Small image datasets as arrays: digits, .npz files, tensorflow-datasets."""
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -121,6 +122,11 @@ def _tfds(name: str, data_dir: str | Path | None) -> dict[str, np.ndarray]:
         builder = tfds.builder(name, data_dir=data_dir)
         image, label = builder.info.supervised_keys or ("image", "label")
         splits = {s: builder.as_data_source(split=s) for s in ("train", "test")}
+    except tfds.core.DatasetNotFoundError:
+        where = "in the default folder" if data_dir is None else f"in {data_dir}"
+        raise ValueError(
+            f"data: tfds:{name} is no dataset that is known or prepared {where}"
+        ) from None
     except Exception as e:
         # tfds raises anything from ValueError to AttributeError here.
         raise ValueError(f"data: tfds:{name} could not be opened: {e}") from e
@@ -137,7 +143,7 @@ def _standardise(
 ) -> Dataset:
     for part in ("train", "test"):
         x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
-        if x.ndim < 2 or y.shape != x.shape[:1] or not len(y):
+        if x.ndim < 2 or y.shape != x.shape[:1] or not x.size:
             raise ValueError(
                 f"data: {source} has x_{part} of shape {x.shape} and y_{part} of shape "
                 f"{y.shape}, one label an image wanted"
@@ -169,8 +175,10 @@ def _standardise(
         mean = round(float(np.mean(x_train, dtype=np.float64)), 4)
     if std is None:
         std = round(float(np.std(x_train, dtype=np.float64)), 4)
-    if not std > 0:
-        raise ValueError(f"data: {source} has pixels of deviation {std}")
+    if not math.isfinite(mean) or not 0 < std < math.inf:
+        raise ValueError(
+            f"data: {source} has pixels of mean {mean} and deviation {std}"
+        )
     return Dataset(
         name=source,
         x_train=(x_train - np.float32(mean)) / np.float32(std),

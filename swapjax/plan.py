@@ -84,12 +84,30 @@ class Plan:
         overrides = tuple(
             None if o is None else min(o * ratio, Fraction(1)) for o in self.overrides
         )
+        if sparsity <= self.sparsity:
+            fixed = self._shares(sparsity)
+        else:
+            fixed = _override_counts(self.sizes, overrides, self.floors)
         keep, groups = _allocate(
-            self.paths, self.shapes, sparsity, self.allocation, overrides, self.floors
+            self.paths, self.shapes, sparsity, self.allocation, fixed, self.floors
         )
         return dataclasses.replace(
             self, sparsity=sparsity, overrides=overrides, keep=keep, groups=groups
         )
+
+    def _shares(self, sparsity: Fraction) -> dict[int, int]:
+        """What each override keeps on the way to its end.
+
+        Rounded one by one, they could leave the others an entry more or fewer than
+        they have; a share of what each prunes in the end always fits.
+        """
+        fixed = [i for i, o in enumerate(self.overrides) if o is not None]
+        pruned = [self.sizes[i] - self.keep[self.groups[i]] for i in fixed]
+        pruned.append(self.total - self.kept - sum(pruned))
+        now = self.total - _round(self.total * (1 - sparsity))
+        even = [Fraction(1)] * len(pruned)
+        *shares, _ = _spread(now, even, pruned, [0] * len(pruned))
+        return {i: self.sizes[i] - n for i, n in zip(fixed, shares, strict=True)}
 
     def split(self, params: Params) -> Leaves:
         """Take the prunable leaves out of params.
@@ -216,7 +234,8 @@ def plan(
         raise ValueError(f"params: nothing to prune, {', '.join(prunable)} are empty")
     floors = tuple(min(min_keep, math.prod(shape)) for shape in shapes)
     by_leaf = _match_overrides(prunable, overrides or {})
-    keep, groups = _allocate(prunable, shapes, exact, allocation, by_leaf, floors)
+    fixed = _override_counts([math.prod(s) for s in shapes], by_leaf, floors)
+    keep, groups = _allocate(prunable, shapes, exact, allocation, fixed, floors)
     return Plan(
         sparsity=exact,
         allocation=allocation,
@@ -260,7 +279,9 @@ def _match(
         taken = _matching(paths, leaves, include, "include")
     left_out = _matching(paths, leaves, exclude, "exclude")
     if not taken - left_out:
-        raise ValueError(f"exclude: leaves nothing to prune of {_some(paths)}")
+        raise ValueError(
+            f"include and exclude: leave nothing to prune of {_some(paths)}"
+        )
     return sorted(taken - left_out)
 
 
@@ -303,22 +324,30 @@ def _match_overrides(
     return tuple(result)
 
 
+def _override_counts(
+    sizes: Sequence[int],
+    overrides: tuple[Fraction | None, ...],
+    floors: tuple[int, ...],
+) -> dict[int, int]:
+    """The entries that each leaf with an override keeps."""
+    return {
+        i: max(_round(sizes[i] * (1 - o)), floors[i])
+        for i, o in enumerate(overrides)
+        if o is not None
+    }
+
+
 def _allocate(
     paths: tuple[str, ...],
     shapes: tuple[tuple[int, ...], ...],
     sparsity: Fraction,
     allocation: Allocation,
-    overrides: tuple[Fraction | None, ...],
+    fixed: dict[int, int],
     floors: tuple[int, ...],
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Counts per group, and the group of each leaf."""
+    """Counts per group, and the group of each leaf, given those of overrides."""
     sizes = [math.prod(shape) for shape in shapes]
-    rest = [i for i, o in enumerate(overrides) if o is None]
-    fixed = {
-        i: max(_round(sizes[i] * (1 - o)), floors[i])
-        for i, o in enumerate(overrides)
-        if o is not None
-    }
+    rest = [i for i in range(len(sizes)) if i not in fixed]
     wanted = _round(sum(sizes) * (1 - sparsity))
     left = wanted - sum(fixed.values())
     least, most = sum(floors[i] for i in rest), sum(sizes[i] for i in rest)
@@ -347,7 +376,7 @@ def _allocate(
 
 def _weight(shape: tuple[int, ...], allocation: Allocation) -> Fraction:
     """The density of a leaf before scaling: the same for all, or ERK's."""
-    if allocation == "uniform" or not math.prod(shape):
+    if allocation == "uniform" or not shape or not math.prod(shape):
         return Fraction(1)
     return Fraction(sum(shape), math.prod(shape))
 

@@ -55,7 +55,9 @@ def sort_keys(x: jax.Array) -> jax.Array:
     wide = x.dtype.itemsize == 8
     uint, sint = (jnp.uint64, jnp.int64) if wide else (jnp.uint32, jnp.int32)
     top = jnp.asarray(1, uint) << (63 if wide else 31)
-    bits = jax.lax.bitcast_convert_type(jnp.where(x == 0, jnp.zeros_like(x), x), uint)
+    bits = jax.lax.bitcast_convert_type(x, uint)
+    # Not x == 0: a CPU takes subnormals for zero there.
+    bits = jnp.where(bits == top, jnp.zeros_like(bits), bits)
     negative = jax.lax.bitcast_convert_type(bits, sint) < 0
     keys = jnp.where(negative, ~bits, bits | top)
     return jnp.where(jnp.isnan(x), jnp.zeros_like(keys), keys)
@@ -89,10 +91,7 @@ def top_k_masks(leaves: Leaves, k: jax.Array | int) -> Leaves:
         ValueError: for more than 2^31 - 1 entries, which an int32 cannot count.
     """
     _require_countable(leaves)
-    keys = tuple(sort_keys(leaf) for leaf in leaves)
-    if len({key.dtype for key in keys}) > 1:
-        keys = tuple(sort_keys(leaf.astype(jnp.float64)) for leaf in leaves)
-    return top_keys(keys, k)
+    return top_keys(_common_keys(leaves), k)
 
 
 def top_keys(keys: Leaves, k: jax.Array | int) -> Leaves:
@@ -129,11 +128,6 @@ def select(scores: Leaves, budget: Budget, within: Leaves | None = None) -> Leav
     Returns:
         One bool array a leaf. Every group keeps exactly its count.
     """
-    if within is not None:
-        scores = tuple(
-            jnp.where(w, s, jnp.full((), -jnp.inf, s.dtype))
-            for s, w in zip(scores, within, strict=True)
-        )
     masks: list[jax.Array] = [jnp.zeros((), bool)] * len(scores)
     for group in sorted(set(budget.groups)):
         members = [i for i, g in enumerate(budget.groups) if g == group]
@@ -141,26 +135,41 @@ def select(scores: Leaves, budget: Budget, within: Leaves | None = None) -> Leav
             tuple(scores[i] for i in members),
             tuple(budget.floors[i] for i in members),
             budget.keep[group],
+            None if within is None else tuple(within[i] for i in members),
         )
         for i, mask in zip(members, chosen, strict=True):
             masks[i] = mask
     return tuple(masks)
 
 
-def _select_group(scores: Leaves, floors: tuple[int, ...], k: jax.Array) -> Leaves:
+def _select_group(
+    scores: Leaves, floors: tuple[int, ...], k: jax.Array, within: Leaves | None
+) -> Leaves:
     """The k best of a group, after the `floors[i]` best of each of its leaves."""
     _require_countable(scores)
-    if not any(floors) or len(scores) == 1:
-        return top_k_masks(scores, k)
-    sure = tuple(top_k_mask(s, f) for s, f in zip(scores, floors, strict=True))
-    wide = max((s.dtype for s in scores), key=lambda d: d.itemsize)
-    keys = tuple(sort_keys(s.astype(wide)) for s in scores)
-    # A floor entry outranks every score: no number has all bits set.
-    keys = tuple(
-        jnp.where(m, ~jnp.zeros_like(key), key)
-        for m, key in zip(sure, keys, strict=True)
-    )
+    keys = _common_keys(scores)
+    if within is not None:
+        # Outside ranks below every score, be it NaN: no number has the key 1.
+        keys = tuple(
+            jnp.where(w, jnp.maximum(key, 1), 0)
+            for w, key in zip(within, keys, strict=True)
+        )
+    if any(floors) and len(keys) > 1:
+        sure = (top_keys((key,), f)[0] for key, f in zip(keys, floors, strict=True))
+        # A floor entry outranks every score: no number has all bits set.
+        keys = tuple(
+            jnp.where(m, ~jnp.zeros_like(key), key)
+            for m, key in zip(sure, keys, strict=True)
+        )
     return top_keys(keys, k)
+
+
+def _common_keys(leaves: Leaves) -> Leaves:
+    """Sort keys of one width, comparable between leaves of any dtypes."""
+    keys = tuple(sort_keys(leaf) for leaf in leaves)
+    if len({key.dtype for key in keys}) > 1:
+        keys = tuple(sort_keys(leaf.astype(jnp.float64)) for leaf in leaves)
+    return keys
 
 
 def _largest(holds: Callable, bits: int, dtype: jnp.dtype) -> jax.Array:

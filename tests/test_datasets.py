@@ -1,0 +1,290 @@
+"""Datasets as arrays, and the networks that take them."""
+
+import io
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from swapjax import datasets, experiments, models
+
+
+def arrays(**changes):
+    """A valid little dataset of three classes, but for some changes."""
+    random = np.random.default_rng(0)
+    valid = {
+        "x_train": random.integers(0, 256, (12, 4, 5), dtype=np.uint8),
+        "y_train": np.arange(12) % 3,
+        "x_test": random.integers(0, 256, (6, 4, 5), dtype=np.uint8),
+        "y_test": np.arange(6) % 3,
+    }
+    return {k: v for k, v in (valid | changes).items() if v is not None}
+
+
+def load(tmp_path, options=None, **changes):
+    np.savez(tmp_path / "d.npz", **arrays(**changes))
+    return datasets.load(tmp_path / "d.npz", **(options or {}))
+
+
+# Digits and MNIST.
+
+
+def test_digits_are_real_scans_split_and_standardised():
+    data = datasets.load("digits")
+    assert (data.x_train.shape, data.x_test.shape) == ((1437, 8, 8), (360, 8, 8))
+    assert (data.y_train.shape, data.y_test.shape) == ((1437,), (360,))
+    assert (data.classes, data.shape, data.name) == (10, (8, 8), "digits")
+    assert data.x_train.dtype == data.x_test.dtype == np.float32
+    assert data.y_train.dtype == data.y_test.dtype == np.int32
+    assert set(data.y_train) == set(data.y_test) == set(range(10))
+    assert abs(data.x_train.mean()) < 2e-4
+    assert abs(data.x_train.std() - 1) < 2e-4
+    assert data.train == (data.x_train, data.y_train)
+    assert data.test == (data.x_test, data.y_test)
+
+
+def test_digits_hold_every_scan_once_and_in_the_same_order_each_time():
+    from sklearn.datasets import load_digits
+
+    first, second = datasets.load("digits"), datasets.load("digits")
+    np.testing.assert_array_equal(first.x_train, second.x_train)
+    np.testing.assert_array_equal(first.y_test, second.y_test)
+    images = np.concatenate([first.x_train, first.x_test]).reshape(-1, 64)
+    pixels = np.round((images * first.std + first.mean) * 16).astype(int)
+    labels = np.concatenate([first.y_train, first.y_test])
+    x, y = load_digits(return_X_y=True)
+    ours = sorted(map(tuple, np.column_stack([pixels, labels])))
+    assert ours == sorted(map(tuple, np.column_stack([x.astype(int), y])))
+
+
+def test_mnist_and_its_published_network_are_what_they_are_known_for(mnist):
+    assert (mnist.data.mean, mnist.data.std) == (0.1307, 0.3081)
+    assert mnist.data.x_train.shape == (60_000, 28, 28)
+    accuracy, _ = experiments.evaluate(mnist, mnist.params)
+    assert accuracy == 93.97
+
+
+# Files.
+
+
+def test_bytes_are_divided_by_255_and_standardised(tmp_path):
+    data, raw = load(tmp_path), arrays()
+    x = raw["x_train"] / 255
+    assert (data.mean, data.std) == (round(x.mean(), 4), round(x.std(), 4))
+    np.testing.assert_allclose(data.x_train, (x - data.mean) / data.std, atol=1e-6)
+    test = (raw["x_test"] / 255 - data.mean) / data.std
+    np.testing.assert_allclose(data.x_test, test, atol=1e-6)
+    np.testing.assert_array_equal(data.y_train, raw["y_train"])
+    assert (data.classes, data.x_train.dtype) == (3, np.float32)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_floats_are_taken_as_they_are(tmp_path, dtype):
+    x = (10 * np.random.default_rng(0).normal(size=(12, 7)) + 3).astype(dtype)
+    data = load(tmp_path, x_train=x, x_test=x[:6])
+    assert data.mean == pytest.approx(x.astype(float).mean(), abs=1e-4)
+    expected = (x.astype(float) - data.mean) / data.std
+    np.testing.assert_allclose(data.x_train, expected, atol=1e-5)
+    assert data.x_test.dtype == np.float32
+
+
+def test_mean_and_deviation_can_be_given(tmp_path):
+    data = load(tmp_path, {"mean": 0.5, "std": 0.25})
+    assert (data.mean, data.std) == (0.5, 0.25)
+    expected = (arrays()["x_test"] / 255 - 0.5) / 0.25
+    np.testing.assert_allclose(data.x_test, expected, atol=1e-6)
+
+
+NAN = np.full((12, 4, 5), np.nan, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"x_test": None, "y_test": None},
+            "no x_test, y_test; it has x_train, y_train",
+        ),
+        ({"y_train": np.zeros((12, 1), int)}, r"y_train of shape \(12, 1\), one label"),
+        (
+            {"y_test": np.zeros(5, int)},
+            r"x_test of shape \(6, 4, 5\) and y_test of .*5",
+        ),
+        ({"x_train": np.zeros(12)}, r"x_train of shape \(12,\)"),
+        ({"x_train": np.zeros((0, 4)), "y_train": np.zeros(0, int)}, r"shape \(0, 4\)"),
+        ({"x_train": np.zeros((12, 0))}, r"x_train of shape \(12, 0\)"),
+        ({"x_train": np.float32(1)}, r"x_train of shape \(\)"),
+        ({"y_train": np.zeros(12)}, "y_train of float64 from 0.0, integers from 0"),
+        ({"y_test": np.arange(6) > 2}, "y_test of bool"),
+        ({"y_train": np.arange(12) - 1}, "y_train of int64 from -1"),
+        ({"y_test": np.full(6, 3)}, "label 3 to test, and only 0 to 2 to train"),
+        ({"x_train": np.ones((12, 4, 5), int)}, "x_train of int64, bytes or floats"),
+        ({"x_train": NAN}, "NaN or infinite pixels in x_train"),
+        ({"x_test": np.full((6, 4, 5), np.inf)}, "NaN or infinite pixels in x_test"),
+        ({"x_test": np.ones((6, 5, 4))}, r"\(4, 5\) to train and of \(5, 4\) to test"),
+        ({"x_train": np.ones((12, 4, 5))}, "pixels of mean 1.0 and deviation 0.0"),
+        ({"options": {"std": 0.0}}, "deviation 0.0"),
+        ({"options": {"std": np.inf}}, "deviation inf"),
+        ({"options": {"mean": np.nan}}, "pixels of mean nan"),
+    ],
+)
+def test_data_that_cannot_be_learnt_from_is_an_error(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=rf"data: .*d\.npz has .*{message}"):
+        load(tmp_path, **changes)
+
+
+def test_a_source_that_is_unknown_or_unreadable_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="'digit' is not 'digits', 'tfds:NAME' or the"):
+        datasets.load("digit")
+    with pytest.raises(ValueError, match="is not 'digits'"):
+        datasets.load(tmp_path)
+    (tmp_path / "d.npz").write_bytes(b"not a zip")
+    with pytest.raises(ValueError, match=r"d\.npz: not a readable \.npz file"):
+        datasets.load(tmp_path / "d.npz")
+
+
+# tensorflow-datasets, with a dataset prepared here.
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A folder with the prepared dataset tiny_scans, and its pixels and labels."""
+    from PIL import Image
+
+    tfds = pytest.importorskip("tensorflow_datasets")
+    random = np.random.default_rng(0)
+    content = {
+        split: (random.integers(0, 256, (n, 8, 8), dtype=np.uint8), np.arange(n) % 10)
+        for split, n in (("train", 20), ("test", 10))
+    }
+
+    class TinyScans(tfds.core.GeneratorBasedBuilder):
+        """Noise."""
+
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {
+                "image": tfds.features.Image(shape=(8, 8, 1)),
+                "label": tfds.features.ClassLabel(num_classes=10),
+            }
+            return tfds.core.DatasetInfo(
+                builder=self,
+                features=tfds.features.FeaturesDict(features),
+                supervised_keys=("image", "label"),
+            )
+
+        def _split_generators(self, dl_manager):
+            return {split: self._generate_examples(split) for split in content}
+
+        def _generate_examples(self, split):
+            for i, (image, label) in enumerate(zip(*content[split], strict=True)):
+                png = io.BytesIO()
+                Image.fromarray(image).save(png, "PNG")
+                png.seek(0)
+                yield i, {"image": png, "label": int(label)}
+
+    folder = tmp_path_factory.mktemp("tfds")
+    TinyScans(data_dir=folder, file_format="array_record").download_and_prepare()
+    return folder, content
+
+
+def test_prepared_datasets_are_read_without_tensorflow(tiny, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    folder, content = tiny
+    data = datasets.load("tfds:tiny_scans", data_dir=folder)
+    assert (data.name, data.classes, data.shape) == ("tfds:tiny_scans", 10, (8, 8, 1))
+    for split, x, y in (("train", *data.train), ("test", *data.test)):
+        pixels = np.round((x[..., 0] * data.std + data.mean) * 255).astype(np.uint8)
+        # tfds shuffles once, when it prepares.
+        got = sorted(
+            (int(label), p.tobytes()) for p, label in zip(pixels, y, strict=True)
+        )
+        images, labels = content[split]
+        wanted = [(int(n), p.tobytes()) for p, n in zip(images, labels, strict=True)]
+        assert got == sorted(wanted)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no_such_set", "is no dataset that is known or prepared in"),
+        ("tiny_scans:9.9.9", "could not be opened: .* only: 1.0.0"),
+    ],
+)
+def test_a_dataset_that_tfds_cannot_open_is_an_error(tiny, name, message):
+    with pytest.raises(ValueError, match=rf"(?s)data: tfds:{name} {message}"):
+        datasets.load(f"tfds:{name}", data_dir=tiny[0])
+
+
+def test_without_tensorflow_datasets_it_is_said_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(ImportError, match=r"pip install 'swapjax\[data\]'"):
+        datasets.load("tfds:mnist")
+
+
+# Networks.
+
+
+def shapes_of(model):
+    return jax.tree.map(jnp.shape, model.params)
+
+
+def test_mlpnet_is_784_40_20_10_without_biases():
+    model = models.create("mlpnet", (28, 28), 10)
+    assert shapes_of(model) == {
+        "fc1": {"kernel": (784, 40)},
+        "fc2": {"kernel": (40, 20)},
+        "fc3": {"kernel": (20, 10)},
+    }
+    x = np.random.default_rng(0).normal(size=(3, 28, 28)).astype(np.float32)
+    hidden = x.reshape(3, -1)
+    for layer in ("fc1", "fc2"):
+        hidden = np.maximum(hidden @ np.asarray(model.params[layer]["kernel"]), 0)
+    logits = hidden @ np.asarray(model.params["fc3"]["kernel"])
+    np.testing.assert_allclose(model.apply(model.params, x), logits, atol=1e-5)
+
+
+@pytest.mark.parametrize(("shape", "channels"), [((8, 12), 1), ((8, 12, 3), 3)])
+def test_cnn_takes_images_with_and_without_channels(shape, channels):
+    model = models.create("cnn", shape, 7)
+    assert shapes_of(model) == {
+        "conv1": {"kernel": (3, 3, channels, 16), "bias": (16,)},
+        "conv2": {"kernel": (3, 3, 16, 32), "bias": (32,)},
+        "fc1": {"kernel": (32 * 2 * 3, 64), "bias": (64,)},
+        "fc2": {"kernel": (64, 7), "bias": (7,)},
+    }
+    assert model.apply(model.params, jnp.ones((2, *shape))).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", models.NAMES)
+def test_a_seed_decides_the_weights(name):
+    one, same, other = (
+        models.create(name, (8, 8), 3, seed=s).params for s in (1, 1, 2)
+    )
+    jax.tree.map(np.testing.assert_array_equal, one, same)
+    kernels = [p["fc1"]["kernel"] for p in (one, other)]
+    assert not np.array_equal(*kernels)
+
+
+@pytest.mark.parametrize("name", models.NAMES)
+def test_the_loss_is_the_mean_cross_entropy(name):
+    model = models.create(name, (4, 4), 3)
+    x = np.random.default_rng(0).normal(size=(5, 4, 4)).astype(np.float32)
+    y = np.array([0, 1, 2, 1, 0])
+    logits = np.asarray(model.apply(model.params, x), np.float64)
+    log_sums = np.log(np.exp(logits).sum(axis=1))
+    expected = np.mean(log_sums - logits[np.arange(5), y])
+    loss = model.loss_fn(model.params, (x, y))
+    assert loss.shape == ()
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_networks_that_are_not_known_or_do_not_fit_are_errors():
+    with pytest.raises(ValueError, match="model must be one of mlpnet, cnn, got 'vgg'"):
+        models.create("vgg", (8, 8), 10)
+    for shape in [(8,), (8, 6), (7, 8), (8, 8, 3, 1)]:
+        with pytest.raises(ValueError, match=r"cnn takes images of .* divisible by 4"):
+            models.create("cnn", shape, 10)

@@ -1,0 +1,368 @@
+"""Plans: which leaves, and counts that are exact."""
+
+import math
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swapjax.plan import plan
+
+
+def shaped(*shapes, dtype=jnp.float32):
+    """Leaves w0, w1, ... that take no memory."""
+    return {f"w{i}": jax.ShapeDtypeStruct(s, dtype) for i, s in enumerate(shapes)}
+
+
+def network():
+    return {
+        "fc1": {"kernel": jnp.ones((6, 5)), "bias": jnp.ones(5)},
+        "fc2": {"kernel": jnp.ones((5, 4)), "bias": jnp.ones(4)},
+    }
+
+
+def halves_up(value):
+    return math.floor(value + Fraction(1, 2))
+
+
+def counts(target):
+    """What each leaf keeps, for plans without groups of several."""
+    return [target.keep[group] for group in target.groups]
+
+
+def levelled(total, weights, sizes, floors):
+    """Shares of a total in proportion to weight x size within bounds, by bisection."""
+    low, high = 0.0, 1e9
+    for _ in range(300):
+        level = (low + high) / 2
+        shares = np.clip(level * np.array(weights) * sizes, floors, sizes)
+        low, high = (level, high) if shares.sum() < total else (low, level)
+    return shares
+
+
+# Which leaves.
+
+
+@pytest.mark.parametrize(
+    ("params", "paths"),
+    [
+        (network(), ("fc1/kernel", "fc2/kernel")),
+        (
+            nnx.state(nnx.Conv(2, 3, (3, 3), rngs=nnx.Rngs(0))),
+            ("kernel",),
+        ),
+        (
+            {"conv1.weight": jnp.ones((2, 3, 3, 3)), "bn1.weight": jnp.ones(2)},
+            ("conv1.weight",),
+        ),
+        (
+            {"embed": {"my_kernel": jnp.ones((2, 2)), "weight": jnp.ones((2, 2))}},
+            ("embed/weight",),
+        ),
+    ],
+)
+def test_kernels_and_weights_of_rank_two_are_prunable(params, paths):
+    assert plan(params, 0.5).paths == paths
+
+
+@pytest.mark.parametrize(
+    ("rules", "paths"),
+    [
+        ({"include": "bias"}, ("fc1/bias", "fc2/bias")),
+        ({"include": "^fc1"}, ("fc1/bias", "fc1/kernel")),
+        ({"include": ["fc1/kernel", "fc2/bias"]}, ("fc1/kernel", "fc2/bias")),
+        ({"include": lambda path, leaf: leaf.size == 20}, ("fc2/kernel",)),
+        ({"exclude": "fc1"}, ("fc2/kernel",)),
+        ({"exclude": ["fc2", "bias"]}, ("fc1/kernel",)),
+        ({"exclude": lambda path, leaf: leaf.size > 20}, ("fc2/kernel",)),
+        ({"include": ".", "exclude": ("fc1",)}, ("fc2/bias", "fc2/kernel")),
+    ],
+)
+def test_rules_take_leaves_in_and_out(rules, paths):
+    assert plan(network(), 0.5, **rules).paths == paths
+
+
+def test_a_bare_array_has_to_be_included():
+    with pytest.raises(ValueError, match="no leaf named kernel or weight"):
+        plan(jnp.ones((3, 3)), 0.5)
+    assert plan(jnp.ones((3, 3)), 0.5, include="^$").kept == 5
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ({"include": "fc3"}, "include: 'fc3' matches none of fc1/bias, fc1/kernel"),
+        ({"include": ["fc1", "conv"]}, "include: 'conv' matches none"),
+        ({"include": lambda path, leaf: False}, "include: the rule matches none"),
+        ({"include": []}, "nothing to prune"),
+        ({"exclude": "fc3"}, "exclude: 'fc3' matches none"),
+        ({"exclude": lambda path, leaf: False}, "exclude: the rule matches none"),
+        ({"exclude": "kernel"}, "nothing to prune of fc1/bias"),
+        ({"overrides": {"fc3": 0.5}}, "overrides: 'fc3' matches none of fc1/kernel"),
+        ({"overrides": {"bias": 0.5}}, "overrides: 'bias' matches none of fc1/kernel"),
+        ({"include": "fc["}, r"include: 'fc\[' is not a regular expression"),
+        ({"exclude": "("}, r"exclude: '\(' is not a regular expression"),
+        ({"overrides": {"*": 0.5}}, r"overrides: '\*' is not a regular expression"),
+        ({"overrides": {"fc1": 0.5, "kernel": 0.5}}, "two of the rules match fc1/k"),
+        ({"overrides": {"fc1": 1.0}}, r"overrides\['fc1'\] must be in \[0, 1\)"),
+        ({"overrides": {"fc1": 0.0}}, r"can keep from 1 \(min_keep\) to 20, not -5"),
+        ({"overrides": {"fc1": 0.9}}, r"can keep from 1 \(min_keep\) to 20, not 22"),
+        ({"overrides": {"fc1": 0.5, "fc2": 0.4}}, r"the other leaves \(none\)"),
+        ({"min_keep": 13}, r"keeps 25 of 50 entries.* from 26 \(min_keep\)"),
+        ({"min_keep": -1}, "min_keep must not be negative"),
+        ({"allocation": "fair"}, "allocation must be 'global', 'uniform' or 'erk'"),
+    ],
+)
+def test_what_cannot_be_is_an_error_before_work_starts(rules, message):
+    with pytest.raises(ValueError, match=message):
+        plan(network(), 0.5, **rules)
+
+
+@pytest.mark.parametrize("sparsity", [1.0, -0.1, 90, math.nan, math.inf, Fraction(1)])
+def test_sparsity_outside_its_range_is_an_error(sparsity):
+    with pytest.raises(ValueError, match=r"sparsity must be in \[0, 1\)"):
+        plan(network(), sparsity)
+    with pytest.raises(ValueError, match=r"sparsity must be in \[0, 1\)"):
+        plan(network(), 0.5).at(sparsity)
+
+
+def test_integers_cannot_be_pruned():
+    params = {"a": jnp.ones((2, 2)), "steps": jnp.arange(3)}
+    with pytest.raises(TypeError, match="steps holds int32, only floats"):
+        plan(params, 0.5, include=".")
+
+
+def test_empty_leaves_are_harmless_among_others_only():
+    params = {"a": {"kernel": jnp.ones((0, 3))}, "b": {"kernel": jnp.ones((4, 5))}}
+    for allocation in ("global", "uniform", "erk"):
+        target = plan(params, 0.5, allocation=allocation)
+        assert (target.kept, target.floors) == (10, (0, 1))
+    with pytest.raises(ValueError, match="nothing to prune, a/kernel are empty"):
+        plan({"a": params["a"]}, 0.5)
+    with pytest.raises(ValueError, match="no leaf named"):
+        plan({}, 0.5)
+
+
+# How many entries.
+
+
+@pytest.mark.parametrize(
+    ("side", "sparsity", "kept"),
+    [
+        ((10, 10), 0.9, 10),
+        ((10, 10), 0.994, 1),
+        ((1, 5), 0.5, 3),
+        ((1, 7), 0.5, 4),
+        ((3, 3), 0.0, 9),
+        ((3, 3), Fraction(1, 3), 6),
+        ((4097, 4099), 0.1, 15_114_243),
+        ((2**16, 2**15 - 1), 0.999, 2_147_418),
+        ((2**20, 2**20), 0.999999, 1_099_512),
+    ],
+)
+def test_counts_are_exact_at_any_size(side, sparsity, kept):
+    target = plan(shaped(side), sparsity, include=".")
+    assert target.kept == kept == halves_up(target.total * (1 - target.sparsity))
+
+
+def test_a_float_is_the_decimal_it_prints_as():
+    # In binary, 1 - 0.9 is a little below a tenth and 0.3 a little below 3/10.
+    assert plan(shaped((5, 1)), 0.9, include=".").sparsity == Fraction(9, 10)
+    assert plan(shaped((5, 1)), 0.7, include=".").kept == 2
+
+
+def test_overrides_count_towards_an_exact_total():
+    params = shaped((10, 10), (20, 10), (5, 5))
+    overrides = {"w0": 0.25, "w2": 0.0}
+    for allocation in ("global", "uniform", "erk"):
+        target = plan(
+            params, 0.5, include=".", overrides=overrides, allocation=allocation
+        )
+        assert counts(target) == [75, 63, 25]
+        assert target.kept == 163
+
+
+def test_uniform_gives_each_leaf_the_same_density():
+    target = plan(shaped((10, 10), (30, 10), (7,)), 0.9, include=".",
+                  allocation="uniform")  # fmt: skip
+    assert counts(target) == [10, 30, 1]
+
+
+def test_erk_densities_follow_the_sums_of_dimensions():
+    shapes = ((100, 200), (300, 50), (3, 3, 16, 64))
+    target = plan(shaped(*shapes), 0.9, include=".", allocation="erk")
+    weights = [sum(s) / math.prod(s) for s in shapes]
+    levels = [
+        kept / size / weight
+        for kept, size, weight in zip(
+            counts(target), target.sizes, weights, strict=True
+        )
+    ]
+    np.testing.assert_allclose(levels, levels[0], rtol=2e-3)
+
+
+def test_erk_fills_small_leaves_and_gives_the_rest_to_the_others():
+    target = plan(shaped((5, 4), (200, 100), (300, 100)), 0.5, include=".",
+                  allocation="erk")  # fmt: skip
+    small, *large = counts(target)
+    assert small == 20
+    assert sum(large) == 25_010 - 20
+    assert large[0] / large[1] == pytest.approx(300 / 400, rel=1e-3)
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "erk"])
+def test_a_scalar_is_kept_rather_than_an_entry_of_nothing(allocation):
+    target = plan(shaped((0,), ()), 0.2, include=".", allocation=allocation)
+    assert counts(target) == [0, 1]
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "erk"])
+def test_no_leaf_falls_below_its_floor(allocation):
+    target = plan(shaped((2, 2), (3,), (90, 90)), 0.99, include=".",
+                  allocation=allocation, min_keep=4)  # fmt: skip
+    assert target.floors == (4, 3, 4)
+    assert counts(target) == [4, 3, 81 - 7]
+
+
+shapes = st.lists(
+    st.lists(st.integers(0, 9), max_size=4).map(tuple), min_size=1, max_size=6
+).filter(lambda drawn: any(math.prod(shape) for shape in drawn))
+sparsities = st.fractions(0, 1, max_denominator=10_000).filter(lambda s: s < 1)
+
+
+@given(shapes, sparsities, st.sampled_from(["uniform", "erk"]), st.integers(0, 3))
+def test_shares_are_exact_within_bounds_and_proportional(
+    drawn, sparsity, allocation, min_keep
+):
+    sizes = [math.prod(shape) for shape in drawn]
+    floors = [min(min_keep, size) for size in sizes]
+    wanted = halves_up(sum(sizes) * (1 - sparsity))
+    options = {"include": ".", "allocation": allocation, "min_keep": min_keep}
+    if wanted < sum(floors):
+        with pytest.raises(ValueError, match="min_keep"):
+            plan(shaped(*drawn), sparsity, **options)
+        return
+    target = plan(shaped(*drawn), sparsity, **options)
+    kept = counts(target)
+    assert target.kept == wanted
+    assert all(f <= k <= n for f, k, n in zip(floors, kept, sizes, strict=True))
+    weights = [
+        sum(s) / math.prod(s) if allocation == "erk" and s and math.prod(s) else 1.0
+        for s in drawn
+    ]
+    reference = levelled(wanted, weights, np.array(sizes), np.array(floors))
+    assert np.max(np.abs(reference - kept)) < 1 + 1e-6
+
+
+@given(
+    shapes,
+    st.data(),
+    st.sampled_from(["global", "uniform", "erk"]),
+    st.lists(sparsities, min_size=6, max_size=6),
+)
+def test_every_stage_on_the_way_is_exact_with_overrides(
+    drawn, data, allocation, by_name
+):
+    chosen = data.draw(st.sets(st.integers(0, len(drawn) - 1), max_size=len(drawn)))
+    sizes = [math.prod(shape) for shape in drawn]
+    fixed = sum(max(halves_up(sizes[i] * (1 - by_name[i])), min(1, sizes[i]))
+                for i in chosen)  # fmt: skip
+    rest = [sizes[i] for i in range(len(drawn)) if i not in chosen]
+    left = data.draw(st.integers(sum(min(1, n) for n in rest), sum(rest)))
+    if not fixed + left:
+        return
+    target = plan(
+        shaped(*drawn),
+        1 - Fraction(fixed + left, sum(sizes)),
+        include=".",
+        overrides={f"^w{i}$": by_name[i] for i in chosen},
+        allocation=allocation,
+    )
+    assert target.kept == fixed + left
+    for share in data.draw(st.lists(st.fractions(0, 1), max_size=5)):
+        stage = target.at(target.sparsity * share)
+        assert stage.kept == halves_up(stage.total * (1 - stage.sparsity))
+        assert stage.kept >= target.kept
+    assert target.at(target.sparsity).keep == target.keep
+
+
+def test_overrides_shrink_on_the_way():
+    target = plan(shaped((10, 10), (10, 30)), 0.8, include=".", overrides={"w0": 0.4})
+    half = target.at(0.4)
+    assert half.overrides == (Fraction(1, 5), None)
+    assert counts(half) == [80, 160]
+    assert counts(target.at(0)) == [100, 300]
+    assert counts(plan(shaped((4, 5)), 0.5, include=".").at(0.9)) == [2]
+
+
+def test_rounded_overrides_leave_the_others_no_more_than_they_have():
+    # Rounded one by one, both would keep 99 of their 100 and w2 101 of its 100.
+    target = plan(shaped((10, 10), (10, 10), (10, 10)), 0.2, include=".",
+                  overrides={"w0": 0.3, "w1": 0.3})  # fmt: skip
+    assert sorted(counts(target.at(0.0034))) == [99, 100, 100]
+
+
+# The leaves of a tree.
+
+
+def test_split_and_merge_are_inverses():
+    params = network()
+    target = plan(params, 0.5)
+    leaves = target.split(params)
+    assert [leaf.shape for leaf in leaves] == [(6, 5), (5, 4)]
+    doubled = target.merge(tuple(2 * leaf for leaf in leaves), params)
+    assert float(doubled["fc1"]["kernel"].sum()) == 60
+    assert doubled["fc1"]["bias"] is params["fc1"]["bias"]
+    jax.tree.map(np.testing.assert_array_equal, target.merge(leaves, params), params)
+
+
+def test_split_wants_the_tree_and_the_shapes_of_the_plan():
+    params = network()
+    target = plan(params, 0.5)
+    with pytest.raises(ValueError, match="the tree is not the one this plan was made"):
+        target.split({"fc1": params["fc1"]})
+    params["fc2"]["kernel"] = jnp.ones((4, 5))
+    with pytest.raises(ValueError, match=r"fc2/kernel has shape \(4, 5\), planned for"):
+        target.split(params)
+
+
+def test_masks_are_true_where_nothing_is_pruned():
+    params = network()
+    target = plan(params, 0.5)
+    leaves = (jnp.zeros((6, 5), bool), jnp.ones((5, 4), bool))
+    masks = target.masks(leaves)
+    assert jax.tree.structure(masks) == jax.tree.structure(params)
+    assert masks["fc1"]["bias"].shape == ()
+    assert bool(masks["fc1"]["bias"])
+    for back, leaf in zip(target.leaf_masks(masks), leaves, strict=True):
+        np.testing.assert_array_equal(back, leaf)
+
+
+def test_scalar_masks_become_full_leaves():
+    target = plan(network(), 0.5)
+    masks = jax.tree.map(lambda _: jnp.asarray(True), network())
+    assert [m.shape for m in target.leaf_masks(masks)] == [(6, 5), (5, 4)]
+
+
+def test_a_budget_has_the_counts_of_the_plan():
+    budget = plan(network(), 0.5, allocation="uniform").budget
+    assert budget.keep.dtype == jnp.int32
+    assert budget.keep.tolist() == [15, 10]
+    assert (budget.groups, budget.floors) == ((0, 1), (1, 1))
+
+
+def test_printing_a_plan_tells_what_will_happen():
+    text = str(plan(network(), 0.5, overrides={"fc1": 0.4}, allocation="erk"))
+    assert text.splitlines() == [
+        "leaf        shape  entries  keeps  rule",
+        "fc1/kernel    6x5       30     18  0.4",
+        "fc2/kernel    5x4       20      7  erk",
+        "all                     50     25",
+    ]
+    shared = str(plan(network(), 0.5)).splitlines()
+    assert shared[1].split() == ["fc1/kernel", "6x5", "30", "global"]

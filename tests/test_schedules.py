@@ -1,0 +1,95 @@
+"""Schedules against their formulas, in exact fractions."""
+
+import itertools
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swapjax.schedules import cubic, exponential, linear, one_shot
+
+CLIMBS = (cubic, exponential, linear)
+fractions = st.fractions(0, 1, max_denominator=1000).filter(lambda s: s < 1)
+decimals = st.integers(0, 999).map(lambda n: n / 1000)
+
+
+def formula(name, start, end, stages):
+    t = np.arange(stages)
+    left = {
+        "cubic": (1 - t / (stages - 1)) ** 3,
+        "exponential": 1 - (1 - 2.0**-t) / (1 - 2.0 ** (1 - stages)),
+        "linear": 1 - t / (stages - 1),
+    }[name]
+    return end + (start - end) * left
+
+
+@pytest.mark.parametrize("make", CLIMBS)
+@pytest.mark.parametrize("stages", [2, 3, 8, 15])
+def test_follows_its_formula(make, stages):
+    table = make(initial=0.2).table(0.95, stages)
+    wanted = formula(make.__name__, 0.2, 0.95, stages)
+    np.testing.assert_allclose([float(s) for s in table], wanted, rtol=1e-12)
+
+
+@given(st.sampled_from(CLIMBS), decimals, fractions, st.integers(2, 30))
+def test_climbs_from_one_exact_end_to_the_other(make, initial, final, stages):
+    table = make(initial=initial).table(final, stages)
+    assert len(table) == stages
+    assert table[0] == min(Fraction(repr(initial)), final)
+    assert table[-1] == final
+    assert list(table) == sorted(table)
+    assert len(set(table)) == (stages if table[0] < final else 1)
+
+
+@given(st.sampled_from(CLIMBS), decimals, fractions)
+def test_one_stage_goes_straight_to_the_end(make, initial, final):
+    assert make(initial=initial).table(final, 1) == (final,)
+
+
+@pytest.mark.parametrize("make", CLIMBS)
+def test_two_stages_are_the_two_ends(make):
+    tenth, most = Fraction(1, 10), Fraction(95, 100)
+    assert make(initial=0.1).table(0.95, 2) == (tenth, most)
+
+
+@pytest.mark.parametrize("make", CLIMBS)
+def test_an_initial_above_the_end_stays_at_the_end(make):
+    assert make(initial=0.8).table(0.5, 4) == (Fraction(1, 2),) * 4
+
+
+def test_the_defaults_start_where_they_say():
+    assert cubic().table(0.9, 5)[0] == 0
+    assert linear().table(0.9, 5)[0] == 0
+    assert exponential().table(0.9, 5)[0] == Fraction(1, 10)
+
+
+def test_exponential_halves_its_steps():
+    table = exponential(initial=0.1).table(0.9, 6)
+    steps = [b - a for a, b in itertools.pairwise(table)]
+    assert all(a == 2 * b for a, b in itertools.pairwise(steps))
+
+
+def test_one_shot_is_at_the_end_from_the_first_stage():
+    assert one_shot().table(0.9, 3) == (Fraction(9, 10),) * 3
+    assert one_shot().table(0.9, 1) == (Fraction(9, 10),)
+
+
+@pytest.mark.parametrize("make", CLIMBS)
+@pytest.mark.parametrize("initial", [-0.1, 1.0, 2, math.nan, math.inf])
+def test_an_initial_that_is_no_sparsity_is_an_error(make, initial):
+    with pytest.raises(ValueError, match=r"initial must be in \[0, 1\)"):
+        make(initial=initial)
+
+
+@pytest.mark.parametrize("stages", [0, -3])
+def test_no_stages_are_an_error(stages):
+    with pytest.raises(ValueError, match=f"stages must be 1 or more, got {stages}"):
+        cubic().table(0.5, stages)
+
+
+def test_is_named_with_its_start():
+    assert str(cubic()) == "cubic(initial=0)"
+    assert str(exponential(initial=0.25)) == "exponential(initial=0.25)"
