@@ -11,7 +11,6 @@ Vectors of R^p are tuples of the prunable leaves, in the order of params.
 
 import dataclasses
 import functools
-import itertools
 import math
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
@@ -35,8 +34,7 @@ _STORE_BELOW = 2**31  # bytes of G that "auto" still stores
 _CHUNK_BYTES = 2**25  # bytes of gradient rows live at a time
 _CHUNK_ROWS = 256
 _NARROW_ROWS = 16  # rows of bfloat16 widened at a time
-_GRAM_BLOCKS = 4
-_GATHERED_SIZES = 6
+_GATHERED_SIZES = 4
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
@@ -298,21 +296,13 @@ class StoredRows:
         return _pull_back(self.matrices, residual)
 
     def gram(self, support: Leaves | None = None) -> jax.Array:
-        """``G_S G_S^T``, only the blocks on and above the diagonal being multiplied."""
-        weights = self.source._weights
-        return _on_support(support, weights, self._gram)
+        """``G_S G_S^T``."""
 
-    def _gram(self, restrict: Restriction) -> jax.Array:
-        matrices = restrict(self.matrices)
-        bounds = [round(self.n * i / _GRAM_BLOCKS) for i in range(_GRAM_BLOCKS + 1)]
-        out = jnp.zeros((self.n, self.n), _wide(matrices))
-        for low, high in itertools.pairwise(bounds):
-            if low < high:
-                first = tuple(m[low:high] for m in matrices)
-                strip = _products(first, tuple(m[low:] for m in matrices))
-                out = out.at[low:high, low:].set(strip)
-        upper = jnp.triu(out)
-        return upper + jnp.triu(upper, 1).T
+        def gram(restrict: Restriction) -> jax.Array:
+            matrices = restrict(self.matrices)
+            return _products(matrices, matrices)
+
+        return _on_support(support, self.source._weights, gram)
 
     def mean_squares(self) -> Leaves:
         """``(1/n) sum_i G_iq^2``."""

@@ -3,13 +3,13 @@
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from swapjax import scores, transport
+from swapjax import scores, transport, trees
 from swapjax.masks import apply_masks
 from swapjax.oneshot import official as released
 from swapjax.oneshot import targets
@@ -196,42 +196,47 @@ def _solve(
     y = rows.project(wbar)
     state = target.prepare(y)
 
-    def first_support(rule: Support) -> Leaves:
+    def choose_support(rule: Support) -> tuple[Leaves, jax.Array]:
         if rule == "obd":
             ranked = scores.fisher_diagonal(problem.weights, rows.mean_squares())
         else:
             ranked = scores.magnitude(problem.weights)
-        return select(ranked, budget, problem.within)
+        mask = select(ranked, budget, problem.within)
+        if rule != "iht":
+            return mask, jnp.zeros((), jnp.int32)
+        path = iht(
+            rows, mask, problem.weights, wbar, y, target, state, budget,
+            damping=damping, iterations=iterations, tolerance=tolerance,
+            within=problem.within,
+        )  # fmt: skip
+        return path.support, path.swaps
 
-    def candidate(rule: Support) -> _Candidate:
-        mask, swaps = first_support(rule), jnp.zeros((), jnp.int32)
-        if rule == "iht":
-            path = iht(
-                rows, mask, problem.weights, wbar, y, target, state, budget,
-                damping=damping, iterations=iterations, tolerance=tolerance,
-                within=problem.within,
-            )  # fmt: skip
-            mask, swaps = path.support, path.swaps
+    def fit_on(mask: Leaves) -> tuple[Refit, jax.Array]:
         fit = refit(
             rows, mask, wbar, y, target, state,
             damping=damping, rounds=rounds, tolerance=tolerance,
         )  # fmt: skip
-        fractions = FRACTIONS if first_order else FRACTIONS[:1]
-        steps = jnp.asarray(fractions, fit.length.dtype) * fit.length
-        trials = [optax.tree.add_scale(fit.weights, -s, fit.step) for s in steps]
-        losses = jnp.stack([rows.loss(trial) for trial in trials])
-        losses = jnp.where(jnp.isnan(losses), jnp.inf, losses)
-        best = jnp.argmin(losses)
-        fit = fit._replace(
-            weights=_choose(best, trials), length=steps[best] * rows.batch, step=()
-        )
-        return _Candidate(mask, fit, losses[best], swaps)
 
-    candidates = [candidate(rule) for rule in support]
+        def move(fraction: jax.Array) -> tuple[Leaves, jax.Array]:
+            step = (fraction * fit.length).astype(y.dtype)
+            moved = optax.tree.add_scale(fit.weights, -step, fit.step)
+            moved = trees.cast_like(moved, wbar)
+            return moved, rows.loss(moved)
+
+        fractions = jnp.asarray(FRACTIONS if first_order else (0.0,), y.dtype)
+        trials, losses = jax.lax.map(move, fractions)
+        best = _lowest(losses)
+        length = fractions[best] * fit.length * rows.batch
+        fit = fit._replace(weights=_pick(best, trials), length=length, step=())
+        return fit, losses[best]
+
+    # Mapped and not unrolled: the program holds the network and the n x n algebra once.
+    supports, swaps = _stack([choose_support(rule) for rule in support])
+    fits, losses = jax.lax.map(fit_on, supports)
     # The loss decides: at high sparsity every support is far from the reference, where
     # the local model cannot tell them apart.
-    best = jnp.argmin(jnp.stack([c.loss for c in candidates]))
-    mask, fit, loss, swaps = _choose(best, candidates)
+    best = _lowest(losses)
+    mask, fit, loss, swaps = _pick(best, (supports, fits, losses, swaps))
 
     thresholded = apply_masks(wbar, mask)
     finite = jnp.isfinite(fit.objective[-1]) & jnp.isfinite(loss)
@@ -248,7 +253,9 @@ def _solve(
         Status.CONVERGED,
     )
     return Solution(
-        weights=_choose(finite.astype(jnp.int32), [thresholded, fit.weights]),
+        weights=jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), fit.weights, thresholded
+        ),
         masks=mask,
         objective=fit.objective,
         iterations=fit.rounds,
@@ -264,13 +271,15 @@ def _solve(
     )
 
 
-class _Candidate(NamedTuple):
-    masks: Leaves
-    fit: Refit
-    loss: jax.Array
-    swaps: jax.Array
+def _lowest(losses: jax.Array) -> jax.Array:
+    return jnp.argmin(jnp.where(jnp.isnan(losses), jnp.inf, losses))
 
 
-def _choose(index: jax.Array, trees: Sequence[Any]) -> Any:
-    """One of several trees, by a traced index."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves)[index], *trees)
+def _stack(several: Sequence[Any]) -> Any:
+    """Several trees as one, along a new leading axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *several)
+
+
+def _pick(index: jax.Array, stacked: Any) -> Any:
+    """Undo `_stack` for one of the trees, by a traced index."""
+    return jax.tree.map(lambda leaf: leaf[index], stacked)
