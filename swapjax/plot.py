@@ -41,7 +41,7 @@ def report_figure(
         image_shape: of one image.
     """
     pixels = None
-    if first_layer is not None and len(image_shape) >= 2:
+    if first_layer is not None and first_layer.ndim == 2 and len(image_shape) >= 2:
         pixels = first_layer if len(first_layer) == math.prod(image_shape) else None
     figure = Figure(figsize=(9 if pixels is None else 12.5, 3.8), layout="constrained")
     figure.suptitle(title)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
 from swapjax import files, trees
 from swapjax.experiments import Row
@@ -44,14 +45,15 @@ def layers(params: Params, masks: Masks) -> list[dict[str, Any]]:
 
 def layer_table(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> Table:
     """Show `layers`, or what `inspect` read from a file, with a sum."""
-    table = Table(title=title, title_justify="left")
+    # Text, not str: names may hold what looks like rich's markup.
+    table = Table(title=None if title is None else Text(title), title_justify="left")
     table.add_column("leaf")
     for name in ("shape", "entries", "non-zero", "density"):
         table.add_column(name, justify="right")
     for row in rows:
         shape = "x".join(map(str, row["shape"])) or "scalar"
         name = row["leaf"] if row.get("prunable", True) else f"{row['leaf']} (kept)"
-        table.add_row(name, shape, *_counts(row["nonzeros"], row["entries"]))
+        table.add_row(Text(name), shape, *_counts(row["nonzeros"], row["entries"]))
     nonzeros = sum(row["nonzeros"] for row in rows)
     entries = sum(row["entries"] for row in rows)
     table.add_section()
@@ -105,8 +107,8 @@ def comparison_table(rows: Sequence[Row], dense: float | None = None) -> Table:
             for s in levels
             if (v := _of(group, m, s))
         }
-        best = {
-            s: max((means[m, s] for m in methods if (m, s) in means), default=0)
+        best = {  # NaN, of a run that failed, is not >= 0
+            s: max((v for (_, t), v in means.items() if t == s and v >= 0), default=0)
             for s in levels
         }
         label = "clean" if noise is None else f"noise {noise[0]:g} on {noise[1]:.0%}"
@@ -114,11 +116,10 @@ def comparison_table(rows: Sequence[Row], dense: float | None = None) -> Table:
             cells = []
             for level in levels:
                 values = _of(group, method, level)
-                text = _spread(values)
                 bold = values and np.mean(values) >= best[level] - 1e-9
-                cells.append(f"[bold]{text}[/bold]" if bold else text)
+                cells.append(Text(_spread(values), style="bold" if bold else ""))
             seconds = np.mean([r.seconds for r in group if r.method == method])
-            table.add_row("" if i else label, method, *cells, f"{seconds:.1f}")
+            table.add_row("" if i else label, Text(method), *cells, f"{seconds:.1f}")
         table.add_section()
     return table
 

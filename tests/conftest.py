@@ -7,6 +7,8 @@ ROOT = Path(__file__).parent.parent
 
 # Before JAX is imported anywhere; the commands that tests start inherit it.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+# Threads of OpenBLAS spin where cores are shared, and their number changes roundings.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import hypothesis

@@ -1,6 +1,5 @@
 """The command line: swapjax prune, compare, inspect, demo."""
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,8 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         commands[type(options)](options)
-    except (ValueError, ImportError) as e:
-        errors.print(f"swapjax: {e}", highlight=False, markup=False, soft_wrap=True)
+    except (ValueError, ImportError, OSError) as e:
+        errors.print(f"swapjax: {e}", highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         errors.print(
@@ -46,7 +45,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 130
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

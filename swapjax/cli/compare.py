@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import get_args
 
 from swapjax import experiments, plot, report
-from swapjax.cli.options import METHODS, MethodName, Options
+from swapjax.cli.options import METHODS, MethodName, Options, check_seed
 from swapjax.cli.screen import console, progress, require_writable
 from swapjax.experiments import Row, Setting
 
@@ -29,7 +29,7 @@ class Compare(Options):
     json: Path | None = None
     """The file to write the runs to."""
     out: Path | None = None
-    """A folder for compare.json and compare.png; made if need be."""
+    """A folder for compare.png, and compare.json without --json; made if need be."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,67 +52,80 @@ def compare(options: Compare) -> None:
     sparsities = _numbers(options.sparsities, "--sparsities", float, options.sparsity)
     seeds = _numbers(options.seeds, "--seeds", int, options.seed)
     options.check()
-    for path, name in ((options.json, "--json"), (options.out, "--out")):
-        if path is not None:
-            require_writable(path, name)
+    for seed in seeds:
+        check_seed(seed, "--seeds")
     target = options.json
-    if target is None and options.out is not None:
-        target = options.out / "compare.json"
-    setting = options.set_up(sparsities)
-    dense, _ = experiments.evaluate(setting, setting.params)
+    if target is not None:
+        require_writable(target.parent, "--json")
+    if options.out is not None:
+        require_writable(options.out, "--out")
+        target = target or options.out / "compare.json"
     runs = [
         Run(options, method, sparsity, seed)
         for method in methods
         for sparsity in sparsities
         for seed in seeds
     ]
-    rows = run_all(runs, setting, target)
+    done = read(target, runs)
+    setting = options.set_up(sparsities)
+    dense, _ = experiments.evaluate(setting, setting.params)
+    rows = run_all(runs, setting, target, done)
     console.print(report.comparison_table(rows, dense))
     if target is not None:
-        console.print(f"Written to {target}.")
+        console.print(f"Written to {target}.", soft_wrap=True)
     if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
         picture = options.out / "compare.png"
         title = f"{options.model} on {setting.data.name}"
         plot.save(plot.comparison_figure(rows, dense=dense, title=title), picture)
-        console.print(f"Drawn in {picture}.")
+        console.print(f"Drawn in {picture}.", soft_wrap=True)
 
 
-def run_all(runs: Sequence[Run], setting: Setting, target: Path | None) -> list[Row]:
-    """Do the runs that a file does not hold yet, and write each as soon as it is done.
+def run_all(
+    runs: Sequence[Run], setting: Setting, target: Path | None, done: Sequence[Row]
+) -> list[Row]:
+    """Do the runs that are not done yet, and write each as soon as it is.
 
-    Raises:
-        ValueError: for a file of other runs.
+    Args:
+        runs: what to do.
+        setting: on what.
+        target: the file for all that is done, whether in runs or not.
+        done: what it holds already.
+
+    Returns:
+        One row a run.
     """
-    done = _read(target, runs)
-    rows: list[Row] = []
-    with progress("pruning", sum(run.options.stages for run in runs)) as (bar, task):
-        for run in runs:
-            method = run.options.make_method(run.method)
-            known = next((row for row in done if _is(row, run, str(method))), None)
-            if known is not None:
-                rows.append(known)
-                bar.advance(task, run.options.stages)
-                continue
+    done = list(done)
+    todo = [run for run in runs if _find(run, done) is None]
+    if done:
+        console.print(f"{len(runs) - len(todo)} of {len(runs)} runs are done already.")
+    with progress("pruning", sum(run.options.stages for run in todo)) as (bar, task):
+        for run in todo:
             bar.update(
                 task, description=f"{run.method} to {run.sparsity:g}, seed {run.seed}"
             )
             row, _ = experiments.run(
                 setting,
-                method,
+                run.options.make_method(run.method),
                 sparsity=run.sparsity,
                 seed=run.seed,
                 callback=lambda _: bar.advance(task),
                 **run.options.run_options,
             )
-            rows.append(dataclasses.replace(row, setup=_setup(run)))
+            done.append(dataclasses.replace(row, setup=_setup(run)))
             if target is not None:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                report.write_rows(target, rows)
-    return rows
+                report.write_rows(target, done)
+    found = (_find(run, done) for run in runs)
+    return [row for row in found if row is not None]
 
 
-def _read(target: Path | None, runs: Sequence[Run]) -> list[Row]:
-    """The runs that an earlier call has left."""
+def read(target: Path | None, runs: Sequence[Run]) -> list[Row]:
+    """Read what earlier calls have left.
+
+    Raises:
+        ValueError: for a file of something else, or of runs with other options.
+    """
     if target is None or not target.exists():
         return []
     rows = report.read_rows(target)
@@ -126,13 +139,13 @@ def _read(target: Path | None, runs: Sequence[Run]) -> list[Row]:
     return rows
 
 
-def _is(row: Row, run: Run, settings: str) -> bool:
-    return (row.settings, row.sparsity, row.seed, row.setup) == (
-        settings,
-        run.sparsity,
-        run.seed,
-        _setup(run),
-    )
+def _find(run: Run, rows: Sequence[Row]) -> Row | None:
+    settings = str(run.options.make_method(run.method))
+    wanted = (settings, run.sparsity, run.seed, _setup(run))
+    for row in rows:
+        if (row.settings, row.sparsity, row.seed, row.setup) == wanted:
+            return row
+    return None
 
 
 def _setup(run: Run) -> str:
@@ -155,14 +168,14 @@ def _methods(options: Compare) -> list[MethodName]:
             raise ValueError(
                 f"--methods: {name!r} is not one of {', '.join(METHODS)}, or all"
             )
-    return names  # type: ignore[return-value]
+    return list(dict.fromkeys(names))  # type: ignore[arg-type]
 
 
 def _numbers(text: str | None, name: str, kind: type, default: float) -> list:
     if text is None:
         return [default]
     try:
-        return [kind(part) for part in text.split(",")]
+        return list(dict.fromkeys(kind(part) for part in text.split(",")))
     except ValueError:
         wanted = "whole numbers" if kind is int else "numbers"
         raise ValueError(

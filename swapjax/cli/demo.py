@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from swapjax import experiments, plot, report
-from swapjax.cli.compare import Run, run_all
+from swapjax.cli.compare import Run, read, run_all
 from swapjax.cli.options import METHODS, Options
 from swapjax.cli.screen import console, require_writable
 
@@ -28,19 +28,20 @@ class Demo:
 def demo(options: Demo) -> None:
     """Run the command."""
     require_writable(options.out, "--out")
-    common = Options(samples=500, stages=8)
-    setting = common.set_up(_SPARSITIES)
-    dense, _ = experiments.evaluate(setting, setting.params)
+    common, target = Options(samples=500, stages=8), options.out / "demo.json"
     runs = [
         Run(dataclasses.replace(common, noise=noise), method, sparsity, seed=0)
         for noise in _NOISES
         for method in METHODS
         for sparsity in _SPARSITIES
     ]
-    rows = run_all(runs, setting, options.out / "demo.json")
+    done = read(target, runs)
+    setting = common.set_up(_SPARSITIES)
+    dense, _ = experiments.evaluate(setting, setting.params)
+    rows = run_all(runs, setting, target, done)
     picture = options.out / "demo.png"
     count = len(setting.data.y_train)
     title = f"MLPNet on {count:,} real digits, pruned without retraining"
     plot.save(plot.comparison_figure(rows, dense=dense, title=title), picture)
     console.print(report.comparison_table(rows, dense))
-    console.print(f"Every run: {options.out / 'demo.json'}. The picture: {picture}.")
+    console.print(f"Every run: {target}. The picture: {picture}.", soft_wrap=True)

@@ -137,6 +137,7 @@ class Options:
             raise ValueError(
                 f"--finetune-rate must be positive, got {self.finetune_rate}"
             )
+        check_seed(self.seed, "--seed")
         if self.noise is not None:
             GradientNoise(*self.noise)
         self.make_method(self.method)
@@ -167,7 +168,9 @@ class Options:
         if self.checkpoint is not None:
             return experiments.set_up(data, model, weights=self.checkpoint)
         if trained is not None and self._is_ours(trained):
-            console.print(f"Taking the network trained before from {trained}.")
+            console.print(
+                f"Taking the network trained before from {trained}.", soft_wrap=True
+            )
             return experiments.set_up(data, model, weights=trained)
         console.print(
             f"No --checkpoint given: training {self.model} on {data.name} for "
@@ -195,3 +198,13 @@ class Options:
 
     def _is_ours(self, path: Path) -> bool:
         return path.exists() and files.read(path)[1] == self._training
+
+
+def check_seed(seed: int, name: str) -> None:
+    """Find seeds that JAX would not tell apart.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"{name} must be from 0 to {2**32 - 1}, got {seed}")

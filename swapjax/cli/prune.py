@@ -4,7 +4,7 @@ import dataclasses
 import importlib.metadata
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import tyro
 
-from swapjax import checkpoint, experiments, plot, report
+from swapjax import checkpoint, experiments, files, plot, report
 from swapjax.cli.options import Options
 from swapjax.cli.screen import console, progress, require_writable
 from swapjax.experiments import Row, Setting
@@ -21,6 +21,7 @@ from swapjax.plan import plan
 
 _STATE = "state.safetensors"
 _DENSE = "dense.safetensors"
+_RESULTS = ("params.safetensors", "masks.safetensors", "report.json", "report.png")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,7 @@ def prune(options: Prune) -> None:
     state = options.out / _STATE
     with _folder(options.out), progress("pruning", options.stages) as (bar, task):
         if state.exists():
-            console.print(f"Going on from {state}.")
+            console.print(f"Going on from {state}.", soft_wrap=True)
         if options.checkpoint is None:
             options.save_trained(options.out / _DENSE, setting)
         row, pruned = experiments.run(
@@ -75,25 +76,34 @@ def prune(options: Prune) -> None:
     console.print(
         f"Test accuracy {accuracy:.2f}% before, {row.accuracy:.2f}% with "
         f"{row.nonzeros:,} of {row.total:,} weights ({row.seconds:.1f} s).\n"
-        f"Written to {options.out}: params.safetensors, masks.safetensors, "
-        "report.json, report.png."
+        f"Written to {options.out}: {', '.join(_RESULTS)}.",
+        soft_wrap=True,
     )
 
 
 @contextmanager
 def _folder(path: Path) -> Iterator[None]:
-    """Make a folder; on bad input leave it, and the files in it, as they were."""
-    made = [p for p in (path, *path.parents) if not p.exists()]
-    before = set(path.iterdir()) if path.exists() else set()
+    """Make a folder; on bad input leave it, and our files in it, as they were."""
+    missing = [p for p in (path, *path.parents) if not p.exists()]
+    ours = [path / name for name in (_STATE, _DENSE, *_RESULTS)]
+    before = {file: file.read_bytes() for file in ours if file.exists()}
     path.mkdir(parents=True, exist_ok=True)
     try:
         yield
     except ValueError:
-        for file in set(path.iterdir()) - before:
-            file.unlink()
-        for folder in made:
-            folder.rmdir()
+        for file in ours:
+            _restore(file, before.get(file))
+        for folder in missing:
+            with suppress(OSError):  # somebody else may use it by now
+                folder.rmdir()
         raise
+
+
+def _restore(file: Path, content: bytes | None) -> None:
+    if content is None:
+        file.unlink(missing_ok=True)
+    elif file.read_bytes() != content:
+        files.write_atomically(file, lambda p: p.write_bytes(content))
 
 
 def _write(
@@ -115,11 +125,12 @@ def _write(
         first_layer=np.asarray(jax.tree.leaves(pruned.params)[0]),
         image_shape=setting.data.shape,
     )
-    checkpoint.save_params(out / "params.safetensors", pruned.params)
-    checkpoint.save_masks(out / "masks.safetensors", pruned.masks)
-    plot.save(figure, out / "report.png")
+    params, masks, summary, picture = (out / name for name in _RESULTS)
+    checkpoint.save_params(params, pruned.params)
+    checkpoint.save_masks(masks, pruned.masks)
+    plot.save(figure, picture)
     report.write_json(
-        out / "report.json",
+        summary,
         {
             "dense": {"accuracy": dense[0], "loss": dense[1]},
             "result": row.to_dict(),

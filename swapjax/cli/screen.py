@@ -16,8 +16,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-console = Console()
-errors = Console(stderr=True)
+# Names of files and leaves may hold what looks like rich's markup.
+console = Console(markup=False)
+errors = Console(stderr=True, markup=False)
+_PERIOD = 24 * 3600.0  # of the steps that an estimate looks back on; rich's is 30 s
 
 
 @contextmanager
@@ -32,21 +34,23 @@ def progress(what: str, total: int) -> Iterator[tuple[Progress, TaskID]]:
         TimeRemainingColumn(),
         console=errors,
         transient=True,
+        speed_estimate_period=_PERIOD,
+        disable=not errors.is_terminal,
     )
     with bar:
         yield bar, bar.add_task(what, total=total)
 
 
-def require_writable(path: Path, name: str) -> None:
-    """Raise early if a file or folder could not be made there; nothing is made.
+def require_writable(folder: Path, name: str) -> None:
+    """Raise early if a folder could not be made or written to; nothing is made.
 
     Raises:
         ValueError: naming the option.
     """
-    existing = path
+    existing = folder
     while not existing.exists():
         existing = existing.parent
-    if existing != path and not existing.is_dir():
-        raise ValueError(f"{name} {path}: {existing} is not a folder")
+    if not existing.is_dir():
+        raise ValueError(f"{name} {folder}: {existing} is not a folder")
     if not os.access(existing, os.W_OK):
-        raise ValueError(f"{name} {path}: {existing} cannot be written to")
+        raise ValueError(f"{name} {folder}: {existing} cannot be written to")

@@ -1,0 +1,378 @@
+"""swapjax compare and demo: rows, tables, pictures, going on."""
+
+import importlib
+import json
+
+import numpy as np
+import pytest
+
+from swapjax import checkpoint, experiments
+from swapjax.cli import main, screen
+from swapjax.cli.options import Options
+
+COLUMNS = {"method", "sparsity", "seed", "noise", "accuracy", "loss", "seconds"}
+COLUMNS |= {"nonzeros", "total", "status"}
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(scope="module")
+def dense(digits, tmp_path_factory):
+    path = tmp_path_factory.mktemp("dense") / "dense.safetensors"
+    checkpoint.save_params(path, digits.params)
+    return path
+
+
+@pytest.fixture
+def compare(dense):
+    """Call the command with quick options."""
+
+    def call(*options):
+        quick = ["--stages", "2", "--samples", "50", "--method", "magnitude"]
+        options = [*quick, "--checkpoint", dense, *options]
+        return main(["compare", *map(str, options)])
+
+    return call
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """The runs that are really done, as (method, sparsity, seed)."""
+    run, calls = experiments.run, []
+
+    def counted(setting, method, *, sparsity, seed, **options):
+        result = run(setting, method, sparsity=sparsity, seed=seed, **options)
+        calls.append((method.name, sparsity, seed))
+        return result
+
+    monkeypatch.setattr(experiments, "run", counted)
+    return calls
+
+
+def interrupt_run(patch, number):
+    """Press Ctrl-C while a run is at work."""
+    run, calls = experiments.run, []
+
+    def interrupted(*arguments, **options):
+        calls.append(number)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        return run(*arguments, **options)
+
+    patch.setattr(experiments, "run", interrupted)
+
+
+def without_seconds(rows):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+# Rows and tables
+
+
+def test_the_json_has_a_line_for_every_run(compare, tmp_path):
+    path = tmp_path / "new" / "runs.json"
+    options = ("--methods", "all", "--sparsities", "0.5,0.9", "--json", path)
+    assert compare(*options) == 0
+    rows = json.loads(path.read_text())
+    assert [(row["method"], row["sparsity"]) for row in rows] == [
+        (method, sparsity)
+        for method in ("magnitude", "linear-regression", "swap")
+        for sparsity in (0.5, 0.9)
+    ]
+    for row in rows:
+        assert row.keys() >= COLUMNS
+        assert row["nonzeros"] == round(3560 * (1 - row["sparsity"]))
+        assert (row["total"], row["status"]) == (3560, "converged")
+        assert (row["seed"], row["noise"]) == (0, None)
+        assert row["seconds"] > 0
+    lines = path.read_text().splitlines()[1:-1]
+    assert [json.loads(line.rstrip(",")) for line in lines] == rows
+
+
+def test_a_row_tells_what_prune_reports(compare, dense, tmp_path):
+    path, out = tmp_path / "runs.json", tmp_path / "out"
+    options = ["--noise", "4", "0.5", "--sparsity", "0.7", "--seed", "3"]
+    assert compare(*options, "--method", "linear-regression", "--json", path) == 0
+    options += ["--method", "linear-regression", "--stages", "2", "--samples", "50"]
+    assert main(["prune", *options, "--checkpoint", str(dense), "--out", str(out)]) == 0
+    (row,) = json.loads(path.read_text())
+    result = json.loads((out / "report.json").read_text())["result"]
+    assert row.pop("setup") != result.pop("setup") == ""
+    assert without_seconds([row]) == without_seconds([result])
+    assert row["noise"] == [4.0, 0.5]
+
+
+def test_accuracy_is_percent_of_the_whole_test_set(compare, digits, tmp_path):
+    path = tmp_path / "runs.json"
+    assert compare("--sparsities", "0,0.9", "--json", path) == 0
+    untouched, pruned = (row["accuracy"] for row in json.loads(path.read_text()))
+    assert untouched == experiments.evaluate(digits, digits.params)[0]
+    assert pruned * 360 / 100 == pytest.approx(round(pruned * 360 / 100))
+    assert untouched > pruned
+
+
+def test_the_table_shows_a_line_a_method_and_a_column_a_sparsity(
+    compare, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(screen.console, "width", 120)
+    path = tmp_path / "runs.json"
+    options = ("--methods", "magnitude,linear-regression", "--sparsities", "0.5,0.9")
+    assert compare(*options, "--json", path) == 0
+    text = capsys.readouterr().out
+    lines = [line for line in text.splitlines() if "│" in line]
+    assert len(lines) == 2
+    for row in json.loads(path.read_text()):
+        line = next(line for line in lines if row["method"] in line)
+        assert f" {row['accuracy']:.2f} " in line
+    assert "the dense network has 9" in text
+    assert "±" not in text
+    assert f"Written to {path}." in text
+
+
+def test_seeds_show_as_mean_and_deviation(compare, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(screen.console, "width", 120)
+    path = tmp_path / "runs.json"
+    options = ("--method", "linear-regression", "--seeds", "0,1,2", "--json", path)
+    assert compare(*options) == 0
+    rows = json.loads(path.read_text())
+    assert [row["seed"] for row in rows] == [0, 1, 2]
+    values = [row["accuracy"] for row in rows]
+    shown = f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
+    assert f" {shown} " in capsys.readouterr().out
+    assert np.std(values) > 0
+
+
+def test_a_seed_that_is_named_twice_counts_once(compare, runs, tmp_path, capsys):
+    path = tmp_path / "runs.json"
+    options = ("--methods", "magnitude,magnitude", "--sparsities", "0.5,0.50")
+    assert compare(*options, "--seeds", "1,1", "--json", path) == 0
+    assert runs == [("magnitude", 0.5, 1)]
+    assert len(json.loads(path.read_text())) == 1
+    assert "±" not in capsys.readouterr().out
+
+
+def test_without_a_file_the_table_is_all(compare, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert compare() == 0
+    assert "magnitude" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_gets_rows_and_a_picture(compare, tmp_path, capsys):
+    out = tmp_path / "new" / "out"
+    assert compare("--out", out) == 0
+    assert sorted(p.name for p in out.iterdir()) == ["compare.json", "compare.png"]
+    assert (out / "compare.png").read_bytes().startswith(PNG)
+    assert f"Drawn in {out / 'compare.png'}." in capsys.readouterr().out
+
+
+def test_the_picture_goes_to_its_folder_when_the_rows_go_elsewhere(compare, tmp_path):
+    out, path = tmp_path / "out", tmp_path / "runs.json"
+    assert compare("--out", out, "--json", path) == 0
+    assert [p.name for p in out.iterdir()] == ["compare.png"]
+    assert len(json.loads(path.read_text())) == 1
+
+
+# Going on
+
+
+def test_an_interrupted_comparison_goes_on_without_repeating_runs(
+    compare, runs, tmp_path, capsys
+):
+    whole, path = tmp_path / "whole.json", tmp_path / "runs.json"
+    options = ("--sparsities", "0.5,0.9", "--seeds", "0,1")
+    options += ("--method", "linear-regression")
+    assert compare(*options, "--json", whole) == 0
+    everything = list(runs)
+    assert len(everything) == 4
+
+    runs.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_run(patch, 3)
+        assert compare(*options, "--json", path) == 130
+    assert runs == everything[:2]
+    assert len(json.loads(path.read_text())) == 2
+    assert "interrupted" in capsys.readouterr().err
+
+    runs.clear()
+    assert compare(*options, "--json", path) == 0
+    assert runs == everything[2:]
+    assert "2 of 4 runs are done already." in capsys.readouterr().out
+    first, second = (json.loads(p.read_text()) for p in (whole, path))
+    assert without_seconds(first) == without_seconds(second)
+
+
+def test_a_finished_comparison_is_shown_again_without_any_run(
+    compare, runs, tmp_path, capsys
+):
+    path = tmp_path / "runs.json"
+    assert compare("--sparsities", "0.5,0.9", "--json", path) == 0
+    before, table = path.stat(), capsys.readouterr().out.split("Test accuracy")[1]
+    runs.clear()
+    assert compare("--sparsities", "0.5,0.9", "--json", path) == 0
+    assert runs == []
+    assert path.stat() == before
+    assert capsys.readouterr().out.split("Test accuracy")[1] == table
+
+
+def test_rows_of_earlier_calls_stay_in_the_file(compare, runs, tmp_path):
+    path = tmp_path / "runs.json"
+    assert compare("--sparsities", "0.5,0.9", "--json", path) == 0
+    assert compare("--sparsities", "0.7", "--json", path) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_run(patch, 2)
+        assert compare("--sparsities", "0.5,0.6,0.8,0.9", "--json", path) == 130
+    kept = [row["sparsity"] for row in json.loads(path.read_text())]
+    assert kept == [sparsity for _, sparsity, _ in runs] == [0.5, 0.9, 0.7, 0.6]
+
+
+def test_a_method_with_other_settings_is_another_run(compare, runs, tmp_path):
+    path = tmp_path / "runs.json"
+    for damping in ("0.01", "0.1"):
+        options = ("--method", "linear-regression", "--damping", damping)
+        assert compare(*options, "--json", path) == 0
+    assert len(runs) == len(json.loads(path.read_text())) == 2
+
+
+# What it refuses
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    """Whatever is refused is refused before data is loaded and weights are trained."""
+    monkeypatch.setattr(Options, "set_up", None)
+
+
+def test_a_file_of_runs_with_other_options_is_refused_and_untouched(
+    compare, tmp_path, capsys, request
+):
+    path = tmp_path / "runs.json"
+    assert compare("--json", path) == 0
+    before = path.read_bytes(), path.stat().st_mtime_ns
+    capsys.readouterr()
+    request.getfixturevalue("no_work")
+    for other in (["--samples", "60"], ["--noise", "1", "0.5"], ["--stages", "3"]):
+        assert compare("--json", path, *other) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"swapjax: {path}: holds runs with other options")
+        assert error.count("\n") == 1
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "hello",
+        "42",
+        "null",
+        '{"method": "swap"}',
+        '[{"method": "swap", "spars',
+        '[{"method": "swap"}]',
+        "[[1, 2]]",
+        "\xff",
+    ],
+)
+def test_a_file_of_something_else_is_refused_and_untouched(
+    text, compare, tmp_path, capsys
+):
+    path = tmp_path / "runs.json"
+    path.write_text(text, encoding="latin-1")
+    assert compare("--json", path) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"swapjax: {path}: not a table of runs: ")
+    assert error.count("\n") == 1
+    assert path.read_text(encoding="latin-1") == text
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize(
+    ("options", "saying"),
+    [
+        ("--methods magnitude,best", "--methods: 'best' is not one of magnitude, "),
+        ("--methods ,", "--methods: '' is not one of magnitude, "),
+        ("--sparsities 0.5,much", "--sparsities: numbers separated by commas wanted"),
+        ("--sparsities 0.5,,0.9", "--sparsities: numbers separated by commas wanted"),
+        ("--seeds 0,1.5", "--seeds: whole numbers separated by commas wanted"),
+        ("--seeds 0,-1", "--seeds must be from 0 to 4294967295, got -1"),
+        ("--epsilon -1", "epsilon must be 0 or more, got -1.0"),
+        ("--json {file}/runs.json", "is not a folder"),
+        ("--json {folder}", "not a table of runs"),
+        ("--out {file}", "is not a folder"),
+        ("--out {file}/out", "is not a folder"),
+    ],
+)
+def test_bad_options_are_one_sentence_and_exit_code_2(
+    options, saying, compare, tmp_path, capsys
+):
+    (tmp_path / "file").write_text("of before")
+    (tmp_path / "folder").mkdir()
+    names = {name: tmp_path / name for name in ("file", "folder")}
+    options = options.format(**names).split()
+    assert compare("--out", tmp_path / "out", *options) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("swapjax: ")
+    assert error.count("\n") == 1
+    assert saying in error
+    assert sorted(tmp_path.iterdir()) == sorted(names.values())
+    assert (tmp_path / "file").read_text() == "of before"
+
+
+@pytest.mark.parametrize("bad", ["1", "-0.5", "nan", "0.9999"])
+def test_one_bad_sparsity_stops_all_before_the_first_run(
+    bad, compare, runs, tmp_path, capsys
+):
+    assert compare("--sparsities", f"0.5,{bad}", "--out", tmp_path / "out") == 2
+    assert "sparsity" in capsys.readouterr().err
+    assert runs == []
+    assert not (tmp_path / "out").exists()
+
+
+# The demo
+
+
+@pytest.fixture
+def tiny_demo(dense, monkeypatch):
+    """The demo with a trained network and few small runs."""
+    demo = importlib.import_module("swapjax.cli.demo")
+
+    def options(**_):
+        return Options(samples=50, stages=2, checkpoint=dense)
+
+    monkeypatch.setattr(demo, "Options", options)
+    monkeypatch.setattr(demo, "_SPARSITIES", (0.5, 0.9))
+    monkeypatch.setattr(demo, "METHODS", ("magnitude", "linear-regression"))
+    monkeypatch.setattr(screen.console, "width", 120)
+
+
+@pytest.mark.usefixtures("tiny_demo")
+def test_the_demo_shows_a_table_and_draws_a_picture(tmp_path, capsys):
+    out = tmp_path / "new" / "demo"
+    assert main(["demo", "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    for words in ("magnitude", "linear-regression", "clean", "noise 4 on 50%"):
+        assert words in text
+    assert f"Every run: {out / 'demo.json'}. The picture: {out / 'demo.png'}." in text
+    assert (out / "demo.png").read_bytes().startswith(PNG)
+    rows = json.loads((out / "demo.json").read_text())
+    assert len(rows) == 2 * 2 * 2
+    assert {json.dumps(row["noise"]) for row in rows} == {"null", "[4.0, 0.5]"}
+
+
+@pytest.mark.usefixtures("tiny_demo")
+def test_an_interrupted_demo_goes_on(runs, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_run(patch, 4)
+        assert main(["demo", "--out", str(tmp_path)]) == 130
+    assert [p.name for p in tmp_path.iterdir()] == ["demo.json"]
+    assert main(["demo", "--out", str(tmp_path)]) == 0
+    assert len(runs) == 8
+    assert len(json.loads((tmp_path / "demo.json").read_text())) == 8
+
+
+@pytest.mark.usefixtures("tiny_demo")
+def test_a_demo_that_cannot_be_written_is_not_started(runs, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["demo", "--out", str(tmp_path / "file")]) == 2
+    assert "is not a folder" in capsys.readouterr().err
+    assert runs == []

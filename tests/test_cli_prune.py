@@ -1,0 +1,614 @@
+"""swapjax prune: what it writes, how it goes on, what it refuses."""
+
+import json
+import signal
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import safetensors.flax
+
+from swapjax import checkpoint, datasets, experiments, masks, plot
+from swapjax.cli import main, screen
+from swapjax.oneshot import stages
+
+RESULTS = ["masks.safetensors", "params.safetensors", "report.json", "report.png"]
+QUICK = ("--stages", "2", "--samples", "50")
+MAGNITUDE = (*QUICK, "--method", "magnitude")
+# Of the 3,560 weights of MLPNet on digits a tenth is left.
+TOTAL, KEPT = 3560, 356
+
+
+@pytest.fixture(scope="module")
+def dense(digits, tmp_path_factory):
+    path = tmp_path_factory.mktemp("dense") / "dense.safetensors"
+    checkpoint.save_params(path, digits.params)
+    return path
+
+
+@pytest.fixture(scope="module")
+def done(dense, tmp_path_factory):
+    """The folder of a run that nothing disturbed."""
+    out = tmp_path_factory.mktemp("done")
+    assert prune(*QUICK, "--checkpoint", dense, out=out) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def done_quickly(dense, tmp_path_factory):
+    """The same by magnitude, which compiles fast."""
+    out = tmp_path_factory.mktemp("done_quickly")
+    assert prune(*MAGNITUDE, "--checkpoint", dense, out=out) == 0
+    return out
+
+
+def prune(*options, out):
+    return main(["prune", *map(str, options), "--out", str(out)])
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def bits(folder):
+    return [(folder / name).read_bytes() for name in RESULTS[:2]]
+
+
+def snapshot(folder):
+    """All that is in a folder, or None if there is none."""
+    if not folder.exists():
+        return None
+    return {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.iterdir()}
+
+
+def report_of(folder):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    text = (folder / "report.json").read_text()
+    return json.loads(text, parse_constant=refuse)
+
+
+def load(folder, setting):
+    params = checkpoint.load_params(folder / "params.safetensors", setting.params)
+    return params, checkpoint.load_masks(folder / "masks.safetensors", setting.params)
+
+
+def require_whole(folder, setting):
+    """The files belong together, and as many weights are left as were asked for."""
+    assert names(folder) == RESULTS
+    params, kept = load(folder, setting)
+    for leaf, mask in zip(jax.tree.leaves(params), jax.tree.leaves(kept), strict=True):
+        assert np.array_equal(np.asarray(leaf) != 0, np.asarray(mask))
+    assert masks.count(kept) == (KEPT, TOTAL)
+    result = report_of(folder)["result"]
+    assert (result["nonzeros"], result["total"]) == (KEPT, TOTAL)
+
+
+# What it writes
+
+
+def test_it_writes_four_files_that_belong_together(done, digits):
+    require_whole(done, digits)
+
+
+def test_the_reported_accuracies_are_those_of_the_saved_params(done, digits):
+    report, (params, _) = report_of(done), load(done, digits)
+    accuracy, loss = experiments.evaluate(digits, params)
+    assert report["result"]["accuracy"] == accuracy
+    assert report["result"]["loss"] == pytest.approx(loss, rel=1e-6)
+    accuracy, loss = experiments.evaluate(digits, digits.params)
+    assert report["dense"] == {"accuracy": accuracy, "loss": pytest.approx(loss)}
+    assert report["dense"]["accuracy"] > 90
+
+
+def test_the_report_tells_stages_layers_data_options_and_versions(done):
+    report = report_of(done)
+    assert [stage["stage"] for stage in report["stages"]] == [1, 2]
+    assert report["stages"][-1]["kept"] == KEPT
+    assert sum(layer["nonzeros"] for layer in report["layers"]) == KEPT
+    assert report["data"]["train"] + report["data"]["test"] == 1797
+    assert report["options"]["samples"] == 50
+    assert report["versions"]["jax"] == jax.__version__
+
+
+def test_masks_take_one_bit_where_params_take_thirty_two(done):
+    def payload(path):
+        (header,) = struct.unpack("<Q", path.read_bytes()[:8])
+        return path.stat().st_size - 8 - header
+
+    params, kept = payload(done / RESULTS[1]), payload(done / RESULTS[0])
+    assert params == 32 * kept == 4 * TOTAL
+
+
+def test_the_picture_is_a_png(done):
+    assert (done / "report.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_the_screen_tells_dense_and_pruned_accuracy_and_where_files_are(
+    dense, digits, tmp_path, capsys
+):
+    out = tmp_path / "an[/odd]name"
+    options = (*MAGNITUDE, "--checkpoint", dense)
+    assert prune(*options, out=out) == 0
+    text = capsys.readouterr().out
+    before, _ = experiments.evaluate(digits, digits.params)
+    after = report_of(out)["result"]["accuracy"]
+    assert f"{before:.2f}% of the test set correct" in text
+    assert f"{before:.2f}% before, {after:.2f}% with 356 of 3,560 weights" in text
+    assert f"Written to {out}: params.safetensors, masks" in text
+    assert text.count("fc2/kernel") == 2  # in the plan and among the layers
+
+
+# What it can be asked for
+
+
+@pytest.mark.parametrize(
+    ("method", "more", "noise"),
+    [
+        ("magnitude", [], None),
+        ("linear-regression", [], None),
+        ("swap", ["--noise", "4", "0.5"], [4.0, 0.5]),
+    ],
+)
+def test_every_method_prunes_to_the_exact_count(
+    method, more, noise, dense, digits, tmp_path
+):
+    options = ("--checkpoint", dense, "--method", method, *more)
+    assert prune(*QUICK, *options, out=tmp_path) == 0
+    require_whole(tmp_path, digits)
+    result = report_of(tmp_path)["result"]
+    assert (result["method"], result["noise"]) == (method, noise)
+
+
+def test_without_a_checkpoint_it_trains_first_and_says_so(digits, tmp_path, capsys):
+    options = (*MAGNITUDE, "--epochs", "2")
+    assert prune(*options, out=tmp_path) == 0
+    said = "No --checkpoint given: training mlpnet on digits for 2 epochs."
+    assert said in capsys.readouterr().out
+    assert names(tmp_path) == ["dense.safetensors", *RESULTS]
+    trained = checkpoint.load_params(tmp_path / "dense.safetensors", digits.params)
+    accuracy, _ = experiments.evaluate(digits, trained)
+    assert report_of(tmp_path)["dense"]["accuracy"] == accuracy > 30
+
+    first = bits(tmp_path)
+    assert prune(*options, out=tmp_path) == 0
+    assert "Taking the network trained before" in capsys.readouterr().out
+    assert bits(tmp_path) == first
+
+
+def test_the_cnn_keeps_its_biases(tmp_path):
+    options = (*MAGNITUDE, "--model", "cnn", "--epochs", "1")
+    assert prune(*options, out=tmp_path) == 0
+    layers = report_of(tmp_path)["layers"]
+    assert {row["leaf"] for row in layers if not row["prunable"]} == {
+        f"{layer}/bias" for layer in ("conv1", "conv2", "fc1", "fc2")
+    }
+    total = sum(row["entries"] for row in layers if row["prunable"])
+    assert report_of(tmp_path)["result"]["nonzeros"] == round(0.1 * total)
+    arrays, _ = checkpoint.read(tmp_path / "masks.safetensors")
+    assert arrays["conv1/bias"].shape == ()
+    assert arrays["conv1/kernel"].shape == (3, 3, 1, 16)
+
+
+def test_the_cnn_takes_images_with_as_many_pixels_as_it_has_biases(tmp_path):
+    data = save_data(tmp_path / "small.npz", shape=(4, 4))
+    options = (*MAGNITUDE, "--data", data, "--model", "cnn", "--epochs", "1")
+    assert prune(*options, out=tmp_path / "out") == 0
+
+
+def test_fine_tuning_trains_what_is_left_and_only_that(dense, done, digits, tmp_path):
+    options = ("--checkpoint", dense, "--finetune-steps", "20")
+    assert prune(*QUICK, *options, out=tmp_path) == 0
+    require_whole(tmp_path, digits)
+    tuned, plain = report_of(tmp_path)["result"], report_of(done)["result"]
+    assert tuned["loss"] < plain["loss"]
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(dense, done, tmp_path):
+    for seed in (0, 1):
+        options = ("--checkpoint", dense, "--seed", seed)
+        assert prune(*QUICK, *options, out=tmp_path / str(seed)) == 0
+    assert bits(tmp_path / "0") == bits(done)
+    assert bits(tmp_path / "1") != bits(done)
+
+
+# Interruptions
+
+
+def interrupt_stage(monkeypatch, number):
+    """Press Ctrl-C while a stage is at work."""
+    solve, calls = stages._solve, []
+
+    def interrupted(*arguments):
+        calls.append(number)
+        if len(calls) == number:
+            signal.raise_signal(signal.SIGINT)
+        return solve(*arguments)
+
+    monkeypatch.setattr(stages, "_solve", interrupted)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_an_interrupted_run_goes_on_to_the_same_bits(
+    stage, dense, done, digits, tmp_path, capsys
+):
+    options = (*QUICK, "--checkpoint", dense)
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_stage(patch, stage)
+        assert prune(*options, out=tmp_path) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert names(tmp_path) == ([] if stage == 1 else ["state.safetensors"])
+
+    assert prune(*options, out=tmp_path) == 0
+    assert ("Going on from" in capsys.readouterr().out) == (stage > 1)
+    require_whole(tmp_path, digits)
+    assert bits(tmp_path) == bits(done)
+    assert len(report_of(tmp_path)["stages"]) == 2
+
+
+def test_the_reported_seconds_count_the_stages_before_an_interruption(dense, tmp_path):
+    options = (*MAGNITUDE, "--checkpoint", dense)
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_stage(patch, 2)
+        assert prune(*options, out=tmp_path) == 130
+    assert prune(*options, out=tmp_path) == 0
+    report = report_of(tmp_path)
+    spent = [stage["seconds"] for stage in report["stages"]]
+    assert len(spent) == 2
+    assert report["result"]["seconds"] == pytest.approx(sum(spent))
+
+
+def test_an_interruption_while_the_state_is_written_leaves_the_state_before(
+    dense, done_quickly, tmp_path
+):
+    options = (*MAGNITUDE, "--checkpoint", dense)
+    save, calls = safetensors.flax.save_file, []
+
+    def half(arrays, path, metadata):
+        save(arrays, path, metadata=metadata)
+        calls.append(path)
+        if len(calls) == 2:
+            Path(path).write_bytes(Path(path).read_bytes()[:100])
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(safetensors.flax, "save_file", half)
+        assert prune(*options, out=tmp_path) == 130
+    assert names(tmp_path) == ["state.safetensors"]
+    _, metadata = checkpoint.read(tmp_path / "state.safetensors")
+    assert len(json.loads(metadata["history"])) == 1
+    assert prune(*options, out=tmp_path) == 0
+    assert bits(tmp_path) == bits(done_quickly)
+
+
+def test_an_interruption_while_results_are_written_loses_nothing(
+    dense, done_quickly, digits, tmp_path
+):
+    options = (*MAGNITUDE, "--checkpoint", dense)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plot, "save", interrupted)
+        assert prune(*options, out=tmp_path) == 130
+    assert "state.safetensors" in names(tmp_path)
+    assert prune(*options, out=tmp_path) == 0
+    require_whole(tmp_path, digits)
+    assert bits(tmp_path) == bits(done_quickly)
+
+
+def test_a_network_trained_before_an_interruption_is_not_trained_again(
+    tmp_path, capsys
+):
+    options = (*MAGNITUDE, "--epochs", "2")
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_stage(patch, 2)
+        assert prune(*options, out=tmp_path) == 130
+    assert names(tmp_path) == ["dense.safetensors", "state.safetensors"]
+    capsys.readouterr()
+    assert prune(*options, out=tmp_path) == 0
+    text = capsys.readouterr().out
+    assert "Taking the network trained before" in text
+    assert "Going on from" in text
+
+
+def test_an_interruption_of_the_training_leaves_nothing(tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiments, "finetune", interrupted)
+    assert prune(*QUICK, out=tmp_path / "out") == 130
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_state_of_another_run_is_refused_and_kept(tmp_path, capsys):
+    options = (*MAGNITUDE, "--epochs", "2")
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_stage(patch, 2)
+        assert prune(*options, out=tmp_path) == 130
+    capsys.readouterr()
+    # Another seed trains another network, which must not replace the one there.
+    for other, word in (("--samples 60", "samples"), ("--seed 1", "key")):
+        before = snapshot(tmp_path)
+        assert prune(*options, *other.split(), out=tmp_path) == 2
+        error = capsys.readouterr().err
+        assert "belongs to another run" in error
+        assert f"{word} was" in error
+        contents = {name: content for name, (content, _) in before.items()}
+        assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == contents
+
+
+def test_the_time_left_is_told_even_for_stages_of_minutes():
+    with screen.progress("pruning", 10) as (bar, task):
+        for minutes in (0, 5, 10):
+            bar.get_time = lambda now=60.0 * minutes: now
+            bar.advance(task)
+        assert bar.tasks[0].time_remaining == pytest.approx(7 * 300)
+
+
+# What it refuses
+
+
+def save_data(path, shape=(8, 8), **changed):
+    rng = np.random.default_rng(0)
+    arrays = {"y_train": np.arange(100) % 10, "y_test": np.arange(30) % 10}
+    arrays["x_train"] = rng.random((100, *shape), dtype=np.float32)
+    arrays["x_test"] = rng.random((30, *shape), dtype=np.float32)
+    np.savez(path, **{**arrays, **changed})
+    return path
+
+
+def require_refused(capsys, *options, out, saying):
+    """Exit code 2, one clear sentence, and the folder exactly as it was."""
+    before = snapshot(out)
+    assert prune(*options, out=out) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("swapjax: ")
+    assert error.count("\n") == 1
+    assert saying in error
+    assert snapshot(out) == before
+
+
+def folders(tmp_path):
+    """One that is not there yet, one that holds results of before and other files."""
+    full = tmp_path / "full"
+    full.mkdir()
+    for name in (*RESULTS, "dense.safetensors", "notes.txt"):
+        (full / name).write_text("of before")
+    return tmp_path / "new" / "folder", full
+
+
+@pytest.mark.parametrize(
+    ("options", "saying"),
+    [
+        ("--sparsity 1", "sparsity must be in [0, 1), got 1.0"),
+        ("--sparsity -0.1", "sparsity must be in [0, 1), got -0.1"),
+        ("--sparsity nan", "sparsity must be in [0, 1), got nan"),
+        ("--sparsity 0.9999", "sparsity 0.9999 keeps 0 of 3,560 entries"),
+        ("--epsilon -1", "epsilon must be 0 or more, got -1.0"),
+        ("--damping -1", "damping must be 0 or more, got -1.0"),
+        ("--damping nan", "damping must be 0 or more, got nan"),
+        ("--perplexity 1", "perplexity must be more than 1, got 1.0"),
+        ("--noise -1 0.5", "noise scale must be 0 or more, got -1.0"),
+        ("--noise 1 1.5", "noise proportion must be in [0, 1], got 1.5"),
+        ("--stages 0", "--stages must be 1 or more, got 0"),
+        ("--samples 0", "--samples must be 1 or more, got 0"),
+        ("--batch 0", "--batch must be 1 or more, got 0"),
+        ("--epochs 0", "--epochs must be 1 or more, got 0"),
+        ("--samples 1438", "1,438 examples a stage; digits has 1,437 to train"),
+        ("--batch 29", "1,450 examples a stage; digits has 1,437 to train"),
+        ("--seed -1", "--seed must be from 0 to 4294967295, got -1"),
+        ("--seed 18446744073709551616", "--seed must be from 0 to 4294967295"),
+        ("--finetune-steps -1", "--finetune-steps must be 0 or more, got -1"),
+        ("--finetune-rate 0", "--finetune-rate must be positive, got 0.0"),
+        ("--finetune-steps 1 --finetune-batch 2000", "2000 examples wanted"),
+        ("--finetune-steps 9 --finetune-rate 1e30", "the loss became nan"),
+        ("--data digit", "'digit' is not 'digits', 'tfds:NAME' or the path of"),
+        ("--checkpoint nowhere.npz", "nowhere.npz: no such file"),
+        ("--model cnn", "missing conv1/bias"),
+    ],
+)
+def test_bad_options_are_one_sentence_and_exit_code_2(
+    options, saying, dense, tmp_path, capsys
+):
+    common = (*MAGNITUDE, "--checkpoint", dense)
+    for out in folders(tmp_path):
+        require_refused(capsys, *common, *options.split(), out=out, saying=saying)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "saying"),
+    [
+        ({"x_train": np.full((100, 8, 8), np.nan)}, "NaN or infinite pixels in x_tr"),
+        ({"x_test": np.full((30, 8, 8), np.inf)}, "NaN or infinite pixels in x_test"),
+        ({"y_test": np.full(30, 10)}, "label 10 to test, and only 0 to 9 to train"),
+        ({"y_train": np.arange(100) - 1}, "y_train of int64 from -1, integers from 0"),
+        ({"y_train": np.arange(99)}, "one label an image wanted"),
+        ({"x_test": np.ones((30, 8, 4))}, "images of (8, 8) to train and of (8, 4)"),
+        ({"x_train": np.array([None])}, "it holds pickled objects"),
+    ],
+)
+def test_bad_data_is_one_sentence_and_exit_code_2(changed, saying, tmp_path, capsys):
+    data = save_data(tmp_path / "data.npz", **changed)
+    for out in folders(tmp_path):
+        require_refused(capsys, *QUICK, "--data", data, out=out, saying=saying)
+
+
+def test_data_without_a_test_set_is_refused(tmp_path, capsys):
+    data = tmp_path / "data.npz"
+    np.savez(data, x_train=np.ones((9, 8, 8)), y_train=np.arange(9))
+    saying = "data.npz has no x_test, y_test"
+    require_refused(capsys, *QUICK, "--data", data, out=tmp_path / "out", saying=saying)
+
+
+@pytest.mark.parametrize("shape", [(64,), (6, 8)])
+def test_images_that_the_model_cannot_take_are_refused(shape, tmp_path, capsys):
+    data = save_data(tmp_path / "data.npz", shape=shape)
+    options = (*QUICK, "--data", data, "--model", "cnn")
+    saying = f"sides divisible by 4, got {shape}"
+    require_refused(capsys, *options, out=tmp_path / "out", saying=saying)
+
+
+def test_images_of_another_size_than_the_checkpoint_was_made_for_are_refused(
+    dense, tmp_path, capsys
+):
+    data = save_data(tmp_path / "data.npz", shape=(4, 4))
+    options = (*QUICK, "--data", data, "--checkpoint", dense)
+    saying = "fc1/kernel is (64, 40), wanted (16, 40)"
+    require_refused(capsys, *options, out=tmp_path / "out", saying=saying)
+
+
+BROKEN = {
+    "missing": "missing fc2/kernel",
+    "extra": "more",
+    "misshapen": "fc2/kernel is (20, 40), wanted (40, 20)",
+    "not finite": "NaN or infinite entries in fc2/kernel (1 of 800)",
+    "pickled": "it holds pickled objects",
+    "truncated": "not a readable .npz file",
+    "truncated safetensors": "not a readable safetensors file",
+    "empty": "not a readable .npz file",
+}
+
+
+def break_checkpoint(kind, dense, folder):
+    arrays, _ = checkpoint.read(dense)
+    path, kernel = folder / "weights.npz", arrays["fc2/kernel"].copy()
+    if kind == "missing":
+        del arrays["fc2/kernel"]
+    elif kind == "extra":
+        arrays["more"] = np.zeros(3)
+    elif kind == "misshapen":
+        arrays["fc2/kernel"] = kernel.T
+    elif kind == "not finite":
+        kernel[3, 4] = np.nan
+        arrays["fc2/kernel"] = kernel
+    elif kind == "pickled":
+        arrays["fc2/kernel"] = np.array([None])
+    np.savez(path, **arrays)
+    if kind == "truncated":
+        path.write_bytes(path.read_bytes()[:5000])
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "truncated safetensors":
+        path = folder / "weights.safetensors"
+        path.write_bytes(dense.read_bytes()[:5000])
+    return path
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_bad_checkpoints_are_one_sentence_and_exit_code_2(
+    kind, dense, tmp_path, capsys
+):
+    path = break_checkpoint(kind, dense, tmp_path)
+    options, saying = (*QUICK, "--checkpoint", path), BROKEN[kind]
+    for out in folders(tmp_path):
+        require_refused(capsys, *options, out=out, saying=saying)
+
+
+def test_an_output_folder_that_cannot_be_made_is_found_before_any_work(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(datasets, "load", None)
+    file = tmp_path / "file"
+    file.write_text("of before")
+    for out, saying in (
+        (file, f"--out {file}: {file} is not a folder"),
+        (file / "deep" / "below", f"{file} is not a folder"),
+        (tmp_path / ("long" * 100), "File name too long"),
+    ):
+        assert prune(*QUICK, out=out) == 2
+        assert saying in capsys.readouterr().err
+    assert file.read_text() == "of before"
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_disk_that_fails_is_a_sentence_and_the_state_stays(
+    dense, done_quickly, tmp_path, capsys
+):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    options = (*MAGNITUDE, "--checkpoint", dense)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plot, "save", full)
+        assert prune(*options, out=tmp_path) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert prune(*options, out=tmp_path) == 0
+    assert bits(tmp_path) == bits(done_quickly)
+
+
+def test_a_failing_run_removes_only_files_of_its_own(dense, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+
+    def fail(*_, checkpoint, **__):
+        checkpoint.write_text("state")
+        (out / "notes.txt").write_text("of somebody else")
+        (out / "folder").mkdir()
+        raise ValueError("a gradient is not finite")
+
+    monkeypatch.setattr(experiments, "run", fail)
+    assert prune(*QUICK, "--checkpoint", dense, out=out) == 2
+    assert names(out) == ["folder", "notes.txt"]
+
+
+# The command line itself
+
+
+@pytest.mark.parametrize(
+    ("arguments", "saying"),
+    [
+        ([], "prune"),
+        (["shrink"], "shrink"),
+        (["prune"], "--out"),
+        (["prune", "--out", "new", "--method", "best"], "linear-regression"),
+        (["prune", "--out", "new", "--model", "vgg"], "mlpnet"),
+        (["prune", "--out", "new", "--sparsity", "much"], "--sparsity"),
+        (["prune", "--out", "new", "--stages", "1.5"], "--stages"),
+        (["prune", "--out", "new", "--noise", "1"], "--noise"),
+        (["prune", "--out", "new", "--sparsness", "0.5"], "--sparsness"),
+        (["inspect"], "PATH"),
+    ],
+)
+def test_what_cannot_be_parsed_is_exit_code_2(
+    arguments, saying, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert saying in capsys.readouterr().err
+    assert names(tmp_path) == []
+
+
+OPTIONS = ["data", "model", "checkpoint", "method", "sparsity", "stages", "epsilon"]
+OPTIONS += ["damping", "samples", "batch", "noise", "finetune-steps", "seed", "out"]
+
+
+def test_the_help_of_the_installed_command_tells_every_option():
+    program = Path(sys.executable).with_name("swapjax")
+    text = subprocess.run(
+        [program, "prune", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    for option in OPTIONS:
+        assert f"--{option} " in text
+    for choice in ("digits", "tfds:NAME", "linear-regression", "magnitude", "swap"):
+        assert choice in text
+    assert "SCALE PROPORTION" in text
+
+
+def test_the_package_runs_as_a_module_and_tells_its_commands():
+    text = subprocess.run(
+        [sys.executable, "-m", "swapjax.cli", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for command in ("prune", "compare", "inspect", "demo"):
+        assert f"• {command}" in text
