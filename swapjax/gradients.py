@@ -245,18 +245,25 @@ class MatrixFreeRows:
         def loss(leaves: Leaves, batch: Any) -> jax.Array:
             return self.loss_fn(trees.put(leaves, self.params, self.positions), batch)
 
-        def row(index: jax.Array, batch: Any) -> Leaves:
+        def row(batch: Any) -> Leaves:
             leaves = jax.grad(loss)(self._weights, batch)
-            leaves = tuple(x.astype(_wide(leaves)) for x in leaves)
-            if self.corruption is not None:
-                key = jax.random.fold_in(self.key, index)
-                leaves = self.corruption(key, self.key, index, self.n, leaves)
-            if self.dtype is not None:
-                leaves = tuple(x.astype(self.dtype) for x in leaves)
-            return leaves
+            return tuple(x.astype(_wide(leaves)) for x in leaves)
+
+        def corrupt(index: jax.Array, leaves: Leaves) -> Leaves:
+            assert self.corruption is not None
+            key = jax.random.fold_in(self.key, index)
+            return self.corruption(key, self.key, index, self.n, leaves)
 
         with jax.default_matmul_precision("highest"):
-            return jax.vmap(row)(start + jnp.arange(self.chunk), self._slice(start))
+            rows = jax.vmap(row)(self._slice(start))
+        if self.corruption is not None:
+            # One row after the other: its many passes then stay in a CPU's cache, which
+            # took half the time that all rows at once did.
+            index = start + jnp.arange(self.chunk)
+            rows = jax.lax.map(lambda pair: corrupt(*pair), (index, rows))
+        if self.dtype is not None:
+            rows = tuple(x.astype(self.dtype) for x in rows)
+        return rows
 
 
 @functools.partial(

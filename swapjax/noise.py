@@ -71,7 +71,7 @@ class GradientNoise:
             )
             hit = top_keys(draws, math.floor(self.proportion * size))
         else:
-            # The permutation is the same for all rows, so vmap draws it once.
+            # The permutation is the same for all rows.
             place = jax.random.permutation(shared, n)[index]
             hit = (place < math.floor(self.proportion * n),) * len(row)
         return tuple(

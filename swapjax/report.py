@@ -43,83 +43,71 @@ def layers(params: Params, masks: Masks) -> list[dict[str, Any]]:
     return rows
 
 
-def layer_table(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> Table:
-    """Show `layers`, or what `inspect` read from a file, with a sum."""
-    # Text, not str: names may hold what looks like rich's markup.
-    table = Table(title=None if title is None else Text(title), title_justify="left")
-    table.add_column("leaf")
+def layer_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Show `layers`, or what `inspect` read from a file, with sums."""
+    table = Table()
+    table.add_column("leaf", overflow="fold")
     for name in ("shape", "entries", "non-zero", "density"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         shape = "x".join(map(str, row["shape"])) or "scalar"
         name = row["leaf"] if row.get("prunable", True) else f"{row['leaf']} (kept)"
+        # Text, not str: names may hold what looks like rich's markup.
         table.add_row(Text(name), shape, *_counts(row["nonzeros"], row["entries"]))
-    nonzeros = sum(row["nonzeros"] for row in rows)
-    entries = sum(row["entries"] for row in rows)
     table.add_section()
-    table.add_row("all", "", *_counts(nonzeros, entries))
+    prunable = [row for row in rows if row.get("prunable", True)]
+    if len(prunable) < len(rows):
+        table.add_row("prunable", "", *_total(prunable))
+    table.add_row("all", "", *_total(rows))
     return table
 
 
 def stage_table(history: Sequence[Stage]) -> Table:
     """Show what each stage did."""
-    table = Table(title="Stages", title_justify="left")
+    table = Table()
     for name in ("stage", "sparsity", "kept", "objective", "loss", "seconds"):
-        table.add_column(name, justify="right")
-    table.add_column("status")
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("status", no_wrap=True)
     for stage in history:
         first, last = stage.objective
-        objective = "" if np.isnan(last) else f"{first:.4g} to {last:.4g}"
         table.add_row(
             str(stage.stage),
             f"{stage.sparsity:.4f}",
             f"{stage.kept:,}",
-            objective,
+            "" if np.isnan(last) else f"{first:.3g} to {last:.3g}",
             f"{stage.loss:.4f}",
             f"{stage.seconds:.2f}",
-            stage.status.name.lower().replace("_", " "),
+            _words(stage.status.name),
         )
     return table
 
 
-def comparison_table(rows: Sequence[Row], dense: float | None = None) -> Table:
-    """Show accuracies, one line a method and noise, one column a sparsity.
+def comparison_table(rows: Sequence[Row]) -> Table:
+    """Show test accuracies: one line a noise and sparsity, one column a method.
 
-    Several seeds are shown as mean and standard deviation; the best of each noise and
-    sparsity is bold.
+    Several seeds are shown as mean and standard deviation; the best of each line is
+    bold. The last line of each noise is the median time of a run, since the first run
+    of a method compiles it.
     """
-    levels = sorted({row.sparsity for row in rows})
-    title = "Test accuracy in percent"
-    if dense is not None:
-        title += f"; the dense network has {dense:.2f}"
-    table = Table(title=title, title_justify="left")
-    table.add_column("gradients")
-    table.add_column("method")
-    for level in levels:
-        table.add_column(f"{level:g}", justify="right")
-    table.add_column("seconds a run", justify="right")
+    methods = list(dict.fromkeys(row.method for row in rows))
+    table = Table()
+    table.add_column("gradients", no_wrap=True)
+    table.add_column("sparsity", justify="right", no_wrap=True)
+    for method in methods:
+        table.add_column(Text(method), justify="right", no_wrap=True)
     for noise in dict.fromkeys(row.noise for row in rows):
         group = [row for row in rows if row.noise == noise]
-        methods = list(dict.fromkeys(row.method for row in group))
-        means = {
-            (m, s): np.mean(v)
-            for m in methods
-            for s in levels
-            if (v := _of(group, m, s))
-        }
-        best = {  # NaN, of a run that failed, is not >= 0
-            s: max((v for (_, t), v in means.items() if t == s and v >= 0), default=0)
-            for s in levels
-        }
         label = "clean" if noise is None else f"noise {noise[0]:g} on {noise[1]:.0%}"
-        for i, method in enumerate(methods):
-            cells = []
-            for level in levels:
-                values = _of(group, method, level)
-                bold = values and np.mean(values) >= best[level] - 1e-9
-                cells.append(Text(_spread(values), style="bold" if bold else ""))
-            seconds = np.mean([r.seconds for r in group if r.method == method])
-            table.add_row("" if i else label, Text(method), *cells, f"{seconds:.1f}")
+        for level in sorted({row.sparsity for row in group}):
+            values = [
+                [r.accuracy for r in group if (r.method, r.sparsity) == (m, level)]
+                for m in methods
+            ]
+            table.add_row(label, f"{level:g}", *_best_in_bold(values))
+            label = ""
+        times = [[r.seconds for r in group if r.method == m] for m in methods]
+        medians = [f"{np.median(t):.1f} s" if t else "" for t in times]
+        table.add_row("", "a run", *medians, style="dim")
         table.add_section()
     return table
 
@@ -147,8 +135,14 @@ def read_rows(path: str | Path) -> list[Row]:
         raise ValueError(f"{path}: not a table of runs: {e}") from None
 
 
-def _of(rows: Sequence[Row], method: str, sparsity: float) -> list[float]:
-    return [r.accuracy for r in rows if r.method == method and r.sparsity == sparsity]
+def _best_in_bold(values: Sequence[list[float]]) -> list[Text]:
+    # A mean of NaN, of a run that failed, is not >= 0.
+    means = [float(np.mean(v)) if v else -1.0 for v in values]
+    best = max((m for m in means if m >= 0), default=0.0)
+    return [
+        Text(_spread(v), style="bold" if m >= best - 1e-9 else "")
+        for v, m in zip(values, means, strict=True)
+    ]
 
 
 def _spread(values: list[float]) -> str:
@@ -157,6 +151,15 @@ def _spread(values: list[float]) -> str:
     if len(values) == 1:
         return f"{values[0]:.2f}"
     return f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
+
+
+def _total(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str, str]:
+    nonzeros = sum(row["nonzeros"] for row in rows)
+    return _counts(nonzeros, sum(row["entries"] for row in rows))
+
+
+def _words(name: str) -> str:
+    return name.lower().replace("_", " ")
 
 
 def _counts(nonzeros: int, entries: int) -> tuple[str, str, str]:

@@ -19,7 +19,7 @@ METHODS = {
     "one rule": linear_regression(support="obd", first_order=False),
     "hard thresholding": linear_regression(support="iht"),
     "smoothed": swap(target="smoothed"),
-    "hybrid": swap(target="hybrid"),
+    "hybrid": swap(target="hybrid", perplexity=2.0),
     "hybrid in order": swap(target="hybrid", epsilon=0.0),
     "debiased": swap(target="debiased", max_sinkhorn=50),
     "exact": swap(target="exact", max_sinkhorn=50),
@@ -155,7 +155,8 @@ class TestRegression:
     def test_the_alternation_lowers_the_objective_every_round(self, name):
         settings = dict(METHODS[name].settings)
         method = swap(
-            target=settings["target"], epsilon=settings["epsilon"], rounds=12,
+            target=settings["target"], epsilon=settings["epsilon"],
+            perplexity=settings["perplexity"], rounds=12,
             tolerance=0.0, max_sinkhorn=5000, first_order=False, support="magnitude",
         )  # fmt: skip
         problem, target = setting(jnp.float64)
@@ -382,6 +383,7 @@ def test_methods_of_the_same_settings_are_one():
         (swap, {"target": "other"}, "target must be 'exact', 'debiased'"),
         (swap, {"epsilon": -0.1}, "epsilon must be 0 or more, got -0.1"),
         (swap, {"epsilon": float("nan")}, "epsilon must be 0 or more, got nan"),
+        (swap, {"epsilon": 0.1, "perplexity": 2.0}, "epsilon or perplexity, not both"),
         (swap, {"perplexity": 1.0}, "perplexity must be more than 1"),
         (swap, {"rho": 1.5}, r"rho must be in \[0, 1\]"),
         (swap, {"max_sinkhorn": 0}, "max_sinkhorn must be 1 or more"),

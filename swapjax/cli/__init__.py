@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+import scipy.linalg  # noqa: F401  # loads the BLAS that JAX will call
 import tyro
+from threadpoolctl import threadpool_limits
 
 from swapjax.cli.compare import Compare, compare
 from swapjax.cli.demo import Demo, demo
@@ -34,14 +36,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args=arguments,
     )
     try:
-        commands[type(options)](options)
+        # OpenBLAS waits by spinning: on shared cores its threads cost minutes, and on
+        # idle ones they gain nothing here. One thread also makes results repeatable.
+        with threadpool_limits(1, user_api="blas"):
+            commands[type(options)](options)
     except (ValueError, ImportError, OSError) as e:
         errors.print(f"swapjax: {e}", highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         errors.print(
-            "swapjax: interrupted; call it again in the same words to go on from the "
-            "last finished stage or run."
+            "swapjax: interrupted. Stages and runs that were finished are kept: call "
+            "it again in the same words to go on.",
+            soft_wrap=True,
         )
         return 130
     return 0

@@ -3,10 +3,10 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Annotated, get_args
 
 from swapjax import experiments, plot, report
-from swapjax.cli.options import METHODS, MethodName, Options, check_seed
+from swapjax.cli.options import METHODS, MethodName, Options, check_seed, shown
 from swapjax.cli.screen import console, progress, require_writable
 from swapjax.experiments import Row, Setting
 
@@ -20,16 +20,16 @@ class Compare(Options):
     goes on when it is called again in the same words.
     """
 
-    methods: str | None = None
+    methods: Annotated[str | None, shown("A,B,C", "")] = None
     """Separated by commas, or all. By default --method alone."""
-    sparsities: str | None = None
+    sparsities: Annotated[str | None, shown("S1,S2", "")] = None
     """Separated by commas. By default --sparsity alone."""
-    seeds: str | None = None
+    seeds: Annotated[str | None, shown("I,J", "")] = None
     """Separated by commas. By default --seed alone."""
-    json: Path | None = None
+    json: Annotated[Path | None, shown("FILE", "")] = None
     """The file to write the runs to."""
-    out: Path | None = None
-    """A folder for compare.png, and compare.json without --json; made if need be."""
+    out: Annotated[Path | None, shown("DIR", "")] = None
+    """A folder for compare.png, and compare.json unless --json says where."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,8 @@ def compare(options: Compare) -> None:
     setting = options.set_up(sparsities)
     dense, _ = experiments.evaluate(setting, setting.params)
     rows = run_all(runs, setting, target, done)
-    console.print(report.comparison_table(rows, dense))
+    console.print(f"Test accuracy in percent; the dense network has {dense:.2f}.")
+    console.print(report.comparison_table(rows))
     if target is not None:
         console.print(f"Written to {target}.", soft_wrap=True)
     if options.out is not None:

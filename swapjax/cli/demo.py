@@ -43,5 +43,6 @@ def demo(options: Demo) -> None:
     count = len(setting.data.y_train)
     title = f"MLPNet on {count:,} real digits, pruned without retraining"
     plot.save(plot.comparison_figure(rows, dense=dense, title=title), picture)
-    console.print(report.comparison_table(rows, dense))
+    console.print(f"Test accuracy in percent; the dense network has {dense:.2f}.")
+    console.print(report.comparison_table(rows))
     console.print(f"Every run: {target}. The picture: {picture}.", soft_wrap=True)

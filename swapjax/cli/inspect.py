@@ -35,5 +35,5 @@ def inspect(options: Inspect) -> None:
         for name, array in arrays.items()
     ]
     size = options.file.stat().st_size
-    title = f"{options.file} ({size:,} bytes)"
-    console.print(report.layer_table(rows, title=title))
+    console.print(f"{options.file}, {size:,} bytes", soft_wrap=True)
+    console.print(report.layer_table(rows))

@@ -3,9 +3,10 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import optax
+import tyro
 
 from swapjax import checkpoint as files
 from swapjax import datasets, experiments, models, schedules
@@ -20,24 +21,27 @@ MethodName = Literal["magnitude", "linear-regression", "swap"]
 METHODS: tuple[MethodName, ...] = ("magnitude", "linear-regression", "swap")
 
 
+def shown(metavar: str, default: str | None = None) -> Any:
+    """How --help names a value, and what it says of the default."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=default)
+
+
 @dataclasses.dataclass(frozen=True)
 class Options:
     """What to prune, and how."""
 
-    data: str = "digits"
-    """digits, the path of an .npz file with x_train, y_train, x_test and y_test, or
-    tfds:NAME."""
-    data_dir: Path | None = None
+    data: Annotated[str, shown("digits|PATH|tfds:NAME")] = "digits"
+    """scikit-learn's digits, an .npz (x_train, y_train, x_test, y_test), or tfds."""
+    data_dir: Annotated[Path | None, shown("DIR", "")] = None
     """Where tensorflow-datasets keeps its files."""
     model: Literal["mlpnet", "cnn"] = "mlpnet"
-    """mlpnet: 40 and 20 hidden units, no biases. cnn: two convolutions, two dense."""
-    checkpoint: Path | None = None
-    """Trained weights, .safetensors or .npz, PyTorch's names and layouts included.
-    Without it the network is trained first."""
+    """mlpnet: the paper's, 40 and 20 hidden units. cnn: two convolutions, two dense."""
+    checkpoint: Annotated[Path | None, shown("PATH", "(default: train first)")] = None
+    """Trained weights, .safetensors or .npz, PyTorch's names and layouts included."""
     epochs: int = 60
-    """Of that training."""
+    """Passes over the training set, if the network is trained first."""
     method: MethodName = "swap"
-    """magnitude uses no gradients; linear-regression and swap do."""
+    """magnitude needs no gradients; swap is linear-regression with transport added."""
     sparsity: float = 0.9
     """The fraction of prunable weights to remove."""
     stages: int = 10
@@ -50,25 +54,26 @@ class Options:
     """Gradient rows a stage."""
     batch: int = 1
     """Training examples averaged into a row: 16 sees 16 times the data."""
-    noise: tuple[float, float] | None = None
-    """SCALE PROPORTION: noise of so many deviations on this part of each gradient."""
-    target: Literal["smoothed", "hybrid", "debiased", "exact"] = "smoothed"
-    """The variant of swap."""
-    epsilon: float | None = None
-    """Entropic regularisation of swap in units of its cost; 0 sorts, inf averages.
-    Follows from the perplexity by default."""
-    perplexity: float = 2.0
-    """How many examples swap averages over."""
+    noise: Annotated[
+        tuple[float, float] | None, shown("SCALE PROPORTION", "(default: none)")
+    ] = None
+    """Add noise of SCALE standard deviations to this PROPORTION of each gradient."""
+    target: Literal["hybrid", "smoothed", "debiased", "exact"] = "hybrid"
+    """The variant of swap; hybrid is half regression, half transport."""
+    epsilon: Annotated[float | None, shown("E", "(default: 0)")] = None
+    """Entropic regularisation, squared units of projections; 0 sorts, inf averages."""
+    perplexity: Annotated[float | None, shown("N", "")] = None
+    """Choose epsilon so that an example has this many neighbours on average."""
     damping: float = 1e-2
-    """The ridge that holds weights where they were."""
+    """The ridge that holds weights where they were; more for noisier gradients."""
     first_order: bool = True
-    """Follow the mean gradient as far as rows left out confirm it."""
+    """Also follow the mean gradient, as far as examples left out confirm it."""
     finetune_steps: int = 0
     """Adam steps after each stage."""
     finetune_rate: float = 1e-3
-    """Their learning rate."""
+    """The learning rate of those steps."""
     finetune_batch: int = 64
-    """Examples a step."""
+    """Examples in each of those steps."""
     storage: Literal["auto", "stored", "matrix-free"] = "auto"
     """Keep the gradient rows in memory, or recompute them in every product."""
     seed: int = 0

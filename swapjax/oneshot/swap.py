@@ -26,9 +26,9 @@ _EITHER: tuple[Support, ...] = ("magnitude", "obd")
 
 def swap(
     *,
-    target: Literal["exact", "debiased", "smoothed", "hybrid"] = "smoothed",
+    target: Literal["exact", "debiased", "smoothed", "hybrid"] = "hybrid",
     epsilon: float | None = None,
-    perplexity: float = 2.0,
+    perplexity: float | None = None,
     rho: float = 0.5,
     damping: float = 1e-2,
     support: Support | tuple[Support, ...] = _EITHER,
@@ -46,9 +46,13 @@ def swap(
             "target must be 'exact', 'debiased', 'smoothed' or 'hybrid', got "
             f"{target!r}"
         )
+    if epsilon is not None and perplexity is not None:
+        raise ValueError(
+            f"epsilon or perplexity, not both: got {epsilon} and {perplexity}"
+        )
     if epsilon is not None and not epsilon >= 0:
         raise ValueError(f"epsilon must be 0 or more, got {epsilon}")
-    if not perplexity > 1:
+    if perplexity is not None and not perplexity > 1:
         raise ValueError(f"perplexity must be more than 1, got {perplexity}")
     if not 0 <= rho <= 1:
         raise ValueError(f"rho must be in [0, 1], got {rho}")
@@ -58,10 +62,14 @@ def swap(
         damping, support, first_order, reference, iterations, rounds, tolerance
     )
     if official:
-        epsilon = 1.0 if epsilon is None else epsilon
         return _official(
-            "swap", paired=False, epsilon=epsilon, max_sinkhorn=max_sinkhorn
+            "swap",
+            paired=False,
+            epsilon=1.0 if epsilon is None else epsilon,
+            max_sinkhorn=max_sinkhorn,
         )
+    if epsilon is None and perplexity is None:
+        epsilon, perplexity = (0.0, None) if target == "hybrid" else (None, 2.0)
     chosen = targets.make(
         target,
         epsilon=epsilon,
@@ -95,7 +103,7 @@ def linear_regression(
     if official:
         return _official("linear-regression", paired=True, epsilon=0.0, max_sinkhorn=1)
     identity = targets.make(
-        "identity", epsilon=0.0, perplexity=2.0, rho=0.0, max_iterations=1
+        "identity", epsilon=0.0, perplexity=None, rho=0.0, max_iterations=1
     )
     settings = {k: v for k, v in common.items() if k != "rounds"}
     return Method(

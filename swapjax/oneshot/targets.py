@@ -48,14 +48,17 @@ def make(
     name: str,
     *,
     epsilon: float | None,
-    perplexity: float,
+    perplexity: float | None,
     rho: float,
     max_iterations: int,
 ) -> Target:
-    """Make a target by name; the arguments are those of `swap`, already checked."""
+    """Make a target by name; the arguments are those of `swap`, already checked.
+
+    One of epsilon and perplexity is None.
+    """
 
     def choose_epsilon(y: jax.Array) -> jax.Array:
-        if epsilon is None:
+        if perplexity is not None:
             return transport.epsilon_for_perplexity(y, perplexity)
         return jnp.asarray(epsilon, y.dtype)
 

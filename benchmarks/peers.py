@@ -1,0 +1,55 @@
+"""What the authors' own code scored, read from a peers.json."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Peer(NamedTuple):
+    """One measured accuracy of somebody else's code on MLPNet and MNIST.
+
+    Attributes:
+        name: of the code, and how it was run.
+        sgd: whether it trained between stages.
+        noise: scale and proportion of gradient noise, or None.
+        sparsity: of the result.
+        accuracy: percent of the test set.
+    """
+
+    name: str
+    sgd: bool
+    noise: tuple[float, float] | None
+    sparsity: float
+    accuracy: float
+
+
+def read(path: Path) -> list[Peer]:
+    """Read the rows that a row of ours can be held against; the best of each code.
+
+    Accuracies taken before the last SGD epoch are left out where there was training,
+    those after it where there was none.
+    """
+    best: dict[tuple, Peer] = {}
+    for row in json.loads(path.read_text()):
+        if row["net"] != "MLPNet" or not row["sparsity"]:
+            continue
+        setting = str(row["setting"])
+        between = "SGD epochs" in setting
+        after = "final" in setting
+        if ("SWAP" in row["peer"]) and after != between:
+            continue
+        noise = row["noise"] and (row["noise"]["std_scale"], row["noise"]["prop"])
+        peer = Peer(row["peer"], between, noise, row["sparsity"], row["accuracy"])
+        known = best.get(peer[:4])
+        if known is None or peer.accuracy > known.accuracy:
+            best[peer[:4]] = peer
+    return list(best.values())
+
+
+def matching(
+    peers: Sequence[Peer], sgd: bool, noise: tuple[float, float] | None, sparsity: float
+) -> list[Peer]:
+    """The peers in the same setting, from the best to the worst."""
+    found = [p for p in peers if (p.sgd, p.noise, p.sparsity) == (sgd, noise, sparsity)]
+    return sorted(found, key=lambda peer: -peer.accuracy)
