@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import optax
 
 from swapjax import checkpoint, datasets, masks, models
+from swapjax.allocation import Allocation
 from swapjax.finetune import FineTune, finetune
 from swapjax.noise import GradientNoise
 from swapjax.oneshot import Method, Pruned, prune
-from swapjax.plan import Allocation, plan
+from swapjax.plan import plan
 from swapjax.types import Params
 
 _TEST_BATCH = 1000

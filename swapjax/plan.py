@@ -9,16 +9,23 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from swapjax import trees
+from swapjax.allocation import (
+    Allocation,
+    allocate,
+    override_counts,
+    round_half_up,
+    some,
+    spread,
+)
 from swapjax.selection import Budget
 from swapjax.types import Leaves, Masks, Params
 
-Allocation = Literal["global", "uniform", "erk"]
 Rule = str | Sequence[str] | Callable[[str, jax.Array], bool]
 
 _DEFAULT_NAMES = re.compile(r"(^|[/.])(kernel|weight)$")
@@ -87,8 +94,8 @@ class Plan:
         if sparsity <= self.sparsity:
             fixed = self._shares(sparsity)
         else:
-            fixed = _override_counts(self.sizes, overrides, self.floors)
-        keep, groups = _allocate(
+            fixed = override_counts(self.sizes, overrides, self.floors)
+        keep, groups = allocate(
             self.paths, self.shapes, sparsity, self.allocation, fixed, self.floors
         )
         return dataclasses.replace(
@@ -104,9 +111,9 @@ class Plan:
         fixed = [i for i, o in enumerate(self.overrides) if o is not None]
         pruned = [self.sizes[i] - self.keep[self.groups[i]] for i in fixed]
         pruned.append(self.total - self.kept - sum(pruned))
-        now = self.total - _round(self.total * (1 - sparsity))
+        now = self.total - round_half_up(self.total * (1 - sparsity))
         even = [Fraction(1)] * len(pruned)
-        *shares, _ = _spread(now, even, pruned, [0] * len(pruned))
+        *shares, _ = spread(now, even, pruned, [0] * len(pruned))
         return {i: self.sizes[i] - n for i, n in zip(fixed, shares, strict=True)}
 
     def split(self, params: Params) -> Leaves:
@@ -234,8 +241,8 @@ def plan(
         raise ValueError(f"params: nothing to prune, {', '.join(prunable)} are empty")
     floors = tuple(min(min_keep, math.prod(shape)) for shape in shapes)
     by_leaf = _match_overrides(prunable, overrides or {})
-    fixed = _override_counts([math.prod(s) for s in shapes], by_leaf, floors)
-    keep, groups = _allocate(prunable, shapes, exact, allocation, fixed, floors)
+    fixed = override_counts([math.prod(s) for s in shapes], by_leaf, floors)
+    keep, groups = allocate(prunable, shapes, exact, allocation, fixed, floors)
     return Plan(
         sparsity=exact,
         allocation=allocation,
@@ -273,14 +280,14 @@ def _match(
         if not taken:
             raise ValueError(
                 "params: no leaf named kernel or weight of rank 2 or more; say with "
-                f"include what to prune of {_some(paths)}"
+                f"include what to prune of {some(paths)}"
             )
     else:
         taken = _matching(paths, leaves, include, "include")
     left_out = _matching(paths, leaves, exclude, "exclude")
     if not taken - left_out:
         raise ValueError(
-            f"include and exclude: leave nothing to prune of {_some(paths)}"
+            f"include and exclude: leave nothing to prune of {some(paths)}"
         )
     return sorted(taken - left_out)
 
@@ -289,7 +296,7 @@ def _matching(paths: tuple[str, ...], leaves: list, rule: Rule, name: str) -> se
     if callable(rule):
         found = {i for i, path in enumerate(paths) if rule(path, leaves[i])}
         if not found:
-            raise ValueError(f"{name}: the rule matches none of {_some(paths)}")
+            raise ValueError(f"{name}: the rule matches none of {some(paths)}")
         return found
     patterns = (rule,) if isinstance(rule, str) else tuple(rule)
     result: set[int] = set()
@@ -307,7 +314,7 @@ def _search(pattern: str, paths: Sequence[str], name: str) -> set[int]:
         ) from None
     found = {i for i, path in enumerate(paths) if compiled.search(path)}
     if not found:
-        raise ValueError(f"{name}: {pattern!r} matches none of {_some(paths)}")
+        raise ValueError(f"{name}: {pattern!r} matches none of {some(paths)}")
     return found
 
 
@@ -322,103 +329,3 @@ def _match_overrides(
                 raise ValueError(f"overrides: two of the rules match {paths[i]}")
             result[i] = exact
     return tuple(result)
-
-
-def _override_counts(
-    sizes: Sequence[int],
-    overrides: tuple[Fraction | None, ...],
-    floors: tuple[int, ...],
-) -> dict[int, int]:
-    """The entries that each leaf with an override keeps."""
-    return {
-        i: max(_round(sizes[i] * (1 - o)), floors[i])
-        for i, o in enumerate(overrides)
-        if o is not None
-    }
-
-
-def _allocate(
-    paths: tuple[str, ...],
-    shapes: tuple[tuple[int, ...], ...],
-    sparsity: Fraction,
-    allocation: Allocation,
-    fixed: dict[int, int],
-    floors: tuple[int, ...],
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Counts per group, and the group of each leaf, given those of overrides."""
-    sizes = [math.prod(shape) for shape in shapes]
-    rest = [i for i in range(len(sizes)) if i not in fixed]
-    wanted = _round(sum(sizes) * (1 - sparsity))
-    left = wanted - sum(fixed.values())
-    least, most = sum(floors[i] for i in rest), sum(sizes[i] for i in rest)
-    if not least <= left <= most:
-        raise ValueError(
-            f"sparsity {float(sparsity):g} keeps {wanted:,} of {sum(sizes):,} entries; "
-            f"the overrides take {sum(fixed.values()):,} of them, and the other leaves "
-            f"({_some([paths[i] for i in rest]) or 'none'}) can keep from {least:,} "
-            f"(min_keep) to {most:,}, not {left:,}"
-        )
-    if allocation == "global" or not rest:
-        # One group for all that compete, then one for each override.
-        order = [rest] if rest else []
-        counts = [left] if rest else []
-    else:
-        order = [[i] for i in rest]
-        weights = [_weight(shapes[i], allocation) for i in rest]
-        counts = _spread(
-            left, weights, [sizes[i] for i in rest], [floors[i] for i in rest]
-        )
-    order += [[i] for i in fixed]
-    counts += list(fixed.values())
-    groups = {i: g for g, members in enumerate(order) for i in members}
-    return tuple(counts), tuple(groups[i] for i in range(len(sizes)))
-
-
-def _weight(shape: tuple[int, ...], allocation: Allocation) -> Fraction:
-    """The density of a leaf before scaling: the same for all, or ERK's."""
-    if allocation == "uniform" or not shape or not math.prod(shape):
-        return Fraction(1)
-    return Fraction(sum(shape), math.prod(shape))
-
-
-def _spread(
-    total: int, weights: list[Fraction], sizes: list[int], floors: list[int]
-) -> list[int]:
-    """Share an exact total in proportion to weight times size, within bounds."""
-    count = len(sizes)
-    fixed: dict[int, int] = {}
-    while True:
-        # A leaf that would pass its size or fall below its floor is held there, and
-        # the others share again; each round holds at least one more.
-        free = [i for i in range(count) if i not in fixed]
-        mass = sum((weights[i] * sizes[i] for i in free), Fraction(0))
-        left = total - sum(fixed.values())
-        share = {i: left * weights[i] * sizes[i] / mass for i in free} if mass else {}
-        over = {i: sizes[i] for i, s in share.items() if s > sizes[i]}
-        under = {i: floors[i] for i, s in share.items() if s < floors[i]}
-        # Hold the side with the larger excess first: holding both at once could
-        # leave more, or less, than the free leaves can take.
-        excess = sum((share[i] - sizes[i] for i in over), Fraction(0))
-        lack = sum((floors[i] - share[i] for i in under), Fraction(0))
-        if not over and not under:
-            break
-        fixed |= over if excess >= lack else under
-    result = [fixed.get(i, 0) for i in range(count)]
-    for i in free:
-        result[i] = math.floor(share.get(i, 0))
-    # Largest remainders take what rounding down left; ties go to the earlier leaf.
-    short = total - sum(result)
-    by_remainder = sorted(free, key=lambda i: (result[i] - share.get(i, 0), i))
-    for i in by_remainder[:short]:
-        result[i] += 1
-    return result
-
-
-def _round(value: Fraction) -> int:
-    """To the nearest integer, halves up."""
-    return math.floor(value + Fraction(1, 2))
-
-
-def _some(paths: Sequence[str]) -> str:
-    shown = ", ".join(paths[:6])
-    return shown if len(paths) <= 6 else f"{shown} and {len(paths) - 6} more"

@@ -1,0 +1,128 @@
+"""How many entries each leaf keeps: exact integers, on the host."""
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Literal
+
+Allocation = Literal["global", "uniform", "erk"]
+
+
+def override_counts(
+    sizes: Sequence[int],
+    overrides: tuple[Fraction | None, ...],
+    floors: tuple[int, ...],
+) -> dict[int, int]:
+    """The entries that each leaf with an override keeps."""
+    return {
+        i: max(round_half_up(sizes[i] * (1 - o)), floors[i])
+        for i, o in enumerate(overrides)
+        if o is not None
+    }
+
+
+def allocate(
+    paths: tuple[str, ...],
+    shapes: tuple[tuple[int, ...], ...],
+    sparsity: Fraction,
+    allocation: Allocation,
+    fixed: dict[int, int],
+    floors: tuple[int, ...],
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Share a budget among leaves.
+
+    Args:
+        paths: the leaves, for messages.
+        shapes: of the leaves.
+        sparsity: of all of them together.
+        allocation: how those without an override share.
+        fixed: the entries that leaves with an override keep, by number of the leaf.
+        floors: the fewest entries that each keeps.
+
+    Returns:
+        The entries to keep of each group, and the group of each leaf.
+
+    Raises:
+        ValueError: when what is left does not fit the others.
+    """
+    sizes = [math.prod(shape) for shape in shapes]
+    rest = [i for i in range(len(sizes)) if i not in fixed]
+    wanted = round_half_up(sum(sizes) * (1 - sparsity))
+    left = wanted - sum(fixed.values())
+    least, most = sum(floors[i] for i in rest), sum(sizes[i] for i in rest)
+    if not least <= left <= most:
+        taken = f"the overrides take {sum(fixed.values()):,}, " if fixed else ""
+        names = some([paths[i] for i in rest]) or "no other leaves"
+        raise ValueError(
+            f"sparsity {float(sparsity):g} keeps {wanted:,} of {sum(sizes):,} entries; "
+            f"{taken}{names} can keep {most:,} at most and {least:,} at least "
+            f"(min_keep, so that no leaf dies), not {left:,}"
+        )
+    if allocation == "global" or not rest:
+        # One group for all that compete, then one for each override.
+        order = [rest] if rest else []
+        counts = [left] if rest else []
+    else:
+        order = [[i] for i in rest]
+        weights = [_weight(shapes[i], allocation) for i in rest]
+        counts = spread(
+            left, weights, [sizes[i] for i in rest], [floors[i] for i in rest]
+        )
+    order += [[i] for i in fixed]
+    counts += list(fixed.values())
+    groups = {i: g for g, members in enumerate(order) for i in members}
+    return tuple(counts), tuple(groups[i] for i in range(len(sizes)))
+
+
+def _weight(shape: tuple[int, ...], allocation: Allocation) -> Fraction:
+    """The density of a leaf before scaling: the same for all, or ERK's."""
+    if allocation == "uniform" or not shape or not math.prod(shape):
+        return Fraction(1)
+    return Fraction(sum(shape), math.prod(shape))
+
+
+def spread(
+    total: int, weights: list[Fraction], sizes: list[int], floors: list[int]
+) -> list[int]:
+    """Share an exact total in proportion to weight times size, within bounds.
+
+    Largest remainders get what rounding leaves; ties go to the earlier leaf.
+    """
+    count = len(sizes)
+    fixed: dict[int, int] = {}
+    while True:
+        # A leaf that would pass its size or fall below its floor is held there, and
+        # the others share again; each round holds at least one more.
+        free = [i for i in range(count) if i not in fixed]
+        mass = sum((weights[i] * sizes[i] for i in free), Fraction(0))
+        left = total - sum(fixed.values())
+        share = {i: left * weights[i] * sizes[i] / mass for i in free} if mass else {}
+        over = {i: sizes[i] for i, s in share.items() if s > sizes[i]}
+        under = {i: floors[i] for i, s in share.items() if s < floors[i]}
+        # Hold the side with the larger excess first: holding both at once could
+        # leave more, or less, than the free leaves can take.
+        excess = sum((share[i] - sizes[i] for i in over), Fraction(0))
+        lack = sum((floors[i] - share[i] for i in under), Fraction(0))
+        if not over and not under:
+            break
+        fixed |= over if excess >= lack else under
+    result = [fixed.get(i, 0) for i in range(count)]
+    for i in free:
+        result[i] = math.floor(share.get(i, 0))
+    # Largest remainders take what rounding down left; ties go to the earlier leaf.
+    short = total - sum(result)
+    by_remainder = sorted(free, key=lambda i: (result[i] - share.get(i, 0), i))
+    for i in by_remainder[:short]:
+        result[i] += 1
+    return result
+
+
+def round_half_up(value: Fraction) -> int:
+    """To the nearest integer, halves up."""
+    return math.floor(value + Fraction(1, 2))
+
+
+def some(paths: Sequence[str]) -> str:
+    """A few paths for a message."""
+    shown = ", ".join(paths[:6])
+    return shown if len(paths) <= 6 else f"{shown} and {len(paths) - 6} more"
