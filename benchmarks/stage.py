@@ -174,7 +174,8 @@ def time_parts(
 
     @jax.jit
     def solve(rows: Any, fit: Any, support: Any, start: jax.Array) -> Any:
-        system = regression.factorise(rows.gram(support), damping, fit.metric)
+        spectrum = regression.diagonalise(rows.gram(support), fit.metric)
+        system = regression.damp(spectrum, damping)
         return rows.pull_back(regression.solve(system, fit, start))
 
     loss = jax.jit(lambda rows, w: rows.loss(w))

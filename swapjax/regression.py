@@ -36,6 +36,22 @@ class Fit(NamedTuple):
     constant: jax.Array
 
 
+class Spectrum(NamedTuple):
+    """The n x n system of a support, before it is damped.
+
+    Attributes:
+        gram: ``K = G_S G_S^T``, [n, n].
+        root: L with ``M = L L^T``: None, [n] or [n, n] like the metric.
+        values: the eigenvalues of ``L^T K L``, rising.
+        vectors: its eigenvectors, in columns.
+    """
+
+    gram: jax.Array
+    root: jax.Array | None
+    values: jax.Array
+    vectors: jax.Array
+
+
 class System(NamedTuple):
     """The n x n system of a support, solved: ``c = inverse @ residual``.
 
@@ -65,7 +81,9 @@ def slope(fit: Fit, x: jax.Array) -> jax.Array:
     return _apply(fit.metric, x - fit.targets)
 
 
-def ridge(weights: Leaves, reference: Leaves, n: int, damping: float) -> jax.Array:
+def ridge(
+    weights: Leaves, reference: Leaves, n: int, damping: jax.Array | float
+) -> jax.Array:
     """``n lambda/2 |w - wbar|^2``."""
     return (
         0.5
@@ -76,7 +94,11 @@ def ridge(weights: Leaves, reference: Leaves, n: int, damping: float) -> jax.Arr
 
 
 def gradient(
-    pulled: Leaves, weights: Leaves, reference: Leaves, n: int, damping: float
+    pulled: Leaves,
+    weights: Leaves,
+    reference: Leaves,
+    n: int,
+    damping: jax.Array | float,
 ) -> Leaves:
     """The gradient of Q in w, from ``G^T slope``."""
     return tuple(
@@ -91,7 +113,7 @@ def line_step(
     direction: Leaves,
     moved: jax.Array,
     offset: Leaves,
-    damping: float,
+    damping: jax.Array | float,
 ) -> jax.Array:
     """The exact minimiser tau of Q along ``w - tau d``, the coupling held.
 
@@ -144,31 +166,37 @@ def support_limit(weights: Leaves, gradient: Leaves, support: Leaves) -> jax.Arr
     return jnp.stack(bounds).min()
 
 
-def factorise(
-    gram: jax.Array, damping: jax.Array | float, metric: jax.Array | None = None
-) -> System:
-    """Solve the system of a support once, for every target that will come.
+def diagonalise(gram: jax.Array, metric: jax.Array | None = None) -> Spectrum:
+    """Prepare the system of a support once, for every damping that may be tried.
 
     Through the eigenvalues, not a Cholesky factor: rounding of K in float32 can exceed
     a small damping, and then leaves a matrix that is not positive definite.
 
     Args:
         gram: ``G_S G_S^T``, [n, n].
-        damping: lambda, 0 or more. With 0 the inverse is a pseudo-inverse, which takes
-            the smallest change of the weights that fits.
         metric: M of the fit.
     """
-    n = gram.shape[0]
     root = _root(metric)
     values, vectors = jnp.linalg.eigh(_sandwich(root, gram))
+    return Spectrum(gram, root, values, vectors)
+
+
+def damp(spectrum: Spectrum, damping: jax.Array | float) -> System:
+    """Solve the system for one damping, for every target that will come.
+
+    Args:
+        spectrum: from `diagonalise`.
+        damping: lambda, 0 or more; may be traced. With 0 the inverse is a
+            pseudo-inverse, which takes the smallest change of the weights that fits.
+    """
+    gram, root, values, vectors = spectrum
+    n = gram.shape[0]
     floor = values[-1] * n * jnp.finfo(values.dtype).eps
     shifted = jnp.maximum(values, 0) + n * damping
     usable = shifted > jnp.where(damping > 0, 0, floor)
     scaled = vectors * jnp.where(usable, 1 / jnp.where(usable, shifted, 1), 0)
-    inverse = _sandwich_transposed(
-        root, jnp.matmul(scaled, vectors.T, precision=_HIGHEST)
-    )
-    return System(gram, inverse, ~jnp.all(usable))
+    inner = jnp.matmul(scaled, vectors.T, precision=_HIGHEST)
+    return System(gram, _sandwich_transposed(root, inner), ~jnp.all(usable))
 
 
 def solve(system: System, fit: Fit, start: jax.Array) -> jax.Array:

@@ -8,8 +8,8 @@ import pytest
 from swapjax import GradientNoise, Status, linear_regression, magnitude, plan, swap
 from swapjax.gradients import per_example_gradients
 from swapjax.oneshot import Problem, first_order, targets
-from swapjax.oneshot.refit import refit
-from swapjax.regression import factorise
+from swapjax.oneshot.refit import prepare, refit
+from swapjax.regression import damp, diagonalise
 from swapjax.selection import select
 
 N = 24
@@ -178,10 +178,8 @@ class TestRegression:
             name, epsilon=None, perplexity=3.0, rho=0.5, max_iterations=3000
         )
         state = variant.prepare(y)
-        fit = refit(
-            rows, support, wbar, y, variant, state,
-            damping=damping, rounds=3, tolerance=0.0,
-        )  # fmt: skip
+        ground = prepare(rows, support, wbar, y, variant, state)
+        fit = refit(rows, ground, y, variant, damping=damping, rounds=3, tolerance=0.0)
         x = rows.project(fit.weights)
         quadratic, _ = variant.fit(state, x, y)
         residual = np.asarray(x - quadratic.targets)
@@ -276,7 +274,7 @@ class TestFirstOrder:
         expected = (follow.mean() + batch * (missed * follow).mean()) / (
             batch * (follow**2).mean()
         )
-        system = factorise(jnp.asarray(g @ g.T), damping)
+        system = damp(diagonalise(jnp.asarray(g @ g.T)), damping)
         length = first_order.trusted_length(system, jnp.asarray(residual), batch)
         np.testing.assert_allclose(length, np.clip(expected, 0, 1 / batch), rtol=1e-8)
 
@@ -374,7 +372,7 @@ def test_methods_of_the_same_settings_are_one():
     assert swap() == swap()
     assert hash(swap(epsilon=0.1)) == hash(swap(epsilon=0.1))
     assert swap(epsilon=0.1) != swap(epsilon=0.2)
-    assert "damping=0.5" in str(linear_regression(damping=0.5))
+    assert "damping=(0.5,)" in str(linear_regression(damping=0.5))
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,9 @@ def test_solve_equals_least_squares(kind, damping):
     gs, ws = np.asarray(g)[:, support], np.asarray(wbar)[support]
     fit = regression.Fit(jnp.asarray(t), metric, jnp.zeros(()))
 
-    system = regression.factorise(jnp.asarray(gs @ gs.T), damping, metric)
+    system = regression.damp(
+        regression.diagonalise(jnp.asarray(gs @ gs.T), metric), damping
+    )
     c = regression.solve(system, fit, jnp.asarray(gs @ ws))
     got = ws + gs.T @ np.asarray(c)
 
@@ -194,7 +196,7 @@ def test_solve_equals_the_update_of_the_surgeon():
 
     gs = g[:, kept]
     fit = regression.Fit(jnp.asarray(g @ wbar), None, jnp.zeros(()))
-    system = regression.factorise(jnp.asarray(gs @ gs.T), damping)
+    system = regression.damp(regression.diagonalise(jnp.asarray(gs @ gs.T)), damping)
     c = regression.solve(system, fit, jnp.asarray(gs @ wbar[kept]))
     np.testing.assert_allclose(wbar[kept] + gs.T @ np.asarray(c), expected[kept])
     np.testing.assert_allclose(expected[removed], 0, atol=1e-12)
@@ -208,7 +210,7 @@ def test_float32_keeps_four_digits_at_tiny_damping():
     def solution(dtype):
         gs = jnp.asarray(g, dtype)
         fit = regression.Fit(jnp.asarray(t, dtype), None, jnp.zeros((), dtype))
-        system = regression.factorise(gs @ gs.T, 1e-6)
+        system = regression.damp(regression.diagonalise(gs @ gs.T), 1e-6)
         return np.asarray(gs.T @ regression.solve(system, fit, jnp.zeros(50, dtype)))
 
     wide, narrow = solution(jnp.float64), solution(jnp.float32)
@@ -220,7 +222,7 @@ def test_no_damping_takes_the_smallest_change_that_fits():
     g, wbar = problem()
     doubled = jnp.concatenate([g, g])  # rank N, 2 N rows
     t = jnp.concatenate([g @ wbar, g @ wbar]) + 1.0
-    system = regression.factorise(doubled @ doubled.T, 0.0)
+    system = regression.damp(regression.diagonalise(doubled @ doubled.T), 0.0)
     fit = regression.Fit(t, None, jnp.zeros(()))
     c = regression.solve(system, fit, doubled @ wbar)
     expected = np.linalg.pinv(np.asarray(doubled)) @ np.asarray(t - doubled @ wbar)
@@ -233,7 +235,7 @@ def test_a_linear_term_is_a_shift_of_the_targets():
     (g, wbar), s, damping = problem(), 0.3, 0.1
     y = g @ wbar
     shifted = regression.Fit(y - s, None, jnp.zeros(()))
-    system = regression.factorise(g @ g.T, damping)
+    system = regression.damp(regression.diagonalise(g @ g.T), damping)
     got = wbar + g.T @ regression.solve(system, shifted, y)
     hessian = g.T @ g + N * damping * jnp.eye(P)
     expected = wbar - jnp.linalg.solve(hessian, s * g.T @ jnp.ones(N))
@@ -243,11 +245,13 @@ def test_a_linear_term_is_a_shift_of_the_targets():
 def test_rows_that_are_zero_change_nothing():
     g, wbar = problem()
     fit = regression.Fit(g @ wbar + 0.1, None, jnp.zeros(()))
-    small = regression.factorise(g @ g.T, 0.1 * 8 / 9)
+    small = regression.damp(regression.diagonalise(g @ g.T), 0.1 * 8 / 9)
     want = regression.solve(small, fit, g @ wbar)
     padded = jnp.concatenate([g, jnp.zeros((1, P))])
     fit = regression.Fit(padded @ wbar + 0.1, None, jnp.zeros(()))
     # n counts the empty row, so damping shrinks to hold n lambda where it was.
-    system = regression.factorise(padded @ padded.T, 0.1 * 8 / 9 * 8 / 9)
+    system = regression.damp(
+        regression.diagonalise(padded @ padded.T), 0.1 * 8 / 9 * 8 / 9
+    )
     got = regression.solve(system, fit, padded @ wbar)
     np.testing.assert_allclose(padded.T @ got, g.T @ want, rtol=1e-9)

@@ -64,7 +64,9 @@ class Options:
     """Entropic regularisation, squared units of projections; 0 sorts, inf averages."""
     perplexity: Annotated[float | None, shown("N", "")] = None
     """Choose epsilon so that an example has this many neighbours on average."""
-    damping: float = 1e-2
+    damping: Annotated[float | None, shown("L", "(default: whichever of several)")] = (
+        None
+    )
     """The ridge that holds weights where they were; more for noisier gradients."""
     first_order: bool = True
     """Also follow the mean gradient, as far as examples left out confirm it."""
@@ -81,10 +83,9 @@ class Options:
 
     def make_method(self, name: MethodName) -> Method:
         """Make a method with the options that concern it."""
-        common: dict[str, Any] = {
-            "damping": self.damping,
-            "first_order": self.first_order,
-        }
+        common: dict[str, Any] = {"first_order": self.first_order}
+        if self.damping is not None:
+            common["damping"] = self.damping
         regression = linear_regression(**common)
         transport = swap(
             target=self.target,

@@ -46,7 +46,7 @@ def iht(
     state: State,
     budget: Budget,
     *,
-    damping: float,
+    damping: jax.Array | float,
     iterations: int,
     tolerance: float,
     within: Leaves | None = None,

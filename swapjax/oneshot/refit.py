@@ -13,6 +13,28 @@ from swapjax.oneshot.targets import State, Target, describe
 from swapjax.types import Leaves
 
 
+class Ground(NamedTuple):
+    """What all re-fits on one support share, whatever their damping.
+
+    Attributes:
+        support: bool leaves.
+        kept: the reference on the support, zero off it.
+        lost: the squared norm of the reference off the support.
+        start: the projections of kept, [n].
+        spectrum: of the n x n system.
+        fit: the target's quadratic at the start.
+        state: what the target carries on.
+    """
+
+    support: Leaves
+    kept: Leaves
+    lost: jax.Array
+    start: jax.Array
+    spectrum: regression.Spectrum
+    fit: regression.Fit
+    state: State
+
+
 class Refit(NamedTuple):
     """Weights re-fitted on a support.
 
@@ -38,24 +60,15 @@ class Refit(NamedTuple):
     couplings: dict[str, jax.Array]
 
 
-def refit(
+def prepare(
     rows: Rows,
     support: Leaves,
     reference: Leaves,
     y: jax.Array,
     target: Target,
     state: State,
-    *,
-    damping: float,
-    rounds: int,
-    tolerance: float,
-) -> Refit:
-    """Find the weights on a support that bring the projections nearest the targets.
-
-    With the coupling held the answer is one product with the factorised n x n system
-    (Woodbury); the coupling then follows the new projections. Each half lowers Q for a
-    target whose fit majorises it, which all but ``"debiased"`` do. Leaves are touched
-    at the start and at the end only, once in forward and once in reverse mode.
+) -> Ground:
+    """Do once what every damping needs: the Gram matrix and its eigenvalues.
 
     Args:
         rows: the operator G, of n rows.
@@ -64,22 +77,49 @@ def refit(
         y: ``G wbar``, [n].
         target: the variant of the objective.
         state: as the target prepared it for y.
-        damping: lambda.
-        rounds: the most alternations.
-        tolerance: the relative change of Q at which to stop.
     """
-    n = rows.n
     kept = masks.apply_masks(reference, support)
     off = optax.tree.sub(reference, kept)
     start = rows.project(kept)
-    gram = rows.gram(support).astype(start.dtype)
     lost = optax.tree.norm(off, squared=True).astype(start.dtype)
-
     fit, state = target.fit(state, start, y)
-    system = regression.factorise(gram, damping, fit.metric)
+    gram = rows.gram(support).astype(start.dtype)
+    spectrum = regression.diagonalise(gram, fit.metric)
+    return Ground(support, kept, lost, start, spectrum, fit, state)
+
+
+def refit(
+    rows: Rows,
+    ground: Ground,
+    y: jax.Array,
+    target: Target,
+    *,
+    damping: jax.Array | float,
+    rounds: int,
+    tolerance: float,
+) -> Refit:
+    """Find the weights on a support that bring the projections nearest the targets.
+
+    With the coupling held the answer is one product with the solved n x n system
+    (Woodbury); the coupling then follows the new projections. Each half lowers Q for a
+    target whose fit majorises it, which all but ``"debiased"`` do. Leaves are touched
+    at the end only, in reverse mode.
+
+    Args:
+        rows: the operator G, of n rows.
+        ground: from `prepare`.
+        y: ``G wbar``, [n].
+        target: the variant of the objective.
+        damping: lambda; may be traced.
+        rounds: the most alternations.
+        tolerance: the relative change of Q at which to stop.
+    """
+    n, start, gram = rows.n, ground.start, ground.spectrum.gram
+    fit, state = ground.fit, ground.state
+    system = regression.damp(ground.spectrum, damping)
 
     def objective(fit: regression.Fit, c: jax.Array, x: jax.Array) -> jax.Array:
-        held = 0.5 * n * damping * (jnp.vdot(c, gram @ c) + lost)
+        held = 0.5 * n * damping * (jnp.vdot(c, gram @ c) + ground.lost)
         return regression.misfit(fit, x) + held
 
     def one_round(carry: tuple) -> tuple:
@@ -107,12 +147,12 @@ def refit(
 
     def pull_back(residual: jax.Array) -> Leaves:
         """``G_S^T r``, in the dtypes of the weights."""
-        pulled = trees.cast_like(rows.pull_back(residual), reference)
-        return masks.apply_masks(pulled, support)
+        pulled = trees.cast_like(rows.pull_back(residual), ground.kept)
+        return masks.apply_masks(pulled, ground.support)
 
     settled = jnp.abs(trace[i - 1] - trace[i]) <= tolerance * jnp.abs(trace[i])
     return Refit(
-        weights=optax.tree.add(kept, pull_back(c)),
+        weights=optax.tree.add(ground.kept, pull_back(c)),
         objective=trace,
         rounds=i,
         settled=settled | (not target.moves),

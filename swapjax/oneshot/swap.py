@@ -2,26 +2,21 @@
 
 import functools
 import math
-from collections.abc import Sequence
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
-import optax
 
-from swapjax import scores, transport, trees
+from swapjax import scores, transport
 from swapjax.masks import apply_masks
 from swapjax.oneshot import official as released
 from swapjax.oneshot import targets
-from swapjax.oneshot.first_order import FRACTIONS
-from swapjax.oneshot.iht import iht
 from swapjax.oneshot.problem import Method, Problem, Solution
-from swapjax.oneshot.refit import Refit, refit
+from swapjax.oneshot.solver import Support, solve
 from swapjax.selection import Budget, select
-from swapjax.types import Leaves, Status
+from swapjax.types import Status
 
-Support = Literal["magnitude", "obd", "iht"]
 _EITHER: tuple[Support, ...] = ("magnitude", "obd")
+_DAMPINGS = (1e-2, 1e-1, 1.0)
 
 
 def swap(
@@ -30,17 +25,80 @@ def swap(
     epsilon: float | None = None,
     perplexity: float | None = None,
     rho: float = 0.5,
-    damping: float = 1e-2,
+    damping: float | tuple[float, ...] = _DAMPINGS,
     support: Support | tuple[Support, ...] = _EITHER,
     first_order: bool = True,
     reference: Literal["current", "initial"] = "current",
     iterations: int = 10,
-    rounds: int = 5,
+    rounds: int = 20,
     tolerance: float = 1e-4,
     max_sinkhorn: int = transport.DEFAULT_ITERATIONS,
     official: bool = False,
 ) -> Method:
-    """DOCSTRING."""
+    """Re-fit on a support so that projections come close to transported ones (SWAP).
+
+    With ``x = G w`` and ``y = G wbar`` the regression of `linear_regression` keeps each
+    ``x_i`` near its own ``y_i``. Here examples help each other: a coupling of the two
+    clouds tells where each ``x_i`` should go (Sparse Entropic Wasserstein Regression,
+    ICLR 2024, there with the coupling alone).
+
+    =============== ==================================================================
+    target          x is drawn to
+    =============== ==================================================================
+    ``"hybrid"``    ``(1 - rho) y + rho yhat``, half its own value, half its transport
+    ``"smoothed"``  y, measured by the self-plan of y: residuals of neighbours in y
+                    count together
+    ``"debiased"``  ``x + yhat - xhat``: the Sinkhorn divergence, no pull at x = y
+    ``"exact"``     the transported ``yhat`` alone, as in the paper
+    =============== ==================================================================
+
+    The default is the hybrid with epsilon = 0, where transport is a sort. On MLPNet and
+    MNIST at sparsity 0.98 (15 stages of 1,000 rows of 16 examples, damping 0.01, no
+    first-order step, two seeds):
+
+    =================== ===== =================================================
+    percent correct     clean noise of 4 deviations on half of each gradient
+    =================== ===== =================================================
+    linear regression   88.5  81.1
+    hybrid, epsilon 0   88.0  82.4
+    hybrid, perplexity 2      82.8, for ten times the time
+    smoothed, the same  88.0  80.4
+    exact, epsilon 0    79.7
+    =================== ===== =================================================
+
+    To forget which example is which costs much. To keep the pairing and add transport
+    costs little, and helps a little where gradients are noisy.
+
+    Args:
+        target: the variant.
+        epsilon: entropic regularisation in units of the squared projections; 0 sorts,
+            infinity averages over everything.
+        perplexity: takes epsilon from a number of neighbours instead. With neither,
+            the hybrid sorts and the others take 2.
+        rho: the share of transport in the hybrid, in [0, 1].
+        damping: lambda, the ridge, in units of the Fisher of single examples. Of
+            several values each stage takes the one with the lowest loss; noise calls
+            for more. They share one factorisation.
+        support: how to choose what to keep: ``"magnitude"``, ``"obd"`` (``w^2 F_qq``)
+            or ``"iht"`` (gradient steps from magnitude, thresholded). Of several the
+            one with the lowest loss is taken.
+        first_order: whether to follow the mean gradient too, as far as rows left out
+            confirm it and the loss falls. This trains: see `linear_regression`.
+        reference: wbar: the weights at the start of the stage, or of the run.
+        iterations: the most steps of iht.
+        rounds: the most alternations between coupling and weights.
+        tolerance: the relative change of the objective at which either stops.
+        max_sinkhorn: the most iterations of Sinkhorn.
+        official: what the released code does instead, for comparisons: see
+            `swapjax.oneshot.official`. Epsilon is 1 by default; of the other arguments
+            only max_sinkhorn counts.
+
+    Returns:
+        The method, for `swapjax.prune`.
+
+    Raises:
+        ValueError: for values out of range, naming the argument.
+    """
     if target not in ("exact", "debiased", "smoothed", "hybrid"):
         raise ValueError(
             "target must be 'exact', 'debiased', 'smoothed' or 'hybrid', got "
@@ -82,13 +140,13 @@ def swap(
     return Method(
         name="swap",
         settings=tuple(settings.items()),
-        solve=functools.partial(_solve, target=chosen, **common),
+        solve=functools.partial(solve, target=chosen, **common),
     )
 
 
 def linear_regression(
     *,
-    damping: float = 1e-2,
+    damping: float | tuple[float, ...] = _DAMPINGS,
     support: Support | tuple[Support, ...] = _EITHER,
     first_order: bool = True,
     reference: Literal["current", "initial"] = "current",
@@ -96,7 +154,19 @@ def linear_regression(
     tolerance: float = 1e-4,
     official: bool = False,
 ) -> Method:
-    """DOCSTRING."""
+    """Re-fit on a support so that each example's projection stays where it was.
+
+    Minimises ``1/2 |G w - G wbar|^2 + n lambda/2 |w - wbar|^2`` on the support, the
+    regression of CHITA (ICML 2023), in closed form through one n x n system.
+    It is `swap` with the identity coupling; the arguments are explained there.
+
+    The first-order step shares that system. It trains as much as it prunes: on MLPNet
+    and MNIST (15 stages of 1,000 rows of 16 examples) it lifts sparsity 0.9 from DENSE.
+    Turn it off to compare pruning alone.
+
+    Raises:
+        ValueError: for values out of range, naming the argument.
+    """
     common = _check_common(
         damping, support, first_order, reference, iterations, 1, tolerance
     )
@@ -109,7 +179,7 @@ def linear_regression(
     return Method(
         name="linear-regression",
         settings=tuple(settings.items()),
-        solve=functools.partial(_solve, target=identity, **common),
+        solve=functools.partial(solve, target=identity, **common),
     )
 
 
@@ -134,7 +204,7 @@ def magnitude() -> Method:
 
 
 def _check_common(
-    damping: float,
+    damping: float | tuple[float, ...],
     support: Support | tuple[Support, ...],
     first_order: bool,
     reference: str,
@@ -142,7 +212,8 @@ def _check_common(
     rounds: int,
     tolerance: float,
 ) -> dict[str, Any]:
-    if not (math.isfinite(damping) and damping >= 0):
+    dampings = damping if isinstance(damping, tuple) else (damping,)
+    if not dampings or not all(math.isfinite(d) and d >= 0 for d in dampings):
         raise ValueError(f"damping must be 0 or more, got {damping}")
     rules = (support,) if isinstance(support, str) else tuple(support)
     if not rules or set(rules) - {"magnitude", "obd", "iht"}:
@@ -158,7 +229,7 @@ def _check_common(
     if not tolerance >= 0:
         raise ValueError(f"tolerance must be 0 or more, got {tolerance}")
     return {
-        "damping": float(damping),
+        "damping": tuple(map(float, dampings)),
         "support": rules,
         "first_order": first_order,
         "reference": reference,
@@ -180,114 +251,3 @@ def _official(name: str, *, paired: bool, epsilon: float, max_sinkhorn: int) -> 
         max_iterations=max_sinkhorn,
     )
     return Method(name, tuple(settings.items()), solve)
-
-
-def _solve(
-    problem: Problem,
-    budget: Budget,
-    *,
-    target: targets.Target,
-    damping: float,
-    support: tuple[Support, ...],
-    first_order: bool,
-    reference: str,
-    iterations: int,
-    rounds: int,
-    tolerance: float,
-) -> Solution:
-    rows = problem.rows
-    if rows is None:
-        raise ValueError("problem: this method needs gradient rows, got None")
-    wbar = problem.weights if reference == "current" else problem.initial
-    # Averaging b examples shrinks the Fisher of the rows by b; the damping with it.
-    damping = damping / rows.batch
-    y = rows.project(wbar)
-    state = target.prepare(y)
-
-    def choose_support(rule: Support) -> tuple[Leaves, jax.Array]:
-        if rule == "obd":
-            ranked = scores.fisher_diagonal(problem.weights, rows.mean_squares())
-        else:
-            ranked = scores.magnitude(problem.weights)
-        mask = select(ranked, budget, problem.within)
-        if rule != "iht":
-            return mask, jnp.zeros((), jnp.int32)
-        path = iht(
-            rows, mask, problem.weights, wbar, y, target, state, budget,
-            damping=damping, iterations=iterations, tolerance=tolerance,
-            within=problem.within,
-        )  # fmt: skip
-        return path.support, path.swaps
-
-    def fit_on(mask: Leaves) -> tuple[Refit, jax.Array]:
-        fit = refit(
-            rows, mask, wbar, y, target, state,
-            damping=damping, rounds=rounds, tolerance=tolerance,
-        )  # fmt: skip
-
-        def move(fraction: jax.Array) -> tuple[Leaves, jax.Array]:
-            step = (fraction * fit.length).astype(y.dtype)
-            moved = optax.tree.add_scale(fit.weights, -step, fit.step)
-            moved = trees.cast_like(moved, wbar)
-            return moved, rows.loss(moved)
-
-        fractions = jnp.asarray(FRACTIONS if first_order else (0.0,), y.dtype)
-        trials, losses = jax.lax.map(move, fractions)
-        best = _lowest(losses)
-        length = fractions[best] * fit.length * rows.batch
-        fit = fit._replace(weights=_pick(best, trials), length=length, step=())
-        return fit, losses[best]
-
-    # Mapped and not unrolled: the program holds the network and the n x n algebra once.
-    supports, swaps = _stack([choose_support(rule) for rule in support])
-    fits, losses = jax.lax.map(fit_on, supports)
-    # The loss decides: at high sparsity every support is far from the reference, where
-    # the local model cannot tell them apart.
-    best = _lowest(losses)
-    mask, fit, loss, swaps = _pick(best, (supports, fits, losses, swaps))
-
-    thresholded = apply_masks(wbar, mask)
-    finite = jnp.isfinite(fit.objective[-1]) & jnp.isfinite(loss)
-    finite &= jnp.stack([jnp.all(jnp.isfinite(w)) for w in fit.weights]).all()
-    transported = fit.couplings.get("transport_converged", jnp.asarray(True))
-    status = jnp.select(
-        [~finite, fit.deficient & (damping == 0), ~transported, ~fit.settled],
-        [
-            Status.NOT_FINITE,
-            Status.RANK_DEFICIENT,
-            Status.TRANSPORT_NOT_CONVERGED,
-            Status.ITERATION_LIMIT,
-        ],
-        Status.CONVERGED,
-    )
-    return Solution(
-        weights=jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old), fit.weights, thresholded
-        ),
-        masks=mask,
-        objective=fit.objective,
-        iterations=fit.rounds,
-        status=status.astype(jnp.int32),
-        details={
-            "support_rule": best,
-            "support_swaps": swaps,
-            "loss": loss,
-            # 1 follows the mean gradient in full, 0 not at all.
-            "first_order": fit.length,
-            **fit.couplings,
-        },
-    )
-
-
-def _lowest(losses: jax.Array) -> jax.Array:
-    return jnp.argmin(jnp.where(jnp.isnan(losses), jnp.inf, losses))
-
-
-def _stack(several: Sequence[Any]) -> Any:
-    """Several trees as one, along a new leading axis."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *several)
-
-
-def _pick(index: jax.Array, stacked: Any) -> Any:
-    """Undo `_stack` for one of the trees, by a traced index."""
-    return jax.tree.map(lambda leaf: leaf[index], stacked)

@@ -1,0 +1,147 @@
+"""One stage of the regression: supports and dampings tried, judged by the loss."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from swapjax import scores, trees
+from swapjax.masks import apply_masks
+from swapjax.oneshot.first_order import FRACTIONS
+from swapjax.oneshot.iht import iht
+from swapjax.oneshot.problem import Problem, Solution
+from swapjax.oneshot.refit import Ground, Refit, prepare, refit
+from swapjax.oneshot.targets import Target
+from swapjax.selection import Budget, select
+from swapjax.types import Leaves, Status
+
+Support = Literal["magnitude", "obd", "iht"]
+
+
+def solve(
+    problem: Problem,
+    budget: Budget,
+    *,
+    target: Target,
+    damping: tuple[float, ...],
+    support: tuple[Support, ...],
+    first_order: bool,
+    reference: str,
+    iterations: int,
+    rounds: int,
+    tolerance: float,
+) -> Solution:
+    """Prune by regression on a target; the arguments are those of `swap`, checked.
+
+    Every support is factorised once. On each, every damping is tried, and from every
+    re-fit a few lengths of the first-order step; the weights with the lowest loss on
+    the stage's examples are the answer.
+
+    Raises:
+        ValueError: for a problem without rows.
+    """
+    rows = problem.rows
+    if rows is None:
+        raise ValueError("problem: this method needs gradient rows, got None")
+    wbar = problem.weights if reference == "current" else problem.initial
+    y = rows.project(wbar)
+    # Averaging b examples shrinks the Fisher of the rows by b; the damping with it.
+    dampings = jnp.asarray(damping, y.dtype) / rows.batch
+    state = target.prepare(y)
+
+    def choose_support(rule: Support) -> tuple[Leaves, jax.Array]:
+        if rule == "obd":
+            ranked = scores.fisher_diagonal(problem.weights, rows.mean_squares())
+        else:
+            ranked = scores.magnitude(problem.weights)
+        mask = select(ranked, budget, problem.within)
+        if rule != "iht":
+            return mask, jnp.zeros((), jnp.int32)
+        path = iht(
+            rows, mask, problem.weights, wbar, y, target, state, budget,
+            damping=dampings[0], iterations=iterations, tolerance=tolerance,
+            within=problem.within,
+        )  # fmt: skip
+        return path.support, path.swaps
+
+    def fit_on(mask: Leaves) -> tuple[Refit, jax.Array, jax.Array]:
+        ground = prepare(rows, mask, wbar, y, target, state)
+        found, losses = jax.lax.map(functools.partial(fit_with, ground), dampings)
+        best = _lowest(losses)
+        return _pick(best, found), dampings[best], losses[best]
+
+    def fit_with(ground: Ground, damping: jax.Array) -> tuple[Refit, jax.Array]:
+        fit = refit(
+            rows, ground, y, target, damping=damping, rounds=rounds, tolerance=tolerance
+        )
+
+        def move(fraction: jax.Array) -> tuple[Leaves, jax.Array]:
+            step = (fraction * fit.length).astype(y.dtype)
+            moved = optax.tree.add_scale(fit.weights, -step, fit.step)
+            moved = trees.cast_like(moved, wbar)
+            return moved, rows.loss(moved)
+
+        fractions = jnp.asarray(FRACTIONS if first_order else (0.0,), y.dtype)
+        trials, losses = jax.lax.map(move, fractions)
+        best = _lowest(losses)
+        length = fractions[best] * fit.length * rows.batch
+        fit = fit._replace(weights=_pick(best, trials), length=length, step=())
+        return fit, losses[best]
+
+    # Mapped and not unrolled: the program holds the network and the n x n algebra once.
+    supports, swaps = _stack([choose_support(rule) for rule in support])
+    fits, used, losses = jax.lax.map(fit_on, supports)
+    # The loss decides: at high sparsity every support is far from the reference, where
+    # the local model cannot tell them apart, and noise calls for more damping.
+    best = _lowest(losses)
+    mask, fit, used, loss, swaps = _pick(best, (supports, fits, used, losses, swaps))
+
+    thresholded = apply_masks(wbar, mask)
+    finite = jnp.isfinite(fit.objective[-1]) & jnp.isfinite(loss)
+    finite &= jnp.stack([jnp.all(jnp.isfinite(w)) for w in fit.weights]).all()
+    transported = fit.couplings.get("transport_converged", jnp.asarray(True))
+    status = jnp.select(
+        [~finite, fit.deficient & (used == 0), ~transported, ~fit.settled],
+        [
+            Status.NOT_FINITE,
+            Status.RANK_DEFICIENT,
+            Status.TRANSPORT_NOT_CONVERGED,
+            Status.ITERATION_LIMIT,
+        ],
+        Status.CONVERGED,
+    )
+    return Solution(
+        weights=jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), fit.weights, thresholded
+        ),
+        masks=mask,
+        objective=fit.objective,
+        iterations=fit.rounds,
+        status=status.astype(jnp.int32),
+        details={
+            "support_rule": best,
+            "support_swaps": swaps,
+            "loss": loss,
+            "damping": used * rows.batch,
+            # 1 follows the mean gradient in full, 0 not at all.
+            "first_order": fit.length,
+            **fit.couplings,
+        },
+    )
+
+
+def _lowest(losses: jax.Array) -> jax.Array:
+    return jnp.argmin(jnp.where(jnp.isnan(losses), jnp.inf, losses))
+
+
+def _stack(several: Sequence[Any]) -> Any:
+    """Several trees as one, along a new leading axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *several)
+
+
+def _pick(index: jax.Array, stacked: Any) -> Any:
+    """Undo `_stack` for one of the trees, by a traced index."""
+    return jax.tree.map(lambda leaf: leaf[index], stacked)
