@@ -58,11 +58,13 @@ class System(NamedTuple):
     Attributes:
         gram: ``K = G_S G_S^T``, [n, n].
         inverse: ``L (L^T K L + n lambda I)^-1 L^T`` with ``M = L L^T``, [n, n].
+        rest: ``I - gram @ inverse``, what a re-fit leaves of a residual, [n, n].
         deficient: whether the system was singular, so that inverse is a pseudo-inverse.
     """
 
     gram: jax.Array
     inverse: jax.Array
+    rest: jax.Array
     deficient: jax.Array
 
 
@@ -194,9 +196,18 @@ def damp(spectrum: Spectrum, damping: jax.Array | float) -> System:
     floor = values[-1] * n * jnp.finfo(values.dtype).eps
     shifted = jnp.maximum(values, 0) + n * damping
     usable = shifted > jnp.where(damping > 0, 0, floor)
-    scaled = vectors * jnp.where(usable, 1 / jnp.where(usable, shifted, 1), 0)
-    inner = jnp.matmul(scaled, vectors.T, precision=_HIGHEST)
-    return System(gram, _sandwich_transposed(root, inner), ~jnp.all(usable))
+
+    def rebuild(diagonal: jax.Array) -> jax.Array:
+        return jnp.matmul(vectors * diagonal, vectors.T, precision=_HIGHEST)
+
+    safe = jnp.where(usable, shifted, 1)
+    inverse = _sandwich_transposed(root, rebuild(jnp.where(usable, 1 / safe, 0)))
+    if root is None:
+        # Not as a difference: a row that is nearly fitted would lose all digits.
+        rest = rebuild(jnp.where(usable, n * damping / safe, 1))
+    else:
+        rest = jnp.eye(n) - jnp.matmul(gram, inverse, precision=_HIGHEST)
+    return System(gram, inverse, rest, ~jnp.all(usable))
 
 
 def solve(system: System, fit: Fit, start: jax.Array) -> jax.Array:

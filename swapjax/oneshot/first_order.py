@@ -40,12 +40,11 @@ def trusted_length(system: System, residual: jax.Array, batch: int) -> jax.Array
     Returns:
         s, between 0 and ``1/batch``.
     """
-    hat = jnp.matmul(system.gram, system.inverse, precision=jax.lax.Precision.HIGHEST)
     # A row of leverage 1 is fitted by itself alone: leaving it out says nothing.
-    left = jnp.maximum(1 - jnp.diagonal(hat), 1e-6)
-    fitted = jnp.matmul(hat, residual, precision=jax.lax.Precision.HIGHEST)
-    missed = -(residual - fitted) / left
-    follow = 1 - (1 - jnp.sum(hat, axis=1)) / left
+    left = jnp.maximum(jnp.diagonal(system.rest), 1e-6)
+    unfitted = jnp.matmul(system.rest, residual, precision=jax.lax.Precision.HIGHEST)
+    missed = -unfitted / left
+    follow = 1 - jnp.sum(system.rest, axis=1) / left
     # The predicted mean loss is mean(v) + batch/2 mean(v^2), v = missed - s follow.
     rise = jnp.mean(follow) + batch * jnp.mean(missed * follow)
     bend = batch * jnp.mean(jnp.square(follow))

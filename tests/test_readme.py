@@ -1,0 +1,23 @@
+"""The README's examples run as they are written."""
+
+import re
+
+from conftest import ROOT
+
+
+def test_the_examples_run_one_after_the_other(capsys):
+    text = (ROOT / "README.md").read_text()
+    examples = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(examples) == 2
+    names = {}
+    for example in examples:
+        exec(example, names)
+    density, accuracy, _ = re.findall(r"[\d.]+", capsys.readouterr().out)[:3]
+    assert abs(float(density) - 0.1) < 1e-3
+    assert float(accuracy) > 80
+
+
+def test_the_commands_that_are_named_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"    make ([a-z]+)  ", (ROOT / "README.md").read_text()):
+        assert f"\n{target}:" in makefile
