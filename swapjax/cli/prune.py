@@ -55,7 +55,7 @@ def prune(options: Prune) -> None:
     console.print(f"{target}\n", highlight=False)
 
     state = options.out / _STATE
-    with _folder(options.out), progress("pruning", options.stages) as (bar, task):
+    with _folder(options.out), progress("compiling", options.stages) as (bar, task):
         if state.exists():
             console.print(f"Going on from {state}.", soft_wrap=True)
         if options.checkpoint is None:
@@ -66,7 +66,9 @@ def prune(options: Prune) -> None:
             sparsity=options.sparsity,
             seed=options.seed,
             checkpoint=state,
-            callback=lambda stage: bar.update(task, completed=stage.stage),
+            callback=lambda stage: bar.update(
+                task, completed=stage.stage, description="pruning"
+            ),
             **options.run_options,
         )
         _write(options, setting, (accuracy, loss), row, pruned)
