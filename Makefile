@@ -11,7 +11,7 @@ demo: .venv/.core  ## Prune real digits in every way: a table, and the picture d
 	$(BIN)/swapjax demo
 
 test: .venv/.dev  ## Run the tests, the examples of the docs and the notebooks.
-	$(BIN)/pytest --cov
+	$(BIN)/pytest --cov -n 2 --dist loadfile
 
 lint: .venv/.dev  ## Check style.
 	$(BIN)/ruff check .

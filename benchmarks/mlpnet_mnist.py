@@ -4,20 +4,23 @@ Two recipes, each at seven sparsities, from clean gradients and from noisy ones:
 
 - plain: 15 stages (exponential), 1,000 rows of 16 examples each, no training between;
 - sgd: 14 stages (cubic from 0), an epoch of SGD after each (learning rate 1e-3,
-  momentum 0.5, batches of 64), the protocol of the released SWAP code.
+  momentum 0.5, batches of 64). The released SWAP code has one epoch more, before the
+  first pruning, and rows of one example.
 
 "targets only" leaves the first-order step out: what remains is the regression alone.
 At sparsity 0 nothing is pruned, so that row tells what the first-order step gains by
 itself: it trains.
 
 Writes results.csv after every run and goes on where it stopped; then results.png, and a
-table that says whom each mean beats or loses to.
+table that says whom each mean beats or loses to. Of each peer the best setting counts,
+which its own test set chose.
 """
 
 import csv
 import dataclasses
 import functools
 import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +109,9 @@ class Run:
 
 def main(options: Options) -> None:
     """Do what is left to do, then show everything."""
+    for path in (options.data, options.checkpoint):
+        if not path.exists():
+            sys.exit(f"{path}: not there; name it with --data or --checkpoint")
     data = datasets.load(options.data)
     model = models.create("mlpnet", data.shape, data.classes)
     setting = experiments.set_up(data, model, weights=options.checkpoint)
@@ -116,8 +122,8 @@ def main(options: Options) -> None:
     done = {run.key: run for run in load(target)}
     wanted = plan_runs(options)
     left = [run for run in wanted if run.key not in done]
-    with progress("pruning", len(wanted)) as (bar, task):
-        bar.update(task, completed=len(wanted) - len(left))
+    console.print(f"{len(wanted) - len(left)} of {len(wanted)} runs are done already.")
+    with progress("pruning", len(left)) as (bar, task):
         for run in left:
             name = f"{run.recipe}, {run.method}, {run.noise}, {run.sparsity:g}"
             bar.update(task, description=f"{name}, seed {run.seed}")
@@ -131,8 +137,18 @@ def main(options: Options) -> None:
         for noise in dict.fromkeys(run.noise for run in runs):
             group = [r for r in runs if (r.recipe, r.noise) == (recipe, noise)]
             if group:
+                # The control looks at no gradients: noise leaves it as it is.
+                if noise != "clean":
+                    group += control(runs, recipe, group)
                 console.print(table(group, peers))
     console.print(f"Written to {target}, drawn in {options.out / 'results.png'}.")
+
+
+def control(runs: list[Run], recipe: str, group: list[Run]) -> list[Run]:
+    """The runs by magnitude that belong beside a group of noisy ones."""
+    levels = {run.sparsity for run in group}
+    key = (recipe, "magnitude", "clean")
+    return [r for r in runs if r.key[:3] == key and r.sparsity in levels]
 
 
 def plan_runs(options: Options) -> list[Run]:
@@ -238,6 +254,7 @@ def table(runs: list[Run], peers: list[Peer]) -> Table:
             others = matching(peers, recipe == SGD, pair, level)
             sides = [
                 ", ".join(f"{p.name} {p.accuracy:.2f}" for p in others if side(p))
+                or ("" if others else "(no peer)")
                 for side in (lambda p: p.accuracy < mean, lambda p: p.accuracy > mean)  # noqa: B023
             ]
             result.add_row(method, f"{level:g}", f"{mean:.2f}{spread}", *sides)
@@ -259,7 +276,10 @@ def figure(runs: list[Run], peers: list[Peer]) -> Figure:
             ax.errorbar(
                 at,
                 [np.mean(values[i]) for i in at],
-                yerr=[float(np.std(values[i])) for i in at],
+                yerr=[
+                    float(np.std(values[i], ddof=min(1, len(values[i]) - 1)))
+                    for i in at
+                ],
                 label=method,
                 color=COLOURS[method],
                 marker="o",

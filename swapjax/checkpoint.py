@@ -40,7 +40,7 @@ def save_params(
 
     Args:
         path: the file.
-        params: any pytree of arrays, of any dtype.
+        params: any pytree of arrays; float64 becomes float32 unless x64 is enabled.
         metadata: strings to keep with them.
     """
     _write(path, _by_path(params), dict(metadata or {}))

@@ -416,10 +416,7 @@ def form(
     Raises:
         ValueError: for an unknown storage, and gradients that are not finite.
     """
-    if storage not in ("auto", "stored", "matrix-free"):
-        raise ValueError(
-            f"storage must be 'auto', 'stored' or 'matrix-free', got {storage!r}"
-        )
+    check_storage(storage)
     if storage == "auto":
         dtype = jnp.dtype(free.dtype or _wide(plan.split(free.params)))
         small = free.n * plan.total * dtype.itemsize < _STORE_BELOW
@@ -427,6 +424,18 @@ def form(
     rows = _store(free) if storage == "stored" else free
     trees.require_finite(plan.paths, _sum_rows(rows), "gradients")
     return rows
+
+
+def check_storage(storage: str) -> None:
+    """Raise for an unknown storage.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    if storage not in ("auto", "stored", "matrix-free"):
+        raise ValueError(
+            f"storage must be 'auto', 'stored' or 'matrix-free', got {storage!r}"
+        )
 
 
 @jax.jit

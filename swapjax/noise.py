@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from fractions import Fraction
 from typing import Literal
 
 import jax
@@ -17,7 +18,8 @@ class GradientNoise:
 
     The deviation of the noise on a row is `scale` times the standard deviation of
     that row over all its prunable entries, all layers together: layers with small
-    gradients drown first.
+    gradients drown first. Losses stay clean, and with them what they choose in `swap`:
+    support, damping, and the length of the first-order step.
 
     Attributes:
         scale: deviation of the noise, in deviations of the row; 0 or more.
@@ -69,11 +71,11 @@ class GradientNoise:
                 jax.random.bits(k, leaf.shape, jnp.uint32)
                 for k, leaf in zip(jax.random.split(where, len(row)), row, strict=True)
             )
-            hit = top_keys(draws, math.floor(self.proportion * size))
+            hit = top_keys(draws, self._share(size))
         else:
             # The permutation is the same for all rows.
             place = jax.random.permutation(shared, n)[index]
-            hit = (place < math.floor(self.proportion * n),) * len(row)
+            hit = (place < self._share(n),) * len(row)
         return tuple(
             jnp.where(
                 h, leaf + deviation * jax.random.normal(k, leaf.shape, leaf.dtype), leaf
@@ -82,3 +84,7 @@ class GradientNoise:
                 jax.random.split(what, len(row)), hit, row, strict=True
             )
         )
+
+    def _share(self, count: int) -> int:
+        """``floor(proportion * count)``, exactly: 0.29 of 100 are 29."""
+        return math.floor(Fraction(repr(float(self.proportion))) * count)

@@ -155,7 +155,9 @@ def _select_group(
             for w, key in zip(within, keys, strict=True)
         )
     if any(floors) and len(keys) > 1:
-        sure = (top_keys((key,), f)[0] for key, f in zip(keys, floors, strict=True))
+        sure = [top_keys((key,), f)[0] for key, f in zip(keys, floors, strict=True)]
+        if within is not None:
+            sure = [m & w for m, w in zip(sure, within, strict=True)]
         # A floor entry outranks every score: no number has all bits set.
         keys = tuple(
             jnp.where(m, ~jnp.zeros_like(key), key)

@@ -1,6 +1,5 @@
 """Paths of leaves, and what is checked of trees before work starts."""
 
-import re
 from collections.abc import Iterable
 
 import jax
@@ -24,8 +23,9 @@ def paths(tree: Params) -> tuple[str, ...]:
         One path a leaf; the empty string for a bare array.
     """
     keyed, _ = jax.tree_util.tree_flatten_with_path(tree)
-    names = (jax.tree_util.keystr(k, simple=True, separator="/") for k, _ in keyed)
-    return tuple(re.sub(r"/\.?value$", "", name) for name in names)
+    variable = jax.tree_util.GetAttrKey("value")
+    keys = (key[:-1] if key[-1:] == (variable,) else key for key, _ in keyed)
+    return tuple(jax.tree_util.keystr(k, simple=True, separator="/") for k in keys)
 
 
 def cast_like(tree: Params, reference: Params) -> Params:

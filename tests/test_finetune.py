@@ -181,7 +181,10 @@ def test_no_steps_or_an_empty_batch_are_an_error(name, value):
 
 def test_settings_describe_themselves():
     described = FineTune(optax.sgd(0.1), 7, 32).describe()
-    assert described == "steps=7, batch=32"
+    assert described.startswith("steps=7, batch=32, optimizer=")
+    assert FineTune(optax.sgd(0.1), 7, 32).describe() == described
+    assert FineTune(optax.sgd(0.2), 7, 32).describe() != described
+    assert FineTune(optax.adam(0.1), 7, 32).describe() != described
 
 
 # Sources.
@@ -231,10 +234,12 @@ def test_skipping_passes_over_batches_of_an_iterator_only():
     assert source.stream is arrays
 
 
-def test_a_source_tells_what_its_data_looks_like():
-    assert Source(iter([]), 1).shapes == "iterator"
-    data = (np.zeros((4, 2), np.float32), np.zeros(4, np.int32))
-    assert Source(data, 1).shapes == "[((4, 2), 'float32'), ((4,), 'int32')]"
+def test_a_source_tells_its_data_from_others():
+    assert Source(iter([]), 1).digest() == "iterator"
+    data = np.zeros((4, 2), np.float32), np.zeros(4, np.int32)
+    other = np.ones((4, 2), np.float32), np.zeros(4, np.int32)
+    assert Source(data, 1).digest() == Source(data, 1).digest()
+    assert Source(data, 1).digest() != Source(other, 1).digest()
 
 
 @pytest.mark.parametrize(

@@ -162,21 +162,23 @@ def test_more_entries_than_an_int32_counts_are_an_error():
 
 
 def chosen_slowly(scores, budget, within):
-    """Group by group: the floors of each leaf first, then the best of the rest."""
+    """Group by group: the floors of each leaf within, then the best of the rest."""
     result = [None] * len(scores)
     for group in set(budget.groups):
         members = [i for i, g in enumerate(budget.groups) if g == group]
         leaves = [scores[i] for i in members]
         order = list(ranking(leaves))
+        outside = []
         if within is not None:
             inside = np.concatenate([np.ravel(within[i]) for i in members])
             outside = [p for p in range(len(inside)) if not inside[p]]
             order = [p for p in order if inside[p]] + outside
+        sound = [p for p in order if p not in set(outside)]
         leaf_of = np.repeat(np.arange(len(leaves)), [x.size for x in leaves])
         first = [
             p
             for j, i in enumerate(members)
-            for p in [p for p in order if leaf_of[p] == j][: budget.floors[i]]
+            for p in [p for p in sound if leaf_of[p] == j][: budget.floors[i]]
         ]
         rest = [p for p in order if p not in set(first)]
         places = [*first, *rest][: int(budget.keep[group])]

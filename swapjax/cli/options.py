@@ -199,7 +199,7 @@ class Options:
 
     @property
     def _training(self) -> dict[str, str]:
-        names = ("data", "model", "epochs", "seed")
+        names = ("data", "data_dir", "model", "epochs", "seed")
         return {name: str(getattr(self, name)) for name in names}
 
     def _is_ours(self, path: Path) -> bool:

@@ -29,7 +29,8 @@ def trusted_length(system: System, residual: jax.Array, batch: int) -> jax.Array
     """How far to go, by leaving each row out in turn.
 
     For a re-fit without row i, ridge regression has the change that row i would see in
-    closed form: its fitted value and its leverage are enough. The length under which
+    closed form: its fitted value and its leverage are enough (with a plan as the metric
+    this is an approximation). The length under which
     the rows left out predict the smallest loss, to second order, is the one to trust.
 
     Args:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from swapjax import scores, transport
+from swapjax.masks import apply_masks
 from swapjax.oneshot.problem import Problem, Solution
 from swapjax.selection import Budget, select
 from swapjax.types import Leaves, Status
@@ -75,17 +76,15 @@ def solve(
         rise += held * optax.tree.vdot(direction, offset)
         return rise, bend + held * optax.tree.norm(direction, squared=True)
 
-    support = select(scores.magnitude(w), budget)
-    limit = _support_limit(w, d, support, budget).astype(x.dtype)
+    support = select(scores.magnitude(w), budget, problem.within)
+    limit = _support_limit(w, d, support, budget, problem.within).astype(x.dtype)
     on_support = tuple(jnp.where(s, v, 0) for s, v in zip(support, d, strict=True))
     tau = _adam(*along(on_support), limit)
     tau = jnp.where(tau < limit, tau, _grow(*along(d), limit))
 
     stepped = optax.tree.add_scale(w, -tau, d)
-    mask = select(scores.magnitude(stepped), budget)
-    weights = tuple(
-        jnp.where(m, v, jnp.zeros((), v.dtype)) for m, v in zip(mask, w, strict=True)
-    )
+    mask = select(scores.magnitude(stepped), budget, problem.within)
+    weights = apply_masks(w, mask)
     scale = 0.5 * n if paired else 0.5
     value = scale * coupling.cost + 0.5 * held * optax.tree.norm(offset, squared=True)
     status = jnp.where(
@@ -119,7 +118,9 @@ def _couple(
     )
 
 
-def _support_limit(w: Leaves, d: Leaves, support: Leaves, budget: Budget) -> jax.Array:
+def _support_limit(
+    w: Leaves, d: Leaves, support: Leaves, budget: Budget, within: Leaves | None
+) -> jax.Array:
     """The largest step that leaves the top-k set as it is, by bisection.
 
     `w` is not thresholded first, so near-ties at rank k keep this step tiny.
@@ -129,7 +130,8 @@ def _support_limit(w: Leaves, d: Leaves, support: Leaves, budget: Budget) -> jax
 
     def halve(_: int, ends: tuple) -> tuple:
         middle = (ends[0] + ends[1]) / 2
-        moved = select(scores.magnitude(optax.tree.add_scale(w, -middle, d)), budget)
+        stepped = optax.tree.add_scale(w, -middle, d)
+        moved = select(scores.magnitude(stepped), budget, within)
         same = jnp.stack(
             [jnp.all(m == s) for m, s in zip(moved, support, strict=True)]
         ).all()

@@ -16,14 +16,19 @@ from swapjax.types import Params
 
 def fingerprint(params: Params, key: jax.Array, **settings: Any) -> dict[str, str]:
     """Tell runs apart: by their settings, their key, and every bit of their params."""
-    digest = hashlib.sha256()
-    for path, leaf in zip(trees.paths(params), jax.tree.leaves(params), strict=True):
-        array = np.asarray(leaf)
-        digest.update(f"{path} {array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
     seed = np.asarray(jax.random.key_data(key)).tolist()
-    settings |= {"params": digest.hexdigest(), "key": seed}
+    settings |= {"params": digest(params), "key": seed}
     return {name: str(value) for name, value in settings.items()}
+
+
+def digest(tree: Any) -> str:
+    """Tell trees of arrays apart, by paths, dtypes, shapes and every bit."""
+    result = hashlib.sha256()
+    for path, leaf in zip(trees.paths(tree), jax.tree.leaves(tree), strict=True):
+        array = np.ascontiguousarray(leaf)
+        result.update(f"{path} {array.dtype} {array.shape}".encode())
+        result.update(array.tobytes())
+    return result.hexdigest()[:16]
 
 
 def save(path: str | Path, state: Saved, run: dict[str, str]) -> None:
@@ -51,7 +56,7 @@ def load(path: str | Path, params: Params, run: dict[str, str]) -> Saved | None:
     other = json.loads(metadata["run"])
     different = [k for k in run if run[k] != other.get(k)]
     if different:
-        what = "; ".join(f"{k} was {other.get(k)}, is {run[k]}" for k in different)
+        what = "; ".join(_difference(k, other.get(k), run[k]) for k in different)
         raise ValueError(
             f"checkpoint: {path} belongs to another run ({what}); remove it to start "
             "anew"
@@ -65,3 +70,9 @@ def load(path: str | Path, params: Params, run: dict[str, str]) -> Saved | None:
 
     history = tuple(Stage.from_dict(s) for s in json.loads(metadata["history"]))
     return Saved(as_tree("params"), as_tree("masks"), history, int(metadata["batches"]))
+
+
+def _difference(name: str, before: str | None, now: str) -> str:
+    if max(len(str(before)), len(now)) > 60:
+        return f"{name} differs"
+    return f"{name} was {before}, is {now}"

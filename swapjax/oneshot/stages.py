@@ -13,7 +13,14 @@ from swapjax import masks as masking
 from swapjax import schedules, trees
 from swapjax.finetune import FineTune
 from swapjax.finetune import finetune as tune
-from swapjax.gradients import Corruption, MatrixFreeRows, Storage, form, recipe
+from swapjax.gradients import (
+    Corruption,
+    MatrixFreeRows,
+    Storage,
+    check_storage,
+    form,
+    recipe,
+)
 from swapjax.oneshot.history import Saved, Stage
 from swapjax.oneshot.problem import Method, Problem, Solution
 from swapjax.oneshot.swap import swap
@@ -104,7 +111,7 @@ def prune(
     Raises:
         ValueError: for arguments out of range, too few examples, entries that are not
             finite in params, data or gradients, masks that do not belong to params,
-            and a checkpoint of another run.
+            and a checkpoint of another run or in no folder.
 
     Example:
         >>> import jax, jax.numpy as jnp, swapjax
@@ -122,6 +129,7 @@ def prune(
     """
     method = swap() if method is None else method
     schedule = schedules.exponential(initial=0.1) if schedule is None else schedule
+    check_storage(storage)
     for name, value in (("stages", stages), ("samples", samples), ("batch", batch)):
         if value < 1:
             raise ValueError(f"{name} must be 1 or more, got {value}")
@@ -139,11 +147,14 @@ def prune(
         # Imported here so that the core does without safetensors.
         from swapjax.oneshot import resume
 
+        if not Path(checkpoint).parent.is_dir():
+            raise ValueError(f"checkpoint: {Path(checkpoint).parent} is not a folder")
         run = resume.fingerprint(
             params, key, method=method, stages=stages, samples=samples, batch=batch,
-            sparsity=target, schedule=schedule, noise=noise, dtype=dtype,
-            within=within is not None, finetune=finetune and finetune.describe(),
-            data=source.shapes,
+            sparsity=float(target.sparsity), plan=repr(target), schedule=schedule,
+            noise=noise, dtype=dtype, storage=storage, data=source.digest(),
+            within=within and resume.digest(within),
+            finetune=finetune and finetune.describe(),
         )  # fmt: skip
         state = resume.load(checkpoint, params, run) or state
         source.skip(state.batches)

@@ -110,8 +110,8 @@ def swap(
         )
     if epsilon is not None and not epsilon >= 0:
         raise ValueError(f"epsilon must be 0 or more, got {epsilon}")
-    if perplexity is not None and not perplexity > 1:
-        raise ValueError(f"perplexity must be more than 1, got {perplexity}")
+    if perplexity is not None and not 1 < perplexity < math.inf:
+        raise ValueError(f"perplexity must be more than 1 and finite, got {perplexity}")
     if not 0 <= rho <= 1:
         raise ValueError(f"rho must be in [0, 1], got {rho}")
     if max_sinkhorn < 1:

@@ -114,7 +114,7 @@ def make(
             coupling = transport.uniform(y, y, return_plan=True)
         else:
             value = choose_epsilon(y)
-            coupling = transport.self_plan(y, value)
+            coupling = transport.self_plan(y, value, max_iterations=max_iterations)
             return State(value, {"yy": coupling})
         return State(jnp.asarray(epsilon, y.dtype), {"yy": coupling})
 
