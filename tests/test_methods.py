@@ -386,6 +386,7 @@ def test_methods_of_the_same_settings_are_one():
         (swap, {"epsilon": float("nan")}, "epsilon must be 0 or more, got nan"),
         (swap, {"epsilon": 0.1, "perplexity": 2.0}, "epsilon or perplexity, not both"),
         (swap, {"perplexity": 1.0}, "perplexity must be more than 1"),
+        (swap, {"perplexity": float("inf")}, "perplexity must be more than 1 and fin"),
         (swap, {"rho": 1.5}, r"rho must be in \[0, 1\]"),
         (swap, {"max_sinkhorn": 0}, "max_sinkhorn must be 1 or more"),
         (swap, {"damping": -1.0}, "damping must be 0 or more, got -1.0"),

@@ -201,6 +201,23 @@ def test_the_state_of_another_run_is_refused(network, tmp_path):
     assert state.read_bytes() == before
 
 
+def test_another_optimizer_or_other_data_are_another_run(network, tmp_path):
+    params, (x, y) = network
+    state = tmp_path / "state.safetensors"
+    tune = FineTune(optax.sgd(1e-3), steps=1, batch=20)
+    prune(network, checkpoint=state, finetune=tune)
+    other = FineTune(optax.sgd(1e-2), steps=1, batch=20)
+    with pytest.raises(ValueError, match=r"another run.*optimizer"):
+        prune(network, checkpoint=state, finetune=other)
+    with pytest.raises(ValueError, match=r"another run \(data was"):
+        prune((params, (x, y + 1)), checkpoint=state, finetune=tune)
+
+
+def test_a_checkpoint_in_no_folder_is_refused_at_once(network, tmp_path):
+    with pytest.raises(ValueError, match=r"checkpoint: .*nowhere is not a folder"):
+        prune(network, checkpoint=tmp_path / "nowhere" / "state.safetensors")
+
+
 def test_files_that_are_no_states_are_refused(network, tmp_path):
     from swapjax import checkpoint
 

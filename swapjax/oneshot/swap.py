@@ -67,7 +67,10 @@ def swap(
     =================== ===== =================================================
 
     To forget which example is which costs much. To keep the pairing and add transport
-    costs little, and helps a little where gradients are noisy.
+    costs little, and helped there where gradients were noisy. With the defaults, three
+    dampings and the first-order step, that gain is gone: 87.3 against 87.5 of linear
+    regression from noisy gradients, 92.5 and 92.5 from clean ones, three seeds
+    (benchmarks/mlpnet_mnist.py). Losses are taken clean even where gradients are noisy.
 
     Args:
         target: the variant.
@@ -161,8 +164,12 @@ def linear_regression(
     It is `swap` with the identity coupling; the arguments are explained there.
 
     The first-order step shares that system. It trains as much as it prunes: on MLPNet
-    and MNIST (15 stages of 1,000 rows of 16 examples) it lifts sparsity 0.9 from DENSE.
-    Turn it off to compare pruning alone.
+    and MNIST (15 stages of 1,000 rows of 16 examples) it lifts accuracy at sparsity 0.9
+    from 93.6 to 95.9, and with nothing pruned from 94.0 to 95.8. Turn it off to compare
+    pruning alone.
+
+    Returns:
+        The method, for `swapjax.prune`.
 
     Raises:
         ValueError: for values out of range, naming the argument.
