@@ -1,5 +1,6 @@
 """Where examples come from: arrays to draw from, or an iterator of batches."""
 
+import collections
 import hashlib
 from collections.abc import Iterator
 from typing import Any
@@ -66,8 +67,7 @@ class Source:
     def skip(self, batches: int) -> None:
         """Pass over what an interrupted run has already taken from the iterator."""
         if self._iterator is not None:
-            for _ in take(self, batches):
-                pass
+            collections.deque(take(self, batches), maxlen=0)
 
     def draw(self, key: jax.Array) -> Any:
         """Take the wanted number of examples, distinct ones of arrays.

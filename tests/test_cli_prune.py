@@ -394,7 +394,7 @@ def folders(tmp_path):
         ("--epsilon -1", "epsilon must be 0 or more, got -1.0"),
         ("--damping -1", "damping must be 0 or more, got -1.0"),
         ("--damping nan", "damping must be 0 or more, got nan"),
-        ("--perplexity 1", "perplexity must be more than 1, got 1.0"),
+        ("--perplexity 1", "perplexity must be more than 1 and finite, got 1.0"),
         ("--noise -1 0.5", "noise scale must be 0 or more, got -1.0"),
         ("--noise 1 1.5", "noise proportion must be in [0, 1], got 1.5"),
         ("--stages 0", "--stages must be 1 or more, got 0"),

@@ -81,7 +81,7 @@ def swap(
         rho: the share of transport in the hybrid, in [0, 1].
         damping: lambda, the ridge, in units of the Fisher of single examples. Of
             several values each stage takes the one with the lowest loss; noise calls
-            for more. They share one factorisation.
+            for more. They share one factorisation; iht takes the first.
         support: how to choose what to keep: ``"magnitude"``, ``"obd"`` (``w^2 F_qq``)
             or ``"iht"`` (gradient steps from magnitude, thresholded). Of several the
             one with the lowest loss is taken.
