@@ -1,7 +1,6 @@
 """swapjax prune: what it writes, how it goes on, what it refuses."""
 
 import json
-import signal
 import struct
 import subprocess
 import sys
@@ -227,7 +226,7 @@ def interrupt_stage(monkeypatch, number):
     def interrupted(*arguments):
         calls.append(number)
         if len(calls) == number:
-            signal.raise_signal(signal.SIGINT)
+            raise KeyboardInterrupt
         return solve(*arguments)
 
     monkeypatch.setattr(stages, "_solve", interrupted)
