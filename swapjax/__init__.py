@@ -20,11 +20,13 @@ from swapjax.oneshot import (
 )
 
 # What to prune, and how far, and when.
+from swapjax.patterns import NM
 from swapjax.plan import Plan, plan
 from swapjax.schedules import cubic, exponential, linear, one_shot
 from swapjax.types import Status
 
 __all__ = [
+    "NM",
     "FineTune",
     "GradientNoise",
     "Method",

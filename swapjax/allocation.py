@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Literal
 
+from swapjax.patterns import NM
+
 Allocation = Literal["global", "uniform", "erk"]
 
 
@@ -19,6 +21,27 @@ def override_counts(
         for i, o in enumerate(overrides)
         if o is not None
     }
+
+
+def pattern_counts(
+    paths: tuple[str, ...],
+    shapes: tuple[tuple[int, ...], ...],
+    patterns: tuple[NM | None, ...],
+    overrides: tuple[Fraction | None, ...],
+    floors: tuple[int, ...],
+) -> tuple[int, ...]:
+    """The entries that each leaf keeps, by its pattern or else by its override.
+
+    Raises:
+        ValueError: for a leaf that its pattern does not divide.
+    """
+    free = override_counts([math.prod(s) for s in shapes], overrides, floors)
+    return tuple(
+        free[i] if pattern is None else pattern.keep(path, shape)
+        for i, (path, shape, pattern) in enumerate(
+            zip(paths, shapes, patterns, strict=True)
+        )
+    )
 
 
 def allocate(

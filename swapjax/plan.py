@@ -19,10 +19,12 @@ from swapjax.allocation import (
     Allocation,
     allocate,
     override_counts,
+    pattern_counts,
     round_half_up,
     some,
     spread,
 )
+from swapjax.patterns import NM
 from swapjax.selection import Budget
 from swapjax.types import Leaves, Masks, Params
 
@@ -42,6 +44,7 @@ class Plan:
         shapes: their shapes.
         floors: the fewest entries each may keep.
         overrides: the sparsity each was given by name, or None.
+        patterns: the pattern of each, or None.
         keep: the entries to keep of each group of leaves.
         groups: the group each leaf belongs to.
         positions: the place of each among all leaves of params.
@@ -53,6 +56,7 @@ class Plan:
     shapes: tuple[tuple[int, ...], ...]
     floors: tuple[int, ...]
     overrides: tuple[Fraction | None, ...]
+    patterns: tuple[NM | None, ...]
     keep: tuple[int, ...]
     groups: tuple[int, ...]
     positions: tuple[int, ...]
@@ -76,18 +80,23 @@ class Plan:
     @property
     def budget(self) -> Budget:
         """The counts as solvers take them."""
-        return Budget(jnp.asarray(self.keep, jnp.int32), self.groups, self.floors)
+        keep = jnp.asarray(self.keep, jnp.int32)
+        return Budget(keep, self.groups, self.floors, self.patterns)
 
     def at(self, sparsity: float | Fraction) -> "Plan":
         """Make the same plan for another sparsity, as a stage on the way needs it.
 
-        Overrides shrink in proportion, so that they are reached with the whole.
+        Overrides shrink in proportion, so that they are reached with the whole. Of a
+        pattern n:m the stage keeps whole numbers of every m: 2:4 goes by 4:4 and 3:4,
+        which makes the sparsity of a stage the nearest that there is.
 
         Raises:
             ValueError: as `plan` does.
         """
         sparsity = _exact_sparsity(sparsity, "sparsity")
         ratio = sparsity / self.sparsity if self.sparsity else Fraction(0)
+        if any(self.patterns):
+            return self._pattern_at(min(ratio, Fraction(1)))
         overrides = tuple(
             None if o is None else min(o * ratio, Fraction(1)) for o in self.overrides
         )
@@ -100,6 +109,18 @@ class Plan:
         )
         return dataclasses.replace(
             self, sparsity=sparsity, overrides=overrides, keep=keep, groups=groups
+        )
+
+    def _pattern_at(self, ratio: Fraction) -> "Plan":
+        patterns = tuple(p and p.at(ratio) for p in self.patterns)
+        overrides = tuple(None if o is None else o * ratio for o in self.overrides)
+        keep = pattern_counts(self.paths, self.shapes, patterns, overrides, self.floors)
+        return dataclasses.replace(
+            self,
+            sparsity=1 - Fraction(sum(keep), self.total),
+            patterns=patterns,
+            overrides=overrides,
+            keep=keep,
         )
 
     def _shares(self, sparsity: Fraction) -> dict[int, int]:
@@ -162,7 +183,8 @@ class Plan:
         for i, path in enumerate(self.paths):
             group, override = self.groups[i], self.overrides[i]
             keep = "" if group in shared else f"{self.keep[group]:,}"
-            rule = self.allocation if override is None else f"{float(override):g}"
+            free = str(self.patterns[i] or self.allocation)
+            rule = free if override is None else f"{float(override):g}"
             shape = "x".join(map(str, self.shapes[i]))
             rows.append((path, shape, f"{self.sizes[i]:,}", keep, rule))
         rows.append(("all", "", f"{self.total:,}", f"{self.kept:,}", ""))
@@ -176,8 +198,9 @@ class Plan:
 
 def plan(
     params: Params,
-    sparsity: float | Fraction,
+    sparsity: float | Fraction | None = None,
     *,
+    pattern: NM | None = None,
     allocation: Allocation = "global",
     include: Rule | None = None,
     exclude: Rule = (),
@@ -192,7 +215,9 @@ def plan(
     Args:
         params: a pytree of arrays, or of their shapes and dtypes.
         sparsity: the fraction of prunable entries to remove, in [0, 1). A float is
-            taken for the decimal it prints as.
+            taken for the decimal it prints as. A pattern implies it.
+        pattern: n of every m entries stay in each leaf that has no override; nothing is
+            allocated then.
         allocation: ``"global"`` lets the leaves compete for one budget; ``"uniform"``
             gives each the same density; ``"erk"`` gives each a density proportional
             to the sum of its dimensions over their product (Erdos-Renyi kernel,
@@ -208,8 +233,10 @@ def plan(
         The plan; printing it shows what will happen.
 
     Raises:
-        ValueError: for a sparsity outside [0, 1), a rule that matches nothing, a leaf
-            that two overrides match, and budgets smaller than the floors.
+        ValueError: for a sparsity outside [0, 1), or missing, or other than that of
+            the pattern, a leaf that a pattern does not divide, a rule that matches
+            nothing, a leaf that two overrides match, and budgets smaller than the
+            floors.
         TypeError: for a prunable leaf that does not hold floats.
 
     Example:
@@ -218,7 +245,7 @@ def plan(
         >>> plan(params, 0.9).kept
         2
     """
-    exact = _exact_sparsity(sparsity, "sparsity")
+    exact = _exact_sparsity(_implied(sparsity, pattern), "sparsity")
     if allocation not in ("global", "uniform", "erk"):
         raise ValueError(
             f"allocation must be 'global', 'uniform' or 'erk', got {allocation!r}"
@@ -241,8 +268,14 @@ def plan(
         raise ValueError(f"params: nothing to prune, {', '.join(prunable)} are empty")
     floors = tuple(min(min_keep, math.prod(shape)) for shape in shapes)
     by_leaf = _match_overrides(prunable, overrides or {})
-    fixed = override_counts([math.prod(s) for s in shapes], by_leaf, floors)
-    keep, groups = allocate(prunable, shapes, exact, allocation, fixed, floors)
+    patterns = tuple(pattern if o is None else None for o in by_leaf)
+    if pattern is not None:
+        keep = pattern_counts(prunable, shapes, patterns, by_leaf, floors)
+        groups = tuple(range(len(keep)))
+        exact = 1 - Fraction(sum(keep), sum(math.prod(s) for s in shapes))
+    else:
+        fixed = override_counts([math.prod(s) for s in shapes], by_leaf, floors)
+        keep, groups = allocate(prunable, shapes, exact, allocation, fixed, floors)
     return Plan(
         sparsity=exact,
         allocation=allocation,
@@ -250,11 +283,27 @@ def plan(
         shapes=shapes,
         floors=floors,
         overrides=by_leaf,
+        patterns=patterns,
         keep=keep,
         groups=groups,
         positions=tuple(chosen),
         _treedef=treedef,
     )
+
+
+def _implied(sparsity: float | Fraction | None, pattern: NM | None) -> float | Fraction:
+    """The sparsity that was asked for, or that of the pattern."""
+    if pattern is None:
+        if sparsity is None:
+            raise ValueError("sparsity: is missing, and no pattern implies it")
+        return sparsity
+    implied = 1 - Fraction(pattern.n, pattern.m)
+    if sparsity is not None and _exact_sparsity(sparsity, "sparsity") != implied:
+        raise ValueError(
+            f"sparsity: the pattern {pattern} removes {float(implied):g}, got "
+            f"{float(sparsity):g}; leave it out"
+        )
+    return implied
 
 
 def _exact_sparsity(value: float | Fraction, name: str) -> Fraction:

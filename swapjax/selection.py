@@ -15,6 +15,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from swapjax.patterns import NM
 from swapjax.types import Leaves
 
 _LIMIT = 2**31 - 1
@@ -23,7 +24,7 @@ _LIMIT = 2**31 - 1
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["keep"],
-    meta_fields=["groups", "floors"],
+    meta_fields=["groups", "floors", "patterns"],
 )
 @dataclasses.dataclass(frozen=True)
 class Budget:
@@ -33,11 +34,18 @@ class Budget:
         keep: ``int32[n_groups]``, the entries to keep of each group of leaves.
         groups: the group that each leaf belongs to.
         floors: the entries that each leaf keeps whatever its scores.
+        patterns: the pattern of each leaf, None where entries are free; empty where
+            all are. A leaf with a pattern is a group of its own.
     """
 
     keep: jax.Array
     groups: tuple[int, ...]
     floors: tuple[int, ...]
+    patterns: tuple[NM | None, ...] = ()
+
+    def pattern(self, leaf: int) -> NM | None:
+        """The pattern of a leaf, by number."""
+        return self.patterns[leaf] if self.patterns else None
 
 
 def sort_keys(x: jax.Array) -> jax.Array:
@@ -126,7 +134,8 @@ def select(scores: Leaves, budget: Budget, within: Leaves | None = None) -> Leav
             has no other left to keep.
 
     Returns:
-        One bool array a leaf. Every group keeps exactly its count.
+        One bool array a leaf. Every group keeps exactly its count, and every leaf with
+        a pattern keeps to it, but fewer where `within` has fewer.
     """
     masks: list[jax.Array] = [jnp.zeros((), bool)] * len(scores)
     for group in sorted(set(budget.groups)):
@@ -136,6 +145,7 @@ def select(scores: Leaves, budget: Budget, within: Leaves | None = None) -> Leav
             tuple(budget.floors[i] for i in members),
             budget.keep[group],
             None if within is None else tuple(within[i] for i in members),
+            budget.pattern(members[0]),
         )
         for i, mask in zip(members, chosen, strict=True):
             masks[i] = mask
@@ -143,7 +153,11 @@ def select(scores: Leaves, budget: Budget, within: Leaves | None = None) -> Leav
 
 
 def _select_group(
-    scores: Leaves, floors: tuple[int, ...], k: jax.Array, within: Leaves | None
+    scores: Leaves,
+    floors: tuple[int, ...],
+    k: jax.Array,
+    within: Leaves | None,
+    pattern: NM | None,
 ) -> Leaves:
     """The k best of a group, after the `floors[i]` best of each of its leaves."""
     _require_countable(scores)
@@ -154,6 +168,9 @@ def _select_group(
             jnp.where(w, jnp.maximum(key, 1), 0)
             for w, key in zip(within, keys, strict=True)
         )
+    if pattern is not None:
+        # Key 0 is outside: a group with less room than the pattern leaves keeps less.
+        return tuple(pattern.top(key) & (key > 0) for key in keys)
     if any(floors) and len(keys) > 1:
         sure = [top_keys((key,), f)[0] for key, f in zip(keys, floors, strict=True)]
         if within is not None:

@@ -12,6 +12,7 @@ sparsity   the fraction of zeros among the *prunable* entries
 density    one minus sparsity
 plan       which leaves are prunable, and how many entries to keep of them
 budget     a plan's counts as the solver sees them, traced under jit
+pattern    n of every m entries along an axis, instead of any entries
 rows       the operator G: one loss gradient per example, or per mini-batch
 score      arrays like the leaves; large means keep
 coupling   how the projections of the pruned weights are matched with those of
@@ -35,13 +36,14 @@ LossFn = Callable[[Params, Any], jax.Array]
 
 
 class Status(enum.IntEnum):
-    """How a solver ended; under jit an ``int32``, outside it a sentence."""
+    """How a solver ended, from good to bad; under jit an ``int32``."""
 
     CONVERGED = 0
     ITERATION_LIMIT = 1
     TRANSPORT_NOT_CONVERGED = 2
-    RANK_DEFICIENT = 3
-    NOT_FINITE = 4
+    DAMPED = 3
+    RANK_DEFICIENT = 4
+    NOT_FINITE = 5
 
     @property
     def sentence(self) -> str:
@@ -66,5 +68,9 @@ _SENTENCES = {
     Status.NOT_FINITE: (
         "The objective became infinite or NaN; the thresholded weights were kept "
         "without a re-fit."
+    ),
+    Status.DAMPED: (
+        "A system was singular, or indefinite by rounding, with the damping asked for; "
+        "it was raised to what details report."
     ),
 }

@@ -140,7 +140,7 @@ def prune(
     source = Source(data, samples * batch)
     allowed = None if within is None else _allowed(within, params, target)
     table = schedule.table(target.sparsity, stages)
-    budgets = [_budget(target.at(level), allowed) for level in table]
+    budgets = _budgets([target.at(level) for level in table], allowed)
 
     state = Saved(params, None, (), 0)
     if checkpoint is not None:
@@ -203,28 +203,40 @@ def _loss(rows: MatrixFreeRows, params: Params) -> jax.Array:
 
 
 def _allowed(within: Masks, params: Params, target: Plan) -> Leaves:
+    """The leaves of within, once it is known that the plan finds room there."""
     masking.check(within, params, "within")
     leaves = target.leaf_masks(within)
-    room = [0] * len(target.keep)
-    for group, leaf in zip(target.groups, leaves, strict=True):
-        room[group] += int(jnp.sum(leaf, dtype=jnp.int32))
+    room = _room(target, leaves)
     if any(keep > r for keep, r in zip(target.keep, room, strict=True)):
         raise ValueError(
             f"within: has {sum(room):,} entries in all, {target.kept:,} are to be kept "
             f"(by group of leaves: {room} against {list(target.keep)})"
         )
+    for path, leaf, pattern in zip(target.paths, leaves, target.patterns, strict=True):
+        if pattern and jnp.any(jnp.sum(pattern.split(leaf), axis=-1) < pattern.n):
+            raise ValueError(
+                f"within: {path} has groups with fewer entries than {pattern} keeps"
+            )
     return leaves
 
 
-def _budget(stage: Plan, allowed: Leaves | None) -> Budget:
-    """The counts of a stage, no more than what may be kept at all."""
-    budget = stage.budget
+def _room(target: Plan, allowed: Leaves) -> list[int]:
+    """What may be kept at all, by group of leaves."""
+    room = [0] * len(target.keep)
+    for group, leaf in zip(target.groups, allowed, strict=True):
+        room[group] += int(jnp.sum(leaf, dtype=jnp.int32))
+    return room
+
+
+def _budgets(stages: list[Plan], allowed: Leaves | None) -> list[Budget]:
+    """The counts of every stage, no more than what may be kept at all."""
     if allowed is None:
-        return budget
-    room = jnp.zeros_like(budget.keep)
-    for group, leaf in zip(budget.groups, allowed, strict=True):
-        room = room.at[group].add(jnp.sum(leaf, dtype=jnp.int32))
-    return dataclasses.replace(budget, keep=jnp.minimum(budget.keep, room))
+        return [stage.budget for stage in stages]
+    room = jnp.asarray(_room(stages[-1], allowed), jnp.int32)
+    return [
+        dataclasses.replace(b, keep=jnp.minimum(b.keep, room))
+        for b in (stage.budget for stage in stages)
+    ]
 
 
 def _stage(

@@ -1,0 +1,92 @@
+"""Which entries of a leaf compete with each other: N of every M along an axis."""
+
+import dataclasses
+import re
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class NM:
+    """Keep n of every m consecutive entries along an axis of a leaf.
+
+    What 2:4 hardware asks for, along the inputs of a layer: the axis before the last of
+    a Flax kernel, ``(in, out)`` or ``(height, width, in, out)``, hence the default. Use
+    ``axis=1`` for PyTorch's ``(out, in, ...)``.
+
+    Attributes:
+        n: entries kept of a group, 1 or more.
+        m: entries of a group.
+        axis: along which groups lie.
+
+    Raises:
+        ValueError: unless ``1 <= n <= m``.
+    """
+
+    n: int
+    m: int
+    axis: int = -2
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.n <= self.m:
+            raise ValueError(f"pattern must keep 1 to m of m, got {self.n} of {self.m}")
+
+    @classmethod
+    def parse(cls, text: str) -> "NM":
+        """Read ``"2:4"``.
+
+        Raises:
+            ValueError: for another form.
+        """
+        match = re.fullmatch(r"(\d+):(\d+)", text.strip())
+        if match is None:
+            raise ValueError(f"pattern must be like 2:4, got {text!r}")
+        return cls(int(match[1]), int(match[2]))
+
+    def keep(self, path: str, shape: tuple[int, ...]) -> int:
+        """How many entries of a leaf stay.
+
+        Raises:
+            ValueError: for a leaf that does not divide into groups, naming it.
+        """
+        if not -len(shape) <= self.axis < len(shape) or shape[self.axis] % self.m:
+            raise ValueError(
+                f"pattern {self}: {path} of shape {shape} does not divide into groups "
+                f"of {self.m} along axis {self.axis}; exclude it, or override it"
+            )
+        size = 1
+        for side in shape:
+            size *= side
+        return size // self.m * self.n
+
+    def at(self, progress: Fraction) -> "NM":
+        """The pattern on the way there: m of m at 0, n of m at 1."""
+        gone = Fraction(self.m - self.n) * progress + Fraction(1, 2)
+        return dataclasses.replace(self, n=self.m - gone.numerator // gone.denominator)
+
+    def split(self, x: jax.Array) -> jax.Array:
+        """Lay the groups of a leaf out along a new last axis, [..., m]."""
+        moved = jnp.moveaxis(x, self.axis, -1)
+        return moved.reshape(*moved.shape[:-1], -1, self.m)
+
+    def join(self, groups: jax.Array) -> jax.Array:
+        """Undo `split`."""
+        merged = groups.reshape(*groups.shape[:-2], -1)
+        return jnp.moveaxis(merged, -1, self.axis)
+
+    def top(self, keys: jax.Array) -> jax.Array:
+        """Mark the n largest of every group; ties go to the lower index.
+
+        Args:
+            keys: of any dtype that can be compared, NaN excepted.
+        """
+        groups = self.split(keys)
+        mine, other = groups[..., :, None], groups[..., None, :]
+        earlier = jnp.tri(self.m, k=-1, dtype=bool)  # [mine, other]: other before mine
+        ahead = (other > mine) | ((other == mine) & earlier)
+        return self.join(jnp.sum(ahead, axis=-1, dtype=jnp.int32) < self.n)
+
+    def __str__(self) -> str:
+        return f"{self.n}:{self.m}"
