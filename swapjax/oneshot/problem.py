@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import jax
 
 from swapjax.gradients import Rows
+from swapjax.layers import Layer
 from swapjax.selection import Budget
 from swapjax.types import Leaves
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["weights", "initial", "rows", "within"],
+    data_fields=["weights", "initial", "rows", "within", "layers"],
     meta_fields=[],
 )
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +28,15 @@ class Problem:
         rows: the gradient rows at the current weights; None for a method that does
             without.
         within: bool leaves outside of which nothing may be kept, or None.
+        layers: each leaf as a matrix with the second moment of what it reads, at the
+            current weights; None for a method that does without.
     """
 
     weights: Leaves
     initial: Leaves
     rows: Rows | None = None
     within: Leaves | None = None
+    layers: tuple[Layer, ...] | None = None
 
 
 class Solution(NamedTuple):
@@ -68,12 +72,14 @@ class Method:
         settings: pairs of hyper-parameter and value.
         solve: the function of a problem and a budget.
         needs_rows: whether it looks at gradients.
+        needs_layers: whether it looks at what layers read.
     """
 
     name: str
     settings: tuple[tuple[str, Any], ...]
     solve: Callable[[Problem, Budget], Solution] = dataclasses.field(compare=False)
     needs_rows: bool = True
+    needs_layers: bool = False
 
     def __call__(self, problem: Problem, budget: Budget) -> Solution:
         """Prune. Pure; may be traced."""
