@@ -13,10 +13,12 @@ from swapjax.oneshot import (
     Pruned,
     Solution,
     Stage,
+    layerwise_obs,
     linear_regression,
     magnitude,
     prune,
     swap,
+    wanda,
 )
 
 # What to prune, and how far, and when.
@@ -42,6 +44,7 @@ __all__ = [
     "density",
     "exponential",
     "intersect",
+    "layerwise_obs",
     "linear",
     "linear_regression",
     "magnitude",
@@ -50,4 +53,5 @@ __all__ = [
     "plan",
     "prune",
     "swap",
+    "wanda",
 ]
