@@ -8,14 +8,14 @@ to go, so it is found once, to the end, and any budget is a cut through it.
 import jax
 import jax.numpy as jnp
 
-from swapjax.oneshot.quadratic import inverse
 from swapjax.patterns import NM
 
+_HIGHEST = jax.lax.Precision.HIGHEST
 _PATH_BYTES = 2**24  # of the inverses that are updated at a time
 
 
 def order(
-    root: jax.Array,
+    hessian: jax.Array,
     weights: jax.Array,
     alive: jax.Array,
     factor: jax.Array,
@@ -27,7 +27,7 @@ def order(
     O(outputs * inputs^3) time.
 
     Args:
-        root: U, from `quadratic.damp`, [groups, inputs, inputs].
+        hessian: H of the layer's quadratic, [groups, inputs, inputs].
         weights: [groups, inputs, outputs].
         alive: bool; what is not goes first.
         factor: [groups, 1, outputs], what the errors of an output are multiplied with.
@@ -40,7 +40,6 @@ def order(
         error, each no less than those before it; infinity for what a pattern holds.
     """
     groups, inputs, outputs = weights.shape
-    inverses = inverse(root)
     flat = lambda x: x.swapaxes(1, 2).reshape(groups * outputs, -1)  # noqa: E731
     items = (
         jnp.repeat(jnp.arange(groups), outputs),
@@ -48,10 +47,11 @@ def order(
         flat(alive),
         flat(factor)[:, 0],
     )
+    steps = jnp.max(jnp.sum(alive, axis=1, dtype=jnp.int32))
 
     def one(item: tuple[jax.Array, jax.Array, jax.Array, jax.Array]) -> jax.Array:
         group, w, living, counts = item
-        return _path(inverses[group], w, living, counts, pattern, obey)
+        return _path(hessian[group], w, living, counts, steps, pattern, obey)
 
     together = max(1, _PATH_BYTES // (inputs * inputs * weights.dtype.itemsize))
     scores = jax.lax.map(one, items, batch_size=min(together, groups * outputs))
@@ -59,17 +59,19 @@ def order(
 
 
 def _path(
-    inverse: jax.Array,
+    hessian: jax.Array,
     weights: jax.Array,
     alive: jax.Array,
     factor: jax.Array,
+    steps: jax.Array,
     pattern: NM | None,
     obey: jax.Array | bool,
 ) -> jax.Array:
-    """The scores of one output, [inputs]."""
+    """The scores of one output, [inputs], in no more steps than any output needs."""
+    size = len(weights)
     tiny = jnp.finfo(weights.dtype).tiny
-    groups = 1 if pattern is None else len(weights) // pattern.m
-    room = len(weights) if pattern is None else pattern.m - pattern.n
+    groups = 1 if pattern is None else size // pattern.m
+    room = size if pattern is None else pattern.m - pattern.n
 
     def step(_: jax.Array, state: tuple) -> tuple:
         w, inverse, left, scores, last = state
@@ -77,36 +79,35 @@ def _path(
         diagonal = jnp.maximum(jnp.diagonal(inverse), tiny)
         rises = jnp.square(w) / diagonal
         gone = jnp.sum(~left.reshape(groups, -1), axis=-1, keepdims=True)
-        free = jnp.broadcast_to(gone < room, (groups, len(w) // groups)).ravel()
-        rank = jnp.where(
-            alive, jnp.where(free | ~jnp.asarray(obey), rises, jnp.inf), -1
-        )
-        rank = jnp.where(left, rank, jnp.inf)
+        free = jnp.broadcast_to(gone < room, (groups, size // groups)).ravel()
+        free |= ~jnp.asarray(obey)
+        rank = jnp.where(left & free, rises, jnp.inf)
         q = jnp.argmin(rank)
-        held = jnp.isinf(rank[q])
-        last = jnp.where(
-            alive[q], jnp.maximum(jnp.nextafter(last, jnp.inf), factor * rises[q]), last
-        )
-        score = jnp.where(alive[q], last, -1)
         row = inverse[q]
-        return jax.tree.map(
-            lambda old, new: jnp.where(held, old, new),
-            state,
-            (
-                (w - w[q] / diagonal[q] * row).at[q].set(0),
-                inverse - jnp.outer(row / diagonal[q], row),
-                left.at[q].set(False),
-                scores.at[q].set(score),
-                last,
-            ),
+        last = jnp.maximum(jnp.nextafter(last, jnp.inf), factor * rises[q])
+        moved = (
+            (w - w[q] / diagonal[q] * row).at[q].set(0),
+            inverse - jnp.outer(row / diagonal[q], row),
+            left.at[q].set(False),
+            scores.at[q].set(last),
+            last,
         )
+        done = jnp.isinf(rank[q])
+        return jax.tree.map(lambda old, new: jnp.where(done, old, new), state, moved)
 
+    # What is not alive goes at once.
+    inside = alive[:, None] & alive[None, :]
+    eye = jnp.eye(size, dtype=hessian.dtype)
+    factored = jax.scipy.linalg.cho_factor(jnp.where(inside, hessian, eye))
+    inverse = jnp.where(inside, jax.scipy.linalg.cho_solve(factored, eye), 0)
+    lost = jnp.matmul(hessian, jnp.where(alive, 0, weights), precision=_HIGHEST)
+    change = jnp.matmul(inverse, lost, precision=_HIGHEST)
     # From a normal number on: the next after zero is one that processors flush to it.
     start = (
-        weights,
+        jnp.where(alive, weights + change, 0),
         inverse,
-        jnp.ones(weights.shape, bool),
-        jnp.full(weights.shape, jnp.inf),
+        alive,
+        jnp.where(alive, jnp.inf, -1).astype(weights.dtype),
         jnp.asarray(tiny, weights.dtype),
     )
-    return jax.lax.fori_loop(0, len(weights), step, start)[3]
+    return jax.lax.fori_loop(0, steps, step, start)[3]

@@ -179,7 +179,7 @@ def _supports(problem: Problem, budget: Budget, parts: list[_Part]) -> Leaves:
 
 def _path(part: _Part) -> jax.Array:
     return greedy.order(
-        part.system.root,
+        part.system.hessian,
         part.weights,
         part.ranks == 0,
         part.factor,

@@ -77,21 +77,10 @@ def damp(moment: jax.Array, damping: float) -> Quadratic:
     return Quadratic(hessian, root, used, tries > 0)
 
 
-def inverse(root: jax.Array) -> jax.Array:
-    """``H^-1`` from its factor."""
-    return jnp.matmul(root.swapaxes(-1, -2), root, precision=_HIGHEST)
-
-
 def error(hessian: jax.Array, weights: jax.Array, reference: jax.Array) -> jax.Array:
     """E, a scalar."""
     change = weights - reference
     return jnp.sum(change * jnp.matmul(hessian, change, precision=_HIGHEST))
-
-
-def energy(hessian: jax.Array, reference: jax.Array) -> jax.Array:
-    """``wbar_o^T H wbar_o`` of each output, [groups, 1, outputs]."""
-    moved = jnp.matmul(hessian, reference, precision=_HIGHEST)
-    return jnp.sum(reference * moved, axis=-2, keepdims=True)
 
 
 def saliency(root: jax.Array, weights: jax.Array) -> jax.Array:
