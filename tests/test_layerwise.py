@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import itertools
-import math
 
 import hypothesis
 import hypothesis.strategies as st
@@ -121,8 +120,11 @@ def sparse_gpt(hessian, weights, mask):
     return w
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [(name, "float32") for name in METHODS]
+    + [(name, "bfloat16") for name in ("greedy", "columns")],
+)
 def test_keeps_the_contract(name, dtype):
     problem, target = setting(jnp.dtype(dtype))
     solution = solve(METHODS[name], problem, target.budget)
@@ -139,16 +141,18 @@ def test_keeps_the_contract(name, dtype):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", ["greedy", "columns", "wanda by output"])
 def test_jit_changes_nothing(name):
-    problem, target = setting()
-    jitted = solve(METHODS[name], problem, target.budget)
-    eager = METHODS[name](problem, target.budget)
+    moment, _, weights = single(8, 2, 3)
+    problem = problem_of(moment, weights)
+    budget = plan({"kernel": weights}, 0.5).budget
+    jitted = solve(METHODS[name], problem, budget)
+    eager = METHODS[name](problem, budget)
     for a, b in zip(jitted.masks, eager.masks, strict=True):
         assert (a == b).all()
     np.testing.assert_allclose(flat(jitted.weights), flat(eager.weights), rtol=1e-9)
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ["greedy", "columns", "wanda"])
 def test_within_limits_the_support(name):
     problem, target = setting()
     allowed = tuple(
@@ -162,7 +166,7 @@ def test_within_limits_the_support(name):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ["greedy", "columns", "wanda"])
 def test_zeros_stay_zero(name):
     problem, target = setting(sparsity=0.6)
     first = solve(METHODS[name], problem, target.at(0.4).budget)
@@ -173,7 +177,7 @@ def test_zeros_stay_zero(name):
         assert not np.any(mask & ~before)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ["greedy", "columns", "wanda"])
 @pytest.mark.parametrize("axis", [-2, -1])
 def test_patterns_are_kept_exactly(name, axis):
     problem, target = setting(jnp.float32, None, pattern=NM(1, 2, axis=axis))
@@ -513,7 +517,11 @@ class TestWanda:
 
 
 @pytest.mark.usefixtures("x64")
-def test_a_convolution_is_a_product_with_patches():
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [("greedy", (None, NM(2, 4))), ("columns", (0.6, None)), ("wanda", (0.6, None))],
+)
+def test_a_convolution_is_a_product_with_patches(name, rule):
     keys = jax.random.split(jax.random.key(3), 2)
     kernel = jax.random.normal(keys[0], (3, 3, 4, 5))
     images = jax.random.normal(keys[1], (12, 6, 6, 4))
@@ -534,29 +542,25 @@ def test_a_convolution_is_a_product_with_patches():
     def product(params, x):
         return jnp.mean(x @ params["kernel"])
 
-    for pattern in (None, NM(2, 4)):
-        for method in (METHODS["greedy"], METHODS["columns"], wanda()):
-            results = []
-            for loss, w, x in (
-                (convolve, kernel, images),
-                (product, kernel.reshape(36, 5), patches(images)),
-            ):
-                pruned = swapjax.prune(
-                    loss, {"kernel": w}, x, method=method, samples=12,
-                    sparsity=plan({"kernel": w}, None if pattern else 0.6,
-                                  pattern=pattern),
-                    key=keys[0],
-                )  # fmt: skip
-                results.append(np.asarray(pruned.params["kernel"]).reshape(36, 5))
-            np.testing.assert_allclose(*results, rtol=1e-7, atol=1e-10)
+    sparsity, pattern = rule
+    results = []
+    for loss, w, x in (
+        (convolve, kernel, images),
+        (product, kernel.reshape(36, 5), patches(images)),
+    ):
+        pruned = swapjax.prune(
+            loss, {"kernel": w}, x, method=METHODS[name], samples=12,
+            sparsity=plan({"kernel": w}, sparsity, pattern=pattern), key=keys[0],
+        )  # fmt: skip
+        results.append(np.asarray(pruned.params["kernel"]).reshape(36, 5))
+    np.testing.assert_allclose(*results, rtol=1e-7, atol=1e-10)
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("order", ["greedy", "columns"])
-def test_layers_side_by_side_are_layers_of_their_own(order):
+def test_layers_side_by_side_are_layers_of_their_own():
     x = jax.random.normal(jax.random.key(0), (30, 3, 4))
     kernel = jax.random.normal(jax.random.key(1), (3, 4, 2))
-    method = layerwise_obs(order=order)
+    method = layerwise_obs()
 
     def prune(loss_fn, params, x, rule):
         return swapjax.prune(
@@ -581,8 +585,9 @@ def test_layers_side_by_side_are_layers_of_their_own(order):
 
 @pytest.mark.usefixtures("x64")
 class TestStages:
-    @pytest.mark.parametrize("reference", ["current", "initial"])
-    @pytest.mark.parametrize("order", ["greedy", "columns"])
+    @pytest.mark.parametrize(
+        ("order", "reference"), [("greedy", "current"), ("columns", "initial")]
+    )
     def test_stages_climb_to_the_sparsity(self, order, reference):
         params, data = network()
         method = layerwise_obs(order=order, reference=reference)
@@ -628,18 +633,15 @@ def test_auto_mixes_orders(monkeypatch):
     from swapjax.oneshot import layerwise
 
     problem, target = setting(sparsity=0.6)
-    for work, layers in ((0, 0), (6**3 * 8, 1), (math.inf, 2)):
-        monkeypatch.setattr(layerwise, "_GREEDY_WORK", work)
-        # Settings of their own, or the first compilation would serve them all.
-        method = layerwise_obs(block=layers + 1)
-        solution = solve(method, problem, target.budget)
-        assert int(solution.details["greedy_layers"]) == layers
-        assert flat(solution.masks).sum() == target.kept
     monkeypatch.setattr(layerwise, "_GREEDY_WORK", 6**3 * 8)
-    inside = tuple(jnp.ones(w.shape, bool) for w in problem.weights)
-    within = dataclasses.replace(problem, within=inside)
-    solution = solve(layerwise_obs(block=5), within, target.budget)
+    inside = tuple(jnp.arange(w.size).reshape(w.shape) % 4 > 0 for w in problem.weights)
+    problem = dataclasses.replace(problem, within=inside)
+    # A block of its own, or what was compiled for others would serve.
+    solution = solve(layerwise_obs(block=5), problem, target.budget)
+    assert int(solution.details["greedy_layers"]) == 1
     assert flat(solution.masks).sum() == target.kept
+    for mask, allowed in zip(solution.masks, inside, strict=True):
+        assert not np.any(mask & ~allowed)
 
 
 @pytest.mark.usefixtures("x64")
