@@ -13,10 +13,15 @@ from swapjax.oneshot import (
     Pruned,
     Solution,
     Stage,
+    cbs,
+    chita,
     linear_regression,
     magnitude,
+    obd,
     prune,
+    saliency,
     swap,
+    woodfisher,
 )
 
 # What to prune, and how far, and when.
@@ -37,6 +42,8 @@ __all__ = [
     "Stage",
     "Status",
     "apply_masks",
+    "cbs",
+    "chita",
     "churn",
     "cubic",
     "density",
@@ -45,9 +52,12 @@ __all__ = [
     "linear",
     "linear_regression",
     "magnitude",
+    "obd",
     "one_shot",
     "per_example_gradients",
     "plan",
     "prune",
+    "saliency",
     "swap",
+    "woodfisher",
 ]
