@@ -20,8 +20,8 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from swapjax import trees
-from swapjax.gradients import MatrixFreeRows
 from swapjax.layers import Layer, Product, View, of_convolution, of_dot
+from swapjax.matrix_free import MatrixFreeRows
 from swapjax.types import Leaves
 
 # Equations that call another program, and the parameter that holds it. All are entered:

@@ -19,6 +19,7 @@ import optax
 from swapjax.types import Leaves
 
 _HIGHEST = jax.lax.Precision.HIGHEST
+_ATTEMPTS = 20  # at a Cholesky factorisation; more are of no use to a matrix with NaN
 
 
 class Fit(NamedTuple):
@@ -66,6 +67,29 @@ class System(NamedTuple):
     inverse: jax.Array
     rest: jax.Array
     deficient: jax.Array
+
+
+class Factor(NamedTuple):
+    """``A + ridge I`` factored for a positive semidefinite A.
+
+    Attributes:
+        lower: its Cholesky factor, [n, n].
+        ridge: what was added to the diagonal.
+        raised: whether that is more than what was asked for.
+    """
+
+    lower: jax.Array
+    ridge: jax.Array
+    raised: jax.Array
+
+    def solve(self, right: jax.Array) -> jax.Array:
+        """``(A + ridge I)^-1 b`` for b of [n] or [n, m]."""
+        return jax.scipy.linalg.cho_solve((self.lower, True), right)
+
+    def inverse_root(self) -> jax.Array:
+        """``L^-1``, [n, n]: ``(A + ridge I)^-1`` is its transpose times itself."""
+        eye = jnp.eye(len(self.lower), dtype=self.lower.dtype)
+        return jax.scipy.linalg.solve_triangular(self.lower, eye, lower=True)
 
 
 def misfit(fit: Fit, x: jax.Array) -> jax.Array:
@@ -208,6 +232,40 @@ def damp(spectrum: Spectrum, damping: jax.Array | float) -> System:
     else:
         rest = jnp.eye(n) - jnp.matmul(gram, inverse, precision=_HIGHEST)
     return System(gram, inverse, rest, ~jnp.all(usable))
+
+
+def factor(matrix: jax.Array, ridge: jax.Array | float) -> Factor:
+    """Factor ``A + ridge I``; where that is not positive definite, raise the ridge.
+
+    A singular A without damping, or one that rounding made indefinite, is damped by ten
+    times as much until it can be factored, and says so.
+
+    Args:
+        matrix: A, [n, n], symmetric and positive semidefinite up to rounding.
+        ridge: 0 or more; may be traced.
+    """
+    eye = jnp.eye(len(matrix), dtype=matrix.dtype)
+    scale = jnp.trace(matrix) * jnp.finfo(matrix.dtype).eps
+    smallest = jnp.maximum(scale, jnp.finfo(matrix.dtype).tiny)
+
+    def attempt(ridge: jax.Array) -> tuple[jax.Array, jax.Array]:
+        lower = jnp.linalg.cholesky(matrix + ridge * eye)
+        return lower, jnp.all(jnp.isfinite(lower))
+
+    def again(carry: tuple) -> jax.Array:
+        count, _, _, good = carry
+        return ~good & (count < _ATTEMPTS)
+
+    def raise_it(carry: tuple) -> tuple:
+        count, ridge, _, _ = carry
+        ridge = jnp.maximum(10 * ridge, smallest)
+        return count + 1, ridge, *attempt(ridge)
+
+    first = jnp.asarray(ridge, matrix.dtype)
+    count, ridge, lower, _ = jax.lax.while_loop(
+        again, raise_it, (jnp.zeros((), jnp.int32), first, *attempt(first))
+    )
+    return Factor(lower, ridge, count > 0)
 
 
 def solve(system: System, fit: Fit, start: jax.Array) -> jax.Array:

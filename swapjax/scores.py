@@ -12,6 +12,18 @@ def magnitude(weights: Leaves) -> Leaves:
     return tuple(jnp.abs(w) for w in weights)
 
 
+def saliency(weights: Leaves, gradient: Leaves) -> Leaves:
+    """``|w_q g_q|``: what the loss changes by, to first order, without the entry.
+
+    Args:
+        weights: the leaves.
+        gradient: of the mean loss.
+    """
+    return tuple(
+        jnp.abs(w * g.astype(w.dtype)) for w, g in zip(weights, gradient, strict=True)
+    )
+
+
 def fisher_diagonal(weights: Leaves, mean_squares: Leaves) -> Leaves:
     """``w_q^2 F_qq``: what the loss rises by, twice, if the entry alone is removed.
 

@@ -77,3 +77,12 @@ def put(
     for i, leaf in zip(positions, leaves, strict=True):
         flat[i] = leaf
     return jax.tree.unflatten(treedef, flat)
+
+
+def split_flat(flat: jax.Array, like: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    """Cut a vector into arrays of the shapes of others, laid end to end."""
+    parts, offset = [], 0
+    for leaf in like:
+        parts.append(flat[offset : offset + leaf.size].reshape(leaf.shape))
+        offset += leaf.size
+    return tuple(parts)

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import optax
 
 from swapjax import regression, scores
-from swapjax.gradients import Rows
 from swapjax.masks import apply_masks
+from swapjax.oneshot.choice import lowest
 from swapjax.oneshot.targets import State, Target
+from swapjax.rows import Rows
 from swapjax.selection import Budget, select
 from swapjax.types import Leaves
 
@@ -104,7 +105,7 @@ def iht(
             steps
         )
         values = jax.vmap(lambda v: value(fit, rows.project(v), v))(trials)
-        best = jnp.nanargmin(jnp.where(jnp.isnan(values), jnp.inf, values))
+        best = lowest(values)
         better = values[best] < now
         pick = lambda new, old: jnp.where(better, new[best], old)  # noqa: E731
         return jax.tree.map(pick, trials, w), jax.tree.map(pick, masks, s)

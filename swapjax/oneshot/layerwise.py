@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from swapjax.layers import Layer
-from swapjax.masks import apply_masks
 from swapjax.oneshot import columns, greedy, quadratic
-from swapjax.oneshot.problem import Problem, Solution
+from swapjax.oneshot.choice import conclude
+from swapjax.oneshot.problem import Problem, Solution, layers_of, rows_of
 from swapjax.patterns import NM
 from swapjax.selection import Budget, select
-from swapjax.types import Leaves, Status
+from swapjax.types import Leaves
 
 Order = Literal["auto", "greedy", "columns"]
 Weigh = Literal["equal", "fisher"]
@@ -75,20 +75,13 @@ def solve(
         ),
         strict=True,
     )
-    thresholded = apply_masks(wbar, masks)
-    finite = jnp.stack([jnp.all(jnp.isfinite(w)) for w in fitted]).all()
-    raised = jnp.stack([part.system.raised for part in parts]).any()
-    status = jnp.select(
-        [~finite, raised], [Status.NOT_FINITE, Status.DAMPED], Status.CONVERGED
-    )
-    return Solution(
-        weights=jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old), fitted, thresholded
-        ),
-        masks=masks,
+    return conclude(
+        problem,
+        fitted,
+        masks,
         objective=sum(errors[1:], start=errors[0]),
-        iterations=jnp.ones((), jnp.int32),
-        status=status.astype(jnp.int32),
+        iterations=1,
+        raised=jnp.stack([part.system.raised for part in parts]).any(),
         details={
             "damping": jnp.stack([part.system.damping for part in parts]).max(),
             "greedy_layers": jnp.asarray(sum(part.greedy for part in parts)),
@@ -104,15 +97,9 @@ def _parts(
     damping: float,
     weigh: Weigh,
 ) -> list[_Part]:
-    if problem.layers is None:
-        raise ValueError("problem: this method needs layers, got None")
-    squares: Leaves | None = None
-    if weigh == "fisher":
-        if problem.rows is None:
-            raise ValueError("problem: weigh='fisher' needs gradient rows, got None")
-        squares = problem.rows.mean_squares()
+    squares = rows_of(problem).mean_squares() if weigh == "fisher" else None
     parts = []
-    for i, (leaf, layer) in enumerate(zip(wbar, problem.layers, strict=True)):
+    for i, (leaf, layer) in enumerate(zip(wbar, layers_of(problem), strict=True)):
         pattern = budget.pattern(i)
         layer, along = _align(layer, leaf.shape, pattern)
         weights = layer.matrix(leaf).astype(layer.moment.dtype)

@@ -4,14 +4,11 @@ import functools
 import math
 from typing import Any, Literal
 
-import jax.numpy as jnp
-
 from swapjax import scores
-from swapjax.masks import apply_masks
 from swapjax.oneshot.layerwise import Order, Weigh, solve
-from swapjax.oneshot.problem import Method, Problem, Solution
+from swapjax.oneshot.problem import Method, Problem, Solution, layers_of
+from swapjax.oneshot.scored import keep
 from swapjax.selection import Budget, select
-from swapjax.types import Status
 
 
 def layerwise_obs(
@@ -101,18 +98,9 @@ def wanda(*, per_output: bool = False) -> Method:
     """
 
     def solve(problem: Problem, budget: Budget) -> Solution:
-        if problem.layers is None:
-            raise ValueError("problem: this method needs layers, got None")
-        ranked = scores.wanda(problem.weights, problem.layers, per_output=per_output)
-        mask = select(ranked, budget, problem.within)
-        return Solution(
-            weights=apply_masks(problem.weights, mask),
-            masks=mask,
-            objective=jnp.full(1, jnp.nan),
-            iterations=jnp.zeros((), jnp.int32),
-            status=jnp.asarray(Status.CONVERGED, jnp.int32),
-            details={},
-        )
+        layers = layers_of(problem)
+        ranked = scores.wanda(problem.weights, layers, per_output=per_output)
+        return keep(problem, select(ranked, budget, problem.within))
 
     return Method(
         "wanda", (("per_output", per_output),), solve, False, needs_layers=True

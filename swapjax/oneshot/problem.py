@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 
-from swapjax.gradients import Rows
 from swapjax.layers import Layer
+from swapjax.rows import Rows
 from swapjax.selection import Budget
 from swapjax.types import Leaves
 
@@ -60,6 +61,28 @@ class Solution(NamedTuple):
     details: dict[str, jax.Array]
 
 
+def rows_of(problem: Problem) -> Rows:
+    """The gradient rows of a problem.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    if problem.rows is None:
+        raise ValueError("problem: this method needs gradient rows, got None")
+    return problem.rows
+
+
+def layers_of(problem: Problem) -> tuple[Layer, ...]:
+    """The layers of a problem.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    if problem.layers is None:
+        raise ValueError("problem: this method needs layers, got None")
+    return problem.layers
+
+
 @dataclasses.dataclass(frozen=True)
 class Method:
     """A way to prune: a pure function with a name and its settings.
@@ -88,3 +111,15 @@ class Method:
     def __str__(self) -> str:
         inner = ", ".join(f"{k}={v!r}" for k, v in self.settings)
         return f"{self.name}({inner})"
+
+
+def check_dampings(damping: float | tuple[float, ...]) -> tuple[float, ...]:
+    """One or several dampings, as a tuple.
+
+    Raises:
+        ValueError: for none, and for values below 0 or not finite.
+    """
+    dampings = damping if isinstance(damping, tuple) else (damping,)
+    if not dampings or not all(math.isfinite(d) and d >= 0 for d in dampings):
+        raise ValueError(f"damping must be 0 or more, got {damping}")
+    return tuple(map(float, dampings))

@@ -15,9 +15,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from swapjax import regression
+
 _HIGHEST = jax.lax.Precision.HIGHEST
 _FIT_BYTES = 2**25  # of the systems solved at a time
-_RAISES = 20
 
 
 class Quadratic(NamedTuple):
@@ -27,7 +28,7 @@ class Quadratic(NamedTuple):
         hessian: H, [groups, inputs, inputs].
         root: upper triangular U with ``U^T U = H^-1``. Its rows from j on belong in the
             same way to the inputs from j on.
-        damping: the one used, in units of the mean of the moment's diagonal.
+        damping: the largest used of a group, in units of the mean of its diagonal.
         raised: whether that is more than was asked for.
     """
 
@@ -46,35 +47,20 @@ def damp(moment: jax.Array, damping: float) -> Quadratic:
             the layer where a group reads only zeros. A layer that reads only zeros
             has the unit 1.
     """
-    inputs = moment.shape[-1]
     means = jnp.mean(jnp.diagonal(moment, axis1=-2, axis2=-1), axis=-1)
     whole = jnp.mean(means)
     units = jnp.where(means > 0, means, jnp.where(whole > 0, whole, 1))
-    # From no damping the first step is to what rounding leaves of the diagonal.
-    least = inputs * jnp.finfo(moment.dtype).eps
-
-    def factorise(damping: jax.Array) -> tuple[jax.Array, jax.Array]:
-        shift = (damping * units)[:, None, None] * jnp.eye(inputs, dtype=moment.dtype)
-        hessian = moment + shift
-        # Of the matrix turned round, so that the factor is upper triangular.
-        lower = jnp.linalg.cholesky(hessian[:, ::-1, ::-1])
-        return hessian, lower[:, ::-1, ::-1]
-
-    def singular(state: tuple) -> jax.Array:
-        tries, _, (_, factor) = state
-        return ~jnp.all(jnp.isfinite(factor)) & (tries < _RAISES)
-
-    def more(state: tuple) -> tuple:
-        tries, damping, _ = state
-        damping = jnp.maximum(10 * damping, least)
-        return tries + 1, damping, factorise(damping)
-
-    asked = jnp.asarray(damping, moment.dtype)
-    start = (jnp.zeros((), jnp.int32), asked, factorise(asked))
-    tries, used, (hessian, factor) = jax.lax.while_loop(singular, more, start)
-    eye = jnp.broadcast_to(jnp.eye(inputs, dtype=moment.dtype), moment.shape)
-    root = jax.lax.linalg.triangular_solve(factor, eye, left_side=True)
-    return Quadratic(hessian, root, used, tries > 0)
+    # Of the matrix turned round, so that the factor becomes upper triangular.
+    turned = (moment / units[:, None, None])[:, ::-1, ::-1]
+    found = jax.vmap(lambda m: regression.factor(m, damping))(turned)
+    used = jnp.max(found.ridge)
+    eye = jnp.eye(moment.shape[-1], dtype=moment.dtype)
+    hessian = moment + (found.ridge * units)[:, None, None] * eye
+    upper = found.lower[:, ::-1, ::-1] * jnp.sqrt(units)[:, None, None]
+    root = jax.lax.linalg.triangular_solve(
+        upper, jnp.broadcast_to(eye, moment.shape), left_side=True
+    )
+    return Quadratic(hessian, root, used, jnp.any(found.raised))
 
 
 def error(hessian: jax.Array, weights: jax.Array, reference: jax.Array) -> jax.Array:

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import optax
 
 from swapjax import masks, regression, trees
-from swapjax.gradients import Rows
 from swapjax.oneshot import first_order
 from swapjax.oneshot.targets import State, Target, describe
+from swapjax.rows import Rows
 from swapjax.types import Leaves
 
 

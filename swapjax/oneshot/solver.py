@@ -1,8 +1,7 @@
 """One stage of the regression: supports and dampings tried, judged by the loss."""
 
 import functools
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +9,10 @@ import optax
 
 from swapjax import scores, trees
 from swapjax.masks import apply_masks
+from swapjax.oneshot.choice import lowest, pick, stack
 from swapjax.oneshot.first_order import FRACTIONS
 from swapjax.oneshot.iht import iht
-from swapjax.oneshot.problem import Problem, Solution
+from swapjax.oneshot.problem import Problem, Solution, rows_of
 from swapjax.oneshot.refit import Ground, Refit, prepare, refit
 from swapjax.oneshot.targets import Target
 from swapjax.selection import Budget, select
@@ -43,9 +43,7 @@ def solve(
     Raises:
         ValueError: for a problem without rows.
     """
-    rows = problem.rows
-    if rows is None:
-        raise ValueError("problem: this method needs gradient rows, got None")
+    rows = rows_of(problem)
     wbar = problem.weights if reference == "current" else problem.initial
     y = rows.project(wbar)
     # Averaging b examples shrinks the Fisher of the rows by b; the damping with it.
@@ -70,8 +68,8 @@ def solve(
     def fit_on(mask: Leaves) -> tuple[Refit, jax.Array, jax.Array]:
         ground = prepare(rows, mask, wbar, y, target, state)
         found, losses = jax.lax.map(functools.partial(fit_with, ground), dampings)
-        best = _lowest(losses)
-        return _pick(best, found), dampings[best], losses[best]
+        best = lowest(losses)
+        return pick(best, found), dampings[best], losses[best]
 
     def fit_with(ground: Ground, damping: jax.Array) -> tuple[Refit, jax.Array]:
         fit = refit(
@@ -86,18 +84,18 @@ def solve(
 
         fractions = jnp.asarray(FRACTIONS if first_order else (0.0,), y.dtype)
         trials, losses = jax.lax.map(move, fractions)
-        best = _lowest(losses)
+        best = lowest(losses)
         length = fractions[best] * fit.length * rows.batch
-        fit = fit._replace(weights=_pick(best, trials), length=length, step=())
+        fit = fit._replace(weights=pick(best, trials), length=length, step=())
         return fit, losses[best]
 
     # Mapped and not unrolled: the program holds the network and the n x n algebra once.
-    supports, swaps = _stack([choose_support(rule) for rule in support])
+    supports, swaps = stack([choose_support(rule) for rule in support])
     fits, used, losses = jax.lax.map(fit_on, supports)
     # The loss decides: at high sparsity every support is far from the reference, where
     # the local model cannot tell them apart, and noise calls for more damping.
-    best = _lowest(losses)
-    mask, fit, used, loss, swaps = _pick(best, (supports, fits, used, losses, swaps))
+    best = lowest(losses)
+    mask, fit, used, loss, swaps = pick(best, (supports, fits, used, losses, swaps))
 
     thresholded = apply_masks(wbar, mask)
     finite = jnp.isfinite(fit.objective[-1]) & jnp.isfinite(loss)
@@ -131,17 +129,3 @@ def solve(
             **fit.couplings,
         },
     )
-
-
-def _lowest(losses: jax.Array) -> jax.Array:
-    return jnp.argmin(jnp.where(jnp.isnan(losses), jnp.inf, losses))
-
-
-def _stack(several: Sequence[Any]) -> Any:
-    """Several trees as one, along a new leading axis."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *several)
-
-
-def _pick(index: jax.Array, stacked: Any) -> Any:
-    """Undo `_stack` for one of the trees, by a traced index."""
-    return jax.tree.map(lambda leaf: leaf[index], stacked)

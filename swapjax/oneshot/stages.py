@@ -14,18 +14,13 @@ from swapjax import schedules, trees
 from swapjax.activations import second_moments
 from swapjax.finetune import FineTune
 from swapjax.finetune import finetune as tune
-from swapjax.gradients import (
-    Corruption,
-    MatrixFreeRows,
-    Storage,
-    check_storage,
-    form,
-    recipe,
-)
+from swapjax.gradients import check_storage, form, recipe
+from swapjax.matrix_free import MatrixFreeRows
 from swapjax.oneshot.history import Saved, Stage
 from swapjax.oneshot.problem import Method, Problem, Solution
 from swapjax.oneshot.swap import swap
 from swapjax.plan import Plan, plan
+from swapjax.rows import Corruption, Storage
 from swapjax.selection import Budget
 from swapjax.sources import Source
 from swapjax.types import Leaves, LossFn, Masks, Params, Status

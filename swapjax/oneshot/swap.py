@@ -1,19 +1,14 @@
-"""SWAP, linear regression and magnitude: the methods of one regression."""
+"""SWAP and linear regression: two targets of one regression."""
 
 import functools
 import math
 from typing import Any, Literal
 
-import jax.numpy as jnp
-
-from swapjax import scores, transport
-from swapjax.masks import apply_masks
+from swapjax import transport
 from swapjax.oneshot import official as released
 from swapjax.oneshot import targets
-from swapjax.oneshot.problem import Method, Problem, Solution
+from swapjax.oneshot.problem import Method, check_dampings
 from swapjax.oneshot.solver import Support, solve
-from swapjax.selection import Budget, select
-from swapjax.types import Status
 
 _EITHER: tuple[Support, ...] = ("magnitude", "obd")
 _DAMPINGS = (1e-2, 1e-1, 1.0)
@@ -190,26 +185,6 @@ def linear_regression(
     )
 
 
-def magnitude() -> Method:
-    """Keep the largest weights as they are: the control of every comparison.
-
-    Takes O(p) time and no gradients.
-    """
-
-    def solve(problem: Problem, budget: Budget) -> Solution:
-        mask = select(scores.magnitude(problem.weights), budget, problem.within)
-        return Solution(
-            weights=apply_masks(problem.weights, mask),
-            masks=mask,
-            objective=jnp.full(1, jnp.nan),
-            iterations=jnp.zeros((), jnp.int32),
-            status=jnp.asarray(Status.CONVERGED, jnp.int32),
-            details={},
-        )
-
-    return Method("magnitude", (), solve, needs_rows=False)
-
-
 def _check_common(
     damping: float | tuple[float, ...],
     support: Support | tuple[Support, ...],
@@ -219,9 +194,7 @@ def _check_common(
     rounds: int,
     tolerance: float,
 ) -> dict[str, Any]:
-    dampings = damping if isinstance(damping, tuple) else (damping,)
-    if not dampings or not all(math.isfinite(d) and d >= 0 for d in dampings):
-        raise ValueError(f"damping must be 0 or more, got {damping}")
+    dampings = check_dampings(damping)
     rules = (support,) if isinstance(support, str) else tuple(support)
     if not rules or set(rules) - {"magnitude", "obd", "iht"}:
         raise ValueError(
@@ -236,7 +209,7 @@ def _check_common(
     if not tolerance >= 0:
         raise ValueError(f"tolerance must be 0 or more, got {tolerance}")
     return {
-        "damping": tuple(map(float, dampings)),
+        "damping": dampings,
         "support": rules,
         "first_order": first_order,
         "reference": reference,

@@ -1,0 +1,224 @@
+"""Products of explicit gradient rows: one array [n, *shape] a prunable leaf.
+
+What `gradients` asks of rows that exist, all n of them or a chunk at a time. Everything
+is accumulated in float32 or wider, whatever the rows are stored in.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from swapjax.types import Leaves
+
+_NARROW_ROWS = 16  # rows of bfloat16 widened at a time
+_PANELS = 4  # of the rows of a Gram matrix; only those on and above the diagonal count
+_WORTH_SPLITTING = 256  # rows
+_WORTH_GATHERING = 4096  # columns below which those off the support are multiplied too
+_SIZES = 8  # how many numbers of gathered columns are compiled, each 0.7 of the last
+_COLUMNS = 2048  # columns at a time where products of all of them would fill memory
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def wide(leaves: Leaves) -> jnp.dtype:
+    """What products of such arrays are accumulated in: float32 or wider."""
+    return jnp.result_type(jnp.float32, *(leaf.dtype for leaf in leaves))
+
+
+def project(matrices: Leaves, leaves: Leaves) -> jax.Array:
+    """``G v``, [n]."""
+    dtype = wide((*matrices, *leaves))
+
+    def product(m: jax.Array, v: jax.Array) -> jax.Array:
+        v = v.ravel().astype(dtype)
+        if m.dtype == dtype:
+            return jnp.matmul(flat(m), v, precision=_HIGHEST)
+        # Widened a few rows at a time: a wide copy of G must never be live.
+        one = lambda row: jnp.vdot(row.ravel().astype(dtype), v, precision=_HIGHEST)  # noqa: E731
+        return jax.lax.map(one, m, batch_size=_NARROW_ROWS)
+
+    parts = (product(m, v) for m, v in zip(matrices, leaves, strict=True))
+    return sum(parts, start=jnp.zeros(matrices[0].shape[0], dtype))
+
+
+def pull_back(matrices: Leaves, residual: jax.Array) -> Leaves:
+    """``G^T r``."""
+    dtype = wide(matrices)
+    r = residual.astype(dtype)
+
+    def product(m: jax.Array) -> jax.Array:
+        if m.dtype == dtype:
+            return jnp.matmul(r, flat(m), precision=_HIGHEST).reshape(m.shape[1:])
+        zero = jnp.zeros(m.shape[1:], dtype)
+        step = lambda t, row: (t + row[0] * row[1].astype(dtype), None)  # noqa: E731
+        return jax.lax.scan(step, zero, (r, m))[0]
+
+    return tuple(product(m) for m in matrices)
+
+
+def gram(matrices: Leaves, support: Leaves | None = None) -> jax.Array:
+    """``G_S G_S^T``, [n, n], for bool leaves S; of all columns without one."""
+    masks = (None,) * len(matrices) if support is None else support
+    parts = (
+        _on_support(flat(m), None, s) for m, s in zip(matrices, masks, strict=True)
+    )
+    return sum(parts, start=jnp.zeros((matrices[0].shape[0],) * 2, wide(matrices)))
+
+
+def products(first: Leaves, second: Leaves, support: Leaves | None = None) -> jax.Array:
+    """All inner products of two sets of rows, [rows of first, rows of second]."""
+    masks = (None,) * len(first) if support is None else support
+    parts = (
+        _on_support(flat(a), flat(b), s)
+        for a, b, s in zip(first, second, masks, strict=True)
+    )
+    shape = (first[0].shape[0], second[0].shape[0])
+    return sum(parts, start=jnp.zeros(shape, wide(first)))
+
+
+def sum_squares(matrices: Leaves, which: jax.Array) -> Leaves:
+    """Per column, the sum of squares over the rows that `which` marks."""
+    dtype = wide(matrices)
+
+    def total(m: jax.Array) -> jax.Array:
+        def step(carry: jax.Array, row: tuple) -> tuple[jax.Array, None]:
+            values, counts = row
+            square = jnp.square(values.astype(dtype))
+            return carry + jnp.where(counts, square, 0), None
+
+        # Row by row: a reduction over the first axis strides through memory, and took
+        # ten times as long.
+        zero = jnp.zeros(m.shape[1:], dtype)
+        return jax.lax.scan(step, zero, (m, which))[0]
+
+    return tuple(total(m) for m in matrices)
+
+
+def energies(matrices: Leaves, factor: jax.Array) -> Leaves:
+    """Per column q, ``|F G_q|^2`` for a factor F, [any, n]."""
+    dtype = wide(matrices)
+
+    def one(m: jax.Array) -> jax.Array:
+        columns = flat(m)
+        size = columns.shape[1]
+        width = min(_COLUMNS, size)
+        starts = jnp.arange(math.ceil(size / max(width, 1))) * width
+
+        def part(start: jax.Array) -> jax.Array:
+            some = jax.lax.dynamic_slice_in_dim(columns, start, width, axis=1)
+            moved = jnp.matmul(factor, some.astype(dtype), precision=_HIGHEST)
+            return jnp.sum(jnp.square(moved), axis=0)
+
+        def step(out: jax.Array, start: jax.Array) -> tuple[jax.Array, None]:
+            # The last part is moved back to be as long as the others.
+            start = jnp.minimum(start, size - width)
+            return jax.lax.dynamic_update_slice(out, part(start), (start,)), None
+
+        empty = jnp.zeros(size, dtype)
+        return jax.lax.scan(step, empty, starts)[0].reshape(m.shape[1:])
+
+    return tuple(one(m) for m in matrices)
+
+
+def columns(matrices: Leaves, index: jax.Array) -> jax.Array:
+    """Some columns of G, [n, m].
+
+    Args:
+        matrices: the rows.
+        index: ``int32[m]``, places in the leaves laid end to end; beyond their end
+            stands for a column of zeros.
+    """
+    dtype, offset = wide(matrices), 0
+    out = jnp.zeros((matrices[0].shape[0], index.shape[0]), dtype)
+    for m in matrices:
+        size = math.prod(m.shape[1:])
+        inside = (index >= offset) & (index < offset + size)
+        if size:
+            place = jnp.clip(index - offset, 0, size - 1)
+            chosen = jnp.take(flat(m), place, axis=1).astype(dtype)
+            out = jnp.where(inside, chosen, out)
+        offset += size
+    return out
+
+
+def moment(matrix: jax.Array, index: jax.Array) -> jax.Array:
+    """``G_B^T G_B``, [c, c], of some columns B of one leaf; zeros beyond its end."""
+    some = jnp.take(flat(matrix), index, axis=1, mode="fill", fill_value=0)
+    some = some.astype(wide((matrix,)))
+    return jnp.matmul(some.T, some, precision=_HIGHEST)
+
+
+def flat(leaf: jax.Array) -> jax.Array:
+    """Rows of a leaf as a matrix, [n, size]."""
+    return leaf.reshape(leaf.shape[0], -1)
+
+
+def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.matmul(a, b.T, precision=_HIGHEST, preferred_element_type=wide((a, b)))
+
+
+def _on_support(
+    first: jax.Array, second: jax.Array | None, mask: jax.Array | None
+) -> jax.Array:
+    """Multiply the columns of one leaf that a mask keeps; without second, with itself.
+
+    The cost is the rows of each times the number of columns multiplied. How many are
+    kept is traced, so the columns are gathered into one of a few static sizes, chosen
+    when the program runs; all of them live in one compilation. Every leaf chooses its
+    own, since in a network of many leaves one size for all would fit none.
+    """
+    kernel = functools.partial(_multiply, first, second)
+    if mask is None:
+        return kernel(lambda m: m)
+    mask = mask.ravel()
+
+    def masked() -> jax.Array:
+        return kernel(lambda m: jnp.where(mask, m, jnp.zeros((), m.dtype)))
+
+    if mask.size <= _WORTH_GATHERING:
+        return masked()
+    kept = jnp.sum(mask, dtype=jnp.int32)
+    sizes = [math.ceil(mask.size / 2 ** (i / 2)) for i in range(1, _SIZES + 1)]
+    (index,) = jnp.nonzero(mask, size=sizes[0], fill_value=mask.size)
+
+    def gathered(size: int) -> jax.Array:
+        take = functools.partial(jnp.take, axis=1, mode="fill", fill_value=0)
+        return kernel(lambda m: take(m, index[:size]))
+
+    fitting = sum((kept <= size).astype(jnp.int32) for size in sizes)
+    branches: list[Callable[[], jax.Array]] = [masked]
+    branches += [functools.partial(gathered, size) for size in sizes]
+    return jax.lax.switch(fitting, branches)
+
+
+def _multiply(
+    first: jax.Array,
+    second: jax.Array | None,
+    restrict: Callable[[jax.Array], jax.Array],
+) -> jax.Array:
+    """``A B^T`` of two restricted matrices, or ``A A^T`` for little over half of that.
+
+    A Gram matrix is put together from panels of rows: what lies below its diagonal is
+    the transpose of what lies above. The panels are restricted one by one, since
+    slices of the restricted matrix would be copied.
+    """
+    if second is not None:
+        return _dot(restrict(first), restrict(second))
+    n = first.shape[0]
+    count = _PANELS if n >= _WORTH_SPLITTING else 1
+    edges = [n * i // count for i in range(count + 1)]
+    panels = [restrict(first[a:b]) for a, b in itertools.pairwise(edges)]
+    upper = {
+        (i, j): _dot(panels[i], panels[j])
+        for i in range(count)
+        for j in range(i, count)
+    }
+    return jnp.block(
+        [
+            [upper[i, j] if i <= j else upper[j, i].T for j in range(count)]
+            for i in range(count)
+        ]
+    )

@@ -1,0 +1,206 @@
+"""The Fisher in diagonal blocks: chunks of each leaf, one output after the other.
+
+``H_B = G_B^T G_B / n + lambda I`` for every block B of c entries, which is formed,
+factored and forgotten, one block at a time. O(n p c) time for p entries in all.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from swapjax import regression
+from swapjax.rows import Rows
+from swapjax.types import Leaves
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class Curvature(NamedTuple):
+    """What the inverse Fisher says of every entry.
+
+    Attributes:
+        inverse_diagonal: ``[H^-1]_qq``, leaves.
+        newton: ``H^-1 g``, leaves.
+        damping: the largest lambda that any block needed.
+        raised: whether one needed more than was asked for.
+    """
+
+    inverse_diagonal: Leaves
+    newton: Leaves
+    damping: jax.Array
+    raised: jax.Array
+
+
+class Update(NamedTuple):
+    """Weights after some were removed.
+
+    Attributes:
+        weights: leaves, zero where removed.
+        objective: ``n/2 (w - wbar)^T H (w - wbar)`` if the weights were only set to
+            zero, and of those found, [2].
+        damping: the largest lambda that any block needed.
+        raised: whether one needed more than was asked for.
+    """
+
+    weights: Leaves
+    objective: jax.Array
+    damping: jax.Array
+    raised: jax.Array
+
+
+def partition(weights: Leaves, size: int, axis: int) -> Leaves:
+    """Cut each leaf into chunks of consecutive entries.
+
+    Args:
+        weights: the leaves.
+        size: entries of a block; the last of a leaf may have fewer.
+        axis: which axis of a leaf counts outputs. A chunk goes on with the next output
+            where one ends.
+
+    Returns:
+        ``int32[number, c]`` a leaf: places in it, the leaf's size for none.
+    """
+
+    def chunks(leaf: jax.Array) -> jax.Array:
+        places = jnp.arange(leaf.size, dtype=jnp.int32).reshape(leaf.shape)
+        order = jnp.moveaxis(places, axis, 0).ravel()
+        width = max(1, min(size, leaf.size))
+        missing = -leaf.size % width
+        padded = jnp.pad(order, (0, missing), constant_values=leaf.size)
+        return padded.reshape(-1, width)
+
+    return tuple(chunks(leaf) for leaf in weights)
+
+
+def examine(
+    rows: Rows, blocks: Leaves, slope: Leaves, damping: jax.Array | float
+) -> Curvature:
+    """Diagonal of the inverse, and its product with a slope.
+
+    Args:
+        rows: the operator G.
+        blocks: from `partition`.
+        slope: g, leaves.
+        damping: lambda.
+    """
+
+    def work(fisher: jax.Array, real: jax.Array, g: jax.Array) -> tuple:
+        factor = _factor(fisher, real, damping)
+        inverse = jnp.sum(jnp.square(factor.inverse_root()), axis=0)
+        return inverse, factor.solve(g), factor.ridge, factor.raised
+
+    found = rows.map_blocks(work, blocks, _real(blocks, slope), _cut(blocks, slope))
+    inverse, newton, ridges, raised = zip(*found, strict=True)
+    return Curvature(
+        _join(blocks, inverse, slope),
+        _join(blocks, newton, slope),
+        jnp.concatenate(ridges).max(),
+        jnp.concatenate(raised).any(),
+    )
+
+
+def remove(
+    rows: Rows,
+    blocks: Leaves,
+    weights: Leaves,
+    support: Leaves,
+    damping: jax.Array | float,
+    inverse_diagonal: Leaves | None = None,
+    slope: Leaves | None = None,
+) -> Update:
+    """Remove what is off a support, and let the rest of each block make up for it.
+
+    Jointly: the weights become the minimiser of ``(w - wbar)^T H (w - wbar)`` on the
+    support, block by block, in closed form.
+
+    Args:
+        rows: the operator G.
+        blocks: from `partition`.
+        weights: wbar, leaves.
+        support: bool leaves.
+        damping: lambda.
+        inverse_diagonal: if given, every removed weight is made up for as if it were
+            alone, and the changes are added up.
+        slope: g, leaves: jointly, ``g^T (w - wbar)`` is minimised as well.
+    """
+    if inverse_diagonal is None:
+        share: Leaves = weights
+    else:
+        share = tuple(
+            w / d.astype(w.dtype)
+            for w, d in zip(weights, inverse_diagonal, strict=True)
+        )
+
+    slope = optax.tree.zeros_like(weights) if slope is None else slope
+
+    def work(
+        fisher: jax.Array,
+        real: jax.Array,
+        w: jax.Array,
+        v: jax.Array,
+        g: jax.Array,
+        keep: jax.Array,
+    ) -> tuple:
+        gone = jnp.where(keep, 0, w)
+        if inverse_diagonal is None:
+            inside = keep[:, None] & keep
+            factor = _factor(jnp.where(inside, fisher, 0), real & keep, damping)
+            pull = jnp.matmul(fisher, gone, precision=_HIGHEST) - g
+            change = jnp.where(keep, factor.solve(jnp.where(keep, pull, 0)), 0)
+        else:
+            factor = _factor(fisher, real, damping)
+            change = jnp.where(keep, -factor.solve(jnp.where(keep, 0, v)), 0)
+        change, ridge = change - gone, factor.ridge
+        values = [_value(fisher, d, ridge) + jnp.vdot(g, d) for d in (-gone, change)]
+        return jnp.where(keep, w + change, 0), jnp.stack(values), ridge, factor.raised
+
+    found = rows.map_blocks(
+        work,
+        blocks,
+        _real(blocks, weights),
+        _cut(blocks, weights),
+        _cut(blocks, share),
+        _cut(blocks, slope),
+        _cut(blocks, support),
+    )
+    new, values, ridges, raised = zip(*found, strict=True)
+    return Update(
+        _join(blocks, new, weights),
+        rows.n * jnp.sum(jnp.concatenate(values), axis=0),
+        jnp.concatenate(ridges).max(),
+        jnp.concatenate(raised).any(),
+    )
+
+
+def _factor(
+    fisher: jax.Array, real: jax.Array, damping: jax.Array | float
+) -> regression.Factor:
+    """``H_B`` factored; what is not real stands apart, and needs no damping."""
+    return regression.factor(fisher + jnp.diag(jnp.where(real, 0.0, 1.0)), damping)
+
+
+def _value(fisher: jax.Array, change: jax.Array, ridge: jax.Array) -> jax.Array:
+    curved = jnp.matmul(fisher, change, precision=_HIGHEST) + ridge * change
+    return 0.5 * jnp.vdot(change, curved)
+
+
+def _real(blocks: Leaves, like: Leaves) -> Leaves:
+    return tuple(b < leaf.size for b, leaf in zip(blocks, like, strict=True))
+
+
+def _cut(blocks: Leaves, leaves: Leaves) -> Leaves:
+    """The entries of every block, [number, c]; zero or False for none."""
+    return tuple(
+        jnp.take(leaf.ravel(), b, mode="fill", fill_value=0)
+        for b, leaf in zip(blocks, leaves, strict=True)
+    )
+
+
+def _join(blocks: Leaves, values: Leaves, like: Leaves) -> Leaves:
+    """Undo `_cut`."""
+    return tuple(
+        jnp.zeros(leaf.size, v.dtype).at[b].set(v, mode="drop").reshape(leaf.shape)
+        for b, v, leaf in zip(blocks, values, like, strict=True)
+    )

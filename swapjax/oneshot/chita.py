@@ -1,0 +1,280 @@
+"""CHITA: the regression of linear_regression, made for speed, with a search."""
+
+import dataclasses
+import functools
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from swapjax import scores, trees
+from swapjax.masks import apply_masks
+from swapjax.oneshot import blocks as blockwise
+from swapjax.oneshot import targets
+from swapjax.oneshot.backsolve import backsolve
+from swapjax.oneshot.choice import best_of, conclude
+from swapjax.oneshot.descent import descend
+from swapjax.oneshot.iht import iht
+from swapjax.oneshot.problem import Method, Problem, Solution, check_dampings, rows_of
+from swapjax.rows import Rows
+from swapjax.selection import Budget, select
+from swapjax.stored import StoredRows
+from swapjax.types import Leaves
+
+Search = Literal["shrink", "iht", "magnitude"]
+Polish = Literal["backsolve", "descent", "none"]
+
+
+def chita(
+    *,
+    damping: float | tuple[float, ...] = (1e-3, 1e-2, 1e-1),
+    search: Search | None = None,
+    step: float = 0.7,
+    iterations: int = 3,
+    polish: Polish = "backsolve",
+    block: int | None = None,
+    sweeps: int = 20,
+    first_order: bool = False,
+    output_axis: int = -1,
+) -> Method:
+    """Keep ``G w`` close to ``G wbar`` with k non-zeros: L0 regression (CHITA).
+
+    Minimises ``1/2 |G w - G wbar|^2 + n lambda/2 |w - wbar|^2`` with at most k
+    non-zeros (CHITA, ICML 2023). Three ways to search for the support:
+
+    - ``"shrink"`` thresholds a little at a time, with a back-solve in between. What is
+      off the support stands for the value that minimises the objective in that weight
+      alone, so that it may come back. Not the authors': from one set of gradients it
+      finds far better supports (MLPNet on MNIST, benchmarks/oneshot.py).
+    - ``"iht"`` is iterative hard thresholding with exact steps on the support and a
+      line search beyond it (`swapjax.oneshot.iht`), as in the paper. Started from
+      magnitude it was never seen to change the support.
+    - ``"magnitude"`` takes the largest weights, as the authors' heuristics do.
+
+    None takes new gradients. With stages this is CHITA++.
+
+    Args:
+        damping: lambda, in units of the Fisher of single examples. Of several the one
+            with the lowest loss is taken, each having searched for itself.
+        search: see above; by default shrink, or magnitude with block.
+        step: the share of entries that shrink keeps at a time, in [0, 1); 0 goes to the
+            stage's density at once. A pattern N:M is reached at once.
+        iterations: thresholdings of shrink at the final density, of which the one with
+            the lowest loss counts; the most steps of iht.
+        polish: how weights on the support are found at last: ``"backsolve"`` in closed
+            form; ``"descent"`` by cyclic coordinate descent, O(n k) a sweep, needs
+            stored rows; ``"none"`` leaves those of the search.
+        block: back-solve in diagonal blocks of this many entries, each for itself, in
+            O(n p c) time; by default all at once, O(n^2 k), or O(n k^2) for k < n.
+        sweeps: of coordinate descent.
+        first_order: follow the mean gradient too, in full: targets shift by
+            ``-1/batch``. With few rows that is mostly noise.
+        output_axis: which axis of a leaf counts outputs; matters with block only.
+
+    Returns:
+        The method, for `swapjax.prune`.
+
+    Raises:
+        ValueError: for values out of range, naming the argument; when called, for
+            coordinate descent on matrix-free rows.
+    """
+    if search is None:
+        search = "shrink" if block is None else "magnitude"
+    if search not in ("shrink", "iht", "magnitude"):
+        raise ValueError(
+            f"search must be 'shrink', 'iht' or 'magnitude', got {search!r}"
+        )
+    if polish not in ("backsolve", "descent", "none"):
+        raise ValueError(
+            f"polish must be 'backsolve', 'descent' or 'none', got {polish!r}"
+        )
+    if block is not None and block < 1:
+        raise ValueError(f"block must be 1 or more, or None, got {block}")
+    if block is not None and (polish == "descent" or search == "shrink"):
+        raise ValueError(
+            "block: coordinate descent and shrink take all weights at once; leave it out"
+        )
+    if not 0 <= step < 1:
+        raise ValueError(f"step must be in [0, 1), got {step}")
+    for name, value in (("iterations", iterations), ("sweeps", sweeps)):
+        if value < 1:
+            raise ValueError(f"{name} must be 1 or more, got {value}")
+    settings: dict[str, Any] = {
+        "damping": check_dampings(damping),
+        "search": search,
+        "step": step,
+        "iterations": iterations,
+        "polish": polish,
+        "block": block,
+        "sweeps": sweeps,
+        "first_order": first_order,
+        "output_axis": output_axis,
+    }
+    return Method(
+        name="chita",
+        settings=tuple(settings.items()),
+        solve=functools.partial(_solve, **settings),
+    )
+
+
+class _Fit(NamedTuple):
+    """Weights on a support, and what there is to tell of them."""
+
+    weights: Leaves
+    objective: jax.Array
+    damping: jax.Array
+    raised: jax.Array
+
+
+class _Found(NamedTuple):
+    """Where a search ended, and the back-solves on the way."""
+
+    support: Leaves
+    weights: Leaves
+    rounds: jax.Array
+
+
+def _solve(
+    problem: Problem,
+    budget: Budget,
+    *,
+    damping: tuple[float, ...],
+    search: Search,
+    step: float,
+    iterations: int,
+    polish: Polish,
+    block: int | None,
+    sweeps: int,
+    first_order: bool,
+    output_axis: int,
+) -> Solution:
+    rows, wbar, within = rows_of(problem), problem.weights, problem.within
+    if polish == "descent" and not isinstance(rows, StoredRows):
+        raise ValueError("polish: coordinate descent needs storage='stored'")
+    # The first-order term is a shift of the targets, whatever solves for them.
+    target = rows.project(wbar) - (1 / rows.batch if first_order else 0.0)
+    cut = block and blockwise.partition(wbar, block, output_axis)
+    slope = None
+    if cut and first_order:
+        slope = rows.pull_back(jnp.full(rows.n, 1 / (rows.n * rows.batch)))
+
+    def refit(support: Leaves, lam: jax.Array) -> _Fit:
+        if cut:
+            found = blockwise.remove(rows, cut, wbar, support, lam, slope=slope)
+            new = trees.cast_like(found.weights, wbar)
+            return _Fit(new, found.objective, found.damping, found.raised)
+        kept = apply_masks(wbar, support)
+        lost = target - rows.project(kept)
+        fit = backsolve(rows, support, lost, rows.n * lam)
+        new = optax.tree.add(kept, trees.cast_like(fit.change, wbar))
+        values = jnp.stack([0.5 * jnp.vdot(lost, lost), fit.value])
+        return _Fit(new, values, fit.ridge / rows.n, fit.raised)
+
+    def shrink(lam: jax.Array) -> _Found:
+        ridge = rows.n * lam
+        below = tuple(rows.n * f + ridge for f in rows.mean_squares())
+
+        def one(carry: tuple) -> tuple:
+            count, ranked, left, done, best, lowest = carry
+            count = jnp.maximum(jnp.ceil(step * count).astype(count.dtype), budget.keep)
+            here = dataclasses.replace(budget, keep=count)
+            mask = select(scores.magnitude(ranked), here, within)
+            weights = refit(mask, lam).weights
+            arrived = jnp.all(count <= budget.keep)
+            loss = jnp.where(arrived, rows.loss(weights), jnp.inf)
+            better = loss < lowest
+            best = jax.tree.map(
+                lambda new, old: jnp.where(better, new, old), (mask, weights), best
+            )
+            # Off the support: the minimiser in each weight alone.
+            pulled = rows.pull_back(target - rows.project(weights))
+            alone = (
+                (g + ridge * w) / b for g, w, b in zip(pulled, wbar, below, strict=True)
+            )
+            ranked = tuple(
+                jnp.where(m, w, a.astype(w.dtype))
+                for m, w, a in zip(mask, weights, alone, strict=True)
+            )
+            left = left - arrived.astype(left.dtype)
+            return count, ranked, left, done + 1, best, jnp.minimum(loss, lowest)
+
+        none = jnp.zeros((), jnp.int32)
+        mask = select(scores.magnitude(wbar), budget, within)
+        best = (mask, apply_masks(wbar, mask))
+        start = jnp.asarray(jnp.inf, rows.loss(wbar).dtype)
+        count = budget.keep if any(budget.patterns) else _count(wbar, budget)
+        carry = (count, wbar, none + iterations, none, best, start)
+        carry = jax.lax.while_loop(lambda c: c[2] > 0, one, carry)
+        return _Found(*carry[4], carry[3])
+
+    def hard_threshold(lam: jax.Array) -> _Found:
+        path = iht(
+            rows, first, wbar, wbar, target, identity, identity.prepare(target),
+            budget, damping=lam, iterations=iterations, tolerance=1e-7, within=within,
+        )  # fmt: skip
+        return _Found(path.support, path.weights, path.iterations)
+
+    def make(lam: jax.Array) -> Solution:
+        if search == "shrink":
+            support, weights, rounds = shrink(lam)
+        elif search == "iht":
+            support, weights, rounds = hard_threshold(lam)
+        else:
+            support, weights = first, apply_masks(wbar, first)
+            rounds = jnp.zeros((), jnp.int32)
+        ridge, raised = lam, jnp.asarray(False)
+        if polish == "backsolve":
+            weights, values, ridge, raised = refit(support, lam)
+        else:
+            kept = apply_masks(wbar, support)
+            values = _objective(rows, kept, kept, target, lam)[None]
+            if polish == "descent":
+                assert isinstance(rows, StoredRows)
+                weights, later = descend(
+                    rows, support, weights, wbar, target, damping=lam, sweeps=sweeps
+                )
+            else:
+                later = _objective(rows, weights, kept, target, lam)[None]
+            values = jnp.concatenate([values, later])
+        swaps = sum(
+            jnp.sum(new & ~old, dtype=jnp.int32)
+            for new, old in zip(support, first, strict=True)
+        )
+        return conclude(
+            problem,
+            weights,
+            support,
+            objective=values,
+            iterations=rounds,
+            raised=raised,
+            details={
+                "damping": ridge * rows.batch,
+                "support_swaps": jnp.asarray(swaps),
+            },
+        )
+
+    first = select(scores.magnitude(wbar), budget, within)
+    identity = targets.make(
+        "identity", epsilon=0.0, perplexity=None, rho=0.0, max_iterations=1
+    )
+    dampings = jnp.asarray(damping, target.dtype) / rows.batch
+    return best_of(make, dampings, rows.loss)
+
+
+def _objective(
+    rows: Rows, weights: Leaves, kept: Leaves, target: jax.Array, lam: jax.Array
+) -> jax.Array:
+    """What a back-solve minimises, at weights on the support."""
+    left = target - rows.project(weights)
+    offset = optax.tree.sub(weights, kept)
+    held = rows.n * lam * optax.tree.norm(offset, squared=True)
+    return 0.5 * (jnp.vdot(left, left) + held)
+
+
+def _count(weights: Leaves, budget: Budget) -> jax.Array:
+    """Non-zero entries by group."""
+    found = jnp.zeros_like(budget.keep)
+    for group, leaf in zip(budget.groups, weights, strict=True):
+        found = found.at[group].add(jnp.sum(leaf != 0, dtype=jnp.int32))
+    return found

@@ -1,0 +1,87 @@
+"""Several candidates, the loss as the judge, one answer."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from swapjax.masks import apply_masks
+from swapjax.oneshot.problem import Problem, Solution
+from swapjax.types import Leaves, Status
+
+
+def lowest(losses: jax.Array) -> jax.Array:
+    """Where the lowest loss is; NaN counts as the worst."""
+    return jnp.argmin(jnp.where(jnp.isnan(losses), jnp.inf, losses))
+
+
+def stack(several: Sequence[Any]) -> Any:
+    """Several trees as one, along a new leading axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *several)
+
+
+def pick(index: jax.Array, stacked: Any) -> Any:
+    """Undo `stack` for one of the trees, by a traced index."""
+    return jax.tree.map(lambda leaf: leaf[index], stacked)
+
+
+def best_of(
+    make: Callable[[Any], Solution], options: Any, loss: Callable[[Leaves], jax.Array]
+) -> Solution:
+    """The solution with the lowest loss.
+
+    Args:
+        make: a solution from one of the options; traced once for all of them.
+        options: a tree of arrays with a leading axis of options.
+        loss: of weights.
+    """
+
+    def one(option: Any) -> tuple[Solution, jax.Array]:
+        solution = make(option)
+        return solution, loss(solution.weights)
+
+    if len(jax.tree.leaves(options)[0]) == 1:
+        return make(pick(jnp.zeros((), jnp.int32), options))
+    solutions, losses = jax.lax.map(one, options)
+    best = lowest(losses)
+    solution: Solution = pick(best, solutions)
+    return solution._replace(details={**solution.details, "loss": losses[best]})
+
+
+def conclude(
+    problem: Problem,
+    weights: Leaves,
+    mask: Leaves,
+    *,
+    objective: jax.Array,
+    iterations: jax.Array | int,
+    raised: jax.Array,
+    details: dict[str, jax.Array],
+) -> Solution:
+    """A solution from weights on a support, or the thresholded ones if they are lost.
+
+    Args:
+        problem: what was solved.
+        weights: the leaves found, zero off the support.
+        mask: the support.
+        objective: its values.
+        iterations: how many there were.
+        raised: whether a damping had to be raised.
+        details: what else there is to tell.
+    """
+    finite = jnp.isfinite(objective[-1])
+    finite &= jnp.stack([jnp.all(jnp.isfinite(w)) for w in weights]).all()
+    status = jnp.where(raised, Status.DAMPED, Status.CONVERGED)
+    thresholded = apply_masks(problem.weights, mask)
+    return Solution(
+        weights=tuple(
+            jnp.where(finite, new.astype(old.dtype), old)
+            for new, old in zip(weights, thresholded, strict=True)
+        ),
+        masks=mask,
+        objective=objective,
+        iterations=jnp.asarray(iterations, jnp.int32),
+        status=jnp.where(finite, status, Status.NOT_FINITE).astype(jnp.int32),
+        details=details,
+    )

@@ -1,0 +1,263 @@
+"""WoodFisher and WoodTaylor: Optimal Brain Surgeon with the empirical Fisher."""
+
+import functools
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from swapjax import regression, trees
+from swapjax.masks import apply_masks
+from swapjax.oneshot import blocks as blockwise
+from swapjax.oneshot.backsolve import backsolve
+from swapjax.oneshot.blocks import Curvature, Update
+from swapjax.oneshot.choice import best_of, conclude
+from swapjax.oneshot.problem import Method, Problem, Solution, check_dampings, rows_of
+from swapjax.rows import Rows
+from swapjax.selection import Budget, select
+from swapjax.types import Leaves
+
+_DAMPINGS, _DAMPINGS_FIRST_ORDER = (1e-5, 1e-3), (1e-1,)
+
+
+def woodfisher(
+    *,
+    block: int | None = 1000,
+    damping: float | tuple[float, ...] | None = None,
+    update: Literal["joint", "independent", "none"] = "joint",
+    first_order: bool = False,
+    rounds: int = 1,
+    output_axis: int = -1,
+) -> Method:
+    """Remove the weights whose removal costs least once all others have adapted.
+
+    With ``H = (1/n) G^T G + lambda I`` an entry scores ``w_q^2 / [H^-1]_qq``, twice
+    what the loss rises by when it alone is removed and the others make up for it
+    (Optimal Brain Surgeon; WoodFisher, NeurIPS 2020). Through the identity of Woodbury
+    the full H costs one n x n system, O(n^2 p) time; blocks cost O(n p c + p c^2) time
+    and c^2 memory with stored rows, p c with matrix-free ones.
+
+    Args:
+        block: entries of a diagonal block of H, chunks of each leaf; None for the full
+            matrix.
+        damping: lambda, in units of the Fisher of single examples. Of several the one
+            with the lowest loss is taken. By default 1e-5 and 1e-3, or 1e-1 with
+            first_order, which small dampings let run away.
+        update: how kept weights make up for removed ones. ``"joint"`` solves for all
+            of them at once; ``"independent"`` adds up what each removal alone calls
+            for, as the authors do; ``"none"`` keeps weights as they are.
+        first_order: WoodTaylor, which also follows the gradient: everything above
+            counts from ``w - H^-1 g``.
+        rounds: steps in which entries are removed, with gradients taken anew of the
+            same examples before each but the first. Removed entries stay removed in
+            later rounds. With stored rows a second G is then held.
+        output_axis: which axis of a leaf counts outputs, so that a block stays within
+            one as far as it can: -1 for Flax's kernels, 0 for PyTorch's weights.
+
+    Returns:
+        The method, for `swapjax.prune`.
+
+    Raises:
+        ValueError: for values out of range, naming the argument.
+    """
+    if block is not None and block < 1:
+        raise ValueError(f"block must be 1 or more, or None, got {block}")
+    if update not in ("joint", "independent", "none"):
+        raise ValueError(
+            f"update must be 'joint', 'independent' or 'none', got {update!r}"
+        )
+    if rounds < 1:
+        raise ValueError(f"rounds must be 1 or more, got {rounds}")
+    if damping is None:
+        damping = _DAMPINGS_FIRST_ORDER if first_order else _DAMPINGS
+    settings: dict[str, Any] = {
+        "block": block,
+        "damping": check_dampings(damping),
+        "update": update,
+        "first_order": first_order,
+        "rounds": rounds,
+        "output_axis": output_axis,
+    }
+    return Method(
+        name="woodfisher",
+        settings=tuple(settings.items()),
+        solve=functools.partial(_solve, **settings),
+    )
+
+
+def _solve(
+    problem: Problem,
+    budget: Budget,
+    *,
+    block: int | None,
+    damping: tuple[float, ...],
+    update: str,
+    first_order: bool,
+    rounds: int,
+    output_axis: int,
+) -> Solution:
+    rows = rows_of(problem)
+    if rounds > 1 and any(budget.patterns):
+        raise ValueError("rounds: a pattern is reached in one round; use stages")
+    # Averaging b examples shrinks the Fisher of the rows by b; the damping with it.
+    dampings = jnp.asarray(damping, jnp.result_type(float)) / rows.batch
+    cut = None
+    if block is not None:
+        cut = blockwise.partition(problem.weights, block, output_axis)
+
+    def once(
+        rows: Rows,
+        lam: jax.Array,
+        weights: Leaves,
+        budget: Budget,
+        within: Leaves | None,
+    ) -> tuple[Update, Leaves]:
+        surgeon = _Full(rows, lam) if cut is None else _Blocks(rows, lam, cut)
+        slope = rows.pull_back(jnp.full(rows.n, 1 / (rows.n * rows.batch)))
+        curvature = surgeon.examine(slope)
+        if first_order:
+            moved = optax.tree.sub(weights, curvature.newton)
+            weights = trees.cast_like(moved, weights)
+        diagonal = curvature.inverse_diagonal
+        mask = select(_scores(weights, diagonal), budget, within)
+        alone = diagonal if update == "independent" else None
+        found = surgeon.remove(weights, mask, alone)
+        if update == "none":
+            kept = apply_masks(weights, mask)
+            found = found._replace(weights=kept, objective=found.objective[:1])
+        raised = found.raised | curvature.raised
+        used = jnp.maximum(found.damping, curvature.damping)
+        return found._replace(raised=raised, damping=used), mask
+
+    def several(lam: jax.Array) -> tuple[Update, Leaves]:
+        """Remove a share of what is to go, take gradients anew, and so on."""
+
+        def one_round(carry: tuple, r: jax.Array) -> tuple[tuple, Update]:
+            weights, mask = carry
+            share = _on_the_way(mask, budget, r, rounds)
+            found, mask = once(rows.at(weights), lam, weights, share, mask)
+            new = trees.cast_like(found.weights, weights)
+            return (new, mask), found._replace(weights=())
+
+        everywhere = tuple(jnp.ones(w.shape, bool) for w in problem.weights)
+        start = problem.weights, problem.within or everywhere
+        steps = jnp.arange(rounds, dtype=jnp.int32)
+        (weights, mask), found = jax.lax.scan(one_round, start, steps)
+        # Every round has a model of its own; the last one's values are told.
+        return Update(
+            weights, found.objective[-1], found.damping.max(), found.raised.any()
+        ), mask
+
+    def make(lam: jax.Array) -> Solution:
+        if rounds > 1:
+            found, mask = several(lam)
+        else:
+            found, mask = once(rows, lam, problem.weights, budget, problem.within)
+        return conclude(
+            problem,
+            found.weights,
+            mask,
+            objective=found.objective,
+            iterations=rounds,
+            raised=found.raised,
+            details={"damping": found.damping * rows.batch},
+        )
+
+    return best_of(make, dampings, rows.loss)
+
+
+def rank(
+    rows: Rows, weights: Leaves, block: int, output_axis: int, damping: float
+) -> Leaves:
+    """``w^2 / [H^-1]_qq`` with H in blocks: large means keep."""
+    cut = blockwise.partition(weights, block, output_axis)
+    slope = tuple(jnp.zeros_like(w) for w in weights)
+    diagonal = blockwise.examine(rows, cut, slope, damping).inverse_diagonal
+    return _scores(weights, diagonal)
+
+
+def _scores(weights: Leaves, inverse_diagonal: Leaves) -> Leaves:
+    return tuple(
+        jnp.square(w) / d.astype(w.dtype)
+        for w, d in zip(weights, inverse_diagonal, strict=True)
+    )
+
+
+class _Blocks:
+    """The diagonal blocks of H."""
+
+    def __init__(self, rows: Rows, damping: jax.Array, blocks: Leaves) -> None:
+        self.rows, self.damping, self.blocks = rows, damping, blocks
+
+    def examine(self, slope: Leaves) -> Curvature:
+        return blockwise.examine(self.rows, self.blocks, slope, self.damping)
+
+    def remove(self, weights: Leaves, mask: Leaves, alone: Leaves | None) -> Update:
+        return blockwise.remove(
+            self.rows, self.blocks, weights, mask, self.damping, alone
+        )
+
+
+class _Full:
+    """H as a whole, through the n x n Gram matrix."""
+
+    def __init__(self, rows: Rows, damping: jax.Array) -> None:
+        self.rows, self.damping = rows, damping
+
+    def _factor(self) -> regression.Factor:
+        return regression.factor(self.rows.gram(), self.rows.n * self.damping)
+
+    def _solve(self, factor: regression.Factor, v: Leaves) -> Leaves:
+        """``H^-1 v = (v - G^T (G G^T + n lambda I)^-1 G v) / lambda``."""
+        inner = self.rows.pull_back(factor.solve(self.rows.project(v)))
+        return tuple(
+            (a - b) * self.rows.n / factor.ridge for a, b in zip(v, inner, strict=True)
+        )
+
+    def examine(self, slope: Leaves) -> Curvature:
+        factor, n = self._factor(), self.rows.n
+        # 1 - g^T (G G^T + n lambda I)^-1 g is positive; rounding may say otherwise.
+        least = jnp.finfo(factor.lower.dtype).eps
+        diagonal = tuple(
+            jnp.maximum(1 - e, least) * n / factor.ridge
+            for e in self.rows.energies(factor.inverse_root())
+        )
+        newton = self._solve(factor, slope)
+        return Curvature(diagonal, newton, factor.ridge / n, factor.raised)
+
+    def remove(self, weights: Leaves, mask: Leaves, alone: Leaves | None) -> Update:
+        n = self.rows.n
+        gone = optax.tree.sub(weights, apply_masks(weights, mask))
+        lost = self.rows.project(gone)
+        if alone is None:
+            best = backsolve(self.rows, mask, lost, n * self.damping)
+            change, ridge, raised = best.change, best.ridge, best.raised
+        else:
+            factor = self._factor()
+            ridge, raised = factor.ridge, factor.raised
+            share = tuple(g / d for g, d in zip(gone, alone, strict=True))
+            change = apply_masks(self._solve(factor, share), mask)
+            change = tuple(-c for c in change)
+        moved = tuple(c - g for c, g in zip(change, gone, strict=True))
+
+        def value(projected: jax.Array, d: Leaves) -> jax.Array:
+            held = ridge * optax.tree.norm(d, squared=True)
+            return 0.5 * (jnp.vdot(projected, projected) + held)
+
+        before = value(lost, gone)
+        after = value(self.rows.project(moved), moved)
+        new = tuple(
+            (w + d).astype(w.dtype) for w, d in zip(weights, moved, strict=True)
+        )
+        new = apply_masks(new, mask)
+        return Update(new, jnp.stack([before, after]), ridge / n, raised)
+
+
+def _on_the_way(mask: Leaves, budget: Budget, r: jax.Array, rounds: int) -> Budget:
+    """The counts of round r of those left: an equal share of what is to go each."""
+    kept = jnp.zeros_like(budget.keep)
+    for group, leaf in zip(budget.groups, mask, strict=True):
+        kept = kept.at[group].add(jnp.sum(leaf, dtype=jnp.int32))
+    go = jnp.maximum(kept - budget.keep, 0) // (rounds - r)
+    return Budget(kept - go, budget.groups, budget.floors, budget.patterns)

@@ -1,0 +1,104 @@
+"""G as arrays: every product is a matrix product."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from swapjax import explicit
+from swapjax.matrix_free import MatrixFreeRows
+from swapjax.types import Leaves
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["matrices", "source"],
+    meta_fields=[],
+)
+@dataclasses.dataclass(frozen=True)
+class StoredRows:
+    """G as arrays, one a prunable leaf.
+
+    Attributes:
+        matrices: arrays [n, *shape], float32, or bfloat16 to halve the memory; their
+            products are accumulated in float32 all the same.
+        source: the recipe they were made from.
+    """
+
+    matrices: Leaves
+    source: MatrixFreeRows
+
+    @property
+    def n(self) -> int:
+        """The number of rows."""
+        return self.source.n
+
+    @property
+    def batch(self) -> int:
+        """The number of examples averaged into a row."""
+        return self.source.batch
+
+    def project(self, leaves: Leaves) -> jax.Array:
+        """``G v``."""
+        return explicit.project(self.matrices, leaves)
+
+    def pull_back(self, residual: jax.Array) -> Leaves:
+        """``G^T r``."""
+        return explicit.pull_back(self.matrices, residual)
+
+    def gram(self, support: Leaves | None = None) -> jax.Array:
+        """``G_S G_S^T``."""
+        return explicit.gram(self.matrices, support)
+
+    def mean_squares(self) -> Leaves:
+        """``(1/n) sum_i G_iq^2``."""
+        total = explicit.sum_squares(self.matrices, jnp.ones(self.n, bool))
+        return tuple(t / self.n for t in total)
+
+    def energies(self, factor: jax.Array) -> Leaves:
+        """``|F G_q|^2``."""
+        return explicit.energies(self.matrices, factor)
+
+    def columns(self, index: jax.Array) -> jax.Array:
+        """Some columns, [n, m]."""
+        return explicit.columns(self.matrices, index)
+
+    def map_blocks(self, work: Callable, blocks: Leaves, *extras: Leaves) -> tuple:
+        """As `Rows.map_blocks`; a block at a time."""
+
+        def on_leaf(matrix: jax.Array, *leaf: jax.Array) -> Any:
+            def one(args: tuple) -> Any:
+                index, *rest = args
+                return work(explicit.moment(matrix, index) / self.n, *rest)
+
+            return jax.lax.map(one, leaf)
+
+        return tuple(map(on_leaf, self.matrices, blocks, *extras))
+
+    def at(self, leaves: Leaves) -> "StoredRows":
+        """The rows of the same examples at other weights, stored as well."""
+        return store(self.source.at(leaves))
+
+    def loss(self, leaves: Leaves) -> jax.Array:
+        """The mean loss of the rows' examples at other weights."""
+        return self.source.loss(leaves)
+
+
+@jax.jit
+def store(free: MatrixFreeRows) -> StoredRows:
+    """Form all rows, chunk by chunk, into arrays that are written in place."""
+
+    def step(out: Leaves, i: jax.Array) -> tuple[Leaves, None]:
+        start = free._start(i)
+        return jax.tree.map(
+            lambda o, b: jax.lax.dynamic_update_slice_in_dim(o, b, start, 0),
+            out,
+            free._block(start),
+        ), None
+
+    dtype = free.dtype or explicit.wide(free._weights)
+    empty = tuple(jnp.zeros((free.n, *w.shape), dtype) for w in free._weights)
+    return StoredRows(jax.lax.scan(step, empty, free._blocks)[0], free)
