@@ -62,7 +62,7 @@ def setting(dtype=jnp.float64, sparsity=0.5, within=None, **rules):
     return Problem(weights, weights, form(rows, target), within, layers), target
 
 
-def single(inputs=6, outputs=3, seed=0, damping=0.01):
+def single(inputs=8, outputs=3, seed=0, damping=0.01):
     """One layer as NumPy arrays: its damped Hessian, and its weights."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(4 * inputs, inputs)) @ rng.normal(size=(inputs, inputs))
@@ -141,7 +141,7 @@ def test_keeps_the_contract(name, dtype):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", ["greedy", "columns", "wanda by output"])
 def test_jit_changes_nothing(name):
-    moment, _, weights = single(8, 2, 3)
+    moment, _, weights = single(seed=3)
     problem = problem_of(moment, weights)
     budget = plan({"kernel": weights}, 0.5).budget
     jitted = solve(METHODS[name], problem, budget)
@@ -223,9 +223,9 @@ class TestGreedy:
             expected = np.maximum.accumulate(rises)
             np.testing.assert_allclose(got[order], expected, rtol=1e-6)
 
-    @pytest.mark.parametrize("inputs", [2, 4, 6])
-    def test_one_removal_is_the_best_there_is(self, inputs):
-        moment, hessian, weights = single(inputs, 2, inputs)
+    def test_one_removal_is_the_best_there_is(self):
+        inputs = 6
+        moment, hessian, weights = single(inputs, 2)
         problem = problem_of(moment, weights)
         budget = plan({"kernel": weights}, 1 / (2 * inputs)).budget
         solution = solve(METHODS["greedy"], problem, budget)
@@ -251,14 +251,14 @@ class TestGreedy:
         assert rank <= 3
 
     def test_a_budget_is_a_cut_through_all_orders(self):
-        moment, hessian, weights = single(7, 4, 5)
+        moment, hessian, weights = single(seed=5)
         problem = problem_of(moment, weights)
         solution = solve(
             METHODS["greedy"], problem, plan({"kernel": weights}, 0.6).budget
         )
         mask = np.asarray(solution.masks[0])
         worst, next_best = 0.0, np.inf
-        for o in range(4):
+        for o in range(3):
             order, rises = obc(hessian, weights[:, o])
             gone = int((~mask[:, o]).sum())
             assert set(order[:gone]) == set(np.flatnonzero(~mask[:, o]))
@@ -269,11 +269,11 @@ class TestGreedy:
 
     def test_a_pattern_is_obeyed_on_the_way(self):
         """Each removal is the cheapest that the pattern still allows."""
-        moment, hessian, weights = single(8, 2, 7)
+        moment, hessian, weights = single(seed=7)
         problem = problem_of(moment, weights)
         target = plan({"kernel": weights}, pattern=NM(2, 4))
         solution = solve(METHODS["greedy"], problem, target.budget)
-        for o in range(2):
+        for o in range(3):
             left, gone = list(range(8)), []
             while len(gone) < 4:
                 w = dense(hessian, weights[:, o], np.array(left))
@@ -286,10 +286,10 @@ class TestGreedy:
             )
 
     def test_what_is_not_alive_goes_first(self):
-        _, hessian, weights = single(7, 1, 8)
-        alive = np.arange(7) % 3 > 0
-        scores = path(hessian[None], weights[None], alive[None, :, None],
-                      np.ones((1, 1, 1)))  # fmt: skip
+        _, hessian, weights = single(9, 3, 8)
+        alive = np.arange(9) % 3 > 0
+        living = np.broadcast_to(alive[None, :, None], (1, 9, 3))
+        scores = path(hessian[None], weights[None], living, np.ones((1, 1, 3)))
         assert (np.asarray(scores)[0, ~alive, 0] == -1).all()
         left, wbar = list(np.flatnonzero(alive)), weights[:, 0]
         for q in np.argsort(np.asarray(scores)[0, :, 0])[3:]:
@@ -298,11 +298,13 @@ class TestGreedy:
             assert q == left.pop(int(np.argmin(costs)))
 
     def test_a_factor_scales_the_rises(self):
-        _, hessian, weights = single(5, 2)
-        h, w, alive = hessian[None], weights[None], np.ones((1, 5, 2), bool)
-        plain = path(h, w, alive, np.ones((1, 1, 2)))
-        scaled = path(h, w, alive, np.array([[[2.0, 3.0]]]))
-        np.testing.assert_allclose(scaled, plain * jnp.array([2.0, 3.0]), rtol=1e-12)
+        _, hessian, weights = single(9)
+        h, w, alive = hessian[None], weights[None], np.ones((1, 9, 3), bool)
+        plain = path(h, w, alive, np.ones((1, 1, 3)))
+        scaled = path(h, w, alive, np.array([[[2.0, 3.0, 4.0]]]))
+        np.testing.assert_allclose(
+            scaled, plain * jnp.array([2.0, 3.0, 4.0]), rtol=1e-12
+        )
 
 
 @pytest.mark.usefixtures("x64")
@@ -323,7 +325,7 @@ class TestColumns:
 
     def test_each_block_keeps_its_best(self):
         """By ``w^2 / U_jj^2`` with the weights as they are when it is reached."""
-        moment, hessian, weights = single(9, 5, 2)
+        moment, hessian, weights = single(seed=2)
         problem = problem_of(moment, weights)
         budget = plan({"kernel": weights}, 0.6).budget
         solution = solve(METHODS["columns"], problem, budget)
@@ -331,9 +333,9 @@ class TestColumns:
         saliency = weights**2 / np.diag(np.linalg.inv(hessian))[:, None]
         before = saliency >= np.sort(saliency.ravel())[-mask.sum()]
         w = weights.copy()
-        for start in range(0, 9, 3):
+        for start in range(0, 8, 3):
             rows = slice(start, start + 3)
-            diagonal = [np.linalg.inv(hessian[j:, j:])[0, 0] for j in range(9)][rows]
+            diagonal = [np.linalg.inv(hessian[j:, j:])[0, 0] for j in range(8)][rows]
             scores = w[rows] ** 2 / np.array(diagonal)[:, None]
             count = before[rows].sum()
             expected = scores >= np.sort(scores.ravel())[-count]
@@ -343,9 +345,9 @@ class TestColumns:
             part[: start + 3] = mask[: start + 3]
             w = sparse_gpt(hessian, weights, part)
 
-    @pytest.mark.parametrize("block", [1, 4, 6, 100])
+    @pytest.mark.parametrize("block", [1, 6])
     def test_a_pattern_chooses_among_its_own(self, block):
-        moment, hessian, weights = single(8, 3, 4)
+        moment, hessian, weights = single(seed=4)
         problem = problem_of(moment, weights)
         target = plan({"kernel": weights}, pattern=NM(1, 4))
         method = layerwise_obs(order="columns", block=block, refit=False)
@@ -433,10 +435,11 @@ class TestQuadratic:
             w = dense(hessian, wbar, np.delete(np.arange(5), q))
             np.testing.assert_allclose(saliency[q, o], rise(hessian, w, wbar))
 
-    @pytest.mark.parametrize("dtype", ["float32", "float64"])
-    @pytest.mark.parametrize("order", ["greedy", "columns"])
-    def test_a_singular_moment_is_damped_and_reported(self, dtype, order):
-        moment, _, weights = single(6, 3)
+    @pytest.mark.parametrize(
+        ("order", "dtype"), [("greedy", "float32"), ("columns", "float64")]
+    )
+    def test_a_singular_moment_is_damped_and_reported(self, order, dtype):
+        moment, _, weights = single()
         moment[:, 3], moment[3] = moment[:, 2], moment[2]  # two inputs that are one
         moment[3, 3] = moment[2, 2]
         problem = problem_of(moment.astype(dtype), weights.astype(dtype))
@@ -453,44 +456,43 @@ class TestQuadratic:
         np.testing.assert_allclose(well.details["damping"], 1e-3)
 
     def test_an_indefinite_moment_is_damped_and_reported(self):
-        moment = np.diag([3.0, 1.0, -0.05, 2.0])
-        problem = problem_of(moment, np.ones((4, 2)))
-        budget = plan({"kernel": np.ones((4, 2))}, 0.5).budget
-        solution = solve(layerwise_obs(damping=0.01), problem, budget)
+        moment = np.diag([3.0, 1.0, -0.05, 2.0, 1.0, 1.0, 1.0, 1.0])
+        problem = problem_of(moment, np.ones((8, 3)))
+        budget = plan({"kernel": np.ones((8, 3))}, 0.5).budget
+        solution = solve(METHODS["greedy"], problem, budget)
         assert Status(int(solution.status)) is Status.DAMPED
         np.testing.assert_allclose(solution.details["damping"], 0.1)
 
     def test_what_no_damping_mends_is_reported(self):
-        moment, _, weights = single(4, 2)
+        moment, _, weights = single()
         problem = problem_of(moment * np.nan, weights)
         budget = plan({"kernel": weights}, 0.5).budget
-        for order in ("greedy", "columns"):
-            solution = solve(layerwise_obs(order=order), problem, budget)
+        for name in ("greedy", "columns"):
+            solution = solve(METHODS[name], problem, budget)
             assert Status(int(solution.status)) is Status.NOT_FINITE
             mask = np.asarray(solution.masks[0])
-            assert mask.sum() == 4
+            assert mask.sum() == 12
             assert (np.asarray(solution.weights[0]) == weights * mask).all()
 
-    @pytest.mark.parametrize("order", ["greedy", "columns"])
-    def test_inputs_that_read_nothing_go_first(self, order):
-        moment, _, weights = single(6, 3)
+    @pytest.mark.parametrize("name", ["greedy", "columns"])
+    def test_inputs_that_read_nothing_go_first(self, name):
+        moment, _, weights = single()
         moment[[1, 4]] = 0
         moment[:, [1, 4]] = 0
         weights[[1, 4]] = 100.0
         problem = problem_of(moment, weights)
         budget = plan({"kernel": weights}, 0.4).budget
-        solution = solve(layerwise_obs(order=order), problem, budget)
+        solution = solve(METHODS[name], problem, budget)
         assert int(solution.status) == Status.CONVERGED
         assert not np.any(np.asarray(solution.masks[0])[[1, 4]])
 
     def test_a_layer_that_reads_nothing_at_all(self):
-        problem = problem_of(np.zeros((4, 4)), np.ones((4, 3)))
-        budget = plan({"kernel": np.ones((4, 3))}, 0.5).budget
-        for method in METHODS.values():
-            if not method.needs_rows:
-                solution = solve(method, problem, budget)
-                assert np.asarray(solution.masks[0]).sum() == 6
-                assert int(solution.status) == Status.CONVERGED
+        problem = problem_of(np.zeros((8, 8)), np.ones((8, 3)))
+        budget = plan({"kernel": np.ones((8, 3))}, 0.5).budget
+        for name in ("greedy", "columns", "wanda by output"):
+            solution = solve(METHODS[name], problem, budget)
+            assert np.asarray(solution.masks[0]).sum() == 12
+            assert int(solution.status) == Status.CONVERGED
 
 
 @pytest.mark.usefixtures("x64")
