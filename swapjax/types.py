@@ -14,6 +14,8 @@ plan       which leaves are prunable, and how many entries to keep of them
 budget     a plan's counts as the solver sees them, traced under jit
 pattern    n of every m entries along an axis, instead of any entries
 rows       the operator G: one loss gradient per example, or per mini-batch
+layer      a leaf as the matrix of a linear map, with the moment of what it reads
+moment     the mean of ``a a^T`` over examples, summed over positions in each
 score      arrays like the leaves; large means keep
 coupling   how the projections of the pruned weights are matched with those of
            the reference weights

@@ -39,6 +39,21 @@ def layerwise_obs(
                   seconds on one core, and columns for larger ones.
     ============= ==================================================================
 
+    One stage on MLPNet and MNIST, 16,000 examples, global allocation, percent correct
+    at sparsity 0.8, 0.9, 0.95 and 0.98 (magnitude 92.9, 90.3, 83.6, 32.3):
+
+    ======================== ==== ==== ==== ====
+    greedy                   94.0 93.5 92.4 84.3
+    greedy, ``"fisher"``          93.5 92.3 86.2
+    columns and a re-fit     93.7 92.5 84.2 12.4
+    columns alone            92.9 90.4 75.8 18.1
+    ======================== ==== ==== ==== ====
+
+    Of the small convolutional network on digits gradients as weights gain seven points
+    at 0.95 with global allocation, and lose as many with a uniform one, so the default
+    does without. To divide each layer's error by the energy of its outputs changed
+    nothing (84.0 at 0.98), and dampings from 0.001 to 0.1 differ by one point at most.
+
     Args:
         order: as above.
         damping: added to the diagonal of H, in units of its mean. Where it leaves H
@@ -88,6 +103,10 @@ def wanda(*, per_output: bool = False) -> Method:
 
     Scores ``|w_ij| sqrt(H_ii)`` with H the second moment of what the layer reads
     (arXiv:2306.11695). One forward pass, no gradients and nothing to solve.
+
+    On MLPNet and MNIST (see `layerwise_obs`) 94.2, 92.2, 88.1 and 78.3 percent correct
+    at 0.5, 0.8, 0.9 and 0.95, more than magnitude at 0.5 only. If each output keeps the
+    same share it is 87.3, 61.4, 33.7 and 10.0.
 
     Args:
         per_output: whether each output keeps the same share of its weights, as in the
