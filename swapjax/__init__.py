@@ -15,12 +15,14 @@ from swapjax.oneshot import (
     Stage,
     cbs,
     chita,
+    layerwise_obs,
     linear_regression,
     magnitude,
     obd,
     prune,
     saliency,
     swap,
+    wanda,
     woodfisher,
 )
 
@@ -49,6 +51,7 @@ __all__ = [
     "density",
     "exponential",
     "intersect",
+    "layerwise_obs",
     "linear",
     "linear_regression",
     "magnitude",
@@ -59,5 +62,6 @@ __all__ = [
     "prune",
     "saliency",
     "swap",
+    "wanda",
     "woodfisher",
 ]

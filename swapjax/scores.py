@@ -1,7 +1,9 @@
 """Scores by which entries compete for a place in the support: large means keep."""
 
+import jax
 import jax.numpy as jnp
 
+from swapjax.layers import Layer
 from swapjax.types import Leaves
 
 
@@ -36,3 +38,26 @@ def fisher_diagonal(weights: Leaves, mean_squares: Leaves) -> Leaves:
         jnp.square(w) * f.astype(w.dtype)
         for w, f in zip(weights, mean_squares, strict=True)
     )
+
+
+def wanda(
+    weights: Leaves, layers: tuple[Layer, ...], *, per_output: bool = False
+) -> Leaves:
+    """``|w_ij| sqrt(H_ii)``: how much of an output its input i makes up (Wanda).
+
+    Args:
+        weights: the leaves.
+        layers: what each of them reads, with its second moment H.
+        per_output: whether to score by the rank among the weights of an output, as a
+            fraction of their number, so that every output keeps the same share.
+    """
+
+    def score(leaf: jax.Array, layer: Layer) -> jax.Array:
+        size = jnp.sqrt(jnp.diagonal(layer.moment, axis1=1, axis2=2))
+        result = jnp.abs(layer.matrix(leaf)).astype(size.dtype) * size[:, :, None]
+        if per_output:
+            rank = jnp.argsort(jnp.argsort(result, axis=1), axis=1)
+            result = rank.astype(size.dtype) / result.shape[1]
+        return layer.leaf(result, leaf.shape)
+
+    return tuple(score(w, layer) for w, layer in zip(weights, layers, strict=True))

@@ -3,6 +3,7 @@
 from swapjax.oneshot.cbs import cbs
 from swapjax.oneshot.chita import chita
 from swapjax.oneshot.history import Stage
+from swapjax.oneshot.obs import layerwise_obs, wanda
 from swapjax.oneshot.problem import Method, Problem, Solution
 from swapjax.oneshot.scored import magnitude, obd, saliency
 from swapjax.oneshot.stages import Pruned, prune
@@ -17,11 +18,13 @@ __all__ = [
     "Stage",
     "cbs",
     "chita",
+    "layerwise_obs",
     "linear_regression",
     "magnitude",
     "obd",
     "prune",
     "saliency",
     "swap",
+    "wanda",
     "woodfisher",
 ]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from swapjax.layers import Layer
 from swapjax.rows import Rows
 from swapjax.selection import Budget
 from swapjax.types import Leaves
@@ -15,7 +16,7 @@ from swapjax.types import Leaves
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["weights", "initial", "rows", "within"],
+    data_fields=["weights", "initial", "rows", "within", "layers"],
     meta_fields=[],
 )
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +29,15 @@ class Problem:
         rows: the gradient rows at the current weights; None for a method that does
             without.
         within: bool leaves outside of which nothing may be kept, or None.
+        layers: each leaf as a matrix with the second moment of what it reads, at the
+            current weights; None for a method that does without.
     """
 
     weights: Leaves
     initial: Leaves
     rows: Rows | None = None
     within: Leaves | None = None
+    layers: tuple[Layer, ...] | None = None
 
 
 class Solution(NamedTuple):
@@ -68,6 +72,17 @@ def rows_of(problem: Problem) -> Rows:
     return problem.rows
 
 
+def layers_of(problem: Problem) -> tuple[Layer, ...]:
+    """The layers of a problem.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    if problem.layers is None:
+        raise ValueError("problem: this method needs layers, got None")
+    return problem.layers
+
+
 @dataclasses.dataclass(frozen=True)
 class Method:
     """A way to prune: a pure function with a name and its settings.
@@ -80,12 +95,14 @@ class Method:
         settings: pairs of hyper-parameter and value.
         solve: the function of a problem and a budget.
         needs_rows: whether it looks at gradients.
+        needs_layers: whether it looks at what layers read.
     """
 
     name: str
     settings: tuple[tuple[str, Any], ...]
     solve: Callable[[Problem, Budget], Solution] = dataclasses.field(compare=False)
     needs_rows: bool = True
+    needs_layers: bool = False
 
     def __call__(self, problem: Problem, budget: Budget) -> Solution:
         """Prune. Pure; may be traced."""

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from swapjax import masks as masking
 from swapjax import schedules, trees
+from swapjax.activations import second_moments
 from swapjax.finetune import FineTune
 from swapjax.finetune import finetune as tune
 from swapjax.gradients import check_storage, form, recipe
@@ -167,6 +168,7 @@ def prune(
             initial=initial,
             rows=form(rows, target, storage) if method.needs_rows else None,
             within=allowed,
+            layers=second_moments(rows, target.paths) if method.needs_layers else None,
         )
         solution = _solve(method, problem, budgets[t])
         new = target.merge(solution.weights, state.params)

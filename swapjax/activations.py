@@ -1,0 +1,248 @@
+"""What every prunable leaf is multiplied with, found from the loss alone.
+
+Layer-wise pruning needs the second moments of what each layer reads, and a network is
+only known as ``loss_fn(params, batch)``. So its program is evaluated equation by
+equation. On the way a leaf is followed through what merely rearranges it (transposes,
+reshapes, flips, changes of dtype) and into the programs that are called (``jit``,
+``jax.checkpoint``, functions with derivatives of their own). Where it meets a
+``dot_general``, or is the kernel of a ``conv_general_dilated``, the other operand is
+what its layer reads. Whatever else is done with a leaf makes it no layer, and that is
+an error which names it.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+from swapjax import trees
+from swapjax.layers import Layer, Product, View, of_convolution, of_dot
+from swapjax.matrix_free import MatrixFreeRows
+from swapjax.types import Leaves
+
+# Equations that call another program, and the parameter that holds it. All are entered:
+# what they say of derivatives does not matter here.
+_CALLS = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "checkpoint": "jaxpr",
+    "remat2": "jaxpr",
+}
+# Those that leave every entry where it is, and those that move entries about.
+_SAME = {
+    "convert_element_type",
+    "copy",
+    "copy_p",
+    "name",
+    "reduce_precision",
+    "sharding_constraint",
+    "stop_gradient",
+}
+_MOVES = {
+    "broadcast_in_dim",
+    "expand_dims",
+    "reshape",
+    "rev",
+    "squeeze",
+    "transpose",
+}
+_LOOPS = {"scan", "while", "cond"}
+
+
+def second_moments(rows: MatrixFreeRows, paths: Sequence[str]) -> tuple[Layer, ...]:
+    """Measure what each prunable leaf is multiplied with, over the rows' examples.
+
+    One forward pass over chunks of rows. Only the moments outlive a chunk.
+
+    Args:
+        rows: the network, its weights and the examples. Their corruption is one of
+            gradients and does not matter here.
+        paths: names of the prunable leaves, for messages.
+
+    Returns:
+        One layer a prunable leaf, the moments in float32 or wider. The inputs of a
+        convolution are ordered by the pixels of its kernel, then by channel.
+
+    Raises:
+        ValueError: naming the leaf, for one that is used in no product with what
+            depends on the data, as several matrices, within a loop or a branch, or in
+            any other way; and for activations that are not finite.
+    """
+    paths = tuple(paths)
+    layers = _measure(rows, paths)
+    trees.require_finite(paths, [layer.moment for layer in layers], "activations")
+    return layers
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _measure(rows: MatrixFreeRows, paths: tuple[str, ...]) -> tuple[Layer, ...]:
+    # Chunks of one size, then the few rows that are left.
+    count = math.ceil(rows.n / rows.chunk)
+    size = rows.n // count
+    left = rows.n - count * size
+
+    def chunk(start: jax.Array | int, size: int) -> tuple[Layer, ...]:
+        data = jax.tree.map(
+            lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), rows.data
+        )
+        return _find(rows, data, paths)
+
+    def add(total: Leaves, start: jax.Array | int, size: int) -> Leaves:
+        layers = chunk(start, size)
+        return tuple(t + x.moment for t, x in zip(total, layers, strict=True))
+
+    # Nobody asks for the moments of this one, so the compiler leaves its network out.
+    layers = chunk(0, 1)
+    total = tuple(jnp.zeros_like(layer.moment) for layer in layers)
+    starts = size * jnp.arange(count, dtype=jnp.int32)
+    step = lambda total, start: (add(total, start, size), None)  # noqa: E731
+    total = jax.lax.scan(step, total, starts)[0]
+    if left:
+        total = add(total, count * size, left)
+    examples = rows.n * rows.batch
+    return tuple(
+        Layer(t / examples, layer.index) for t, layer in zip(total, layers, strict=True)
+    )
+
+
+class _Value(NamedTuple):
+    """A variable of the program.
+
+    Attributes:
+        array: its value.
+        data: whether that depends on the data.
+        view: which leaf it is, if it is one.
+    """
+
+    array: Any
+    data: bool = False
+    view: View | None = None
+
+
+def _find(rows: MatrixFreeRows, data: Any, paths: tuple[str, ...]) -> tuple[Layer, ...]:
+    """The layers of a few rows [k, b, ...]; moments are summed, not averaged."""
+    leaves = trees.take(rows.params, rows.positions)
+
+    def losses(leaves: Leaves, data: Any) -> jax.Array:
+        params = trees.put(leaves, rows.params, rows.positions)
+        return jax.vmap(lambda batch: rows.loss_fn(params, batch))(data)
+
+    with jax.default_matmul_precision("highest"):
+        program = jax.make_jaxpr(losses)(leaves, data)
+    inputs = [_Value(x, view=View(i, x.shape)) for i, x in enumerate(leaves)]
+    inputs += [_Value(x, data=True) for x in jax.tree.leaves(data)]
+    products: list[Product] = []
+    _walk(program.jaxpr, program.consts, inputs, products, paths)
+    return tuple(
+        _join([p for p in products if p.view.leaf == i], path, leaf.dtype)
+        for i, (path, leaf) in enumerate(zip(paths, leaves, strict=True))
+    )
+
+
+def _join(products: list[Product], path: str, dtype: jnp.dtype) -> Layer:
+    """One layer of all the products with a leaf."""
+    if not products:
+        raise _error(path, "is in no product with what depends on the data")
+    for other in products[1:]:
+        # Places depend on shapes alone, so they are known while the program is traced.
+        with jax.ensure_compile_time_eval():
+            same = jnp.array_equal(products[0].places(), other.places())
+        if not same:
+            raise _error(path, "is used as several matrices")
+    moment = products[0].moment
+    for other in products[1:]:
+        moment = moment + other.moment
+    wide = jnp.promote_types(moment.dtype, dtype)
+    return Layer(moment.astype(wide), products[0].places())
+
+
+def _walk(
+    program: core.Jaxpr,
+    consts: Sequence[Any],
+    inputs: Sequence[_Value],
+    products: list[Product],
+    paths: tuple[str, ...],
+) -> list[_Value]:
+    """Evaluate a program, and append each product with a leaf to `products`."""
+    values: dict[core.Var, _Value] = {}
+
+    def read(atom: core.Var | core.Literal) -> _Value:
+        return _Value(atom.val) if isinstance(atom, core.Literal) else values[atom]
+
+    values.update(zip(program.constvars, map(_Value, consts), strict=True))
+    values.update(zip(program.invars, inputs, strict=True))
+    for eqn in program.eqns:
+        operands = [read(atom) for atom in eqn.invars]
+        results = _evaluate(eqn, operands, products, paths)
+        values.update(zip(eqn.outvars, results, strict=True))
+    return [read(atom) for atom in program.outvars]
+
+
+def _evaluate(
+    eqn: core.JaxprEqn,
+    operands: list[_Value],
+    products: list[Product],
+    paths: tuple[str, ...],
+) -> list[_Value]:
+    """Evaluate one equation."""
+    name = eqn.primitive.name
+    if name in _CALLS:
+        inner = eqn.params[_CALLS[name]]
+        closed = isinstance(inner, core.ClosedJaxpr)
+        program, consts = (inner.jaxpr, inner.consts) if closed else (inner, ())
+        return _walk(program, consts, operands, products, paths)
+
+    result = eqn.primitive.bind(*(value.array for value in operands), **eqn.params)
+    arrays = result if eqn.primitive.multiple_results else [result]
+    data = any(value.data for value in operands)
+    views = [value.view for value in operands if value.view is not None]
+    if not views:
+        return [_Value(array, data) for array in arrays]
+
+    (array,), view = arrays, views[0]
+    if name in _SAME:
+        return [_Value(array, data, view)]
+    if name in _MOVES and array.size == math.prod(view.shape):
+        return [_Value(array, data, view._replace(moves=(*view.moves, eqn)))]
+    products.append(_product(eqn, operands, paths[view.leaf]))
+    return [_Value(array, data)]
+
+
+def _product(eqn: core.JaxprEqn, operands: list[_Value], path: str) -> Product:
+    """The product of an equation that a leaf enters.
+
+    Raises:
+        ValueError: when it is none.
+    """
+    name = eqn.primitive.name
+    if name in _LOOPS:
+        raise _error(path, f"is used within {name}, where it cannot be followed")
+    if name not in ("dot_general", "conv_general_dilated"):
+        raise _error(path, f"enters the loss through {name}")
+    which = 0 if operands[0].view is not None else 1
+    leaf, other = operands[which], operands[1 - which]
+    assert leaf.view is not None
+    if not other.data:
+        raise _error(path, "is multiplied with what does not depend on the data")
+    if name == "dot_general":
+        return of_dot(eqn, leaf.view, which, leaf.array.shape, other.array)
+    if which == 0:
+        raise _error(path, "is convolved as an image, not as a kernel")
+    if eqn.params["batch_group_count"] > 1:
+        raise _error(path, "is the kernel of a convolution with groups of examples")
+    return of_convolution(eqn, leaf.view, leaf.array.shape, other.array)
+
+
+def _error(path: str, what: str) -> ValueError:
+    return ValueError(
+        f"params: {path} {what}, so it is not the matrix of a layer; leave it out with "
+        "swapjax.plan(..., exclude=...), or use a method that is not layer-wise"
+    )

@@ -1,0 +1,113 @@
+"""The exact greedy order of Optimal Brain Compression (arXiv:2208.11580).
+
+Each output removes its weights one by one, always the one whose loss raises the error
+least while all that are left are re-fitted. The order does not depend on how many are
+to go, so it is found once, to the end, and any budget is a cut through it.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from swapjax.patterns import NM
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+_PATH_BYTES = 2**24  # of the inverses that are updated at a time
+
+
+def order(
+    hessian: jax.Array,
+    weights: jax.Array,
+    alive: jax.Array,
+    factor: jax.Array,
+    pattern: NM | None = None,
+    obey: jax.Array | bool = True,
+) -> jax.Array:
+    """Score every weight by when it goes.
+
+    O(outputs * inputs^3) time.
+
+    Args:
+        hessian: H of the layer's quadratic, [groups, inputs, inputs].
+        weights: [groups, inputs, outputs].
+        alive: bool; what is not goes first.
+        factor: [groups, 1, outputs], what the errors of an output are multiplied with.
+        pattern: lets no more go of each m inputs in a row than it asks for.
+        obey: False leaves the pattern to what is done with the scores; may be traced.
+
+    Returns:
+        Scores [groups, inputs, outputs], rising strictly along the order in which an
+        output's weights go: -1 for those not alive, then the scaled rises of the
+        error, each no less than those before it; infinity for what a pattern holds.
+    """
+    groups, inputs, outputs = weights.shape
+    flat = lambda x: x.swapaxes(1, 2).reshape(groups * outputs, -1)  # noqa: E731
+    items = (
+        jnp.repeat(jnp.arange(groups), outputs),
+        flat(weights),
+        flat(alive),
+        flat(factor)[:, 0],
+    )
+    steps = jnp.max(jnp.sum(alive, axis=1, dtype=jnp.int32))
+
+    def one(item: tuple[jax.Array, jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        group, w, living, counts = item
+        return _path(hessian[group], w, living, counts, steps, pattern, obey)
+
+    together = max(1, _PATH_BYTES // (inputs * inputs * weights.dtype.itemsize))
+    scores = jax.lax.map(one, items, batch_size=min(together, groups * outputs))
+    return scores.reshape(groups, outputs, inputs).swapaxes(1, 2)
+
+
+def _path(
+    hessian: jax.Array,
+    weights: jax.Array,
+    alive: jax.Array,
+    factor: jax.Array,
+    steps: jax.Array,
+    pattern: NM | None,
+    obey: jax.Array | bool,
+) -> jax.Array:
+    """The scores of one output, [inputs], in no more steps than any output needs."""
+    size = len(weights)
+    tiny = jnp.finfo(weights.dtype).tiny
+    groups = 1 if pattern is None else size // pattern.m
+    room = size if pattern is None else pattern.m - pattern.n
+
+    def step(_: jax.Array, state: tuple) -> tuple:
+        w, inverse, left, scores, last = state
+        # Rounding may leave what should be a small positive number at or below zero.
+        diagonal = jnp.maximum(jnp.diagonal(inverse), tiny)
+        rises = jnp.square(w) / diagonal
+        gone = jnp.sum(~left.reshape(groups, -1), axis=-1, keepdims=True)
+        free = jnp.broadcast_to(gone < room, (groups, size // groups)).ravel()
+        free |= ~jnp.asarray(obey)
+        rank = jnp.where(left & free, rises, jnp.inf)
+        q = jnp.argmin(rank)
+        row = inverse[q]
+        last = jnp.maximum(jnp.nextafter(last, jnp.inf), factor * rises[q])
+        moved = (
+            (w - w[q] / diagonal[q] * row).at[q].set(0),
+            inverse - jnp.outer(row / diagonal[q], row),
+            left.at[q].set(False),
+            scores.at[q].set(last),
+            last,
+        )
+        done = jnp.isinf(rank[q])
+        return jax.tree.map(lambda old, new: jnp.where(done, old, new), state, moved)
+
+    # What is not alive goes at once.
+    inside = alive[:, None] & alive[None, :]
+    eye = jnp.eye(size, dtype=hessian.dtype)
+    factored = jax.scipy.linalg.cho_factor(jnp.where(inside, hessian, eye))
+    inverse = jnp.where(inside, jax.scipy.linalg.cho_solve(factored, eye), 0)
+    lost = jnp.matmul(hessian, jnp.where(alive, 0, weights), precision=_HIGHEST)
+    change = jnp.matmul(inverse, lost, precision=_HIGHEST)
+    # From a normal number on: the next after zero is one that processors flush to it.
+    start = (
+        jnp.where(alive, weights + change, 0),
+        inverse,
+        alive,
+        jnp.where(alive, jnp.inf, -1).astype(weights.dtype),
+        jnp.asarray(tiny, weights.dtype),
+    )
+    return jax.lax.fori_loop(0, steps, step, start)[3]

@@ -1,0 +1,240 @@
+"""One stage of layer-wise OBS: a support for all layers, then weights for each."""
+
+import dataclasses
+import math
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from swapjax.layers import Layer
+from swapjax.oneshot import columns, greedy, quadratic
+from swapjax.oneshot.choice import conclude
+from swapjax.oneshot.problem import Problem, Solution, layers_of, rows_of
+from swapjax.patterns import NM
+from swapjax.selection import Budget, select
+from swapjax.types import Leaves
+
+Order = Literal["auto", "greedy", "columns"]
+Weigh = Literal["equal", "fisher"]
+
+# outputs * inputs^3 up to which "auto" is greedy, and up to which it re-fits what the
+# column order leaves: some ten seconds each on one core.
+_GREEDY_WORK = 3e10
+_REFIT_WORK = 3e11
+
+
+class _Part(NamedTuple):
+    """A leaf as its layer; arrays are [groups, inputs, outputs].
+
+    Attributes:
+        layer: what it reads, its inputs in the order that its pattern calls for.
+        weights: the reference, in float32 or wider.
+        ranks: int32: 0 for weights that compete, -1 for those that go before them
+            since they are zero already or read nothing, -2 for those outside within.
+        factor: [groups, 1, outputs], what an error of an output counts.
+        system: the damped quadratic.
+        pattern: of the leaf, if its groups lie along the inputs of one output.
+        along: whether they do; True without a pattern.
+        greedy: whether its order is the greedy one.
+    """
+
+    layer: Layer
+    weights: jax.Array
+    ranks: jax.Array
+    factor: jax.Array
+    system: quadratic.Quadratic
+    pattern: NM | None
+    along: jax.Array
+    greedy: bool
+
+
+def solve(
+    problem: Problem,
+    budget: Budget,
+    *,
+    order: Order,
+    damping: float,
+    block: int,
+    weigh: Weigh,
+    reference: str,
+    refit: bool | None,
+) -> Solution:
+    """Prune layer by layer; the arguments are those of `layerwise_obs`, checked.
+
+    Raises:
+        ValueError: for a problem without layers, or without rows where they weigh.
+    """
+    wbar = problem.weights if reference == "current" else problem.initial
+    parts = _parts(problem, wbar, budget, order, damping, weigh)
+    masks = _supports(problem, budget, parts)
+    masks, fitted, errors = zip(
+        *(
+            _fit(part, mask, leaf, block, refit)
+            for part, mask, leaf in zip(parts, masks, wbar, strict=True)
+        ),
+        strict=True,
+    )
+    return conclude(
+        problem,
+        fitted,
+        masks,
+        objective=sum(errors[1:], start=errors[0]),
+        iterations=1,
+        raised=jnp.stack([part.system.raised for part in parts]).any(),
+        details={
+            "damping": jnp.stack([part.system.damping for part in parts]).max(),
+            "greedy_layers": jnp.asarray(sum(part.greedy for part in parts)),
+        },
+    )
+
+
+def _parts(
+    problem: Problem,
+    wbar: Leaves,
+    budget: Budget,
+    order: Order,
+    damping: float,
+    weigh: Weigh,
+) -> list[_Part]:
+    squares = rows_of(problem).mean_squares() if weigh == "fisher" else None
+    parts = []
+    for i, (leaf, layer) in enumerate(zip(wbar, layers_of(problem), strict=True)):
+        pattern = budget.pattern(i)
+        layer, along = _align(layer, leaf.shape, pattern)
+        weights = layer.matrix(leaf).astype(layer.moment.dtype)
+        reads = jnp.diagonal(layer.moment, axis1=1, axis2=2)[:, :, None]
+        ranks = jnp.where((weights != 0) & (reads > 0), 0, -1)
+        if problem.within is not None:
+            ranks = jnp.where(layer.matrix(problem.within[i]), ranks, -2)
+        factor = jnp.ones((weights.shape[0], 1, weights.shape[2]), weights.dtype)
+        if squares is not None:
+            factor = _curvature(layer.matrix(squares[i]).astype(weights.dtype), reads)
+        groups, inputs, outputs = weights.shape
+        small = groups * outputs * inputs**3 <= _GREEDY_WORK
+        parts.append(
+            _Part(
+                layer=layer,
+                weights=weights,
+                ranks=ranks,
+                factor=factor,
+                system=quadratic.damp(layer.moment, damping),
+                pattern=pattern
+                if inputs % (pattern.m if pattern else 1) == 0
+                else None,
+                along=along,
+                greedy=order == "greedy" or (order == "auto" and small),
+            )
+        )
+    return parts
+
+
+def _curvature(squares: jax.Array, reads: jax.Array) -> jax.Array:
+    """The mean squared gradient of the loss in each output, [groups, 1, outputs].
+
+    That of a weight is the product of what it reads and the gradient in its output. If
+    the two are independent, as K-FAC assumes (arXiv:1503.05671), their squares are too.
+    """
+    total = jnp.sum(reads, axis=1, keepdims=True)
+    return jnp.sum(squares, axis=1, keepdims=True) / jnp.where(total > 0, total, 1)
+
+
+def _supports(problem: Problem, budget: Budget, parts: list[_Part]) -> Leaves:
+    """The support of every leaf, before the column order chooses anew in its blocks."""
+    paths = {i: _path(part) for i, part in enumerate(parts) if part.greedy}
+    # The rises along a greedy path and those of weights that go alone are not alike.
+    # A group of leaves competes by the first only if all of them are greedy.
+    mixed = {g for i, g in enumerate(budget.groups) if i not in paths}
+    scores = [
+        paths[i] if i in paths and budget.groups[i] not in mixed else _saliency(part)
+        for i, part in enumerate(parts)
+    ]
+
+    def leaf(i: int, score: jax.Array) -> jax.Array:
+        return parts[i].layer.leaf(score, problem.weights[i].shape)
+
+    every = tuple(leaf(i, score) for i, score in enumerate(scores))
+    masks = list(select(every, budget, problem.within))
+    for i, path in paths.items():
+        if budget.groups[i] in mixed:
+            count = jnp.sum(masks[i], dtype=jnp.int32)[None]
+            within = None if problem.within is None else (problem.within[i],)
+            own = Budget(count, groups=(0,), floors=(0,))
+            masks[i] = select((leaf(i, path),), own, within)[0]
+    return tuple(masks)
+
+
+def _path(part: _Part) -> jax.Array:
+    return greedy.order(
+        part.system.hessian,
+        part.weights,
+        part.ranks == 0,
+        part.factor,
+        part.pattern,
+        part.along,
+    )
+
+
+def _saliency(part: _Part) -> jax.Array:
+    score = part.factor * quadratic.saliency(part.system.root, part.weights)
+    return jnp.where(part.ranks == 0, score, -1)
+
+
+def _fit(
+    part: _Part, mask: jax.Array, leaf: jax.Array, block: int, refit: bool | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The support and weights of a leaf, and the error without and with new values."""
+    hessian, root = part.system.hessian, part.system.root
+    support = part.layer.matrix(mask)
+    groups, inputs, outputs = part.weights.shape
+    if refit is None:
+        refit = groups * outputs * inputs**3 <= _REFIT_WORK
+    if not part.greedy:
+        swept, support = columns.sweep(
+            root,
+            part.weights,
+            part.ranks,
+            support,
+            block=block,
+            pattern=part.pattern,
+            adapt=part.along,
+        )
+    if part.greedy or refit:
+        fitted = quadratic.refit(hessian, part.weights, support)
+    else:
+        fitted = swept
+    cut = jnp.where(support, part.weights, 0)
+    errors = [quadratic.error(hessian, w, part.weights) for w in (cut, fitted)]
+    return (
+        part.layer.leaf(support, leaf.shape),
+        part.layer.leaf(fitted.astype(leaf.dtype), leaf.shape),
+        jnp.stack(errors),
+    )
+
+
+def _align(
+    layer: Layer, shape: tuple[int, ...], pattern: NM | None
+) -> tuple[Layer, jax.Array]:
+    """Order the inputs so that those of a group of the pattern follow each other.
+
+    Returns:
+        The layer, and whether that can be: not if the groups lie along outputs. The
+        order is then as it was.
+    """
+    groups, inputs, outputs = layer.index.shape
+    if pattern is None or inputs % pattern.m:
+        return layer, jnp.asarray(pattern is None)
+    axis = pattern.axis % len(shape)
+    stride = math.prod(shape[axis + 1 :])
+    member = layer.index // stride % shape[axis] % pattern.m
+    # A group goes by the place of its first member in the leaf.
+    group = layer.index - member * stride
+    order = jnp.argsort(group[:, :, 0], axis=1, stable=True)
+    ordered = jnp.take_along_axis(group, order[:, :, None], axis=1)
+    ordered = ordered.reshape(groups, -1, pattern.m, outputs)
+    along = jnp.all(ordered == ordered[:, :, :1])
+    order = jnp.where(along, order, jnp.arange(inputs, dtype=order.dtype))
+    moment = jnp.take_along_axis(layer.moment, order[:, :, None], axis=1)
+    moment = jnp.take_along_axis(moment, order[:, None, :], axis=2)
+    index = jnp.take_along_axis(layer.index, order[:, :, None], axis=1)
+    return dataclasses.replace(layer, moment=moment, index=index), along
