@@ -51,7 +51,7 @@ class Run:
 
     @functools.cached_property
     def setup(self) -> str:
-        """All that two runs must share to stand in one table, but for their method's."""
+        """All that runs of one table must share besides the settings of methods."""
         own = {"methods", "sparsities", "seeds", "json", "out"}
         own |= {"method", "sparsity", "target", "epsilon", "perplexity", "damping"}
         own |= {"block", "first_order", "storage"}

@@ -1,7 +1,7 @@
 """The methods by their names on the command line, and the options that concern them."""
 
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from swapjax.oneshot import (
     Method,
@@ -31,26 +31,19 @@ MethodName = Literal[
 ]
 
 
-class Settings(Protocol):
-    """The options that concern methods."""
-
-    target: Literal["hybrid", "smoothed", "debiased", "exact"]
-    epsilon: float | None
-    perplexity: float | None
-    damping: float | None
-    block: int | None
-    first_order: bool
+if TYPE_CHECKING:
+    from swapjax.cli.options import Options
 
 
-def _damping(options: Settings) -> dict:
+def _damping(options: "Options") -> dict:
     return {} if options.damping is None else {"damping": options.damping}
 
 
-def _block(options: Settings) -> dict:
+def _block(options: "Options") -> dict:
     return {} if options.block is None else {"block": options.block}
 
 
-def _transport(options: Settings) -> Method:
+def _transport(options: "Options") -> Method:
     return swap(
         target=options.target,
         epsilon=options.epsilon,
@@ -60,11 +53,11 @@ def _transport(options: Settings) -> Method:
     )
 
 
-def _regression(options: Settings) -> Method:
+def _regression(options: "Options") -> Method:
     return linear_regression(first_order=options.first_order, **_damping(options))
 
 
-METHODS: dict[MethodName, Callable[[Settings], Method]] = {
+METHODS: dict[MethodName, Callable[["Options"], Method]] = {
     "magnitude": lambda _: magnitude(),
     "saliency": lambda _: saliency(),
     "obd": lambda _: obd(),
