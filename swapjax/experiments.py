@@ -11,11 +11,10 @@ import jax.numpy as jnp
 import optax
 
 from swapjax import checkpoint, datasets, masks, models
-from swapjax.allocation import Allocation
 from swapjax.finetune import FineTune, finetune
 from swapjax.noise import GradientNoise
 from swapjax.oneshot import Method, Pruned, prune
-from swapjax.plan import plan
+from swapjax.plan import Plan
 from swapjax.types import Params
 
 _TEST_BATCH = 1000
@@ -50,7 +49,7 @@ class Row:
         seconds: wall time of its stages, compilation included.
         nonzeros: prunable entries that are left.
         total: prunable entries.
-        status: the worst that a stage reported, by name, or what went wrong.
+        status: the worst that a stage reported, by name.
         settings: the method in full.
         setup: what else the run was done with.
     """
@@ -143,10 +142,9 @@ def run(
     setting: Setting,
     method: Method,
     *,
-    sparsity: float,
+    sparsity: float | Plan,
     seed: int,
     noise: tuple[float, float] | None = None,
-    allocation: Allocation = "global",
     **options: Any,
 ) -> tuple[Row, Pruned]:
     """Prune once and measure what came of it.
@@ -154,10 +152,9 @@ def run(
     Args:
         setting: network and data.
         method: how.
-        sparsity: how far.
+        sparsity: how far; or a plan.
         seed: of the samples, the noise and the fine-tuning.
         noise: scale and proportion of `noise.GradientNoise`.
-        allocation: of the plan.
         options: what else `prune` takes.
 
     Raises:
@@ -167,19 +164,20 @@ def run(
         setting.model.loss_fn,
         setting.params,
         setting.data.train,
-        sparsity=plan(setting.params, sparsity, allocation=allocation),
+        sparsity=sparsity,
         method=method,
         key=jax.random.key(seed),
         noise=None if noise is None else GradientNoise(*noise),
         **options,
     )
     accuracy, loss = evaluate(setting, pruned.params)
-    kept = masks.apply_masks(pruned.params, pruned.masks)
-    nonzeros, total = masks.count(masks.from_zeros(kept, pruned.masks))
+    total = masks.count(pruned.masks)[1]
+    level = sparsity.sparsity if isinstance(sparsity, Plan) else sparsity
+    nonzeros = masks.count(masks.from_zeros(pruned.params, pruned.masks))[0]
     worst = max((stage.status for stage in pruned.history), key=int)
     row = Row(
         method=method.name,
-        sparsity=sparsity,
+        sparsity=float(level),
         seed=seed,
         noise=noise,
         accuracy=accuracy,

@@ -248,24 +248,24 @@ def factor(matrix: jax.Array, ridge: jax.Array | float) -> Factor:
     scale = jnp.trace(matrix) * jnp.finfo(matrix.dtype).eps
     smallest = jnp.maximum(scale, jnp.finfo(matrix.dtype).tiny)
 
-    def attempt(ridge: jax.Array) -> tuple[jax.Array, jax.Array]:
-        lower = jnp.linalg.cholesky(matrix + ridge * eye)
-        return lower, jnp.all(jnp.isfinite(lower))
-
     def again(carry: tuple) -> jax.Array:
         count, _, _, good = carry
         return ~good & (count < _ATTEMPTS)
 
-    def raise_it(carry: tuple) -> tuple:
+    def attempt(carry: tuple) -> tuple:
         count, ridge, _, _ = carry
-        ridge = jnp.maximum(10 * ridge, smallest)
-        return count + 1, ridge, *attempt(ridge)
+        ridge = jnp.where(count > 0, jnp.maximum(10 * ridge, smallest), ridge)
+        lower = jnp.linalg.cholesky(matrix + ridge * eye)
+        # Without a ridge, rounding may let a singular matrix pass: it has tiny pivots.
+        sound = (ridge > 0) | (jnp.min(jnp.square(jnp.diagonal(lower))) > smallest)
+        return count + 1, ridge, lower, sound & jnp.all(jnp.isfinite(lower))
 
+    none = jnp.zeros((), jnp.int32)
     first = jnp.asarray(ridge, matrix.dtype)
     count, ridge, lower, _ = jax.lax.while_loop(
-        again, raise_it, (jnp.zeros((), jnp.int32), first, *attempt(first))
+        again, attempt, (none, first, eye, jnp.asarray(False))
     )
-    return Factor(lower, ridge, count > 0)
+    return Factor(lower, ridge, count > 1)
 
 
 def solve(system: System, fit: Fit, start: jax.Array) -> jax.Array:

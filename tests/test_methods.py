@@ -4,15 +4,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from toy import N, explicit, flat, loss_fn, setting, solve
 
-from swapjax import GradientNoise, Status, linear_regression, magnitude, plan, swap
+from swapjax import (
+    GradientNoise,
+    Status,
+    cbs,
+    chita,
+    linear_regression,
+    magnitude,
+    obd,
+    plan,
+    saliency,
+    swap,
+    woodfisher,
+)
 from swapjax.gradients import per_example_gradients
 from swapjax.oneshot import Problem, first_order, targets
 from swapjax.oneshot.refit import prepare, refit
 from swapjax.regression import damp, diagonalise
 from swapjax.selection import select
 
-N = 24
 METHODS = {
     "magnitude": magnitude(),
     "linear regression": linear_regression(),
@@ -26,52 +38,29 @@ METHODS = {
     "exact in order": swap(target="exact", epsilon=0.0),
     "exact uniform": swap(target="exact", epsilon=float("inf")),
     "initial reference": swap(reference="initial"),
+    "saliency": saliency(),
+    "obd": obd(),
+    "woodfisher": woodfisher(block=10),
+    "woodfisher full": woodfisher(block=None),
+    "woodfisher alone": woodfisher(block=10, update="independent", rounds=2),
+    "woodfisher full alone": woodfisher(block=None, update="independent"),
+    "woodtaylor": woodfisher(block=10, first_order=True, update="none"),
+    "cbs": cbs(),
+    "chita": chita(),
+    "chita in blocks": chita(block=10),
+    "chita by thresholding": chita(search="iht", polish="none"),
+    "chita by descent": chita(search="magnitude", polish="descent"),
     "official": swap(official=True, max_sinkhorn=50),
     "official regression": linear_regression(official=True),
 }
 
 
-def loss_fn(params, batch):
-    x, y = batch
-    hidden = jnp.tanh(x @ params["fc1"]["kernel"] + params["fc1"]["bias"])
-    return jnp.mean(jnp.square(hidden @ params["fc2"]["kernel"] - y))
-
-
-def setting(dtype=jnp.float32, sparsity=0.6, storage="stored", **options):
-    keys = jax.random.split(jax.random.key(0), 6)
-    params = {
-        "fc1": {
-            "kernel": jax.random.normal(keys[0], (6, 9), dtype),
-            "bias": jax.random.normal(keys[1], (9,), dtype),
-        },
-        "fc2": {"kernel": jax.random.normal(keys[2], (9, 2), dtype)},
-    }
-    x = jax.random.normal(keys[3], (N, 6), dtype)
-    y = jax.random.normal(keys[4], (N, 2), dtype)
-    target = plan(params, sparsity)
-    rows = per_example_gradients(
-        loss_fn, params, (x, y), target, storage=storage, **options
-    )
-    weights = target.split(params)
-    start = tuple(w + 0.1 * jnp.sign(w) for w in weights)
-    return Problem(weights, start, rows), target
-
-
-def flat(leaves):
-    return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in leaves])
-
-
-def explicit(rows):
-    return np.concatenate([np.asarray(m).reshape(N, -1) for m in rows.matrices], axis=1)
-
-
-solve = jax.jit(lambda method, *args: method(*args), static_argnums=0)
+NARROW = "magnitude", "hybrid in order", "official", "woodfisher", "chita"
 
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [(name, "float32") for name in METHODS]
-    + [(name, "bfloat16") for name in ("magnitude", "hybrid in order", "official")],
+    [(name, "float32") for name in METHODS] + [(name, "bfloat16") for name in NARROW],
 )
 def test_keeps_the_contract(name, dtype):
     problem, target = setting(jnp.dtype(dtype))
@@ -86,7 +75,13 @@ def test_keeps_the_contract(name, dtype):
     assert all(np.ndim(value) == 0 for value in solution.details.values())
 
 
-@pytest.mark.parametrize("name", ["linear regression", "hybrid in order"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "linear regression", "hybrid in order", "saliency", "obd", "woodfisher",
+        "woodfisher full alone", "woodfisher alone", "cbs", "chita",
+    ],
+)  # fmt: skip
 def test_matrix_free_and_stored_agree(name):
     solutions = []
     for storage in ("stored", "matrix-free"):
@@ -215,6 +210,7 @@ class TestRegression:
         problem = Problem(problem.weights, problem.initial, problem.rows, allowed)
         budget = target.at(0.8).budget
         names = ("magnitude", "linear regression", "hard thresholding", "official")
+        names += ("saliency", "obd", "woodfisher", "woodfisher alone", "cbs", "chita")
         for name in names:
             solution = solve(METHODS[name], problem, budget)
             for mask, inside in zip(solution.masks, allowed, strict=True):

@@ -1,12 +1,14 @@
 """swapjax compare: several methods, sparsities and seeds, one table."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, get_args
 
 from swapjax import experiments, plot, report
-from swapjax.cli.options import METHODS, MethodName, Options, check_seed, shown
+from swapjax.cli.methods import METHODS, MethodName
+from swapjax.cli.options import Options, check_seed, shown
 from swapjax.cli.screen import console, progress, require_writable
 from swapjax.experiments import Row, Setting
 
@@ -41,6 +43,21 @@ class Run:
     sparsity: float
     seed: int
 
+    @functools.cached_property
+    def key(self) -> tuple:
+        """What tells its row from others."""
+        settings = str(self.options.make_method(self.method))
+        return settings, self.sparsity, self.seed, self.setup
+
+    @functools.cached_property
+    def setup(self) -> str:
+        """All that runs of one table must share besides the settings of methods."""
+        own = {"methods", "sparsities", "seeds", "json", "out"}
+        own |= {"method", "sparsity", "target", "epsilon", "perplexity", "damping"}
+        own |= {"block", "first_order", "storage"}
+        fields = dataclasses.asdict(self.options).items()
+        return ", ".join(f"{k}={v}" for k, v in fields if k not in own)
+
 
 def compare(options: Compare) -> None:
     """Run the command.
@@ -49,7 +66,8 @@ def compare(options: Compare) -> None:
         ValueError: for bad arguments and data, before anything is written.
     """
     methods = _methods(options)
-    sparsities = _numbers(options.sparsities, "--sparsities", float, options.sparsity)
+    asked = _numbers(options.sparsities, "--sparsities", float, options.sparsity)
+    sparsities = options.levels(asked)
     seeds = _numbers(options.seeds, "--seeds", int, options.seed)
     options.check()
     for seed in seeds:
@@ -66,6 +84,28 @@ def compare(options: Compare) -> None:
         for sparsity in sparsities
         for seed in seeds
     ]
+    picture = None if options.out is None else options.out / "compare.png"
+    carry_out(runs, sparsities, target, picture)
+
+
+def carry_out(
+    runs: Sequence[Run],
+    sparsities: Sequence[float],
+    target: Path | None,
+    picture: Path | None,
+) -> None:
+    """Train or load, do the runs that are not done, show all.
+
+    Args:
+        runs: what to do; all on one network.
+        sparsities: of the runs.
+        target: the file of runs, or None.
+        picture: the file of the picture, or None.
+
+    Raises:
+        ValueError: for bad data and a file of other runs, before any training.
+    """
+    options = runs[0].options
     done = read(target, runs)
     setting = options.set_up(sparsities)
     dense, _ = experiments.evaluate(setting, setting.params)
@@ -74,10 +114,10 @@ def compare(options: Compare) -> None:
     console.print(report.comparison_table(rows))
     if target is not None:
         console.print(f"Written to {target}.", soft_wrap=True)
-    if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
-        picture = options.out / "compare.png"
-        title = f"{options.model} on {setting.data.name}"
+    if picture is not None:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        title = f"{options.model} on {setting.data.name}, {len(setting.data.y_train):,}"
+        title += " examples to train"
         plot.save(plot.comparison_figure(rows, dense=dense, title=title), picture)
         console.print(f"Drawn in {picture}.", soft_wrap=True)
 
@@ -108,12 +148,14 @@ def run_all(
             row, _ = experiments.run(
                 setting,
                 run.options.make_method(run.method),
-                sparsity=run.sparsity,
+                sparsity=run.options.plan(setting.params, run.sparsity),
                 seed=run.seed,
                 callback=lambda _: bar.advance(task),
                 **run.options.run_options,
             )
-            done.append(dataclasses.replace(row, setup=_setup(run)))
+            done.append(
+                dataclasses.replace(row, sparsity=run.sparsity, setup=run.setup)
+            )
             if target is not None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 report.write_rows(target, done)
@@ -130,7 +172,7 @@ def read(target: Path | None, runs: Sequence[Run]) -> list[Row]:
     if target is None or not target.exists():
         return []
     rows = report.read_rows(target)
-    ours = {_setup(run) for run in runs}
+    ours = {run.setup for run in runs}
     for row in rows:
         if row.setup not in ours:
             raise ValueError(
@@ -141,21 +183,10 @@ def read(target: Path | None, runs: Sequence[Run]) -> list[Row]:
 
 
 def _find(run: Run, rows: Sequence[Row]) -> Row | None:
-    settings = str(run.options.make_method(run.method))
-    wanted = (settings, run.sparsity, run.seed, _setup(run))
     for row in rows:
-        if (row.settings, row.sparsity, row.seed, row.setup) == wanted:
+        if (row.settings, row.sparsity, row.seed, row.setup) == run.key:
             return row
     return None
-
-
-def _setup(run: Run) -> str:
-    """All that two runs must share to stand in one table, besides the method's own."""
-    own = {"methods", "sparsities", "seeds", "json", "out"}
-    own |= {"method", "sparsity", "target", "epsilon", "perplexity", "damping"}
-    own |= {"first_order", "storage"}
-    fields = dataclasses.asdict(run.options).items()
-    return ", ".join(f"{k}={v}" for k, v in fields if k not in own)
 
 
 def _methods(options: Compare) -> list[MethodName]:

@@ -3,10 +3,10 @@
 import dataclasses
 from pathlib import Path
 
-from swapjax import experiments, plot, report
-from swapjax.cli.compare import Run, read, run_all
-from swapjax.cli.options import METHODS, Options
-from swapjax.cli.screen import console, require_writable
+from swapjax.cli.compare import Run, carry_out
+from swapjax.cli.methods import METHODS
+from swapjax.cli.options import Options
+from swapjax.cli.screen import require_writable
 
 _SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
 _NOISES = (None, (4.0, 0.5))
@@ -35,14 +35,4 @@ def demo(options: Demo) -> None:
         for method in METHODS
         for sparsity in _SPARSITIES
     ]
-    done = read(target, runs)
-    setting = common.set_up(_SPARSITIES)
-    dense, _ = experiments.evaluate(setting, setting.params)
-    rows = run_all(runs, setting, target, done)
-    picture = options.out / "demo.png"
-    count = len(setting.data.y_train)
-    title = f"MLPNet on {count:,} real digits, pruned without retraining"
-    plot.save(plot.comparison_figure(rows, dense=dense, title=title), picture)
-    console.print(f"Test accuracy in percent; the dense network has {dense:.2f}.")
-    console.print(report.comparison_table(rows))
-    console.print(f"Every run: {target}. The picture: {picture}.", soft_wrap=True)
+    carry_out(runs, _SPARSITIES, target, options.out / "demo.png")

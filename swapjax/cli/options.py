@@ -1,6 +1,7 @@
 """The options that prune and compare have in common."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,15 +11,17 @@ import tyro
 
 from swapjax import checkpoint as files
 from swapjax import datasets, experiments, models, schedules
+from swapjax.cli.methods import METHODS, MethodName
 from swapjax.cli.screen import console, progress
 from swapjax.experiments import Setting
 from swapjax.finetune import FineTune
 from swapjax.noise import GradientNoise
-from swapjax.oneshot import Method, linear_regression, magnitude, swap
-from swapjax.plan import plan
+from swapjax.oneshot import Method
+from swapjax.patterns import NM
+from swapjax.plan import Plan, plan
+from swapjax.types import Params
 
-MethodName = Literal["magnitude", "linear-regression", "swap"]
-METHODS: tuple[MethodName, ...] = ("magnitude", "linear-regression", "swap")
+_SPARSITY = 0.9
 
 
 def shown(metavar: str, default: str | None = None) -> Any:
@@ -41,9 +44,13 @@ class Options:
     epochs: int = 60
     """Passes over the training set, if the network is trained first."""
     method: MethodName = "swap"
-    """magnitude needs no gradients; swap is linear-regression with transport added."""
-    sparsity: float = 0.9
+    """How to choose and re-fit; the README has a table of all ten."""
+    sparsity: float = _SPARSITY
     """The fraction of prunable weights to remove."""
+    pattern: Annotated[str | None, shown("N:M", "(default: any entries)")] = None
+    """Keep N of every M weights along the inputs, as 2:4; it implies the sparsity."""
+    exclude: Annotated[str | None, shown("REGEX", "(default: nothing)")] = None
+    """Leave weights whose path matches alone."""
     stages: int = 10
     """Rounds of gradients, support and re-fit on the way there."""
     schedule: Literal["exponential", "cubic", "linear", "one-shot"] = "exponential"
@@ -68,8 +75,10 @@ class Options:
         None
     )
     """The ridge that holds weights where they were; more for noisier gradients."""
+    block: Annotated[int | None, shown("C", "(default: the method's)")] = None
+    """Entries of a diagonal block of the Fisher in woodfisher, cbs and chita."""
     first_order: bool = True
-    """Also follow the mean gradient, as far as examples left out confirm it."""
+    """swap, linear-regression: follow the mean gradient too, as far as it holds up."""
     finetune_steps: int = 0
     """Adam steps after each stage."""
     finetune_rate: float = 1e-3
@@ -83,29 +92,46 @@ class Options:
 
     def make_method(self, name: MethodName) -> Method:
         """Make a method with the options that concern it."""
-        common: dict[str, Any] = {"first_order": self.first_order}
-        if self.damping is not None:
-            common["damping"] = self.damping
-        regression = linear_regression(**common)
-        transport = swap(
-            target=self.target,
-            epsilon=self.epsilon,
-            perplexity=self.perplexity,
-            **common,
+        return METHODS[name](self)
+
+    def levels(self, sparsities: Sequence[float]) -> list[float]:
+        """The sparsities asked for, or the one that the pattern implies.
+
+        Raises:
+            ValueError: for others than that.
+        """
+        if self.pattern is None:
+            return list(sparsities)
+        pattern = NM.parse(self.pattern)
+        implied = 1 - pattern.n / pattern.m
+        if set(sparsities) - {_SPARSITY, implied}:
+            raise ValueError(
+                f"--pattern {self.pattern} removes {implied:g}; leave the sparsity out"
+            )
+        return [implied]
+
+    def plan(self, params: Params, sparsity: float) -> Plan:
+        """What to prune of params.
+
+        Raises:
+            ValueError: as `swapjax.plan` does.
+        """
+        return plan(
+            params,
+            None if self.pattern else sparsity,
+            pattern=None if self.pattern is None else NM.parse(self.pattern),
+            allocation=self.allocation,
+            exclude=self.exclude or (),
         )
-        return {
-            "magnitude": magnitude(),
-            "linear-regression": regression,
-            "swap": transport,
-        }[name]
 
     @property
     def run_options(self) -> dict[str, Any]:
         """What `experiments.run` takes besides method, sparsity and seed."""
         tune = None
         if self.finetune_steps:
-            optimizer = optax.adam(self.finetune_rate)
-            tune = FineTune(optimizer, self.finetune_steps, self.finetune_batch)
+            tune = FineTune(
+                _adam(self.finetune_rate), self.finetune_steps, self.finetune_batch
+            )
         schedule = {
             "exponential": schedules.exponential(initial=0.1),
             "cubic": schedules.cubic(initial=0.1),
@@ -114,7 +140,6 @@ class Options:
         }[self.schedule]
         return {
             "noise": self.noise,
-            "allocation": self.allocation,
             "stages": self.stages,
             "samples": self.samples,
             "batch": self.batch,
@@ -164,7 +189,7 @@ class Options:
         data = datasets.load(self.data, data_dir=self.data_dir)
         model = models.create(self.model, data.shape, data.classes, seed=self.seed)
         for sparsity in sparsities:
-            plan(model.params, sparsity, allocation=self.allocation)
+            self.plan(model.params, sparsity)
         wanted, available = self.samples * self.batch, len(data.y_train)
         if wanted > available:
             raise ValueError(
@@ -204,6 +229,12 @@ class Options:
 
     def _is_ours(self, path: Path) -> bool:
         return path.exists() and files.read(path)[1] == self._training
+
+
+@functools.cache
+def _adam(rate: float) -> optax.GradientTransformation:
+    """One object a rate, so that runs share the compiled steps."""
+    return optax.adam(rate)
 
 
 def check_seed(seed: int, name: str) -> None:

@@ -17,7 +17,6 @@ from swapjax.cli.options import Options
 from swapjax.cli.screen import console, progress, require_writable
 from swapjax.experiments import Row, Setting
 from swapjax.oneshot import Pruned
-from swapjax.plan import plan
 
 _STATE = "state.safetensors"
 _DENSE = "dense.safetensors"
@@ -45,13 +44,14 @@ def prune(options: Prune) -> None:
     """
     options.check()
     require_writable(options.out, "--out")
-    setting = options.set_up([options.sparsity], trained=options.out / _DENSE)
+    (sparsity,) = options.levels([options.sparsity])
+    setting = options.set_up([sparsity], trained=options.out / _DENSE)
     accuracy, loss = experiments.evaluate(setting, setting.params)
     console.print(
         f"Dense {options.model} on {setting.data.name}: {accuracy:.2f}% of the test "
         f"set correct, loss {loss:.4f}.\n"
     )
-    target = plan(setting.params, options.sparsity, allocation=options.allocation)
+    target = options.plan(setting.params, sparsity)
     console.print(f"{target}\n", highlight=False)
 
     state = options.out / _STATE
@@ -63,7 +63,7 @@ def prune(options: Prune) -> None:
         row, pruned = experiments.run(
             setting,
             options.make_method(options.method),
-            sparsity=options.sparsity,
+            sparsity=target,
             seed=options.seed,
             checkpoint=state,
             callback=lambda stage: bar.update(

@@ -19,7 +19,7 @@ from swapjax.masks import apply_masks
 from swapjax.rows import Rows
 from swapjax.types import Leaves
 
-_SIZES = 7  # how many supports smaller than n are compiled, each 0.7 of the last
+_SIZES = (1.0, 0.7, 0.4)  # of n: the smaller systems that are compiled
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
@@ -53,7 +53,10 @@ def backsolve(
     total = sum(s.size for s in support)
     kept = sum(jnp.sum(s, dtype=jnp.int32) for s in support)
     largest = min(rows.n, total)
-    sizes = [max(1, round(largest / 2 ** (i / 2))) for i in range(_SIZES)]
+    sizes = [max(1, round(largest * share)) for share in _SIZES]
+
+    flat = jnp.concatenate([s.ravel() for s in support])
+    (places,) = jnp.nonzero(flat, size=sizes[0], fill_value=total)
 
     def dual() -> Backsolve:
         factor = regression.factor(rows.gram(support).astype(residual.dtype), ridge)
@@ -63,8 +66,7 @@ def backsolve(
         return Backsolve(change, value, factor.ridge, factor.raised)
 
     def primal(size: int) -> Backsolve:
-        flat = jnp.concatenate([s.ravel() for s in support])
-        (index,) = jnp.nonzero(flat, size=size, fill_value=total)
+        index = places[:size]
         columns = rows.columns(index).astype(residual.dtype)
         gram = jnp.matmul(columns.T, columns, precision=_HIGHEST)
         # A column beyond the support stays at zero whatever the ridge.

@@ -94,12 +94,14 @@ class Search(NamedTuple):
 
     Attributes:
         support: of the lowest loss.
-        value: f there.
+        last: where no exchange was left, or passes ended.
+        value: f at support.
         exchanges: how many pairs changed places in all.
         passes: how many there were.
     """
 
     support: Leaves
+    last: Leaves
     value: jax.Array
     exchanges: jax.Array
     passes: jax.Array
@@ -268,8 +270,8 @@ def search(
     none = jnp.zeros((), jnp.int32)
     best = (support, rows.loss(apply_masks(weights, support)), none)
     carry = none, support, none + 1, none, best
-    i, _, _, _, (support, _, exchanges) = jax.lax.while_loop(moving, one_pass, carry)
-    return Search(support, evaluate(support)[0], exchanges, i)
+    i, last, _, _, (support, _, exchanges) = jax.lax.while_loop(moving, one_pass, carry)
+    return Search(support, last, evaluate(support)[0], exchanges, i)
 
 
 def _exchange(

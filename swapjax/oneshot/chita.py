@@ -93,7 +93,7 @@ def chita(
         raise ValueError(f"block must be 1 or more, or None, got {block}")
     if block is not None and (polish == "descent" or search == "shrink"):
         raise ValueError(
-            "block: coordinate descent and shrink take all weights at once; leave it out"
+            "block: coordinate descent and shrink take all weights at once"
         )
     if not 0 <= step < 1:
         raise ValueError(f"step must be in [0, 1), got {step}")

@@ -206,7 +206,12 @@ class _Full:
         self.rows, self.damping = rows, damping
 
     def _factor(self) -> regression.Factor:
-        return regression.factor(self.rows.gram(), self.rows.n * self.damping)
+        """Of ``G G^T``, never without a ridge: H, of rank n, would be singular."""
+        gram = self.rows.gram()
+        wanted = self.rows.n * self.damping
+        least = jnp.trace(gram) * jnp.finfo(gram.dtype).eps
+        factor = regression.factor(gram, jnp.where(wanted > 0, wanted, least))
+        return factor._replace(raised=factor.raised | (wanted <= 0))
 
     def _solve(self, factor: regression.Factor, v: Leaves) -> Leaves:
         """``H^-1 v = (v - G^T (G G^T + n lambda I)^-1 G v) / lambda``."""
