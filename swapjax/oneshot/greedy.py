@@ -5,6 +5,8 @@ least while all that are left are re-fitted. The order does not depend on how ma
 to go, so it is found once, to the end, and any budget is a cut through it.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -49,18 +51,45 @@ def order(
     )
     steps = jnp.max(jnp.sum(alive, axis=1, dtype=jnp.int32))
 
-    def one(item: tuple[jax.Array, jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        group, w, living, counts = item
-        return _path(hessian[group], w, living, counts, steps, pattern, obey)
+    def several(items: tuple) -> jax.Array:
+        group, w, living, counts = items
+        begin = lambda item: _start(hessian[item[0]], *item[1:])  # noqa: E731
+        starts = jax.lax.map(begin, (group, w, living))
+        path = functools.partial(_path, steps=steps, pattern=pattern, obey=obey)
+        return jax.vmap(path)(*starts, living, counts)
 
-    together = max(1, _PATH_BYTES // (inputs * inputs * weights.dtype.itemsize))
-    scores = jax.lax.map(one, items, batch_size=min(together, groups * outputs))
+    # The systems one by one (see quadratic.damp), the paths side by side.
+    count = groups * outputs
+    bytes_each = inputs * inputs * weights.dtype.itemsize
+    together = min(max(1, _PATH_BYTES // bytes_each), count)
+    chunks = -(-count // together)
+
+    def fold(x: jax.Array) -> jax.Array:
+        # What is missing to whole chunks is filled up with the first, and cut off.
+        filled = jnp.concatenate([x, jnp.repeat(x[:1], chunks * together - count, 0)])
+        return filled.reshape(chunks, together, *x.shape[1:])
+
+    scores = jax.lax.map(several, jax.tree.map(fold, items))
+    scores = scores.reshape(-1, inputs)[:count]
     return scores.reshape(groups, outputs, inputs).swapaxes(1, 2)
 
 
+def _start(
+    hessian: jax.Array, weights: jax.Array, alive: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The weights of one output and its inverse, once what is not alive is gone."""
+    inside = alive[:, None] & alive[None, :]
+    eye = jnp.eye(len(weights), dtype=hessian.dtype)
+    factored = jax.scipy.linalg.cho_factor(jnp.where(inside, hessian, eye))
+    inverse = jnp.where(inside, jax.scipy.linalg.cho_solve(factored, eye), 0)
+    lost = jnp.matmul(hessian, jnp.where(alive, 0, weights), precision=_HIGHEST)
+    change = jnp.matmul(inverse, lost, precision=_HIGHEST)
+    return jnp.where(alive, weights + change, 0), inverse
+
+
 def _path(
-    hessian: jax.Array,
     weights: jax.Array,
+    inverse: jax.Array,
     alive: jax.Array,
     factor: jax.Array,
     steps: jax.Array,
@@ -95,16 +124,9 @@ def _path(
         done = jnp.isinf(rank[q])
         return jax.tree.map(lambda old, new: jnp.where(done, old, new), state, moved)
 
-    # What is not alive goes at once.
-    inside = alive[:, None] & alive[None, :]
-    eye = jnp.eye(size, dtype=hessian.dtype)
-    factored = jax.scipy.linalg.cho_factor(jnp.where(inside, hessian, eye))
-    inverse = jnp.where(inside, jax.scipy.linalg.cho_solve(factored, eye), 0)
-    lost = jnp.matmul(hessian, jnp.where(alive, 0, weights), precision=_HIGHEST)
-    change = jnp.matmul(inverse, lost, precision=_HIGHEST)
     # From a normal number on: the next after zero is one that processors flush to it.
     start = (
-        jnp.where(alive, weights + change, 0),
+        weights,
         inverse,
         alive,
         jnp.where(alive, jnp.inf, -1).astype(weights.dtype),

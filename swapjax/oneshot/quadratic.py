@@ -18,7 +18,6 @@ import jax.numpy as jnp
 from swapjax import regression
 
 _HIGHEST = jax.lax.Precision.HIGHEST
-_FIT_BYTES = 2**25  # of the systems solved at a time
 
 
 class Quadratic(NamedTuple):
@@ -50,17 +49,21 @@ def damp(moment: jax.Array, damping: float) -> Quadratic:
     means = jnp.mean(jnp.diagonal(moment, axis1=-2, axis2=-1), axis=-1)
     whole = jnp.mean(means)
     units = jnp.where(means > 0, means, jnp.where(whole > 0, whole, 1))
-    # Of the matrix turned round, so that the factor becomes upper triangular.
-    turned = (moment / units[:, None, None])[:, ::-1, ::-1]
-    found = jax.vmap(lambda m: regression.factor(m, damping))(turned)
-    used = jnp.max(found.ridge)
     eye = jnp.eye(moment.shape[-1], dtype=moment.dtype)
-    hessian = moment + (found.ridge * units)[:, None, None] * eye
-    upper = found.lower[:, ::-1, ::-1] * jnp.sqrt(units)[:, None, None]
-    root = jax.lax.linalg.triangular_solve(
-        upper, jnp.broadcast_to(eye, moment.shape), left_side=True
-    )
-    return Quadratic(hessian, root, used, jnp.any(found.raised))
+
+    def one(matrix: jax.Array) -> tuple[jax.Array, ...]:
+        # Of the matrix turned round, so that the factor becomes upper triangular.
+        found = regression.factor(matrix[::-1, ::-1], damping)
+        upper = found.lower[::-1, ::-1]
+        root = jax.scipy.linalg.solve_triangular(upper, eye)
+        return root, found.ridge, found.raised
+
+    # One group after the other, here and wherever systems are solved: on a CPU a batch
+    # of LAPACK calls shares a thread pool with what waits for it, and was seen to hang.
+    root, ridge, raised = jax.lax.map(one, moment / units[:, None, None])
+    hessian = moment + (ridge * units)[:, None, None] * eye
+    root = root / jnp.sqrt(units)[:, None, None]
+    return Quadratic(hessian, root, jnp.max(ridge), jnp.any(raised))
 
 
 def error(hessian: jax.Array, weights: jax.Array, reference: jax.Array) -> jax.Array:
@@ -108,6 +111,5 @@ def refit(hessian: jax.Array, reference: jax.Array, support: jax.Array) -> jax.A
         flat(reference),
         flat(support),
     )
-    together = max(1, _FIT_BYTES // (inputs * inputs * hessian.dtype.itemsize))
-    fitted = jax.lax.map(one, items, batch_size=min(together, groups * outputs))
+    fitted = jax.lax.map(one, items)
     return fitted.reshape(groups, outputs, inputs).swapaxes(1, 2)
