@@ -53,3 +53,24 @@ def matching(
     """The peers in the same setting, from the best to the worst."""
     found = [p for p in peers if (p.sgd, p.noise, p.sparsity) == (sgd, noise, sparsity)]
     return sorted(found, key=lambda peer: -peer.accuracy)
+
+
+def read_oneshot(path: Path) -> dict[tuple[str, int], dict[float, float]]:
+    """The best accuracy of each authors' code without training, by sparsity.
+
+    Returns:
+        By the name of our method and the number of stages, 1 or 15.
+    """
+    ours = {"CHITA": "chita", "WoodFisher": "woodfisher", "magnitude": "magnitude"}
+    best: dict[tuple[str, int], dict[float, float]] = {}
+    if not path.exists():
+        return best
+    for row in json.loads(path.read_text()):
+        name = next((ours[k] for k in ours if row["peer"].startswith(k)), None)
+        if row["net"] != "MLPNet" or not row["sparsity"] or name is None:
+            continue
+        many = "++" in row["peer"] or "15 stages" in str(row["setting"])
+        known = best.setdefault((name, 15 if many else 1), {})
+        level = row["sparsity"]
+        known[level] = max(known.get(level, 0.0), row["accuracy"])
+    return best

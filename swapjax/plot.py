@@ -14,12 +14,19 @@ from swapjax import files
 from swapjax.experiments import Row
 from swapjax.oneshot import Stage
 
-_COLOURS = {
-    "magnitude": "#7f7f7f",
-    "linear-regression": "#1f77b4",
-    "swap": "#d62728",
+# Of every method on the command line: colour and marker.
+_STYLES = {
+    "magnitude": ("#7f7f7f", "s"),
+    "saliency": ("#bcbd22", "v"),
+    "obd": ("#8c564b", "^"),
+    "woodfisher": ("#2ca02c", "<"),
+    "cbs": ("#9467bd", ">"),
+    "chita": ("#ff7f0e", "p"),
+    "layerwise-obs": ("#17becf", "*"),
+    "wanda": ("#e377c2", "h"),
+    "linear-regression": ("#1f77b4", "o"),
+    "swap": ("#d62728", "D"),
 }
-_MARKERS = {"magnitude": "s", "linear-regression": "o", "swap": "D"}
 
 
 def report_figure(
@@ -77,7 +84,7 @@ def comparison_figure(rows: Sequence[Row], *, dense: float, title: str) -> Figur
         )
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("test accuracy (%)")
-    panels[0].legend()
+    panels[0].legend(fontsize="small")
     return figure
 
 
@@ -88,6 +95,7 @@ def save(figure: Figure, path: str | Path) -> None:
 
 def _draw_method(axes: Axes, rows: list[Row], levels: list[float]) -> None:
     method = rows[0].method
+    colour, marker = _STYLES.get(method, (None, "o"))
     values = [[r.accuracy for r in rows if r.sparsity == level] for level in levels]
     at = [i for i, v in enumerate(values) if v]
     axes.errorbar(
@@ -96,8 +104,8 @@ def _draw_method(axes: Axes, rows: list[Row], levels: list[float]) -> None:
         yerr=[
             float(np.std(values[i], ddof=1)) if len(values[i]) > 1 else 0.0 for i in at
         ],
-        color=_COLOURS.get(method),
-        marker=_MARKERS.get(method, "o"),
+        color=colour,
+        marker=marker,
         ms=5,
         capsize=3,
         label=method,

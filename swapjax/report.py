@@ -83,31 +83,36 @@ def stage_table(history: Sequence[Stage]) -> Table:
 
 
 def comparison_table(rows: Sequence[Row]) -> Table:
-    """Show test accuracies: one line a noise and sparsity, one column a method.
+    """Show test accuracies: one line a method, one column a sparsity.
 
-    Several seeds are shown as mean and standard deviation; the best of each line is
-    bold. The last line of each noise is the median time of a run, since the first run
-    of a method compiles it.
+    Several seeds are shown as mean and standard deviation; the best of each column is
+    bold, for every kind of noise. The last column is the median time of a run, since
+    the first run of a method compiles it.
     """
-    methods = list(dict.fromkeys(row.method for row in rows))
+    levels = sorted({row.sparsity for row in rows})
     table = Table()
     table.add_column("gradients", no_wrap=True)
-    table.add_column("sparsity", justify="right", no_wrap=True)
-    for method in methods:
-        table.add_column(Text(method), justify="right", no_wrap=True)
+    table.add_column("method", no_wrap=True)
+    for level in levels:
+        table.add_column(f"{level:g}", justify="right", no_wrap=True)
+    table.add_column("a run", justify="right", no_wrap=True, style="dim")
     for noise in dict.fromkeys(row.noise for row in rows):
         group = [row for row in rows if row.noise == noise]
+        methods = list(dict.fromkeys(row.method for row in group))
+        columns = [
+            _best_in_bold(
+                [
+                    [r.accuracy for r in group if (r.method, r.sparsity) == (m, level)]
+                    for m in methods
+                ]
+            )
+            for level in levels
+        ]
         label = "clean" if noise is None else f"noise {noise[0]:g} on {noise[1]:.0%}"
-        for level in sorted({row.sparsity for row in group}):
-            values = [
-                [r.accuracy for r in group if (r.method, r.sparsity) == (m, level)]
-                for m in methods
-            ]
-            table.add_row(label, f"{level:g}", *_best_in_bold(values))
+        for method, *cells in zip(methods, *columns, strict=True):
+            seconds = float(np.median([r.seconds for r in group if r.method == method]))
+            table.add_row(label, Text(method), *cells, f"{seconds:.1f} s")
             label = ""
-        times = [[r.seconds for r in group if r.method == m] for m in methods]
-        medians = [f"{np.median(t):.1f} s" if t else "" for t in times]
-        table.add_row("", "a run", *medians, style="dim")
         table.add_section()
     return table
 

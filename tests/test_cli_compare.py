@@ -8,6 +8,7 @@ import pytest
 
 from swapjax import checkpoint, experiments
 from swapjax.cli import main, screen
+from swapjax.cli.methods import METHODS
 from swapjax.cli.options import Options
 
 COLUMNS = {"method", "sparsity", "seed", "noise", "accuracy", "loss", "seconds"}
@@ -74,10 +75,9 @@ def test_the_json_has_a_line_for_every_run(compare, tmp_path):
     assert compare(*options) == 0
     rows = json.loads(path.read_text())
     assert [(row["method"], row["sparsity"]) for row in rows] == [
-        (method, sparsity)
-        for method in ("magnitude", "linear-regression", "swap")
-        for sparsity in (0.5, 0.9)
+        (method, sparsity) for method in METHODS for sparsity in (0.5, 0.9)
     ]
+    assert len(METHODS) == 10
     for row in rows:
         assert row.keys() >= COLUMNS
         assert row["nonzeros"] == round(3560 * (1 - row["sparsity"]))
@@ -86,6 +86,21 @@ def test_the_json_has_a_line_for_every_run(compare, tmp_path):
         assert row["seconds"] > 0
     lines = path.read_text().splitlines()[1:-1]
     assert [json.loads(line.rstrip(",")) for line in lines] == rows
+
+
+def test_a_pattern_implies_the_sparsity(compare, tmp_path, capsys):
+    path = tmp_path / "runs.json"
+    options = ("--methods", "magnitude,wanda", "--pattern", "2:4", "--exclude", "fc3")
+    assert compare(*options, "--json", path) == 0
+    rows = json.loads(path.read_text())
+    assert [(r["sparsity"], r["nonzeros"], r["total"]) for r in rows] == [
+        (0.5, 1680, 3360)
+    ] * 2
+    assert compare(*options, "--sparsities", "0.7") == 2
+    assert "--pattern 2:4 removes 0.5" in capsys.readouterr().err
+    # Nothing is repeated.
+    assert compare(*options, "--json", path) == 0
+    assert len(json.loads(path.read_text())) == 2
 
 
 def test_a_row_tells_what_prune_reports(compare, dense, tmp_path):
@@ -110,7 +125,7 @@ def test_accuracy_is_percent_of_the_whole_test_set(compare, digits, tmp_path):
     assert untouched > pruned
 
 
-def test_the_table_shows_a_line_a_sparsity_and_a_column_a_method(
+def test_the_table_shows_a_line_a_method_and_a_column_a_sparsity(
     compare, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(screen.console, "width", 120)
@@ -119,9 +134,9 @@ def test_the_table_shows_a_line_a_sparsity_and_a_column_a_method(
     assert compare(*options, "--json", path) == 0
     text = capsys.readouterr().out
     lines = [line for line in text.splitlines() if "│" in line]
-    assert len(lines) == 3  # the last tells the time of a run
+    assert len(lines) == 2
     for row in json.loads(path.read_text()):
-        line = next(line for line in lines if f" {row['sparsity']:g} " in line)
+        line = next(line for line in lines if f" {row['method']} " in line)
         assert f" {row['accuracy']:.2f} " in line
     assert "the dense network has 9" in text
     assert "±" not in text
@@ -352,7 +367,8 @@ def test_the_demo_shows_a_table_and_draws_a_picture(tmp_path, capsys):
     text = capsys.readouterr().out
     for words in ("magnitude", "linear-regression", "clean", "noise 4 on 50%"):
         assert words in text
-    assert f"Every run: {out / 'demo.json'}. The picture: {out / 'demo.png'}." in text
+    assert f"Written to {out / 'demo.json'}." in text
+    assert f"Drawn in {out / 'demo.png'}." in text
     assert (out / "demo.png").read_bytes().startswith(PNG)
     rows = json.loads((out / "demo.json").read_text())
     assert len(rows) == 2 * 2 * 2

@@ -56,7 +56,8 @@ def order(
         begin = lambda item: _start(hessian[item[0]], *item[1:])  # noqa: E731
         starts = jax.lax.map(begin, (group, w, living))
         path = functools.partial(_path, steps=steps, pattern=pattern, obey=obey)
-        return jax.vmap(path)(*starts, living, counts)
+        new, inverses = starts
+        return jax.vmap(path)(new, inverses, living, counts)
 
     # The systems one by one (see quadratic.damp), the paths side by side.
     count = groups * outputs
