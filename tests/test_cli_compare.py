@@ -42,7 +42,7 @@ def runs(monkeypatch):
 
     def counted(setting, method, *, sparsity, seed, **options):
         result = run(setting, method, sparsity=sparsity, seed=seed, **options)
-        calls.append((method.name, sparsity, seed))
+        calls.append((method.name, float(sparsity.sparsity), seed))
         return result
 
     monkeypatch.setattr(experiments, "run", counted)

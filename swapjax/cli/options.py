@@ -171,7 +171,8 @@ class Options:
         check_seed(self.seed, "--seed")
         if self.noise is not None:
             GradientNoise(*self.noise)
-        self.make_method(self.method)
+        for name in METHODS:  # an option may be bad for a method not asked for
+            self.make_method(name)
 
     def set_up(
         self, sparsities: Sequence[float], trained: Path | None = None

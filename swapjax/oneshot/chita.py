@@ -31,7 +31,7 @@ def chita(
     damping: float | tuple[float, ...] = (1e-3, 1e-2, 1e-1),
     search: Search | None = None,
     step: float = 0.7,
-    iterations: int = 3,
+    iterations: int = 4,
     polish: Polish = "backsolve",
     block: int | None = None,
     sweeps: int = 20,
@@ -60,8 +60,9 @@ def chita(
         search: see above; by default shrink, or magnitude with block.
         step: the share of entries that shrink keeps at a time, in [0, 1); 0 goes to the
             stage's density at once. A pattern N:M is reached at once.
-        iterations: thresholdings of shrink at the final density, of which the one with
-            the lowest loss counts; the most steps of iht.
+        iterations: thresholdings of shrink at the final density, by magnitude and by
+            `obd` in turn, of which the one with the lowest loss counts; the most steps
+            of iht.
         polish: how weights on the support are found at last: ``"backsolve"`` in closed
             form; ``"descent"`` by cyclic coordinate descent, O(n k) a sweep, needs
             stored rows; ``"none"`` leaves those of the search.
@@ -179,7 +180,14 @@ def _solve(
             count, ranked, left, done, best, lowest = carry
             count = jnp.maximum(jnp.ceil(step * count).astype(count.dtype), budget.keep)
             here = dataclasses.replace(budget, keep=count)
-            mask = select(scores.magnitude(ranked), here, within)
+            # At the end magnitude and OBD in turn: far from the reference neither is
+            # always the better one.
+            last = jnp.all(count <= budget.keep) & ((iterations - left) % 2 == 1)
+            scored = tuple(
+                jnp.abs(v) * jnp.where(last, jnp.sqrt(b), 1).astype(v.dtype)
+                for v, b in zip(ranked, below, strict=True)
+            )
+            mask = select(scored, here, within)
             weights = refit(mask, lam).weights
             arrived = jnp.all(count <= budget.keep)
             loss = jnp.where(arrived, rows.loss(weights), jnp.inf)
