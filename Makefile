@@ -7,7 +7,7 @@ BIN := .venv/bin
 help:  ## Show what there is.
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
-demo: .venv/.core  ## Prune real digits in every way: a table, and the picture demo/demo.png.
+demo: .venv/.core  ## Prune real digits in three ways: a table, and the picture demo/demo.png.
 	$(BIN)/swapjax demo
 
 test: .venv/.dev  ## Run the tests, the examples of the docs and the notebooks.
@@ -20,8 +20,10 @@ lint: .venv/.dev  ## Check style.
 types: .venv/.dev  ## Check types.
 	$(BIN)/mypy
 
-bench: .venv/.dev  ## Measure a stage, then the comparison on MNIST (about an hour, resumable).
+bench: .venv/.dev  ## Measure stages, then the comparisons on MNIST (hours, resumable).
 	$(BIN)/python benchmarks/stage.py
+	$(BIN)/python benchmarks/woodfisher.py
+	$(BIN)/python benchmarks/oneshot.py
 	$(BIN)/python benchmarks/mlpnet_mnist.py
 
 format: .venv/.dev  ## Format the code.
