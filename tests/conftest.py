@@ -25,6 +25,17 @@ hypothesis.settings.load_profile("swapjax")
 SHARED = ROOT.parent / "shared"
 
 
+@pytest.fixture(autouse=True, scope="module")
+def programs():
+    """Let go of a module's compiled programs.
+
+    Each takes several memory maps, of which a process may have 65,530: past that a
+    worker crashes while it compiles.
+    """
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     """Float64 throughout a test, as its oracles have it."""
