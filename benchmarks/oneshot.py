@@ -275,7 +275,7 @@ def show_goals(runs: list[Run]) -> None:
             if np.isnan(found):
                 continue
             slack = 0.1 if goal >= 93 else 0.3
-            verdict = "met" if found >= goal - slack else "MISSED"
+            verdict = "met" if found >= goal - slack - 1e-6 else "MISSED"
             console.print(
                 f"{method}, {stages} stages, {level:g}: {found:.2f}, {goal:g} {verdict}"
             )
