@@ -152,6 +152,14 @@ def select(scores: Leaves, budget: Budget, within: Leaves | None = None) -> Leav
     return tuple(masks)
 
 
+def count_by_group(masks: Leaves, budget: Budget) -> jax.Array:
+    """How many entries are True in each group of leaves, ``int32[n_groups]``."""
+    found = jnp.zeros_like(budget.keep)
+    for group, leaf in zip(budget.groups, masks, strict=True):
+        found = found.at[group].add(jnp.sum(leaf, dtype=jnp.int32))
+    return found
+
+
 def _select_group(
     scores: Leaves,
     floors: tuple[int, ...],

@@ -18,7 +18,7 @@ from swapjax.oneshot.descent import descend
 from swapjax.oneshot.iht import iht
 from swapjax.oneshot.problem import Method, Problem, Solution, check_dampings, rows_of
 from swapjax.rows import Rows
-from swapjax.selection import Budget, select
+from swapjax.selection import Budget, count_by_group, select
 from swapjax.stored import StoredRows
 from swapjax.types import Leaves
 
@@ -211,7 +211,8 @@ def _solve(
         mask = select(scores.magnitude(wbar), budget, within)
         best = (mask, apply_masks(wbar, mask))
         start = jnp.asarray(jnp.inf, rows.loss(wbar).dtype)
-        count = budget.keep if any(budget.patterns) else _count(wbar, budget)
+        nonzeros = count_by_group(tuple(w != 0 for w in wbar), budget)
+        count = budget.keep if any(budget.patterns) else nonzeros
         carry = (count, wbar, none + iterations, none, best, start)
         carry = jax.lax.while_loop(lambda c: c[2] > 0, one, carry)
         return _Found(*carry[4], carry[3])
@@ -278,11 +279,3 @@ def _objective(
     offset = optax.tree.sub(weights, kept)
     held = rows.n * lam * optax.tree.norm(offset, squared=True)
     return 0.5 * (jnp.vdot(left, left) + held)
-
-
-def _count(weights: Leaves, budget: Budget) -> jax.Array:
-    """Non-zero entries by group."""
-    found = jnp.zeros_like(budget.keep)
-    for group, leaf in zip(budget.groups, weights, strict=True):
-        found = found.at[group].add(jnp.sum(leaf != 0, dtype=jnp.int32))
-    return found

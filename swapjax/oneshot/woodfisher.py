@@ -15,7 +15,7 @@ from swapjax.oneshot.blocks import Curvature, Update
 from swapjax.oneshot.choice import best_of, conclude
 from swapjax.oneshot.problem import Method, Problem, Solution, check_dampings, rows_of
 from swapjax.rows import Rows
-from swapjax.selection import Budget, select
+from swapjax.selection import Budget, count_by_group, select
 from swapjax.types import Leaves
 
 _DAMPINGS, _DAMPINGS_FIRST_ORDER = (1e-5, 1e-3), (1e-1,)
@@ -261,8 +261,6 @@ class _Full:
 
 def _on_the_way(mask: Leaves, budget: Budget, r: jax.Array, rounds: int) -> Budget:
     """The counts of round r of those left: an equal share of what is to go each."""
-    kept = jnp.zeros_like(budget.keep)
-    for group, leaf in zip(budget.groups, mask, strict=True):
-        kept = kept.at[group].add(jnp.sum(leaf, dtype=jnp.int32))
+    kept = count_by_group(mask, budget)
     go = jnp.maximum(kept - budget.keep, 0) // (rounds - r)
     return Budget(kept - go, budget.groups, budget.floors, budget.patterns)
