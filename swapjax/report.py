@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -87,16 +88,16 @@ def comparison_table(rows: Sequence[Row]) -> Table:
 
     Several seeds are shown as mean and standard deviation; the best of each column is
     bold, for every kind of noise. The last column is the median time of a run, since
-    the first run of a method compiles it.
+    the first run of a method compiles it. Five sparsities fit 80 columns.
     """
     levels = sorted({row.sparsity for row in rows})
-    table = Table()
-    table.add_column("gradients", no_wrap=True)
+    noises = list(dict.fromkeys(row.noise for row in rows))
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
     table.add_column("method", no_wrap=True)
     for level in levels:
-        table.add_column(f"{level:g}", justify="right", no_wrap=True)
-    table.add_column("a run", justify="right", no_wrap=True, style="dim")
-    for noise in dict.fromkeys(row.noise for row in rows):
+        table.add_column(f"{level:g}", justify="right", no_wrap=True, min_width=6)
+    table.add_column("a run", justify="right", no_wrap=True, style="dim", min_width=6)
+    for noise in noises:
         group = [row for row in rows if row.noise == noise]
         methods = list(dict.fromkeys(row.method for row in group))
         columns = [
@@ -108,11 +109,11 @@ def comparison_table(rows: Sequence[Row]) -> Table:
             )
             for level in levels
         ]
-        label = "clean" if noise is None else f"noise {noise[0]:g} on {noise[1]:.0%}"
+        if len(noises) > 1:
+            table.add_row(_gradients(noise), style="italic")
         for method, *cells in zip(methods, *columns, strict=True):
             seconds = float(np.median([r.seconds for r in group if r.method == method]))
-            table.add_row(label, Text(method), *cells, f"{seconds:.1f} s")
-            label = ""
+            table.add_row(Text(method), *cells, f"{seconds:.1f} s")
         table.add_section()
     return table
 
@@ -150,12 +151,18 @@ def _best_in_bold(values: Sequence[list[float]]) -> list[Text]:
     ]
 
 
+def _gradients(noise: tuple[float, float] | None) -> str:
+    if noise is None:
+        return "clean gradients"
+    return f"noise {noise[0]:g} on {noise[1]:.0%}"
+
+
 def _spread(values: list[float]) -> str:
     if not values:
         return ""
     if len(values) == 1:
         return f"{values[0]:.2f}"
-    return f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
+    return f"{np.mean(values):.2f}±{np.std(values, ddof=1):.2f}"
 
 
 def _total(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str, str]:
