@@ -136,10 +136,20 @@ def columns(matrices: Leaves, index: jax.Array) -> jax.Array:
     for m in matrices:
         size = math.prod(m.shape[1:])
         inside = (index >= offset) & (index < offset + size)
-        if size:
-            place = jnp.clip(index - offset, 0, size - 1)
+        place = jnp.clip(index - offset, 0, max(size - 1, 0))
+
+        def choose(
+            out: jax.Array,
+            m: jax.Array = m,
+            inside: jax.Array = inside,
+            place: jax.Array = place,
+        ) -> jax.Array:
             chosen = jnp.take(flat(m), place, axis=1).astype(dtype)
-            out = jnp.where(inside, chosen, out)
+            return jnp.where(inside, chosen, out)
+
+        if size:
+            # Most leaves of a large network hold none of them.
+            out = jax.lax.cond(jnp.any(inside), choose, lambda o: o, out)
         offset += size
     return out
 

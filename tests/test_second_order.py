@@ -338,18 +338,18 @@ class TestCBS:
 class TestCHITA:
     """The regression with a budget."""
 
+    # Blocks that hold all of the support, one each, and one by one until they settle.
     @pytest.mark.parametrize("first_order", [False, True])
-    @pytest.mark.parametrize("block", [None, 9])
-    def test_solves_the_normal_equations_of_its_support(self, first_order, block):
+    @pytest.mark.parametrize(
+        "blocks", [{}, {"block": 72, "sweeps": 1}, {"block": 5, "sweeps": 400}]
+    )
+    def test_solves_the_normal_equations_of_its_support(self, first_order, blocks):
         problem, target = setting(jnp.float64)
         method = chita(
-            damping=0.05, search="magnitude", first_order=first_order, block=block
+            damping=0.05, search="magnitude", first_order=first_order, **blocks
         )
         solution = solve(method, problem, target.budget)
         h, g = dense(problem, 0.05)
-        if block is not None:
-            # Nine entries of an output are a row of the first kernel and a half.
-            h = np.where(self.same_block(problem, block), h, 0)
         w, keep = flat(problem.weights), flat(solution.masks).astype(bool)
         assert sorted(np.abs(w)[keep]) == sorted(np.abs(w))[-target.kept :]
         slope = g.mean(axis=0) if first_order else None
@@ -357,18 +357,26 @@ class TestCHITA:
         np.testing.assert_allclose(flat(solution.weights), expected, rtol=1e-8)
         assert float(solution.objective[-1]) < float(solution.objective[0])
 
-    @staticmethod
-    def same_block(problem, block):
-        same = np.zeros((72, 72), bool)
-        offset = 0
-        for w, leaf in zip(
-            problem.weights, blocks.partition(problem.weights, block, -1), strict=True
-        ):
-            for row in np.asarray(leaf):
-                places = row[row < w.size] + offset
-                same[np.ix_(places, places)] = True
-            offset += w.size
-        return same
+    @pytest.mark.parametrize("sweeps", [1, 3])
+    def test_each_block_makes_up_for_what_the_others_leave(self, sweeps):
+        problem, target = setting(jnp.float64)
+        method = chita(damping=0.05, search="magnitude", block=7, sweeps=sweeps)
+        solution = solve(method, problem, target.budget)
+        g = explicit(problem.rows)
+        w, keep = flat(problem.weights), flat(solution.masks).astype(bool)
+        left, change = g @ np.where(keep, 0, w), np.zeros(w.size)
+        kept = np.flatnonzero(keep)
+        for start in [*range(0, len(kept), 7)] * sweeps:
+            block = kept[start : start + 7]
+            some = g[:, block]
+            left += some @ change[block]
+            system = some.T @ some + len(g) * 0.05 * np.eye(len(block))
+            change[block] = np.linalg.solve(system, some.T @ left)
+            left -= some @ change[block]
+        expected = np.where(keep, w + change, 0)
+        np.testing.assert_allclose(flat(solution.weights), expected, rtol=1e-9)
+        value = 0.5 * (left @ left + len(g) * 0.05 * change @ change)
+        np.testing.assert_allclose(solution.objective[-1], value, rtol=1e-9)
 
     def test_shrinking_finds_a_better_support_than_magnitude(self):
         problem, target = setting(jnp.float64, sparsity=0.8)

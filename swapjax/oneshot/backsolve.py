@@ -6,7 +6,8 @@ The minimiser of ``1/2 |G_S d - r|^2 + n lambda/2 |d|^2`` is
 
 an n x n system or one of the size of the support, whichever is smaller. CHITA's
 back-solve, the update of the Combinatorial Brain Surgeon and the multi-weight Optimal
-Brain Surgeon are this one function.
+Brain Surgeon are this one function. For n and supports too large for either system,
+`sweep` goes through the support block by block.
 """
 
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from swapjax import regression, trees
+from swapjax import kept, regression
 from swapjax.masks import apply_masks
 from swapjax.rows import Rows
 from swapjax.types import Leaves
@@ -50,13 +51,9 @@ def backsolve(
         residual: r, [n].
         ridge: n lambda, 0 or more; may be traced.
     """
-    total = sum(s.size for s in support)
-    kept = sum(jnp.sum(s, dtype=jnp.int32) for s in support)
-    largest = min(rows.n, total)
+    entries = kept.number(support)
+    largest = min(rows.n, sum(s.size for s in support))
     sizes = [max(1, round(largest * share)) for share in _SIZES]
-
-    flat = jnp.concatenate([s.ravel() for s in support])
-    (places,) = jnp.nonzero(flat, size=sizes[0], fill_value=total)
 
     def dual() -> Backsolve:
         factor = regression.factor(rows.gram(support).astype(residual.dtype), ridge)
@@ -66,22 +63,81 @@ def backsolve(
         return Backsolve(change, value, factor.ridge, factor.raised)
 
     def primal(size: int) -> Backsolve:
-        index = places[:size]
-        columns = rows.columns(index).astype(residual.dtype)
-        gram = jnp.matmul(columns.T, columns, precision=_HIGHEST)
-        # A column beyond the support stays at zero whatever the ridge.
-        gram += jnp.diag((index >= total).astype(gram.dtype))
-        factor = regression.factor(gram, ridge)
+        columns, factor = _factor(rows, entries, 0, size, residual.dtype, ridge)
         d = factor.solve(jnp.matmul(residual, columns, precision=_HIGHEST))
         left = residual - jnp.matmul(columns, d, precision=_HIGHEST)
         value = 0.5 * (jnp.vdot(left, left) + factor.ridge * jnp.vdot(d, d))
-        change = jnp.zeros(total, d.dtype).at[index].set(d, mode="drop")
-        return Backsolve(
-            trees.split_flat(change, support), value, factor.ridge, factor.raised
-        )
+        return Backsolve(entries.spread(d), value, factor.ridge, factor.raised)
 
     # Which of the two forms, and in what size, is chosen when the program runs: one
     # compilation serves all stages.
-    fitting = sum(jnp.asarray(kept <= size, jnp.int32) for size in sizes)
+    fitting = sum(jnp.asarray(entries.total <= size, jnp.int32) for size in sizes)
     branches = [dual, *(lambda size=size: primal(size) for size in sizes)]
     return jax.lax.switch(fitting, branches)
+
+
+def sweep(
+    rows: Rows,
+    support: Leaves,
+    residual: jax.Array,
+    ridge: jax.Array | float,
+    *,
+    block: int,
+    sweeps: int,
+) -> Backsolve:
+    """Lower what `backsolve` minimises, a block of the support after the other.
+
+    Each block makes up in closed form for what the others leave over, so that the value
+    never rises, and many sweeps end where `backsolve` does; a block that holds all of
+    the support is there at once. O(n k block) time a sweep for a support of k entries,
+    and one pass over the data a block if rows are matrix-free.
+
+    Args:
+        rows: the operator G, of n rows.
+        support: bool leaves.
+        residual: r, [n].
+        ridge: n lambda, 0 or more; may be traced.
+        block: entries solved for at a time, consecutive ones of the support.
+        sweeps: times that every block is solved for.
+    """
+    entries = kept.number(support)
+    width = min(block, sum(s.size for s in support))
+    blocks = -(-entries.total // width)
+
+    def solve(i: jax.Array, carry: tuple) -> tuple:
+        change, left, largest, raised = carry
+        start = (i % blocks) * width
+        columns, factor = _factor(rows, entries, start, width, residual.dtype, ridge)
+        old = jax.lax.dynamic_slice(change, (start,), (width,))
+        left = left + jnp.matmul(columns, old, precision=_HIGHEST)
+        new = factor.solve(jnp.matmul(left, columns, precision=_HIGHEST))
+        left = left - jnp.matmul(columns, new, precision=_HIGHEST)
+        change = jax.lax.dynamic_update_slice(change, new, (start,))
+        return change, left, jnp.maximum(largest, factor.ridge), raised | factor.raised
+
+    total = sum(s.size for s in support)
+    start = (
+        jnp.zeros(total + -total % width, residual.dtype),
+        residual,
+        jnp.asarray(ridge, residual.dtype),
+        jnp.asarray(False),
+    )
+    change, left, largest, raised = jax.lax.fori_loop(0, sweeps * blocks, solve, start)
+    value = 0.5 * (jnp.vdot(left, left) + largest * jnp.vdot(change, change))
+    return Backsolve(entries.spread(change), value, largest, raised)
+
+
+def _factor(
+    rows: Rows,
+    entries: kept.Kept,
+    start: jax.Array | int,
+    width: int,
+    dtype: jnp.dtype,
+    ridge: jax.Array | float,
+) -> tuple[jax.Array, regression.Factor]:
+    """Columns C of some kept entries, and ``C^T C + ridge I`` factored."""
+    columns = rows.columns(entries.places(start, width)).astype(dtype)
+    gram = jnp.matmul(columns.T, columns, precision=_HIGHEST)
+    # What is beyond the last entry stays at zero whatever the ridge.
+    none = start + jnp.arange(width) >= entries.total
+    return columns, regression.factor(gram + jnp.diag(none.astype(dtype)), ridge)

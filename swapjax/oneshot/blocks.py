@@ -4,11 +4,11 @@
 factored and forgotten, one block at a time. O(n p c) time for p entries in all.
 """
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from swapjax import regression
 from swapjax.rows import Rows
@@ -22,13 +22,13 @@ class Curvature(NamedTuple):
 
     Attributes:
         inverse_diagonal: ``[H^-1]_qq``, leaves.
-        newton: ``H^-1 g``, leaves.
+        newton: ``H^-1 g``, leaves, or None without a slope.
         damping: the largest lambda that any block needed.
         raised: whether one needed more than was asked for.
     """
 
     inverse_diagonal: Leaves
-    newton: Leaves
+    newton: Leaves | None
     damping: jax.Array
     raised: jax.Array
 
@@ -75,27 +75,33 @@ def partition(weights: Leaves, size: int, axis: int) -> Leaves:
 
 
 def examine(
-    rows: Rows, blocks: Leaves, slope: Leaves, damping: jax.Array | float
+    rows: Rows,
+    blocks: Leaves,
+    weights: Leaves,
+    damping: jax.Array | float,
+    slope: Leaves | None = None,
 ) -> Curvature:
     """Diagonal of the inverse, and its product with a slope.
 
     Args:
         rows: the operator G.
         blocks: from `partition`.
-        slope: g, leaves.
+        weights: leaves, for their shapes.
         damping: lambda.
+        slope: g, leaves.
     """
 
-    def work(fisher: jax.Array, real: jax.Array, g: jax.Array) -> tuple:
+    def work(fisher: jax.Array, real: jax.Array, *slopes: jax.Array) -> tuple:
         factor = _factor(fisher, real, damping)
         inverse = jnp.sum(jnp.square(factor.inverse_root()), axis=0)
-        return inverse, factor.solve(g), factor.ridge, factor.raised
+        return inverse, [factor.solve(g) for g in slopes], factor.ridge, factor.raised
 
-    found = rows.map_blocks(work, blocks, _real(blocks, slope), _cut(blocks, slope))
+    extras = [] if slope is None else [_cut(blocks, slope)]
+    found = rows.map_blocks(work, blocks, _real(blocks, weights), *extras)
     inverse, newton, ridges, raised = zip(*found, strict=True)
     return Curvature(
-        _join(blocks, inverse, slope),
-        _join(blocks, newton, slope),
+        _join(blocks, inverse, weights),
+        None if slope is None else _join(blocks, [g for (g,) in newton], weights),
         jnp.concatenate(ridges).max(),
         jnp.concatenate(raised).any(),
     )
@@ -107,13 +113,11 @@ def remove(
     weights: Leaves,
     support: Leaves,
     damping: jax.Array | float,
-    inverse_diagonal: Leaves | None = None,
-    slope: Leaves | None = None,
 ) -> Update:
     """Remove what is off a support, and let the rest of each block make up for it.
 
-    Jointly: the weights become the minimiser of ``(w - wbar)^T H (w - wbar)`` on the
-    support, block by block, in closed form.
+    The weights become the minimiser of ``(w - wbar)^T H (w - wbar)`` on the support,
+    block by block, in closed form.
 
     Args:
         rows: the operator G.
@@ -121,49 +125,79 @@ def remove(
         weights: wbar, leaves.
         support: bool leaves.
         damping: lambda.
-        inverse_diagonal: if given, every removed weight is made up for as if it were
-            alone, and the changes are added up.
-        slope: g, leaves: jointly, ``g^T (w - wbar)`` is minimised as well.
     """
-    if inverse_diagonal is None:
-        share: Leaves = weights
-    else:
-        share = tuple(
-            w / d.astype(w.dtype)
-            for w, d in zip(weights, inverse_diagonal, strict=True)
-        )
 
-    slope = optax.tree.zeros_like(weights) if slope is None else slope
+    def adapt(
+        fisher: jax.Array, real: jax.Array, keep: jax.Array, gone: jax.Array
+    ) -> tuple[jax.Array, regression.Factor]:
+        inside = keep[:, None] & keep
+        factor = _factor(jnp.where(inside, fisher, 0), real & keep, damping)
+        pull = jnp.matmul(fisher, gone, precision=_HIGHEST)
+        return factor.solve(jnp.where(keep, pull, 0)), factor
 
+    return _remove(rows, blocks, weights, support, adapt)
+
+
+def remove_alone(
+    rows: Rows,
+    blocks: Leaves,
+    weights: Leaves,
+    support: Leaves,
+    damping: jax.Array | float,
+    inverse_diagonal: Leaves,
+) -> Update:
+    """As `remove`, each weight made up for as if it alone went, and the changes summed.
+
+    Args:
+        rows: the operator G.
+        blocks: from `partition`.
+        weights: wbar, leaves.
+        support: bool leaves.
+        damping: lambda.
+        inverse_diagonal: ``[H^-1]_qq``, leaves.
+    """
+
+    def adapt(
+        fisher: jax.Array,
+        real: jax.Array,
+        keep: jax.Array,
+        gone: jax.Array,
+        diagonal: jax.Array,
+    ) -> tuple[jax.Array, regression.Factor]:
+        factor = _factor(fisher, real, damping)
+        share = gone / jnp.where(real, diagonal, 1).astype(gone.dtype)
+        return -factor.solve(share), factor
+
+    return _remove(rows, blocks, weights, support, adapt, inverse_diagonal)
+
+
+def _remove(
+    rows: Rows,
+    blocks: Leaves,
+    weights: Leaves,
+    support: Leaves,
+    adapt: Callable[..., tuple[jax.Array, regression.Factor]],
+    *extras: Leaves,
+) -> Update:
     def work(
         fisher: jax.Array,
         real: jax.Array,
         w: jax.Array,
-        v: jax.Array,
-        g: jax.Array,
         keep: jax.Array,
+        *extra: jax.Array,
     ) -> tuple:
         gone = jnp.where(keep, 0, w)
-        if inverse_diagonal is None:
-            inside = keep[:, None] & keep
-            factor = _factor(jnp.where(inside, fisher, 0), real & keep, damping)
-            pull = jnp.matmul(fisher, gone, precision=_HIGHEST) - g
-            change = jnp.where(keep, factor.solve(jnp.where(keep, pull, 0)), 0)
-        else:
-            factor = _factor(fisher, real, damping)
-            change = jnp.where(keep, -factor.solve(jnp.where(keep, 0, v)), 0)
-        change, ridge = change - gone, factor.ridge
-        values = [_value(fisher, d, ridge) + jnp.vdot(g, d) for d in (-gone, change)]
-        return jnp.where(keep, w + change, 0), jnp.stack(values), ridge, factor.raised
+        change, factor = adapt(fisher, real, keep, gone, *extra)
+        change = jnp.where(keep, change, 0) - gone
+        values = [_value(fisher, d, factor.ridge) for d in (gone, change)]
+        new = jnp.where(keep, w + change, 0)
+        return new, jnp.stack(values), factor.ridge, factor.raised
 
     found = rows.map_blocks(
         work,
         blocks,
         _real(blocks, weights),
-        _cut(blocks, weights),
-        _cut(blocks, share),
-        _cut(blocks, slope),
-        _cut(blocks, support),
+        *(_cut(blocks, leaves) for leaves in (weights, support, *extras)),
     )
     new, values, ridges, raised = zip(*found, strict=True)
     return Update(
@@ -198,7 +232,7 @@ def _cut(blocks: Leaves, leaves: Leaves) -> Leaves:
     )
 
 
-def _join(blocks: Leaves, values: Leaves, like: Leaves) -> Leaves:
+def _join(blocks: Leaves, values: Sequence[jax.Array], like: Leaves) -> Leaves:
     """Undo `_cut`."""
     return tuple(
         jnp.zeros(leaf.size, v.dtype).at[b].set(v, mode="drop").reshape(leaf.shape)

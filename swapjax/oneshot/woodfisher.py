@@ -114,9 +114,11 @@ def _solve(
         within: Leaves | None,
     ) -> tuple[Update, Leaves]:
         surgeon = _Full(rows, lam) if cut is None else _Blocks(rows, lam, cut)
-        slope = rows.pull_back(jnp.full(rows.n, 1 / (rows.n * rows.batch)))
-        curvature = surgeon.examine(slope)
+        slope = None
         if first_order:
+            slope = rows.pull_back(jnp.full(rows.n, 1 / (rows.n * rows.batch)))
+        curvature = surgeon.examine(weights, slope)
+        if curvature.newton is not None:
             moved = optax.tree.sub(weights, curvature.newton)
             weights = trees.cast_like(moved, weights)
         diagonal = curvature.inverse_diagonal
@@ -172,8 +174,7 @@ def rank(
 ) -> Leaves:
     """``w^2 / [H^-1]_qq`` with H in blocks: large means keep."""
     cut = blockwise.partition(weights, block, output_axis)
-    slope = tuple(jnp.zeros_like(w) for w in weights)
-    diagonal = blockwise.examine(rows, cut, slope, damping).inverse_diagonal
+    diagonal = blockwise.examine(rows, cut, weights, damping).inverse_diagonal
     return _scores(weights, diagonal)
 
 
@@ -190,13 +191,14 @@ class _Blocks:
     def __init__(self, rows: Rows, damping: jax.Array, blocks: Leaves) -> None:
         self.rows, self.damping, self.blocks = rows, damping, blocks
 
-    def examine(self, slope: Leaves) -> Curvature:
-        return blockwise.examine(self.rows, self.blocks, slope, self.damping)
+    def examine(self, weights: Leaves, slope: Leaves | None) -> Curvature:
+        return blockwise.examine(self.rows, self.blocks, weights, self.damping, slope)
 
     def remove(self, weights: Leaves, mask: Leaves, alone: Leaves | None) -> Update:
-        return blockwise.remove(
-            self.rows, self.blocks, weights, mask, self.damping, alone
-        )
+        given = self.rows, self.blocks, weights, mask, self.damping
+        if alone is None:
+            return blockwise.remove(*given)
+        return blockwise.remove_alone(*given, alone)
 
 
 class _Full:
@@ -220,7 +222,7 @@ class _Full:
             (a - b) * self.rows.n / factor.ridge for a, b in zip(v, inner, strict=True)
         )
 
-    def examine(self, slope: Leaves) -> Curvature:
+    def examine(self, weights: Leaves, slope: Leaves | None) -> Curvature:
         factor, n = self._factor(), self.rows.n
         # 1 - g^T (G G^T + n lambda I)^-1 g is positive; rounding may say otherwise.
         least = jnp.finfo(factor.lower.dtype).eps
@@ -228,7 +230,7 @@ class _Full:
             jnp.maximum(1 - e, least) * n / factor.ridge
             for e in self.rows.energies(factor.inverse_root())
         )
-        newton = self._solve(factor, slope)
+        newton = None if slope is None else self._solve(factor, slope)
         return Curvature(diagonal, newton, factor.ridge / n, factor.raised)
 
     def remove(self, weights: Leaves, mask: Leaves, alone: Leaves | None) -> Update:
