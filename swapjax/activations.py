@@ -91,7 +91,7 @@ def _measure(rows: MatrixFreeRows, paths: tuple[str, ...]) -> tuple[Layer, ...]:
 
     def chunk(start: jax.Array | int, size: int) -> tuple[Layer, ...]:
         data = jax.tree.map(
-            lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), rows.data
+            lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), rows.examples
         )
         return _find(rows, data, paths)
 
@@ -207,7 +207,10 @@ def _evaluate(
     if not views:
         return [_Value(array, data) for array in arrays]
 
-    (array,), view = arrays, views[0]
+    view = views[0]
+    if len(arrays) > 1:
+        _product(eqn, operands, paths[view.leaf])  # says that it is none
+    (array,) = arrays
     if name in _SAME:
         return [_Value(array, data, view)]
     if name in _MOVES and array.size == math.prod(view.shape):

@@ -2,7 +2,7 @@
 
 Nothing is ever unpickled. A params file holds one array a leaf under its path, a masks
 file one bit an entry. PyTorch's names and layouts (``fc1.weight`` [out, in]) are
-understood when reading.
+understood when reading: see `swapjax.pytorch`.
 """
 
 import json
@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,11 @@ import numpy as np
 import safetensors
 import safetensors.flax
 
-from swapjax import files, masks, trees
+from swapjax import files, masks, pytorch, trees
 from swapjax.types import Masks, Params
+
+if TYPE_CHECKING:
+    from swapjax.models import Model
 
 # What the standard library raises for an archive that is damaged.
 _BROKEN_ZIP = (
@@ -46,13 +49,19 @@ def save_params(
     _write(path, _by_path(params), dict(metadata or {}))
 
 
-def load_params(path: str | Path, like: Params) -> Params:
+def load_params(
+    path: str | Path,
+    like: Params,
+    flattened: Mapping[str, tuple[int, int, int]] | None = None,
+) -> Params:
     """Read params for a network.
 
     Args:
         path: a ``.safetensors`` or ``.npz`` file, with the paths of `like` or with
             PyTorch's names and layouts.
         like: a tree with the structure, shapes and dtypes that are wanted.
+        flattened: `swapjax.models.Model.flattened` of the network, which PyTorch's
+            weights of a dense layer after a convolution need.
 
     Returns:
         The tree, with the dtypes of `like`.
@@ -64,11 +73,35 @@ def load_params(path: str | Path, like: Params) -> Params:
     arrays, metadata = read(path)
     if _PACKED in metadata:
         raise ValueError(f"{path}: holds masks, not params")
-    wanted = _by_path(like)
-    if not set(arrays) & set(wanted):
-        arrays = _from_torch(arrays, wanted)
-    found = _match(path, arrays, wanted)
-    return jax.tree.unflatten(jax.tree.structure(like), list(found.values()))
+    return _fit(str(path), arrays, like, flattened)
+
+
+def from_torch(source: str | Path | Mapping[str, Any], model: "Model") -> Params:
+    """Take the weights of a PyTorch network for one of `swapjax.models`.
+
+    Args:
+        source: a state dict, of tensors or of arrays; or a file that holds one:
+            ``.safetensors``, ``.npz``, or ``.pt`` and ``.pth`` where PyTorch is
+            installed.
+        model: from `swapjax.models.create`. ResNets and VGG take the names of
+            torchvision, MobileNetV1 those of one sequence, ``model.0.0.weight``.
+
+    Returns:
+        Params as `model.params`, running statistics of batch norm included.
+
+    Raises:
+        ValueError: for a file that cannot be read or holds other objects than weights,
+            and weights that are missing, too many, misshapen or not finite; every one
+            is named.
+        ImportError: for a ``.pt`` file without PyTorch.
+    """
+    if isinstance(source, Mapping):
+        name, arrays = "state dict", pytorch.to_arrays(source)
+    else:
+        name, path = str(source), Path(source)
+        torch_file = path.suffix in (".pt", ".pth")
+        arrays = pytorch.read(path) if torch_file else read(path)[0]
+    return _fit(name, arrays, model.params, model.flattened)
 
 
 def save_masks(path: str | Path, tree: Masks) -> None:
@@ -162,24 +195,21 @@ def _by_path(tree: Params) -> dict[str, Any]:
     return dict(zip(names, jax.tree.leaves(tree), strict=True))
 
 
-def _from_torch(
-    arrays: dict[str, np.ndarray], wanted: dict[str, Any]
-) -> dict[str, np.ndarray]:
-    """Rename and transpose PyTorch's arrays into the paths they would have here."""
-    result = {}
-    for name, array in arrays.items():
-        stem, _, kind = name.replace(".", "/").rpartition("/")
-        if kind == "weight" and array.ndim >= 2 and f"{stem}/kernel" in wanted:
-            # [out, in, h, w] -> [h, w, in, out]
-            order = (*range(2, array.ndim), 1, 0)
-            result[f"{stem}/kernel"] = array.transpose(order)
-        else:
-            result[f"{stem}/{kind}".lstrip("/")] = array
-    return result
+def _fit(
+    path: str,
+    arrays: dict[str, np.ndarray],
+    like: Params,
+    flattened: Mapping[str, tuple[int, int, int]] | None,
+) -> Params:
+    wanted = _by_path(like)
+    if not set(arrays) & set(wanted):
+        arrays = pytorch.rename(arrays, wanted, flattened)
+    found = _match(path, arrays, wanted)
+    return jax.tree.unflatten(jax.tree.structure(like), list(found.values()))
 
 
 def _match(
-    path: str | Path, arrays: dict[str, np.ndarray], wanted: dict[str, Any]
+    path: str, arrays: dict[str, np.ndarray], wanted: dict[str, Any]
 ) -> dict[str, jax.Array]:
     _require_names(path, arrays, wanted)
     wrong = [
@@ -193,7 +223,7 @@ def _match(
         name: jnp.asarray(arrays[name]).astype(leaf.dtype)
         for name, leaf in wanted.items()
     }
-    trees.require_finite(found, found.values(), str(path))
+    trees.require_finite(found, found.values(), path)
     return found
 
 

@@ -33,11 +33,12 @@ def project(matrices: Leaves, leaves: Leaves) -> jax.Array:
     dtype = wide((*matrices, *leaves))
 
     def product(m: jax.Array, v: jax.Array) -> jax.Array:
-        v = v.ravel().astype(dtype)
+        v = v.astype(dtype)
         if m.dtype == dtype:
-            return jnp.matmul(flat(m), v, precision=_HIGHEST)
+            # Not flattened: columns of a sharded leaf stay where they are.
+            return jnp.tensordot(m, v, v.ndim, precision=_HIGHEST)
         # Widened a few rows at a time: a wide copy of G must never be live.
-        one = lambda row: jnp.vdot(row.ravel().astype(dtype), v, precision=_HIGHEST)  # noqa: E731
+        one = lambda row: jnp.vdot(row.astype(dtype), v, precision=_HIGHEST)  # noqa: E731
         return jax.lax.map(one, m, batch_size=_NARROW_ROWS)
 
     parts = (product(m, v) for m, v in zip(matrices, leaves, strict=True))
@@ -51,7 +52,7 @@ def pull_back(matrices: Leaves, residual: jax.Array) -> Leaves:
 
     def product(m: jax.Array) -> jax.Array:
         if m.dtype == dtype:
-            return jnp.matmul(r, flat(m), precision=_HIGHEST).reshape(m.shape[1:])
+            return jnp.tensordot(r, m, 1, precision=_HIGHEST)
         zero = jnp.zeros(m.shape[1:], dtype)
         step = lambda t, row: (t + row[0] * row[1].astype(dtype), None)  # noqa: E731
         return jax.lax.scan(step, zero, (r, m))[0]
@@ -79,20 +80,29 @@ def products(first: Leaves, second: Leaves, support: Leaves | None = None) -> ja
     return sum(parts, start=jnp.zeros(shape, wide(first)))
 
 
-def sum_squares(matrices: Leaves, which: jax.Array) -> Leaves:
-    """Per column, the sum of squares over the rows that `which` marks."""
+def sum_squares(matrices: Leaves, which: jax.Array, lanes: int = 1) -> Leaves:
+    """Per column, the sum of squares over the rows that `which` marks.
+
+    Args:
+        matrices: the rows.
+        which: ``bool[n]``.
+        lanes: in how many equal parts rows lie on devices.
+    """
     dtype = wide(matrices)
 
     def total(m: jax.Array) -> jax.Array:
-        def step(carry: jax.Array, row: tuple) -> tuple[jax.Array, None]:
-            values, counts = row
-            square = jnp.square(values.astype(dtype))
-            return carry + jnp.where(counts, square, 0), None
+        m = m.reshape(lanes, len(m) // lanes, *m.shape[1:])
+        counts = which.reshape(*m.shape[:2], *(1,) * (m.ndim - 2))
+
+        def step(i: jax.Array, sums: jax.Array) -> jax.Array:
+            row = jax.lax.dynamic_index_in_dim(m, i, 1, keepdims=False)
+            count = jax.lax.dynamic_index_in_dim(counts, i, 1, keepdims=False)
+            return sums + jnp.where(count, jnp.square(row.astype(dtype)), 0)
 
         # Row by row: a reduction over the first axis strides through memory, and took
         # ten times as long.
-        zero = jnp.zeros(m.shape[1:], dtype)
-        return jax.lax.scan(step, zero, (m, which))[0]
+        zero = jnp.zeros((lanes, *m.shape[2:]), dtype)
+        return jnp.sum(jax.lax.fori_loop(0, m.shape[1], step, zero), axis=0)
 
     return tuple(total(m) for m in matrices)
 
@@ -156,6 +166,8 @@ def columns(matrices: Leaves, index: jax.Array) -> jax.Array:
 
 def moment(matrix: jax.Array, index: jax.Array) -> jax.Array:
     """``G_B^T G_B``, [c, c], of some columns B of one leaf; zeros beyond its end."""
+    if not matrix.size:
+        return jnp.zeros(2 * index.shape, wide((matrix,)))
     some = jnp.take(flat(matrix), index, axis=1, mode="fill", fill_value=0)
     some = some.astype(wide((matrix,)))
     return jnp.matmul(some.T, some, precision=_HIGHEST)
@@ -163,7 +175,7 @@ def moment(matrix: jax.Array, index: jax.Array) -> jax.Array:
 
 def flat(leaf: jax.Array) -> jax.Array:
     """Rows of a leaf as a matrix, [n, size]."""
-    return leaf.reshape(leaf.shape[0], -1)
+    return leaf.reshape(leaf.shape[0], math.prod(leaf.shape[1:]))
 
 
 def _dot(a: jax.Array, b: jax.Array) -> jax.Array:

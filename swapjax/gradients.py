@@ -1,11 +1,14 @@
 """Gradients of single examples, or of mini-batches: the rows of G are made here."""
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend import core
 
-from swapjax import explicit, trees
+from swapjax import explicit, sharding, trees
+from swapjax.checks import require_count
 from swapjax.matrix_free import MatrixFreeRows
 from swapjax.plan import Plan
 from swapjax.rows import Corruption, Storage
@@ -14,7 +17,8 @@ from swapjax.stored import StoredRows, store
 from swapjax.types import Leaves, LossFn, Params
 
 _STORE_BELOW = 2**31  # bytes of G that "auto" still stores
-_CHUNK_BYTES = 2**25  # bytes of gradient rows live at a time
+_CHUNK_BYTES = 2**25  # bytes of gradient rows live at a time, on a device
+_SPAN_BYTES = 2**28  # of activations
 _CHUNK_ROWS = 256
 
 
@@ -33,6 +37,9 @@ def per_example_gradients(
 ) -> StoredRows | MatrixFreeRows:
     """Take the gradient of the loss on each example, or on each mini-batch.
 
+    Params and data may be sharded in any way. Examples that are sharded over devices
+    stay there; every device takes the gradients of its own.
+
     Args:
         loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch whose leaves have
             a leading axis of examples. Evaluate the network in inference mode in it:
@@ -47,7 +54,9 @@ def per_example_gradients(
             default float32, or float64 for params of float64.
         corruption: what happens to each row, from `swapjax.noise`.
         key: seeds the corruption.
-        chunk: rows formed at a time; by default what fits 32 MiB, 256 at most.
+        chunk: rows that a device works on at a time; by default as many as fit 32 MiB
+            where they are formed and 256 MiB where passes hold activations, 256 at
+            most.
 
     Returns:
         The operator G.
@@ -55,8 +64,10 @@ def per_example_gradients(
     Raises:
         ValueError: for leaves of data that disagree about the number of examples, a
             number that batch does not divide, no rows at all, a corruption without a
-            key, and gradients that are not finite, naming the leaf.
+            key, a loss that is no scalar, and gradients that are not finite, naming
+            the leaf.
     """
+    params, data = sharding.leave_to_compiler((params, data))
     free = recipe(
         loss_fn, params, data, plan,
         batch=batch, dtype=dtype, corruption=corruption, key=key, chunk=chunk,
@@ -75,12 +86,25 @@ def recipe(
     corruption: Corruption | None = None,
     key: jax.Array | None = None,
     chunk: int | None = None,
+    spread: sharding.Spread | None = None,
 ) -> MatrixFreeRows:
-    """Describe the rows without computing anything; see `per_example_gradients`."""
-    if batch < 1:
-        raise ValueError(f"batch must be 1 or more, got {batch}")
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"chunk must be 1 or more, got {chunk}")
+    """Describe the rows without computing anything; see `per_example_gradients`.
+
+    Args:
+        loss_fn: as there, like all that follow.
+        params: where the gradients are taken.
+        data: the examples.
+        plan: the prunable leaves.
+        batch: examples a row.
+        dtype: what rows are rounded to.
+        corruption: what happens to each.
+        key: seeds the corruption.
+        chunk: rows formed at a time.
+        spread: the devices that examples go to; by default those they lie on.
+    """
+    require_count("batch", batch)
+    if chunk is not None:
+        require_count("chunk", chunk)
     if corruption is not None and key is None:
         raise ValueError("key: a corruption needs a PRNG key, got None")
     examples = count_examples(data)
@@ -90,19 +114,90 @@ def recipe(
         )
     n = examples // batch
     weights = plan.split(params)
+    spread = sharding.find_spread(data) if spread is None else spread
+    data = _in_lanes(data, n, spread)
+    slots = jax.tree.leaves(data)[0].shape[1]
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), data)
+    span = chunk
+    live = activation_bytes(loss_fn, params, one)
     if chunk is None:
-        chunk = min(_CHUNK_ROWS, max(1, _CHUNK_BYTES // (4 * plan.total)))
+        fits = _SPAN_BYTES // live
+        span = min(_CHUNK_ROWS, max(1, fits))
+        chunk = min(span, max(1, _CHUNK_BYTES // (4 * plan.total)))
     rounded = None if dtype is None else jnp.dtype(dtype)
+    if rounded is not None and not jnp.issubdtype(rounded, jnp.floating):
+        raise ValueError(f"dtype must be one of floats, got {rounded}")
     return MatrixFreeRows(
         params=params,
-        data=jax.tree.map(lambda x: x.reshape(n, batch, *x.shape[1:]), data),
+        data=data,
         key=jax.random.key(0) if key is None else key,
+        n=n,
         loss_fn=loss_fn,
         positions=plan.positions,
         corruption=corruption,
         dtype=None if rounded == explicit.wide(weights) else rounded,
-        chunk=min(chunk, n),
+        chunk=min(chunk, slots),
+        span=min(span, slots),
     )
+
+
+def _in_lanes(data: Any, n: int, spread: sharding.Spread | None) -> Any:
+    """Data as [lanes, slots, b, ...], a lane a device; the last repeats example 0."""
+    lanes = 1 if spread is None else spread.size
+    slots = math.ceil(n / lanes)
+
+    def lay(x: jax.Array) -> jax.Array:
+        x = jnp.reshape(x, (n, -1, *x.shape[1:]))
+        if lanes * slots > n:
+            filler = jnp.broadcast_to(x[:1], (lanes * slots - n, *x.shape[1:]))
+            x = jnp.concatenate([x, filler])
+        return x.reshape(lanes, slots, *x.shape[1:])
+
+    if spread is None:
+        return jax.tree.map(lay, data)
+    return spread.place(jax.jit(lambda data: jax.tree.map(lay, data))(data))
+
+
+def activation_bytes(loss_fn: LossFn, params: Params, batch: Any) -> int:
+    """Bytes of all that one evaluation of the loss computes, a bound on what it holds.
+
+    Args:
+        loss_fn: ``loss_fn(params, batch)``.
+        params: the weights.
+        batch: a pytree of arrays, or of their shapes.
+
+    Raises:
+        ValueError: if the loss is no scalar.
+    """
+
+    def count(jaxpr: core.Jaxpr) -> int:
+        total = 0
+        for equation in jaxpr.eqns:
+            inner = [
+                part.jaxpr if isinstance(part, core.ClosedJaxpr) else part
+                for value in equation.params.values()
+                for part in (value if isinstance(value, tuple | list) else (value,))
+                if isinstance(part, core.ClosedJaxpr | core.Jaxpr)
+            ]
+            if inner:
+                total += sum(map(count, inner))
+            else:
+                total += sum(_bytes(v.aval) for v in equation.outvars)
+        return total
+
+    program = jax.make_jaxpr(loss_fn)(params, batch)
+    if [aval.shape for aval in program.out_avals] != [()]:
+        raise ValueError(
+            "loss_fn must return one scalar, the mean loss of a batch, got "
+            f"{', '.join(map(str, program.out_avals))}"
+        )
+    return max(1, count(program.jaxpr))
+
+
+def _bytes(aval: Any) -> int:
+    if not hasattr(aval, "shape") or not hasattr(aval.dtype, "itemsize"):
+        return 0
+    return math.prod(aval.shape) * aval.dtype.itemsize
 
 
 def form(

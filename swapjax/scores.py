@@ -1,8 +1,12 @@
-"""Scores by which entries compete for a place in the support: large means keep."""
+"""Scores by which entries compete for a place in the support: large means keep.
+
+All but magnitude are in float32 or wider: squares of float16 leave its range.
+"""
 
 import jax
 import jax.numpy as jnp
 
+from swapjax import explicit
 from swapjax.layers import Layer
 from swapjax.types import Leaves
 
@@ -19,8 +23,10 @@ def saliency(weights: Leaves, gradient: Leaves) -> Leaves:
         weights: the leaves.
         gradient: of the mean loss.
     """
+    wide = explicit.wide(weights)
     return tuple(
-        jnp.abs(w * g.astype(w.dtype)) for w, g in zip(weights, gradient, strict=True)
+        jnp.abs(w.astype(wide) * g.astype(wide))
+        for w, g in zip(weights, gradient, strict=True)
     )
 
 
@@ -34,8 +40,9 @@ def fisher_diagonal(weights: Leaves, mean_squares: Leaves) -> Leaves:
         weights: the leaves.
         mean_squares: ``F_qq = (1/n) sum_i G_iq^2``, from `Rows.mean_squares`.
     """
+    wide = explicit.wide(weights)
     return tuple(
-        jnp.square(w) * f.astype(w.dtype)
+        jnp.square(w.astype(wide)) * f.astype(wide)
         for w, f in zip(weights, mean_squares, strict=True)
     )
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from swapjax import trees
+from swapjax import sharding, trees
 
 
 class Source:
@@ -20,9 +20,13 @@ class Source:
             such batches.
         wanted: examples that each draw will take.
 
+    Attributes:
+        taken: batches taken of the iterator.
+        spread: the devices that arrays are sharded over, if they are.
+
     Raises:
         ValueError: for arrays that disagree about the number of examples, hold fewer
-            than wanted, or are not finite.
+            than wanted, are not finite, or sharded in different ways.
     """
 
     def __init__(self, data: Any, wanted: int) -> None:
@@ -30,7 +34,9 @@ class Source:
         self._iterator = data if isinstance(data, Iterator) else None
         self._arrays = None if self._iterator is not None else data
         self.taken = 0
+        self.spread = None
         if self._arrays is not None:
+            self.spread = sharding.find_spread(self._arrays)
             available = count_examples(self._arrays)
             if available < wanted:
                 raise ValueError(

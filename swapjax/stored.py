@@ -55,7 +55,8 @@ class StoredRows:
 
     def mean_squares(self) -> Leaves:
         """``(1/n) sum_i G_iq^2``."""
-        total = explicit.sum_squares(self.matrices, jnp.ones(self.n, bool))
+        lanes = 1 if self.n % self.source.lanes else self.source.lanes
+        total = explicit.sum_squares(self.matrices, jnp.ones(self.n, bool), lanes)
         return tuple(t / self.n for t in total)
 
     def energies(self, factor: jax.Array) -> Leaves:
@@ -90,15 +91,4 @@ class StoredRows:
 @jax.jit
 def store(free: MatrixFreeRows) -> StoredRows:
     """Form all rows, chunk by chunk, into arrays that are written in place."""
-
-    def step(out: Leaves, i: jax.Array) -> tuple[Leaves, None]:
-        start = free._start(i)
-        return jax.tree.map(
-            lambda o, b: jax.lax.dynamic_update_slice_in_dim(o, b, start, 0),
-            out,
-            free._block(start),
-        ), None
-
-    dtype = free.dtype or explicit.wide(free._weights)
-    empty = tuple(jnp.zeros((free.n, *w.shape), dtype) for w in free._weights)
-    return StoredRows(jax.lax.scan(step, empty, free._blocks)[0], free)
+    return StoredRows(free.store(), free)

@@ -58,6 +58,24 @@ def require_finite(
         raise ValueError(f"{what}: NaN or infinite entries in {', '.join(bad)}")
 
 
+def require_arrays(tree: Params, what: str) -> None:
+    """Raise where a leaf is no array and no number.
+
+    Args:
+        tree: any pytree.
+        what: it is, as in ``"params"``.
+
+    Raises:
+        ValueError: naming the first such leaf.
+    """
+    for path, leaf in zip(paths(tree), jax.tree.leaves(tree), strict=True):
+        if not isinstance(leaf, jax.Array | np.ndarray | np.generic | int | float):
+            raise ValueError(
+                f"{what}: {path or 'it'} is a {type(leaf).__name__}, not an array; "
+                "take the arrays out first, as eqx.partition and nnx.split do"
+            )
+
+
 @jax.jit
 def _not_finite(leaf: jax.Array) -> jax.Array:
     return jnp.sum(~jnp.isfinite(leaf))

@@ -10,12 +10,22 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 # Threads of OpenBLAS spin where cores are shared, and their number changes roundings.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+# Programs over simulated devices wait for ever where XLA has fewer threads than there
+# are collectives at once; it has as many as cores, and starts what is ready at once.
+os.environ.setdefault("NPROC", "64")
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
+)
 
 import hypothesis
 import jax
 import pytest
 
 from swapjax import datasets, experiments, models
+
+# Devices to shard over; what is not sharded stays on the first.
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 hypothesis.settings.register_profile(
     "swapjax", deadline=None, derandomize=True, max_examples=40

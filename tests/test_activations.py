@@ -332,6 +332,10 @@ def as_an_image(w, x):
     return jax.lax.conv(w[None, None], x[:2, :2][None, None], (1, 1), "SAME")
 
 
+def in_a_loop(w, x):
+    return jax.lax.fori_loop(0, 3, lambda i, y: y @ w, x)
+
+
 @pytest.mark.parametrize(
     ("read", "words"),
     [
@@ -344,6 +348,8 @@ def as_an_image(w, x):
         (lambda w, x: x @ (w @ jnp.ones((4, 4))), "does not depend on the data"),
         (lambda w, x: x @ (w @ w), "does not depend on the data"),
         (in_a_scan, "within scan"),
+        (in_a_loop, "within scan|within while"),
+        (lambda w, x: x @ jnp.split(w, 2, axis=1)[0], "through split"),
         (as_an_image, "as an image"),
     ],
 )

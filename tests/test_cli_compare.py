@@ -8,6 +8,7 @@ import pytest
 
 from swapjax import checkpoint, experiments
 from swapjax.cli import main, screen
+from swapjax.cli.compare import Compare, _methods
 from swapjax.cli.methods import METHODS
 from swapjax.cli.options import Options
 
@@ -390,3 +391,14 @@ def test_a_demo_that_cannot_be_written_is_not_started(runs, tmp_path, capsys):
     assert main(["demo", "--out", str(tmp_path / "file")]) == 2
     assert "is not a folder" in capsys.readouterr().err
     assert runs == []
+
+
+def test_a_pattern_leaves_out_what_cannot_do_it(compare, capsys):
+    assert compare("--methods", "obd,cbs", "--pattern", "2:4") == 2
+    assert "--methods: cbs does not take --pattern" in capsys.readouterr().err
+
+
+def test_all_methods_under_a_pattern_are_those_that_can_do_it():
+    options = Compare(methods="all", pattern="2:4")
+    assert set(METHODS) - set(_methods(options)) == {"cbs"}
+    assert _methods(Compare(methods="all")) == list(METHODS)

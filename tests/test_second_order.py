@@ -10,7 +10,17 @@ import pytest
 from toy import N, explicit, flat, setting, solve
 
 import swapjax
-from swapjax import NM, Status, cbs, chita, obd, plan, saliency, woodfisher
+from swapjax import (
+    NM,
+    Status,
+    cbs,
+    chita,
+    layerwise_obs,
+    obd,
+    plan,
+    saliency,
+    woodfisher,
+)
 from swapjax.gradients import per_example_gradients
 from swapjax.masks import apply_masks
 from swapjax.oneshot import Problem, blocks
@@ -485,7 +495,7 @@ class TestCHITA:
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
-        (woodfisher, {"block": 0}, "block must be 1 or more, or None, got 0"),
+        (woodfisher, {"block": 0}, "block must be 1 or more, got 0"),
         (woodfisher, {"damping": -1.0}, "damping must be 0 or more, got -1.0"),
         (woodfisher, {"update": "all"}, "update must be 'joint', 'independent'"),
         (woodfisher, {"rounds": 0}, "rounds must be 1 or more, got 0"),
@@ -497,18 +507,26 @@ class TestCHITA:
         (cbs, {"passes": -1}, "passes must be 0 or more, got -1"),
         (chita, {"search": "cd"}, "search must be 'shrink', 'iht' or 'magnitude'"),
         (chita, {"polish": "sgd"}, "polish must be 'backsolve', 'descent' or 'none'"),
-        (chita, {"block": 0}, "block must be 1 or more, or None"),
+        (chita, {"block": 0}, "block must be 1 or more, got 0"),
         (chita, {"block": 5, "polish": "descent"}, "block: coordinate descent and"),
         (chita, {"block": 5, "search": "shrink"}, "shrink take all weights at once"),
         (chita, {"step": 1.0}, r"step must be in \[0, 1\), got 1.0"),
         (chita, {"iterations": 0}, "iterations must be 1 or more, got 0"),
         (chita, {"sweeps": 0}, "sweeps must be 1 or more, got 0"),
         (chita, {"damping": float("nan")}, "damping must be 0 or more, got nan"),
+        (chita, {"damping": "much"}, "damping must be numbers, got 'much'"),
+        (woodfisher, {"rounds": 1.5}, "rounds must be a whole number, got 1.5"),
+        (layerwise_obs, {"damping": [0.1, 0.2]}, "damping must be one number here"),
     ],
 )
 def test_bad_settings_are_named(make, options, message):
     with pytest.raises(ValueError, match=message):
         make(**options)
+
+
+def test_dampings_may_come_in_any_sequence():
+    for damping in ([1e-3, 1e-2], np.asarray([1e-3, 1e-2])):
+        assert chita(damping=damping) == chita(damping=(1e-3, 1e-2))
 
 
 def test_they_say_that_they_need_rows():

@@ -193,14 +193,22 @@ def _methods(options: Compare) -> list[MethodName]:
     if options.methods is None:
         return [options.method]
     if options.methods == "all":
-        return list(METHODS)
+        return [name for name in METHODS if name not in _left_out(options)]
     names = [name.strip() for name in options.methods.split(",")]
     for name in names:
         if name not in get_args(MethodName):
             raise ValueError(
                 f"--methods: {name!r} is not one of {', '.join(METHODS)}, or all"
             )
+    for name in _left_out(options):
+        if name in names:
+            raise ValueError(f"--methods: {name} does not take --pattern; leave it out")
     return list(dict.fromkeys(names))  # type: ignore[arg-type]
+
+
+def _left_out(options: Compare) -> tuple[MethodName, ...]:
+    """Methods that cannot do what the other options ask for."""
+    return ("cbs",) if options.pattern is not None else ()
 
 
 def _numbers(text: str | None, name: str, kind: type, default: float) -> list:

@@ -1,7 +1,8 @@
 """The networks of the benchmarks, as pure functions of a dict of params."""
 
 import math
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -9,13 +10,24 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from swapjax import trees
 from swapjax.models.cnn import CNN
 from swapjax.models.mlp import MLP
+from swapjax.models.mobilenet import MobileNetV1
+from swapjax.models.resnet import ResNet, resnet18, resnet20, resnet50
+from swapjax.models.vgg import POOLED, VGG16
 from swapjax.types import Params
 
-__all__ = ["CNN", "MLP", "NAMES", "Model", "create"]
+__all__ = ["CNN", "MLP", "NAMES", "VGG16", "MobileNetV1", "Model", "ResNet", "create"]
 
-NAMES = ("mlpnet", "cnn")
+_IMAGE_NETWORKS: dict[str, tuple[Callable[..., nnx.Module], int]] = {
+    "resnet20": (resnet20, 8),
+    "resnet18": (resnet18, 32),
+    "resnet50": (resnet50, 32),
+    "mobilenet_v1": (MobileNetV1, 32),
+    "vgg16": (VGG16, 32),
+}  # and the smallest side of an image
+NAMES = ("mlpnet", "cnn", *_IMAGE_NETWORKS)
 
 
 class Model(NamedTuple):
@@ -23,22 +35,32 @@ class Model(NamedTuple):
 
     Attributes:
         name: as it was asked for.
-        params: initial weights, a dict of arrays.
-        apply: ``(params, images [n, ...]) -> logits [n, classes]``.
+        params: initial weights, a dict of arrays; running statistics of batch norm
+            among them, under ``mean`` and ``var``, which no gradient reaches.
+        apply: ``(params, images [n, ...]) -> logits [n, classes]``, in inference mode.
         loss_fn: ``(params, (images, labels)) -> mean cross-entropy``.
+        statistics: ``(params, images) -> params`` with the statistics of those images
+            in place of running ones, for `swapjax.recalibrate_batchnorm`; None for a
+            network without batch norm.
+        flattened: the shape [h, w, c] that a dense layer reads flattened, by the path
+            of its kernel. PyTorch flattens it as [c, h, w].
     """
 
     name: str
     params: Params
     apply: Callable[[Params, jax.Array], jax.Array]
     loss_fn: Callable[[Params, Any], jax.Array]
+    statistics: Callable[[Params, jax.Array], Params] | None = None
+    flattened: Mapping[str, tuple[int, int, int]] = types.MappingProxyType({})
 
 
 def create(name: str, shape: tuple[int, ...], classes: int, *, seed: int = 0) -> Model:
     """Make a network for images of some shape.
 
     Args:
-        name: ``"mlpnet"`` (40 and 20 hidden units, no biases) or ``"cnn"``.
+        name: ``"mlpnet"`` (40 and 20 hidden units, no biases), ``"cnn"``,
+            ``"resnet20"``, ``"resnet18"``, ``"resnet50"``, ``"mobilenet_v1"`` or
+            ``"vgg16"``.
         shape: of one image.
         classes: how many there are.
         seed: of the initial weights.
@@ -46,28 +68,60 @@ def create(name: str, shape: tuple[int, ...], classes: int, *, seed: int = 0) ->
     Raises:
         ValueError: for an unknown name, and images that the network cannot take.
     """
+    rngs, flattened = nnx.Rngs(seed), {}
     if name == "mlpnet":
-        sizes = (math.prod(shape), 40, 20, classes)
-        network: nnx.Module = MLP(sizes, rngs=nnx.Rngs(seed))
+        network: nnx.Module = MLP((math.prod(shape), 40, 20, classes), rngs=rngs)
     elif name == "cnn":
         if len(shape) not in (2, 3) or shape[0] % 4 or shape[1] % 4:
             raise ValueError(
                 "model: cnn takes images of (height, width) or (height, width, "
                 f"channels) with sides divisible by 4, got {shape}"
             )
-        network = CNN(shape, classes, rngs=nnx.Rngs(seed))
+        network = CNN(shape, classes, rngs=rngs)
+        flattened = {"fc1/kernel": (shape[0] // 4, shape[1] // 4, 32)}
+    elif name in _IMAGE_NETWORKS:
+        build, smallest = _IMAGE_NETWORKS[name]
+        if len(shape) != 3 or min(shape[:2]) < smallest:
+            raise ValueError(
+                f"model: {name} takes images of (height, width, channels) with sides "
+                f"of {smallest} or more, got {shape}"
+            )
+        network = build(shape[-1], classes, rngs=rngs)
+        if name == "vgg16":
+            flattened = {"classifier/0/kernel": (POOLED, POOLED, 512)}
     else:
         raise ValueError(f"model must be one of {', '.join(NAMES)}, got {name!r}")
+    return _as_functions(name, network, flattened)
 
+
+def _as_functions(name: str, network: nnx.Module, flattened: dict) -> Model:
     graph, state = nnx.split(network)
+    params = nnx.to_pure_dict(state)
+    running = set(trees.paths(nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))))
+    fixed = {i for i, path in enumerate(trees.paths(params)) if path in running}
+
+    def restore(params: Params) -> nnx.Module:
+        """The network with these weights; its running statistics are constants."""
+        leaves, treedef = jax.tree.flatten(params)
+        leaves = [
+            jax.lax.stop_gradient(x) if i in fixed else x for i, x in enumerate(leaves)
+        ]
+        return nnx.merge(graph, jax.tree.unflatten(treedef, leaves))
 
     @jax.jit
     def apply(params: Params, x: jax.Array) -> jax.Array:
-        return nnx.merge(graph, params)(x)
+        return restore(params)(x)
 
     def loss_fn(params: Params, batch: Any) -> jax.Array:
         x, y = batch
         losses = optax.softmax_cross_entropy_with_integer_labels(apply(params, x), y)
         return jnp.mean(losses)
 
-    return Model(name, nnx.to_pure_dict(state), apply, loss_fn)
+    @jax.jit
+    def statistics(params: Params, x: jax.Array) -> Params:
+        training = restore(params)
+        training.set_attributes(nnx.BatchNorm, use_running_average=False, momentum=0.0)
+        training(x)
+        return nnx.to_pure_dict(nnx.state(training))
+
+    return Model(name, params, apply, loss_fn, statistics if fixed else None, flattened)

@@ -64,6 +64,10 @@ def partition(weights: Leaves, size: int, axis: int) -> Leaves:
     """
 
     def chunks(leaf: jax.Array) -> jax.Array:
+        if not -leaf.ndim <= axis < leaf.ndim:
+            raise ValueError(
+                f"output_axis: {axis} is no axis of a leaf of shape {leaf.shape}"
+            )
         places = jnp.arange(leaf.size, dtype=jnp.int32).reshape(leaf.shape)
         order = jnp.moveaxis(places, axis, 0).ravel()
         width = max(1, min(size, leaf.size))
@@ -165,7 +169,7 @@ def remove_alone(
         diagonal: jax.Array,
     ) -> tuple[jax.Array, regression.Factor]:
         factor = _factor(fisher, real, damping)
-        share = gone / jnp.where(real, diagonal, 1).astype(gone.dtype)
+        share = gone / jnp.where(real, diagonal, 1)
         return -factor.solve(share), factor
 
     return _remove(rows, blocks, weights, support, adapt, inverse_diagonal)
@@ -226,10 +230,13 @@ def _real(blocks: Leaves, like: Leaves) -> Leaves:
 
 def _cut(blocks: Leaves, leaves: Leaves) -> Leaves:
     """The entries of every block, [number, c]; zero or False for none."""
-    return tuple(
-        jnp.take(leaf.ravel(), b, mode="fill", fill_value=0)
-        for b, leaf in zip(blocks, leaves, strict=True)
-    )
+
+    def take(leaf: jax.Array, b: jax.Array) -> jax.Array:
+        if not leaf.size:  # which jnp.take gives another shape
+            return jnp.zeros(b.shape, leaf.dtype)
+        return jnp.take(leaf.ravel(), b, mode="fill", fill_value=0)
+
+    return tuple(map(take, leaves, blocks))
 
 
 def _join(blocks: Leaves, values: Sequence[jax.Array], like: Leaves) -> Leaves:

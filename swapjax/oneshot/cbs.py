@@ -7,14 +7,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from swapjax import scores, trees
+from swapjax import explicit, scores, trees
+from swapjax.checks import require_count
 from swapjax.masks import apply_masks
 from swapjax.oneshot.backsolve import backsolve
 from swapjax.oneshot.choice import best_of, conclude, stack
 from swapjax.oneshot.problem import Method, Problem, Solution, check_dampings, rows_of
 from swapjax.oneshot.woodfisher import rank
 from swapjax.rows import Rows
-from swapjax.selection import Budget, select, top_keys
+from swapjax.selection import Budget, select, sort_keys, top_keys
 from swapjax.types import Leaves
 
 Start = Literal["magnitude", "obd", "woodfisher"]
@@ -70,10 +71,8 @@ def cbs(
             f"{start!r}"
         )
     for name, value in (("candidates", candidates), ("block", block)):
-        if value < 1:
-            raise ValueError(f"{name} must be 1 or more, got {value}")
-    if passes < 0:
-        raise ValueError(f"passes must be 0 or more, got {passes}")
+        require_count(name, value)
+    require_count("passes", passes, least=0)
     settings: dict[str, Any] = {
         "start": starts,
         "damping": check_dampings(damping),
@@ -120,7 +119,7 @@ def _solve(
 ) -> Solution:
     rows, w = rows_of(problem), problem.weights
     if any(budget.patterns):
-        raise ValueError("budget: cbs does not exchange within N:M patterns")
+        raise ValueError("pattern: cbs does not exchange within N:M patterns")
     dampings = [d / rows.batch for d in damping]
     squares = rows.mean_squares()
 
@@ -193,9 +192,10 @@ def search(
         candidates: of either kind, per group.
         passes: the most.
     """
-    n = rows.n
+    n, wide = rows.n, explicit.wide(weights)
+    weights = tuple(w.astype(wide) for w in weights)
     own = tuple(
-        jnp.square(w) * (f + damping).astype(w.dtype)
+        jnp.square(w) * (f + damping).astype(wide)
         for w, f in zip(weights, squares, strict=True)
     )
     flat_weights = jnp.concatenate([w.ravel() for w in weights])
@@ -321,10 +321,9 @@ def _exchange(
 def _floors(weights: Leaves, support: Leaves, budget: Budget) -> Leaves:
     """The largest kept weights of each leaf, as many as its floor: they stay."""
     ranked = (
-        jnp.where(s, 1 + jnp.abs(w).astype(jnp.float32), 0)
+        jnp.where(s, sort_keys(jnp.abs(w)), 0)
         for s, w in zip(support, weights, strict=True)
     )
     return tuple(
-        top_keys((jax.lax.bitcast_convert_type(r, jnp.uint32),), floor)[0]
-        for r, floor in zip(ranked, budget.floors, strict=True)
+        top_keys((r,), floor)[0] for r, floor in zip(ranked, budget.floors, strict=True)
     )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from swapjax import scores, trees
+from swapjax.checks import require_count
 from swapjax.masks import apply_masks
 from swapjax.oneshot import targets
 from swapjax.oneshot.backsolve import backsolve, sweep
@@ -89,8 +90,8 @@ def chita(
         raise ValueError(
             f"polish must be 'backsolve', 'descent' or 'none', got {polish!r}"
         )
-    if block is not None and block < 1:
-        raise ValueError(f"block must be 1 or more, or None, got {block}")
+    if block is not None:
+        require_count("block", block)
     if block is not None and (polish == "descent" or search == "shrink"):
         raise ValueError(
             "block: coordinate descent and shrink take all weights at once"
@@ -100,8 +101,7 @@ def chita(
     if sweeps is None:
         sweeps = 20 if polish == "descent" else 3
     for name, value in (("iterations", iterations), ("sweeps", sweeps)):
-        if value < 1:
-            raise ValueError(f"{name} must be 1 or more, got {value}")
+        require_count(name, value)
     settings: dict[str, Any] = {
         "damping": check_dampings(damping),
         "search": search,
@@ -174,13 +174,15 @@ def _solve(
 
         def one(carry: tuple) -> tuple:
             count, ranked, left, done, best, lowest = carry
-            count = jnp.maximum(jnp.ceil(step * count).astype(count.dtype), budget.keep)
+            # One fewer at least: the share of few entries rounds up to all of them.
+            fewer = jnp.ceil(step * count).astype(count.dtype)
+            count = jnp.maximum(jnp.minimum(fewer, count - 1), budget.keep)
             here = dataclasses.replace(budget, keep=count)
             # At the end magnitude and OBD in turn: far from the reference neither is
             # always the better one.
             last = jnp.all(count <= budget.keep) & ((iterations - left) % 2 == 1)
             scored = tuple(
-                jnp.abs(v) * jnp.where(last, jnp.sqrt(b), 1).astype(v.dtype)
+                jnp.abs(v.astype(b.dtype)) * jnp.where(last, jnp.sqrt(b), 1)
                 for v, b in zip(ranked, below, strict=True)
             )
             mask = select(scored, here, within)

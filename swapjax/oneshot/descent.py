@@ -52,6 +52,8 @@ def descend(
         m: jax.Array, s: jax.Array, w: jax.Array, ref: jax.Array, r: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """One sweep over a leaf: its weights and the residual."""
+        if not s.size:
+            return w, r
 
         def sweep(size: int) -> tuple[jax.Array, jax.Array]:
             (index,) = jnp.nonzero(s.ravel(), size=size, fill_value=s.size)

@@ -1,12 +1,18 @@
 """The layer-wise methods: optimal brain surgery on each layer, and Wanda."""
 
 import functools
-import math
 from typing import Any, Literal
 
 from swapjax import scores
+from swapjax.checks import require_count
 from swapjax.oneshot.layerwise import Order, Weigh, solve
-from swapjax.oneshot.problem import Method, Problem, Solution, layers_of
+from swapjax.oneshot.problem import (
+    Method,
+    Problem,
+    Solution,
+    check_dampings,
+    layers_of,
+)
 from swapjax.oneshot.scored import keep
 from swapjax.selection import Budget, select
 
@@ -79,15 +85,15 @@ def layerwise_obs(
     """
     if order not in ("auto", "greedy", "columns"):
         raise ValueError(f"order must be 'auto', 'greedy' or 'columns', got {order!r}")
-    if not (math.isfinite(damping) and damping >= 0):
-        raise ValueError(f"damping must be 0 or more, got {damping}")
-    if block < 1:
-        raise ValueError(f"block must be 1 or more, got {block}")
+    dampings = check_dampings(damping)
+    if len(dampings) > 1:
+        raise ValueError(f"damping must be one number here, got {damping}")
+    require_count("block", block)
     if weigh not in ("equal", "fisher"):
         raise ValueError(f"weigh must be 'equal' or 'fisher', got {weigh!r}")
     if reference not in ("current", "initial"):
         raise ValueError(f"reference must be 'current' or 'initial', got {reference!r}")
-    settings: dict[str, Any] = {"order": order, "damping": float(damping)}
+    settings: dict[str, Any] = {"order": order, "damping": dampings[0]}
     settings |= {"block": block, "weigh": weigh, "reference": reference, "refit": refit}
     return Method(
         name="layerwise-obs",

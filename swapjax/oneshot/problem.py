@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from swapjax.layers import Layer
 from swapjax.rows import Rows
@@ -117,9 +118,12 @@ def check_dampings(damping: float | tuple[float, ...]) -> tuple[float, ...]:
     """One or several dampings, as a tuple.
 
     Raises:
-        ValueError: for none, and for values below 0 or not finite.
+        ValueError: for none, other than numbers, and values below 0 or not finite.
     """
-    dampings = damping if isinstance(damping, tuple) else (damping,)
+    try:
+        dampings = tuple(float(d) for d in np.atleast_1d(np.asarray(damping)))
+    except (TypeError, ValueError):
+        raise ValueError(f"damping must be numbers, got {damping!r}") from None
     if not dampings or not all(math.isfinite(d) and d >= 0 for d in dampings):
         raise ValueError(f"damping must be 0 or more, got {damping}")
-    return tuple(map(float, dampings))
+    return dampings

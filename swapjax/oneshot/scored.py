@@ -67,6 +67,10 @@ def _ranked(
     name: str, score: Callable[[Problem], Leaves], *, needs_rows: bool = True
 ) -> Method:
     def solve(problem: Problem, budget: Budget) -> Solution:
-        return keep(problem, select(score(problem), budget, problem.within))
+        ranked = score(problem)
+        solution = keep(problem, select(ranked, budget, problem.within))
+        finite = jnp.stack([jnp.all(jnp.isfinite(r)) for r in ranked]).all()
+        status = jnp.where(finite, solution.status, Status.NOT_FINITE)
+        return solution._replace(status=status.astype(jnp.int32))
 
     return Method(name, (), solve, needs_rows=needs_rows)

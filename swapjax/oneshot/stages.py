@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from swapjax import masks as masking
-from swapjax import schedules, trees
+from swapjax import schedules, sharding, trees
 from swapjax.activations import second_moments
+from swapjax.checks import require_count
 from swapjax.finetune import FineTune
 from swapjax.finetune import finetune as tune
 from swapjax.gradients import check_storage, form, recipe
@@ -101,13 +102,18 @@ def prune(
         dtype: of stored rows; ``jnp.bfloat16`` halves their memory.
         callback: called with each finished stage.
 
+    Params may be sharded over devices in any way, and data too: each device then takes
+    the gradients of its own examples. Results lie where params did. In a run of several
+    processes each calls this with the same arguments.
+
     Returns:
         Params, masks and history.
 
     Raises:
         ValueError: for arguments out of range, too few examples, entries that are not
             finite in params, data or gradients, masks that do not belong to params,
-            and a checkpoint of another run or in no folder.
+            params and data on different devices, and a checkpoint of another run, in
+            no folder, or of a run of several processes.
 
     Example:
         >>> import jax, jax.numpy as jnp, swapjax
@@ -127,9 +133,21 @@ def prune(
     schedule = schedules.exponential(initial=0.1) if schedule is None else schedule
     check_storage(storage)
     for name, value in (("stages", stages), ("samples", samples), ("batch", batch)):
-        if value < 1:
-            raise ValueError(f"{name} must be 1 or more, got {value}")
-    params = jax.tree.map(jnp.asarray, params)
+        require_count(name, value)
+    if not isinstance(method, Method):
+        raise ValueError(
+            "method must be what a function like swapjax.swap() returns, got "
+            f"{method!r}"
+        )
+    if noise is not None and not callable(noise):
+        raise ValueError(
+            "noise must be a function of rows, such as "
+            f"swapjax.noise.GradientNoise(scale, proportion), got {noise!r}"
+        )
+    trees.require_arrays(params, "params")
+    params = brought = jax.tree.map(jnp.asarray, params)
+    sharding.require_same_devices(params=params, data=data, within=within)
+    params, data, within = sharding.leave_to_compiler((params, data, within))
     target = sparsity if isinstance(sparsity, Plan) else plan(params, sparsity)
     initial = target.split(params)
     trees.require_finite(trees.paths(params), jax.tree.leaves(params), "params")
@@ -143,6 +161,8 @@ def prune(
         # Imported here so that the core does without safetensors.
         from swapjax.oneshot import resume
 
+        if jax.process_count() > 1:
+            raise ValueError("checkpoint: runs of several processes keep none yet")
         if not Path(checkpoint).parent.is_dir():
             raise ValueError(f"checkpoint: {Path(checkpoint).parent} is not a folder")
         run = resume.fingerprint(
@@ -153,6 +173,7 @@ def prune(
             finetune=finetune and finetune.describe(),
         )  # fmt: skip
         state = resume.load(checkpoint, params, run) or state
+        state = state._replace(params=sharding.put_like(state.params, params))
         source.skip(state.batches)
 
     for t in range(len(state.history), stages):
@@ -161,6 +182,7 @@ def prune(
         rows = recipe(
             loss_fn, state.params, source.draw(draw_key), target,
             batch=batch, dtype=dtype, corruption=noise, key=noise_key,
+            spread=source.spread,
         )  # fmt: skip
         before = _loss(rows, state.params)
         problem = Problem(
@@ -177,6 +199,7 @@ def prune(
             new = tune(loss_fn, new, source.stream, finetune, masks=masks, key=tune_key)
         if recalibrate is not None:
             new = masking.apply_masks(recalibrate(new), masks)
+        new = sharding.put_like(new, params)
         trees.require_finite(trees.paths(new), jax.tree.leaves(new), "params")
         stage = _stage(t + 1, masks, solution, before, _loss(rows, new), started)
         state = Saved(new, masks, (*state.history, stage), source.taken)
@@ -184,7 +207,11 @@ def prune(
             resume.save(checkpoint, state, run)
         if callback is not None:
             callback(stage)
-    return Pruned(state.params, state.masks, state.history)
+    # Masks lie with the weights that they are of.
+    pruned, masks = (
+        sharding.put_like(tree, brought) for tree in (state.params, state.masks)
+    )
+    return Pruned(pruned, masks, state.history)
 
 
 # Methods are static and compare by their settings: one compilation serves all stages,

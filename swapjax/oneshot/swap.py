@@ -5,6 +5,7 @@ import math
 from typing import Any, Literal
 
 from swapjax import transport
+from swapjax.checks import require_count
 from swapjax.oneshot import official as released
 from swapjax.oneshot import targets
 from swapjax.oneshot.problem import Method, check_dampings
@@ -112,8 +113,7 @@ def swap(
         raise ValueError(f"perplexity must be more than 1 and finite, got {perplexity}")
     if not 0 <= rho <= 1:
         raise ValueError(f"rho must be in [0, 1], got {rho}")
-    if max_sinkhorn < 1:
-        raise ValueError(f"max_sinkhorn must be 1 or more, got {max_sinkhorn}")
+    require_count("max_sinkhorn", max_sinkhorn)
     common = _check_common(
         damping, support, first_order, reference, iterations, rounds, tolerance
     )
@@ -204,8 +204,7 @@ def _check_common(
     if reference not in ("current", "initial"):
         raise ValueError(f"reference must be 'current' or 'initial', got {reference!r}")
     for name, value in (("iterations", iterations), ("rounds", rounds)):
-        if value < 1:
-            raise ValueError(f"{name} must be 1 or more, got {value}")
+        require_count(name, value)
     if not tolerance >= 0:
         raise ValueError(f"tolerance must be 0 or more, got {tolerance}")
     return {

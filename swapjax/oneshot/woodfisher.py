@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from swapjax import regression, trees
+from swapjax import explicit, regression, trees
+from swapjax.checks import require_count
 from swapjax.masks import apply_masks
 from swapjax.oneshot import blocks as blockwise
 from swapjax.oneshot.backsolve import backsolve
@@ -61,14 +62,13 @@ def woodfisher(
     Raises:
         ValueError: for values out of range, naming the argument.
     """
-    if block is not None and block < 1:
-        raise ValueError(f"block must be 1 or more, or None, got {block}")
+    if block is not None:
+        require_count("block", block)
     if update not in ("joint", "independent", "none"):
         raise ValueError(
             f"update must be 'joint', 'independent' or 'none', got {update!r}"
         )
-    if rounds < 1:
-        raise ValueError(f"rounds must be 1 or more, got {rounds}")
+    require_count("rounds", rounds)
     if damping is None:
         damping = _DAMPINGS_FIRST_ORDER if first_order else _DAMPINGS
     settings: dict[str, Any] = {
@@ -179,8 +179,10 @@ def rank(
 
 
 def _scores(weights: Leaves, inverse_diagonal: Leaves) -> Leaves:
+    # In float32 at least: 1 / damping is beyond what float16 holds.
+    wide = explicit.wide(weights)
     return tuple(
-        jnp.square(w) / d.astype(w.dtype)
+        jnp.square(w.astype(wide)) / d.astype(wide)
         for w, d in zip(weights, inverse_diagonal, strict=True)
     )
 

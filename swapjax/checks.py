@@ -1,0 +1,23 @@
+"""Checks of arguments that many functions share."""
+
+import operator
+from typing import Any
+
+
+def require_count(name: str, value: Any, least: int = 1) -> None:
+    """Raise for what does not count anything.
+
+    Args:
+        name: of the argument.
+        value: what was given.
+        least: the smallest that will do.
+
+    Raises:
+        ValueError: for other than whole numbers, and for those below the least.
+    """
+    try:
+        operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number, got {value!r}") from None
+    if value < least:
+        raise ValueError(f"{name} must be {least} or more, got {value}")

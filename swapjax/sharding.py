@@ -1,0 +1,127 @@
+"""Where arrays lie: what the user brings is kept, and the compiler does the rest.
+
+Nothing here computes. Arrays come with the shardings of their owner, ``jax.jit`` finds
+out what follows from them, and results go back to where they came from.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+
+from swapjax import trees
+
+
+class Spread(NamedTuple):
+    """The axes of a mesh that examples are sharded over.
+
+    Attributes:
+        mesh: the devices, all axes left to the compiler.
+        axes: names, as in the first entry of a PartitionSpec.
+    """
+
+    mesh: Mesh
+    axes: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """Devices, or groups of them, with examples of their own."""
+        return math.prod(self.mesh.shape[axis] for axis in self.axes)
+
+    def place(self, tree: Any) -> Any:
+        """Put arrays on the mesh, their first axis along these axes."""
+        return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec(self.axes)))
+
+
+def find_spread(data: Any) -> Spread | None:
+    """How the examples of a pytree of arrays are sharded; None if they are not.
+
+    Raises:
+        ValueError: for arrays that are sharded in different ways.
+    """
+    found = {}
+    for path, leaf in zip(trees.paths(data), jax.tree.leaves(data), strict=True):
+        sharding = getattr(leaf, "sharding", None)
+        if isinstance(leaf, jax.core.Tracer) or not isinstance(sharding, NamedSharding):
+            continue
+        first = sharding.spec[0] if len(sharding.spec) else None
+        axes = () if first is None else (first,) if isinstance(first, str) else first
+        found[path or "the array"] = Spread(_left_to_compiler(sharding.mesh), axes)
+    if len(set(found.values())) > 1:
+        ways = ", ".join(f"{path} over {way.axes}" for path, way in found.items())
+        raise ValueError(f"data: arrays are sharded in different ways: {ways}")
+    spread = next(iter(found.values()), None)
+    return spread if spread and spread.size > 1 else None
+
+
+def leave_to_compiler(tree: Any) -> Any:
+    """Arrays of meshes with explicit axes, on the same devices with automatic ones.
+
+    In explicit mode every operation must say where its result lies; the functions of
+    this package, and most loss functions, leave that to the compiler.
+    """
+
+    def move(x: Any) -> Any:
+        sharding = getattr(x, "sharding", None)
+        if isinstance(x, jax.core.Tracer) or not isinstance(sharding, NamedSharding):
+            return x
+        mesh = _left_to_compiler(sharding.mesh)
+        if mesh == sharding.mesh:
+            return x
+        return jax.device_put(x, NamedSharding(mesh, sharding.spec))
+
+    return jax.tree.map(move, tree)
+
+
+def put_like(tree: Any, reference: Any) -> Any:
+    """Put every array where the one that it stands for lies.
+
+    Args:
+        tree: arrays.
+        reference: a tree of the same structure; scalars of tree that stand for arrays,
+            as in masks, stay.
+    """
+
+    def move(x: Any, like: Any) -> Any:
+        sharding = getattr(like, "sharding", None)
+        if not isinstance(sharding, NamedSharding) or x.shape != like.shape:
+            return x
+        return jax.device_put(x, sharding)
+
+    return jax.tree.map(move, tree, reference)
+
+
+def require_same_devices(**named: Any) -> None:
+    """Raise if arrays are bound to different devices.
+
+    Args:
+        named: trees by the names of the arguments they came in.
+
+    Raises:
+        ValueError: naming two arguments and their devices.
+    """
+    first: tuple[str, set] | None = None
+    for name, tree in named.items():
+        for leaf in jax.tree.leaves(tree):
+            if not isinstance(leaf, jax.Array) or not leaf.committed:
+                continue
+            here = leaf.sharding.device_set
+            if first is None:
+                first = name, here
+            elif here != first[1]:
+                raise ValueError(
+                    f"{name}: lies on {_list(here)}, but {first[0]} on "
+                    f"{_list(first[1])}; put both on the same devices by jax.device_put"
+                )
+
+
+def _left_to_compiler(mesh: Mesh | AbstractMesh) -> Mesh:
+    assert isinstance(mesh, Mesh)  # arrays that exist lie on devices
+    kinds = (AxisType.Auto,) * len(mesh.axis_names)
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=kinds)
+
+
+def _list(devices: set) -> str:
+    names = sorted(str(device) for device in devices)
+    return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
