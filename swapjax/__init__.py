@@ -1,6 +1,7 @@
 """Pruning of neural networks in JAX, robust to noisy gradients."""
 
 # Prune a trained network.
+from swapjax.calibrate import recalibrate_batchnorm
 from swapjax.finetune import FineTune
 from swapjax.gradients import per_example_gradients
 
@@ -60,6 +61,7 @@ __all__ = [
     "per_example_gradients",
     "plan",
     "prune",
+    "recalibrate_batchnorm",
     "saliency",
     "swap",
     "wanda",

@@ -1,5 +1,7 @@
 """Small image datasets as arrays: digits, .npz files, tensorflow-datasets."""
 
+import io
+import itertools
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -63,7 +65,9 @@ def load(
         source: ``"digits"`` for the 1,797 scanned digits of 8 x 8 pixels that ship with
             scikit-learn, 1,437 to train and 360 to test; ``"tfds:NAME"`` for a set
             prepared with tensorflow-datasets; otherwise the path of a ``.npz`` file
-            with x_train, y_train, x_test and y_test.
+            with x_train, y_train, x_test and y_test. Instead of x_train it may hold
+            jpeg_train, the bytes of image files one after the other, and offset_train,
+            where each starts and the last ends; likewise to test.
         mean: what to subtract from pixels, which are divided by 255 first where they
             are bytes. By default the mean over the training images, rounded to four
             decimals: 0.1307 for MNIST.
@@ -103,12 +107,38 @@ def _npz(source: str) -> dict[str, np.ndarray]:
             f"data: {source!r} is not 'digits', 'tfds:NAME' or the path of a .npz file"
         )
     arrays = checkpoint.read_npz(source)
+    for part in ("train", "test"):
+        if f"jpeg_{part}" in arrays and f"offset_{part}" in arrays:
+            arrays[f"x_{part}"] = _decode(source, part, arrays)
     missing = [key for key in _KEYS if key not in arrays]
     if missing:
         raise ValueError(
             f"data: {source} has no {', '.join(missing)}; it has {', '.join(arrays)}"
         )
     return {key: arrays[key] for key in _KEYS}
+
+
+def _decode(source: str, part: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Images from files of JPEG or PNG that lie one after the other."""
+    from PIL import Image, UnidentifiedImageError
+
+    data = arrays[f"jpeg_{part}"].tobytes()
+    edges = arrays[f"offset_{part}"].tolist()
+    images: list[np.ndarray] = []
+    for first, end in itertools.pairwise(edges):
+        try:
+            image = np.asarray(Image.open(io.BytesIO(data[first:end])))
+        except (UnidentifiedImageError, OSError, TypeError, ValueError) as e:
+            raise ValueError(
+                f"data: {source} has image {len(images)} of jpeg_{part} damaged: {e}"
+            ) from None
+        if images and image.shape != images[0].shape:
+            raise ValueError(
+                f"data: {source} has images of {images[0].shape} and {image.shape} in "
+                f"jpeg_{part}, one shape wanted"
+            )
+        images.append(image)
+    return np.stack(images) if images else np.zeros((0, 0, 0), np.uint8)
 
 
 def _tfds(name: str, data_dir: str | Path | None) -> dict[str, np.ndarray]:

@@ -18,7 +18,10 @@ from swapjax.types import Leaves, LossFn, Params
 
 _STORE_BELOW = 2**31  # bytes of G that "auto" still stores
 _CHUNK_BYTES = 2**25  # bytes of gradient rows live at a time, on a device
-_SPAN_BYTES = 2**28  # of activations
+# Bytes of activations. A CPU's cache is small, and XLA's kernel gradients in loops took
+# there five times as long a row in batches of 16 as one by one (ResNet-50).
+_SPAN_BYTES = {"cpu": 2**25}
+_SPAN_BYTES_ELSEWHERE = 2**30
 _CHUNK_ROWS = 256
 
 
@@ -55,8 +58,8 @@ def per_example_gradients(
         corruption: what happens to each row, from `swapjax.noise`.
         key: seeds the corruption.
         chunk: rows that a device works on at a time; by default as many as fit 32 MiB
-            where they are formed and 256 MiB where passes hold activations, 256 at
-            most.
+            where they are formed, and 32 MiB on a CPU, elsewhere 1 GiB, where passes
+            hold activations; 256 at most.
 
     Returns:
         The operator G.
@@ -121,7 +124,8 @@ def recipe(
     span = chunk
     live = activation_bytes(loss_fn, params, one)
     if chunk is None:
-        fits = _SPAN_BYTES // live
+        room = _SPAN_BYTES.get(jax.default_backend(), _SPAN_BYTES_ELSEWHERE)
+        fits = room // live
         span = min(_CHUNK_ROWS, max(1, fits))
         chunk = min(span, max(1, _CHUNK_BYTES // (4 * plan.total)))
     rounded = None if dtype is None else jnp.dtype(dtype)

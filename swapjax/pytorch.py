@@ -106,6 +106,6 @@ def _to_array(name: str, value: Any) -> np.ndarray:
             value = value.float()
         value = value.numpy()
     array = np.asarray(value)
-    if array.dtype == object:
+    if array.dtype.kind in "OUS":
         raise ValueError(f"{name}: is a {type(value).__name__}, not an array")
     return array

@@ -95,7 +95,7 @@ class Factor(NamedTuple):
 def misfit(fit: Fit, x: jax.Array) -> jax.Array:
     """The value of the part in R^n; add `ridge` for Q."""
     residual = x - fit.targets
-    return 0.5 * jnp.vdot(residual, _apply(fit.metric, residual)) + fit.constant
+    return 0.5 * jnp.vdot(residual, apply_metric(fit.metric, residual)) + fit.constant
 
 
 def slope(fit: Fit, x: jax.Array) -> jax.Array:
@@ -104,7 +104,7 @@ def slope(fit: Fit, x: jax.Array) -> jax.Array:
     For a plan with row sums a and ``M = diag(n a)`` this is ``n (a x - Pi y)``, which
     by the envelope theorem is also the gradient through a converged Sinkhorn.
     """
-    return _apply(fit.metric, x - fit.targets)
+    return apply_metric(fit.metric, x - fit.targets)
 
 
 def ridge(
@@ -158,7 +158,7 @@ def line_step(
     rise = jnp.vdot(moved, slope(fit, x)) + n * damping * optax.tree.vdot(
         direction, offset
     )
-    bend = jnp.vdot(moved, _apply(fit.metric, moved)) + n * damping * (
+    bend = jnp.vdot(moved, apply_metric(fit.metric, moved)) + n * damping * (
         optax.tree.norm(direction, squared=True)
     )
     return jnp.where(bend > 0, rise / jnp.where(bend > 0, bend, 1), 0)
@@ -282,7 +282,8 @@ def solve(system: System, fit: Fit, start: jax.Array) -> jax.Array:
     return jnp.matmul(system.inverse, fit.targets - start, precision=_HIGHEST)
 
 
-def _apply(metric: jax.Array | None, v: jax.Array) -> jax.Array:
+def apply_metric(metric: jax.Array | None, v: jax.Array) -> jax.Array:
+    """``M v``, for the metric of a `Fit`."""
     if metric is None:
         return v
     if metric.ndim == 1:

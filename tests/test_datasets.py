@@ -3,12 +3,11 @@
 import io
 import sys
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
-from swapjax import datasets, experiments, models
+from swapjax import datasets, experiments
 
 
 def arrays(**changes):
@@ -225,66 +224,41 @@ def test_without_tensorflow_datasets_it_is_said_what_to_install(monkeypatch):
         datasets.load("tfds:mnist")
 
 
-# Networks.
+# Images in files of their own.
 
 
-def shapes_of(model):
-    return jax.tree.map(jnp.shape, model.params)
+def encoded(images, format="PNG"):
+    parts = []
+    for image in images:
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, format)
+        parts.append(file.getvalue())
+    joined = np.frombuffer(b"".join(parts), np.uint8)
+    return joined, np.cumsum([0, *map(len, parts)])
 
 
-def test_mlpnet_is_784_40_20_10_without_biases():
-    model = models.create("mlpnet", (28, 28), 10)
-    assert shapes_of(model) == {
-        "fc1": {"kernel": (784, 40)},
-        "fc2": {"kernel": (40, 20)},
-        "fc3": {"kernel": (20, 10)},
+def test_images_that_are_files_one_after_the_other(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {}
+    images = {
+        p: rng.integers(0, 256, (4, 6, 5, 3), np.uint8) for p in ("train", "test")
     }
-    x = np.random.default_rng(0).normal(size=(3, 28, 28)).astype(np.float32)
-    hidden = x.reshape(3, -1)
-    for layer in ("fc1", "fc2"):
-        hidden = np.maximum(hidden @ np.asarray(model.params[layer]["kernel"]), 0)
-    logits = hidden @ np.asarray(model.params["fc3"]["kernel"])
-    np.testing.assert_allclose(model.apply(model.params, x), logits, atol=1e-5)
+    for part, some in images.items():
+        arrays[f"jpeg_{part}"], arrays[f"offset_{part}"] = encoded(some)
+        arrays[f"y_{part}"] = np.asarray([0, 1, 2, 1])
+    np.savez(tmp_path / "images.npz", **arrays)
+    data = datasets.load(tmp_path / "images.npz", mean=0.5, std=0.5)
+    np.testing.assert_allclose(data.x_test, images["test"] / 127.5 - 1, atol=1e-6)
+    assert data.shape == (6, 5, 3)
 
+    arrays["jpeg_test"] = arrays["jpeg_test"].copy()
+    arrays["jpeg_test"][: arrays["offset_test"][1]] = 0
+    np.savez(tmp_path / "damaged.npz", **arrays)
+    with pytest.raises(ValueError, match="has image 0 of jpeg_test damaged"):
+        datasets.load(tmp_path / "damaged.npz")
 
-@pytest.mark.parametrize(("shape", "channels"), [((8, 12), 1), ((8, 12, 3), 3)])
-def test_cnn_takes_images_with_and_without_channels(shape, channels):
-    model = models.create("cnn", shape, 7)
-    assert shapes_of(model) == {
-        "conv1": {"kernel": (3, 3, channels, 16), "bias": (16,)},
-        "conv2": {"kernel": (3, 3, 16, 32), "bias": (32,)},
-        "fc1": {"kernel": (32 * 2 * 3, 64), "bias": (64,)},
-        "fc2": {"kernel": (64, 7), "bias": (7,)},
-    }
-    assert model.apply(model.params, jnp.ones((2, *shape))).shape == (2, 7)
-
-
-@pytest.mark.parametrize("name", models.NAMES)
-def test_a_seed_decides_the_weights(name):
-    one, same, other = (
-        models.create(name, (8, 8), 3, seed=s).params for s in (1, 1, 2)
-    )
-    jax.tree.map(np.testing.assert_array_equal, one, same)
-    kernels = [p["fc1"]["kernel"] for p in (one, other)]
-    assert not np.array_equal(*kernels)
-
-
-@pytest.mark.parametrize("name", models.NAMES)
-def test_the_loss_is_the_mean_cross_entropy(name):
-    model = models.create(name, (4, 4), 3)
-    x = np.random.default_rng(0).normal(size=(5, 4, 4)).astype(np.float32)
-    y = np.array([0, 1, 2, 1, 0])
-    logits = np.asarray(model.apply(model.params, x), np.float64)
-    log_sums = np.log(np.exp(logits).sum(axis=1))
-    expected = np.mean(log_sums - logits[np.arange(5), y])
-    loss = model.loss_fn(model.params, (x, y))
-    assert loss.shape == ()
-    np.testing.assert_allclose(loss, expected, rtol=1e-5)
-
-
-def test_networks_that_are_not_known_or_do_not_fit_are_errors():
-    with pytest.raises(ValueError, match="model must be one of mlpnet, cnn, got 'vgg'"):
-        models.create("vgg", (8, 8), 10)
-    for shape in [(8,), (8, 6), (7, 8), (8, 8, 3, 1)]:
-        with pytest.raises(ValueError, match=r"cnn takes images of .* divisible by 4"):
-            models.create("cnn", shape, 10)
+    mixed = [*images["test"][:1], images["test"][1][:, :4]]
+    arrays["jpeg_test"], arrays["offset_test"] = encoded(mixed)
+    np.savez(tmp_path / "mixed.npz", **arrays)
+    with pytest.raises(ValueError, match=r"images of \(6, 5, 3\) and \(6, 4, 3\)"):
+        datasets.load(tmp_path / "mixed.npz")

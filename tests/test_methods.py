@@ -1,5 +1,7 @@
 """Every method through one contract, and each against an explicit reference."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +23,7 @@ from swapjax import (
 )
 from swapjax.gradients import per_example_gradients
 from swapjax.oneshot import Problem, first_order, targets
+from swapjax.oneshot.conjugate import prefers_cg
 from swapjax.oneshot.refit import prepare, refit
 from swapjax.regression import damp, diagonalise
 from swapjax.selection import select
@@ -28,6 +31,8 @@ from swapjax.selection import select
 METHODS = {
     "magnitude": magnitude(),
     "linear regression": linear_regression(),
+    "conjugate gradients": linear_regression(algebra="cg"),
+    "hybrid by conjugate gradients": swap(algebra="cg", rounds=3),
     "one rule": linear_regression(support="obd", first_order=False),
     "hard thresholding": linear_regression(support="iht"),
     "smoothed": swap(target="smoothed"),
@@ -108,6 +113,50 @@ def test_jit_changes_nothing():
 @pytest.mark.usefixtures("x64")
 class TestRegression:
     """Identities in float64."""
+
+    @pytest.mark.parametrize("storage", ["stored", "matrix-free"])
+    @pytest.mark.parametrize(
+        "options", [{"target": "smoothed"}, {"target": "hybrid", "rounds": 3}], ids=str
+    )
+    def test_conjugate_gradients_end_where_the_gram_matrix_does(self, options, storage):
+        problem, target = setting(jnp.float64, storage=storage)
+        options |= {"support": "obd", "first_order": False, "damping": 1.0}
+        exact, steps = (
+            solve(swap(algebra=algebra, **options), problem, target.budget)
+            for algebra in ("gram", "cg")
+        )
+        np.testing.assert_allclose(
+            flat(steps.weights), flat(exact.weights), rtol=1e-4, atol=1e-5
+        )
+        np.testing.assert_allclose(steps.objective[-1], exact.objective[-1], rtol=1e-5)
+        assert Status(int(steps.status)) == Status(int(exact.status))
+
+    def test_conjugate_gradients_that_do_not_arrive_say_so(self):
+        problem, target = setting(jnp.float64)
+        method = linear_regression(algebra="cg", damping=1e-13, first_order=False)
+        solution = solve(method, problem, target.budget)
+        assert Status(int(solution.status)) in (
+            Status.CONVERGED,
+            Status.ITERATION_LIMIT,
+        )
+        assert np.isfinite(flat(solution.weights)).all()
+
+    def test_the_cheaper_algebra_is_chosen(self):
+        stored, _ = setting(jnp.float64)
+        free, _ = setting(jnp.float64, storage="matrix-free")
+        for rows, few, many in (
+            (stored.rows, 1000, 200_000),
+            (free.rows, 1000, 20_000),
+        ):
+            weights = tuple(
+                jax.ShapeDtypeStruct((1000, 1000), jnp.float32) for _ in "ab"
+            )
+            source = rows if rows is free.rows else rows.source
+            for n, cg in ((few, False), (many, True)):
+                resized = dataclasses.replace(source, n=n)
+                if rows is stored.rows:
+                    resized = dataclasses.replace(rows, source=resized)
+                assert prefers_cg(resized, weights, solves=3) == cg
 
     def test_swap_with_the_identity_coupling_is_linear_regression(self):
         problem, target = setting(jnp.float64)

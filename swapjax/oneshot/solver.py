@@ -1,7 +1,6 @@
 """One stage of the regression: supports and dampings tried, judged by the loss."""
 
-import functools
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +8,13 @@ import optax
 
 from swapjax import scores, trees
 from swapjax.masks import apply_masks
+from swapjax.oneshot import conjugate
 from swapjax.oneshot.choice import lowest, pick, stack
+from swapjax.oneshot.conjugate import Algebra, prefers_cg
 from swapjax.oneshot.first_order import FRACTIONS
 from swapjax.oneshot.iht import iht
 from swapjax.oneshot.problem import Problem, Solution, rows_of
-from swapjax.oneshot.refit import Ground, Refit, prepare, refit
+from swapjax.oneshot.refit import Refit, prepare, refit
 from swapjax.oneshot.targets import Target
 from swapjax.selection import Budget, select
 from swapjax.types import Leaves, Status
@@ -33,6 +34,7 @@ def solve(
     iterations: int,
     rounds: int,
     tolerance: float,
+    algebra: Algebra,
 ) -> Solution:
     """Prune by regression on a target; the arguments are those of `swap`, checked.
 
@@ -65,16 +67,26 @@ def solve(
         )  # fmt: skip
         return path.support, path.swaps
 
+    limits: dict[str, Any] = {"rounds": rounds, "tolerance": tolerance}
+    solves = len(damping) * (rounds if target.moves else 1)
+    if algebra == "auto":
+        algebra = "cg" if prefers_cg(rows, wbar, solves) else "gram"
+
     def fit_on(mask: Leaves) -> tuple[Refit, jax.Array, jax.Array]:
-        ground = prepare(rows, mask, wbar, y, target, state)
-        found, losses = jax.lax.map(functools.partial(fit_with, ground), dampings)
+        if algebra == "cg":
+            make = lambda lam: conjugate.refit(  # noqa: E731
+                rows, mask, wbar, y, target, state, damping=lam, **limits
+            )
+        else:
+            # Factorised once, for every damping.
+            ground = prepare(rows, mask, wbar, y, target, state)
+            make = lambda lam: refit(rows, ground, y, target, damping=lam, **limits)  # noqa: E731
+        found, losses = jax.lax.map(lambda lam: advance(make(lam)), dampings)
         best = lowest(losses)
         return pick(best, found), dampings[best], losses[best]
 
-    def fit_with(ground: Ground, damping: jax.Array) -> tuple[Refit, jax.Array]:
-        fit = refit(
-            rows, ground, y, target, damping=damping, rounds=rounds, tolerance=tolerance
-        )
+    def advance(fit: Refit) -> tuple[Refit, jax.Array]:
+        """Follow the mean gradient as far as the loss falls."""
 
         def move(fraction: jax.Array) -> tuple[Leaves, jax.Array]:
             step = (fraction * fit.length).astype(y.dtype)

@@ -8,6 +8,7 @@ from swapjax import transport
 from swapjax.checks import require_count
 from swapjax.oneshot import official as released
 from swapjax.oneshot import targets
+from swapjax.oneshot.conjugate import Algebra
 from swapjax.oneshot.problem import Method, check_dampings
 from swapjax.oneshot.solver import Support, solve
 
@@ -29,6 +30,7 @@ def swap(
     rounds: int = 20,
     tolerance: float = 1e-4,
     max_sinkhorn: int = transport.DEFAULT_ITERATIONS,
+    algebra: Algebra = "auto",
     official: bool = False,
 ) -> Method:
     """Re-fit on a support so that projections come close to transported ones (SWAP).
@@ -88,6 +90,9 @@ def swap(
         rounds: the most alternations between coupling and weights.
         tolerance: the relative change of the objective at which either stops.
         max_sinkhorn: the most iterations of Sinkhorn.
+        algebra: ``"gram"`` solves the n x n system, ``"cg"`` takes conjugate gradients
+            on products with G, which need no n x n array; by default the one that
+            `swapjax.oneshot.conjugate.prefers_cg` expects to be faster.
         official: what the released code does instead, for comparisons: see
             `swapjax.oneshot.official`. Epsilon is 1 by default; of the other arguments
             only max_sinkhorn counts.
@@ -115,8 +120,9 @@ def swap(
         raise ValueError(f"rho must be in [0, 1], got {rho}")
     require_count("max_sinkhorn", max_sinkhorn)
     common = _check_common(
-        damping, support, first_order, reference, iterations, rounds, tolerance
-    )
+        damping, support, first_order, reference, iterations, rounds, tolerance,
+        algebra,
+    )  # fmt: skip
     if official:
         return _official(
             "swap",
@@ -150,6 +156,7 @@ def linear_regression(
     reference: Literal["current", "initial"] = "current",
     iterations: int = 10,
     tolerance: float = 1e-4,
+    algebra: Algebra = "auto",
     official: bool = False,
 ) -> Method:
     """Re-fit on a support so that each example's projection stays where it was.
@@ -170,7 +177,7 @@ def linear_regression(
         ValueError: for values out of range, naming the argument.
     """
     common = _check_common(
-        damping, support, first_order, reference, iterations, 1, tolerance
+        damping, support, first_order, reference, iterations, 1, tolerance, algebra
     )
     if official:
         return _official("linear-regression", paired=True, epsilon=0.0, max_sinkhorn=1)
@@ -193,6 +200,7 @@ def _check_common(
     iterations: int,
     rounds: int,
     tolerance: float,
+    algebra: Algebra,
 ) -> dict[str, Any]:
     dampings = check_dampings(damping)
     rules = (support,) if isinstance(support, str) else tuple(support)
@@ -203,6 +211,8 @@ def _check_common(
         )
     if reference not in ("current", "initial"):
         raise ValueError(f"reference must be 'current' or 'initial', got {reference!r}")
+    if algebra not in ("auto", "gram", "cg"):
+        raise ValueError(f"algebra must be 'auto', 'gram' or 'cg', got {algebra!r}")
     for name, value in (("iterations", iterations), ("rounds", rounds)):
         require_count(name, value)
     if not tolerance >= 0:
@@ -215,6 +225,7 @@ def _check_common(
         "iterations": iterations,
         "rounds": rounds,
         "tolerance": tolerance,
+        "algebra": algebra,
     }
 
 

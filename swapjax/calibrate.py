@@ -1,0 +1,58 @@
+"""Batch norm after pruning: running statistics estimated anew."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from swapjax import trees
+from swapjax.sources import count_examples
+from swapjax.types import Params
+
+
+def recalibrate_batchnorm(
+    statistics: Callable[[Params, Any], Params] | None,
+    params: Params,
+    batches: Iterable[Any],
+) -> Params:
+    """Average the statistics of batches into the running ones of batch norm.
+
+    Pruning moves the activations that batch norm has averaged; without new averages
+    accuracy can be lost that no weight needs to make up for. The weights stay.
+
+    Args:
+        statistics: ``(params, batch) -> params`` with the statistics of the batch in
+            place of running ones and all else as it was, such as
+            `swapjax.models.Model.statistics`.
+        params: the network.
+        batches: pytrees of arrays with a leading axis of examples, as statistics takes
+            them. Each counts by its examples. Hundreds of examples a batch are better
+            than few: the variance between batches is left out.
+
+    Returns:
+        Params with the averages. For `swapjax.prune`:
+        ``recalibrate=lambda p: recalibrate_batchnorm(model.statistics, p, batches)``,
+        with a list of batches, since every stage takes them anew.
+
+    Raises:
+        ValueError: for no batches, a network without batch norm, and statistics that
+            are not finite, naming them.
+    """
+    if statistics is None:
+        raise ValueError("statistics: is None; this network has no batch norm")
+    total, change = 0, None
+    for batch in batches:
+        count = count_examples(batch)
+        found = statistics(params, batch)
+        # Differences, so that what is no statistic stays exactly as it is.
+        step = jax.tree.map(lambda new, old, n=count: n * (new - old), found, params)
+        change = step if change is None else jax.tree.map(jnp.add, change, step)
+        total += count
+    if change is None:
+        raise ValueError("batches: there are none")
+    new = jax.tree.map(
+        lambda old, d: (old + d / total).astype(old.dtype), params, change
+    )
+    trees.require_finite(trees.paths(new), jax.tree.leaves(new), "statistics")
+    return new

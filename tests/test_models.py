@@ -1,0 +1,201 @@
+"""The networks: shapes, counts, batch norm."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import swapjax
+from swapjax import models, recalibrate_batchnorm, trees
+from swapjax.models import resnet, vgg
+
+
+def shapes_of(model):
+    return jax.tree.map(jnp.shape, model.params)
+
+
+def test_mlpnet_is_784_40_20_10_without_biases():
+    model = models.create("mlpnet", (28, 28), 10)
+    assert shapes_of(model) == {
+        "fc1": {"kernel": (784, 40)},
+        "fc2": {"kernel": (40, 20)},
+        "fc3": {"kernel": (20, 10)},
+    }
+    x = np.random.default_rng(0).normal(size=(3, 28, 28)).astype(np.float32)
+    hidden = x.reshape(3, -1)
+    for layer in ("fc1", "fc2"):
+        hidden = np.maximum(hidden @ np.asarray(model.params[layer]["kernel"]), 0)
+    logits = hidden @ np.asarray(model.params["fc3"]["kernel"])
+    np.testing.assert_allclose(model.apply(model.params, x), logits, atol=1e-5)
+
+
+@pytest.mark.parametrize(("shape", "channels"), [((8, 12), 1), ((8, 12, 3), 3)])
+def test_cnn_takes_images_with_and_without_channels(shape, channels):
+    model = models.create("cnn", shape, 7)
+    assert shapes_of(model) == {
+        "conv1": {"kernel": (3, 3, channels, 16), "bias": (16,)},
+        "conv2": {"kernel": (3, 3, 16, 32), "bias": (32,)},
+        "fc1": {"kernel": (32 * 2 * 3, 64), "bias": (64,)},
+        "fc2": {"kernel": (64, 7), "bias": (7,)},
+    }
+    assert model.apply(model.params, jnp.ones((2, *shape))).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", ["mlpnet", "cnn"])
+def test_a_seed_decides_the_weights(name):
+    one, same, other = (
+        models.create(name, (8, 8), 3, seed=s).params for s in (1, 1, 2)
+    )
+    jax.tree.map(np.testing.assert_array_equal, one, same)
+    kernels = [p["fc1"]["kernel"] for p in (one, other)]
+    assert not np.array_equal(*kernels)
+
+
+@pytest.mark.parametrize("name", ["mlpnet", "cnn"])
+def test_the_loss_is_the_mean_cross_entropy(name):
+    model = models.create(name, (4, 4), 3)
+    x = np.random.default_rng(0).normal(size=(5, 4, 4)).astype(np.float32)
+    y = np.array([0, 1, 2, 1, 0])
+    logits = np.asarray(model.apply(model.params, x), np.float64)
+    log_sums = np.log(np.exp(logits).sum(axis=1))
+    expected = np.mean(log_sums - logits[np.arange(5), y])
+    loss = model.loss_fn(model.params, (x, y))
+    assert loss.shape == ()
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_networks_that_are_not_known_or_do_not_fit_are_errors():
+    with pytest.raises(
+        ValueError, match=r"model must be one of mlpnet, cnn, .*, got 'vgg'"
+    ):
+        models.create("vgg", (8, 8), 10)
+    for shape in [(8,), (8, 6), (7, 8), (8, 8, 3, 1)]:
+        with pytest.raises(ValueError, match=r"cnn takes images of .* divisible by 4"):
+            models.create("cnn", shape, 10)
+
+    for shape in [(8, 8), (4, 8, 3)]:
+        with pytest.raises(ValueError, match=r"resnet20 takes .* sides of 8 or more"):
+            models.create("resnet20", shape, 10)
+
+
+# Convolutional networks of the papers.
+
+PUBLISHED = {
+    "resnet20": (272_474, 10),
+    "resnet18": (11_689_512, 1000),
+    "resnet50": (25_557_032, 1000),
+    "mobilenet_v1": (4_231_976, 1000),
+    "vgg16": (138_357_544, 1000),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_they_have_as_many_weights_as_published(name):
+    weights, classes = PUBLISHED[name]
+    build, _ = models._IMAGE_NETWORKS[name]
+    network = nnx.eval_shape(lambda: build(3, classes, rngs=nnx.Rngs(0)))
+    leaves = jax.tree.leaves(nnx.state(network, nnx.Param))
+    assert sum(math.prod(leaf.shape) for leaf in leaves) == weights
+
+
+def test_strides_start_where_those_of_pytorch_do():
+    layer = resnet.convolution(2, 3, 3, 2, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(0), (1, 8, 8, 2))
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = jnp.stack(
+        [padded[:, i : i + 3, j : j + 3] for i in (0, 2) for j in (4, 6)]
+    )
+    expected = jnp.einsum("pnhwc,hwco->pno", windows, layer.kernel[...])
+    got = layer(x)[:, [0, 0, 1, 1], [2, 3, 2, 3]]
+    np.testing.assert_allclose(got, jnp.swapaxes(expected, 0, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [1, 2, 7, 14, 10])
+def test_sides_are_averaged_to_seven(side):
+    matrix = vgg._averaging(side)
+    assert matrix.shape == (7, side)
+    np.testing.assert_allclose(matrix.sum(axis=1), 1, rtol=1e-6)
+    if side in (7, 14):
+        np.testing.assert_allclose(
+            matrix, np.repeat(np.eye(7), side // 7, 1) * 7 / side
+        )
+
+
+@pytest.fixture(scope="module")
+def small():
+    """ResNet-20 with statistics that are not those of its start."""
+    model = models.create("resnet20", (8, 8, 3), 4)
+    x = jax.random.normal(jax.random.key(1), (32, 8, 8, 3)) + 0.3
+    params = recalibrate_batchnorm(model.statistics, model.params, [x])
+    return model._replace(params=params), x
+
+
+class TestBatchNorm:
+    """Running statistics among params."""
+
+    def test_no_gradient_reaches_them_and_examples_stay_apart(self, small):
+        model, x = small
+        y = jnp.zeros(32, jnp.int32)
+        both = jax.grad(model.loss_fn)(model.params, (x[:2], y[:2]))
+        alone = [
+            jax.grad(model.loss_fn)(model.params, (x[i : i + 1], y[:1])) for i in (0, 1)
+        ]
+        mean = jax.tree.map(lambda a, b: (a + b) / 2, *alone)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), both, mean
+        )
+        for path, g in zip(trees.paths(both), jax.tree.leaves(both), strict=True):
+            assert jnp.any(g != 0) != path.endswith(("/mean", "/var"))
+
+    def test_they_become_averages_over_batches(self, small):
+        model, x = small
+        found = recalibrate_batchnorm(model.statistics, model.params, [x[:8], x[8:]])
+        stem = jax.lax.conv_general_dilated(
+            x, model.params["conv1"]["kernel"], (1, 1), [(1, 1), (1, 1)],
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )  # fmt: skip
+        parts = [stem[:8], stem[8:]]
+        for name, of in (("mean", jnp.mean), ("var", jnp.var)):
+            a, b = (of(part, axis=(0, 1, 2)) for part in parts)
+            np.testing.assert_allclose(
+                found["bn1"][name], (8 * a + 24 * b) / 32, rtol=1e-4, atol=1e-5
+            )
+        for path, new, old in zip(
+            trees.paths(found),
+            *map(jax.tree.leaves, (found, model.params)),
+            strict=True,
+        ):
+            if not path.endswith(("/mean", "/var")):
+                np.testing.assert_array_equal(new, old)
+
+    def test_after_pruning_they_make_up_for_lost_activations(self, small):
+        model, x = small
+        y = jnp.argmax(model.apply(model.params, x), axis=1)
+        run = {"sparsity": 0.5, "method": swapjax.magnitude(), "samples": 32}
+        run |= {"key": jax.random.key(0)}
+        plain = swapjax.prune(model.loss_fn, model.params, (x, y), **run)
+        again = swapjax.prune(
+            model.loss_fn, model.params, (x, y), **run,
+            recalibrate=lambda p: recalibrate_batchnorm(model.statistics, p, [x]),
+        )  # fmt: skip
+        kernels = [p.params["layer3"][2]["conv2"]["kernel"] for p in (plain, again)]
+        np.testing.assert_array_equal(*kernels)
+        variances = [p.params["layer3"][2]["bn2"]["var"] for p in (plain, again)]
+        np.testing.assert_array_equal(
+            variances[0], model.params["layer3"][2]["bn2"]["var"]
+        )
+        assert not np.allclose(*variances)
+
+    def test_what_cannot_be_is_named(self, small):
+        model, x = small
+        with pytest.raises(ValueError, match="batches: there are none"):
+            recalibrate_batchnorm(model.statistics, model.params, [])
+        with pytest.raises(ValueError, match="no batch norm"):
+            recalibrate_batchnorm(None, model.params, [x])
+        with pytest.raises(ValueError, match=r"statistics: NaN or infinite .*bn1/mean"):
+            recalibrate_batchnorm(
+                model.statistics, model.params, [x.at[0].set(jnp.nan)]
+            )
