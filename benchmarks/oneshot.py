@@ -246,9 +246,9 @@ def table(
 ) -> Table:
     """One line a method and number of stages, its peer's below it."""
     levels = sorted({run.sparsity for run in runs})
-    result = Table(box=None)
+    result = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     result.add_column("method", no_wrap=True)
-    for name in ("stages", *(f"{level:g}" for level in levels), "stage s", "MB"):
+    for name in ("in", *(f"{level:g}" for level in levels), "stage s", "MB"):
         result.add_column(name, justify="right", no_wrap=True)
     for stages in sorted({run.stages for run in runs}):
         for method in dict.fromkeys(run.method for run in runs):
@@ -262,7 +262,7 @@ def table(
             known = peers.get((method, stages))
             if known:
                 cells = [f"{known[s]:.2f}" if s in known else "" for s in levels]
-                result.add_row("  its authors' code, at best", "", *cells, style="dim")
+                result.add_row("  its authors' code at best", "", *cells, style="dim")
         result.add_section()
     return result
 

@@ -1,7 +1,7 @@
 """G as a recipe: every product is a forward or a reverse pass over the data.
 
-Whatever n is, no array is larger than twice params, but for n x n ones, one chunk of
-rows and the activations of one span of examples.
+Whatever n is, no array but n x n ones is larger than twice params or half a GiB, one
+chunk of rows, and the activations of one span of examples.
 """
 
 import dataclasses
@@ -17,7 +17,8 @@ from swapjax import explicit, kept, trees
 from swapjax.rows import Corruption
 from swapjax.types import Leaves, LossFn, Params
 
-_GRAM_ENTRIES = 2**22  # of columns of a Gram matrix at a time, at least
+_GRAM_ENTRIES = 2**27  # of columns of a Gram matrix at a time, half a GiB, at least
+_COLUMNS = 2**13  # of those, gathered and multiplied at once
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
@@ -121,25 +122,54 @@ class MatrixFreeRows:
         return jax.lax.scan(step, self._zeros(), self._blocks(size))[0]
 
     def gram(self, support: Leaves | None = None) -> jax.Array:
-        """``G_S G_S^T`` from some columns of S at a time, as many as params are large.
+        """``G_S G_S^T`` from some columns of S at a time.
 
-        Each takes a pass that forms all rows: about n/2 passes times the density of S.
+        As many as fit twice the memory of params, or half a GiB. Each time takes a pass
+        that forms all rows, n/2 times the density of S for large params.
         """
+        wide = explicit.wide(self._weights)
         total = sum(w.size for w in self._weights)
-        width = max(1, min(total, max(2 * total, _GRAM_ENTRIES) // self.n))
+        width = max(1, min(_COLUMNS, total))
+        room = max(2 * total, _GRAM_ENTRIES) // (self.n * width)
+        most = max(
+            1, min(room, math.ceil(total / width))
+        )  # blocks of columns at a time
         numbered = None if support is None else kept.number(support)
-
-        def part(i: jax.Array, out: jax.Array) -> jax.Array:
-            start = i * width
-            if numbered is None:
-                index = start + jnp.arange(width, dtype=jnp.int32)
-            else:
-                index = numbered.places(start, width)
-            return out + explicit.gram((self.columns(index),))
-
         count = total if numbered is None else numbered.total
-        empty = jnp.zeros((self.n, self.n), explicit.wide(self._weights))
-        return jax.lax.fori_loop(0, -(-count // width), part, empty)
+        blocks = -(-count // width)
+
+        def places(block: jax.Array) -> jax.Array:
+            if numbered is None:
+                return block * width + jnp.arange(width, dtype=jnp.int32)
+            return numbered.places(block * width, width)
+
+        def some(r: jax.Array, out: jax.Array) -> jax.Array:
+            index = jax.lax.map(places, r * most + jnp.arange(most, dtype=jnp.int32))
+            here = jnp.minimum(blocks - r * most, most)
+
+            def gather(found: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
+                start = self._start(i, self.chunk)
+                rows = self.form(start)
+
+                def one(b: jax.Array, found: jax.Array) -> jax.Array:
+                    part = self._in_lanes(explicit.columns(rows, index[b]), self.chunk)
+                    return jax.lax.dynamic_update_slice(
+                        found, part[None], (b, 0, start, 0)
+                    )
+
+                return jax.lax.fori_loop(0, here, one, found), None
+
+            empty = jnp.zeros((most, self.lanes, self.slots, width), wide)
+            found = jax.lax.scan(gather, empty, self._blocks(self.chunk))[0]
+            found = found.reshape(most, self.lanes * self.slots, width)
+
+            def add(b: jax.Array, out: jax.Array) -> jax.Array:
+                return out + explicit.gram((found[b, : self.n],))
+
+            return jax.lax.fori_loop(0, here, add, out)
+
+        empty = jnp.zeros((self.n, self.n), wide)
+        return jax.lax.fori_loop(0, -(-blocks // most), some, empty)
 
     def mean_squares(self) -> Leaves:
         """``(1/n) sum_i G_iq^2``, from one pass that forms chunks of rows."""
