@@ -22,6 +22,8 @@ types: .venv/.dev  ## Check types.
 
 bench: .venv/.dev  ## Measure stages, then the comparisons on MNIST (hours, resumable).
 	$(BIN)/python benchmarks/stage.py
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/woodfisher.py
 	$(BIN)/python benchmarks/oneshot.py
 	$(BIN)/python benchmarks/mlpnet_mnist.py

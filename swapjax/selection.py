@@ -180,7 +180,10 @@ def _select_group(
         # Key 0 is outside: a group with less room than the pattern leaves keeps less.
         return tuple(pattern.top(key) & (key > 0) for key in keys)
     if any(floors) and len(keys) > 1:
-        sure = [top_keys((key,), f)[0] for key, f in zip(keys, floors, strict=True)]
+        sure = [
+            _single(key) if f == 1 else top_keys((key,), f)[0]
+            for key, f in zip(keys, floors, strict=True)
+        ]
         if within is not None:
             sure = [m & w for m, w in zip(sure, within, strict=True)]
         # A floor entry outranks every score: no number has all bits set.
@@ -224,6 +227,16 @@ def _first(tied: Leaves, room: jax.Array) -> Leaves:
         jnp.dtype(jnp.uint32),
     )
     return tuple(leaf & (place < end) for leaf, place in pairs)
+
+
+def _single(key: jax.Array) -> jax.Array:
+    """The first of the largest keys: two reductions, where any other floor takes 32."""
+    place = jax.lax.iota(jnp.uint32, key.size).reshape(key.shape)
+    last = jnp.uint32(2**32 - 1)
+    first = jnp.min(
+        jnp.where(key == jnp.max(key, initial=0), place, last), initial=last
+    )
+    return place == first
 
 
 def _count(leaves: tuple, holds: Callable) -> jax.Array:

@@ -21,6 +21,7 @@ from swapjax.rows import Rows
 from swapjax.types import Leaves
 
 _SIZES = (1.0, 0.7, 0.4)  # of n: the smaller systems that are compiled
+_SMALL = 256  # rows up to which the n x n system alone is, since it costs nothing
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
@@ -69,6 +70,8 @@ def backsolve(
         value = 0.5 * (jnp.vdot(left, left) + factor.ridge * jnp.vdot(d, d))
         return Backsolve(entries.spread(d), value, factor.ridge, factor.raised)
 
+    if rows.n <= _SMALL:
+        return dual()
     # Which of the two forms, and in what size, is chosen when the program runs: one
     # compilation serves all stages.
     fitting = sum(jnp.asarray(entries.total <= size, jnp.int32) for size in sizes)
