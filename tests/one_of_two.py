@@ -7,34 +7,36 @@ import sys
 
 import jax
 
-port, number, target = sys.argv[1:]
-jax.config.update("jax_num_cpu_devices", 2)
-jax.config.update("jax_enable_x64", True)
-jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(number))
 
-import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
-from test_sharding import loss_fn, network
+def main(port, number, target):
+    jax.config.update("jax_num_cpu_devices", 2)
+    jax.config.update("jax_enable_x64", True)
+    jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(number))
 
-import swapjax
+    # Only now: what they import may ask JAX for its devices.
+    import numpy as np
+    from jax.sharding import NamedSharding, PartitionSpec
+    from test_sharding import loss_fn, network
 
-params, data = jax.tree.map(np.asarray, network(np.float64))
-mesh = jax.make_mesh((2, 2), ("data", "model"))
-spread = NamedSharding(mesh, PartitionSpec("data"))
-placed = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
-placed["a"]["kernel"] = jax.device_put(
-    params["a"]["kernel"], NamedSharding(mesh, PartitionSpec(None, "model"))
-)
-pruned = swapjax.prune(
-    loss_fn,
-    placed,
-    jax.device_put(data, spread),
-    sparsity=0.7,
-    method=swapjax.swap(damping=0.1, support="magnitude", first_order=False, rounds=2),
-    samples=45,
-    stages=2,
-    key=jax.random.key(1),
-)
-whole = jax.device_put(pruned.params, NamedSharding(mesh, PartitionSpec()))
-if number == "0":
-    np.savez(target, a=whole["a"]["kernel"], b=whole["b"]["kernel"])
+    import swapjax
+
+    params, data = jax.tree.map(np.asarray, network(np.float64))
+    mesh = jax.make_mesh((2, 2), ("data", "model"))
+    spread = NamedSharding(mesh, PartitionSpec("data"))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    placed = jax.device_put(params, everywhere)
+    placed["a"]["kernel"] = jax.device_put(
+        params["a"]["kernel"], NamedSharding(mesh, PartitionSpec(None, "model"))
+    )
+    method = swapjax.swap(damping=0.1, support="magnitude", first_order=False, rounds=2)
+    pruned = swapjax.prune(
+        loss_fn, placed, jax.device_put(data, spread), sparsity=0.7, method=method,
+        samples=45, stages=2, key=jax.random.key(1),
+    )  # fmt: skip
+    whole = jax.device_put(pruned.params, everywhere)
+    if number == "0":
+        np.savez(target, a=whole["a"]["kernel"], b=whole["b"]["kernel"])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
