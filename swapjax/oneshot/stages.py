@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -146,8 +146,10 @@ def prune(
         )
     trees.require_arrays(params, "params")
     params = brought = jax.tree.map(jnp.asarray, params)
-    sharding.require_same_devices(params=params, data=data, within=within)
-    params, data, within = sharding.leave_to_compiler((params, data, within))
+    arrays = () if isinstance(data, Iterator) else data
+    sharding.require_same_devices(params=params, data=arrays, within=within)
+    params, within = sharding.leave_to_compiler((params, within))
+    data = data if isinstance(data, Iterator) else sharding.leave_to_compiler(data)
     target = sparsity if isinstance(sparsity, Plan) else plan(params, sparsity)
     initial = target.split(params)
     trees.require_finite(trees.paths(params), jax.tree.leaves(params), "params")
