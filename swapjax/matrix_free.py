@@ -153,9 +153,13 @@ class MatrixFreeRows:
 
                 def one(b: jax.Array, found: jax.Array) -> jax.Array:
                     part = self._in_lanes(explicit.columns(rows, index[b]), self.chunk)
-                    return jax.lax.dynamic_update_slice(
-                        found, part[None], (b, 0, start, 0)
+                    at = (
+                        b,
+                        jnp.zeros_like(b),
+                        start.astype(b.dtype),
+                        jnp.zeros_like(b),
                     )
+                    return jax.lax.dynamic_update_slice(found, part[None], at)
 
                 return jax.lax.fori_loop(0, here, one, found), None
 
