@@ -30,7 +30,23 @@ from swapjax.oneshot import (
 # What to prune, and how far, and when.
 from swapjax.patterns import NM
 from swapjax.plan import Plan, plan
-from swapjax.schedules import cubic, exponential, linear, one_shot
+from swapjax.schedules import constant, cubic, exponential, linear, one_shot
+
+# Train sparse.
+from swapjax.training import (
+    acdc,
+    check_state,
+    gmp,
+    granet,
+    granet_st,
+    gsm,
+    masks_of,
+    rigl,
+    set_,
+    sparse,
+    static,
+    ste,
+)
 from swapjax.types import Status
 
 __all__ = [
@@ -44,25 +60,38 @@ __all__ = [
     "Solution",
     "Stage",
     "Status",
+    "acdc",
     "apply_masks",
     "cbs",
+    "check_state",
     "chita",
     "churn",
+    "constant",
     "cubic",
     "density",
     "exponential",
+    "gmp",
+    "granet",
+    "granet_st",
+    "gsm",
     "intersect",
     "layerwise_obs",
     "linear",
     "linear_regression",
     "magnitude",
+    "masks_of",
     "obd",
     "one_shot",
     "per_example_gradients",
     "plan",
     "prune",
     "recalibrate_batchnorm",
+    "rigl",
     "saliency",
+    "set_",
+    "sparse",
+    "static",
+    "ste",
     "swap",
     "wanda",
     "woodfisher",

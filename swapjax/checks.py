@@ -21,3 +21,13 @@ def require_count(name: str, value: Any, least: int = 1) -> None:
         raise ValueError(f"{name} must be a whole number, got {value!r}") from None
     if value < least:
         raise ValueError(f"{name} must be {least} or more, got {value}")
+
+
+def require_fraction(name: str, value: Any) -> None:
+    """Raise for other than a number in [0, 1).
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    if not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ValueError(f"{name} must be in [0, 1), got {value!r}")

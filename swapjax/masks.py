@@ -81,8 +81,8 @@ def check(masks: Masks, params: Params, name: str = "masks") -> None:
         strict=True,
     )
     for path, leaf, mask in leaves:
-        shape, dtype = np.shape(mask), np.asarray(mask).dtype
-        if dtype != np.dtype(bool) or shape not in ((), leaf.shape):
+        shape, dtype = np.shape(mask), jnp.result_type(mask)
+        if dtype != jnp.bool_ or shape not in ((), leaf.shape):
             raise ValueError(
                 f"{name}: {path} must be bool of shape {leaf.shape} or (), got {dtype} "
                 f"of shape {shape}"

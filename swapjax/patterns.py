@@ -30,7 +30,8 @@ class NM:
     axis: int = -2
 
     def __post_init__(self) -> None:
-        if not 1 <= self.n <= self.m:
+        # A gradual pattern has a traced n under jit.
+        if isinstance(self.n, int) and not 1 <= self.n <= self.m:
             raise ValueError(f"pattern must keep 1 to m of m, got {self.n} of {self.m}")
 
     @classmethod

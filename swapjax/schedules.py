@@ -1,8 +1,15 @@
-"""Sparsity over the stages of a run, as exact tables of fractions."""
+"""Sparsity over the stages of a run, or over training, as exact tables of fractions.
+
+A schedule without steps says how far each stage of `swapjax.prune` goes. With steps it
+also says when: `swapjax.sparse` changes its masks after ``start`` updates and then
+after every ``every`` more, until ``end``.
+"""
 
 import dataclasses
 from collections.abc import Callable
 from fractions import Fraction
+
+from swapjax.checks import require_count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,11 +21,22 @@ class Schedule:
         initial: the sparsity of the first stage, unless the final one is lower.
         level: the sparsity at a stage, given the initial and the final sparsity, the
             stage's number from 0, and the number of stages, which is 2 or more.
+        start: the updates done before the first mask step; None for stages.
+        end: the updates after which no mask step comes.
+        every: the updates between two mask steps.
     """
 
     name: str
     initial: float
     level: Callable[[Fraction, Fraction, int, int], Fraction]
+    start: int | None = None
+    end: int = 0
+    every: int = 1
+
+    @property
+    def mask_steps(self) -> int:
+        """How many there are; the last comes at `end` or less than `every` before."""
+        return 0 if self.start is None else (self.end - self.start) // self.every + 1
 
     def table(self, final: float | Fraction, stages: int) -> tuple[Fraction, ...]:
         """List the sparsity of every stage; the last is exactly the final one.
@@ -40,24 +58,50 @@ class Schedule:
         return (*steps, end)
 
     def __str__(self) -> str:
-        return f"{self.name}(initial={self.initial:g})"
+        steps = ""
+        if self.start is not None:
+            steps = f"{self.start}, {self.end}, every={self.every}, "
+        return f"{self.name}({steps}initial={self.initial:g})"
 
 
-def cubic(*, initial: float = 0.0) -> Schedule:
+def cubic(
+    start: int | None = None,
+    end: int | None = None,
+    *,
+    every: int = 1,
+    initial: float = 0.0,
+) -> Schedule:
     """Fast at first, then slowing down: 1 minus the cube of what is left.
 
     ``s_t = s_T + (s_0 - s_T) (1 - t/(T-1))^3`` for t = 0..T-1 (Zhu and Gupta,
     arXiv:1710.01878, equation 1). With ``initial=0`` the first stage prunes nothing.
+
+    Args:
+        start: the updates before the first mask step, for training; 0 is when the
+            optimizer is initialised. Neither start nor end for stages.
+        end: the updates before the last mask step, which reaches the final sparsity.
+        every: the updates between two of them.
+        initial: the sparsity at the first, in [0, 1).
+
+    Raises:
+        ValueError: for an initial sparsity out of range, other than whole numbers of
+            steps, an end before the start, and one of the two without the other.
     """
 
     def level(start: Fraction, end: Fraction, t: int, stages: int) -> Fraction:
         return end + (start - end) * (1 - Fraction(t, stages - 1)) ** 3
 
-    return _schedule("cubic", initial, level)
+    return _schedule("cubic", initial, level, start, end, every)
 
 
-def exponential(*, initial: float = 0.1) -> Schedule:
-    """Halve the distance to the final sparsity at every stage.
+def exponential(
+    start: int | None = None,
+    end: int | None = None,
+    *,
+    every: int = 1,
+    initial: float = 0.1,
+) -> Schedule:
+    """Halve the distance to the final sparsity at every stage; see `cubic`.
 
     ``s_t = s_0 + (s_T - s_0) (1 - 2^-t) 2^(T-1) / (2^(T-1) - 1)`` for t = 0..T-1.
     """
@@ -68,29 +112,63 @@ def exponential(*, initial: float = 0.1) -> Schedule:
             1 - Fraction(1, 2**t)
         )
 
-    return _schedule("exponential", initial, level)
+    return _schedule("exponential", initial, level, start, end, every)
 
 
-def linear(*, initial: float = 0.0) -> Schedule:
-    """Climb by the same amount at every stage."""
+def linear(
+    start: int | None = None,
+    end: int | None = None,
+    *,
+    every: int = 1,
+    initial: float = 0.0,
+) -> Schedule:
+    """Climb by the same amount at every stage; see `cubic`."""
 
     def level(start: Fraction, end: Fraction, t: int, stages: int) -> Fraction:
         return start + (end - start) * Fraction(t, stages - 1)
 
-    return _schedule("linear", initial, level)
+    return _schedule("linear", initial, level, start, end, every)
 
 
-def one_shot() -> Schedule:
-    """Prune to the final sparsity at the first stage, and again at each after it."""
+def one_shot(step: int | None = None) -> Schedule:
+    """Prune to the final sparsity at the first stage, and again at each after it.
 
-    def level(start: Fraction, end: Fraction, t: int, stages: int) -> Fraction:
-        del start, t, stages
-        return end
+    Args:
+        step: for training, the updates before the one mask step.
+    """
+    return _schedule("one_shot", 0.0, _at_once, step, step)
 
-    return _schedule("one_shot", 0.0, level)
+
+def constant(start: int, end: int, *, every: int) -> Schedule:
+    """Stay at the final sparsity; entries are exchanged at mask steps; see `cubic`."""
+    return _schedule("constant", 0.0, _at_once, start, end, every)
 
 
-def _schedule(name: str, initial: float, level: Callable) -> Schedule:
+def _at_once(start: Fraction, end: Fraction, t: int, stages: int) -> Fraction:
+    del start, t, stages
+    return end
+
+
+def _schedule(
+    name: str,
+    initial: float,
+    level: Callable,
+    start: int | None,
+    end: int | None,
+    every: int = 1,
+) -> Schedule:
     if not 0 <= initial < 1:
         raise ValueError(f"initial must be in [0, 1), got {initial}")
-    return Schedule(name, initial, level)
+    require_count("every", every)
+    if start is None and end is None and every == 1:
+        return Schedule(name, initial, level)
+    if start is None or end is None:
+        raise ValueError(
+            f"start, end: give both, to count updates, or neither and no every, to "
+            f"count stages; got {start} and {end} with every={every}"
+        )
+    require_count("start", start, least=0)
+    require_count("end", end, least=0)
+    if end < start:
+        raise ValueError(f"end must be {start}, the start, or more, got {end}")
+    return Schedule(name, initial, level, start, end, every)

@@ -22,6 +22,8 @@ coupling   how the projections of the pruned weights are matched with those of
 epsilon    entropic regularisation of a coupling, in units of its cost
 damping    lambda, the ridge that holds the weights near the reference
 stage      one round of gradients, support and re-fit
+rule       in sparse training, which weights to drop and to grow
+mask step  in sparse training, an update after which masks change
 ========== =====================================================================
 """
 
@@ -38,7 +40,7 @@ LossFn = Callable[[Params, Any], jax.Array]
 
 
 class Status(enum.IntEnum):
-    """How a solver ended, from good to bad; under jit an ``int32``."""
+    """How a solver ended, or what a mask step met; under jit an ``int32``."""
 
     CONVERGED = 0
     ITERATION_LIMIT = 1
@@ -46,6 +48,8 @@ class Status(enum.IntEnum):
     DAMPED = 3
     RANK_DEFICIENT = 4
     NOT_FINITE = 5
+    BLIND_GROWTH = 6
+    NOT_MASKED = 7
 
     @property
     def sentence(self) -> str:
@@ -70,6 +74,14 @@ _SENTENCES = {
     Status.NOT_FINITE: (
         "The objective became infinite or NaN; the thresholded weights were kept "
         "without a re-fit."
+    ),
+    Status.BLIND_GROWTH: (
+        "Gradients were zero wherever masks are False, so that entries grew by their "
+        "index; do not multiply by masks in the loss, params are zero there already."
+    ),
+    Status.NOT_MASKED: (
+        "Params were not zero where masks are False; apply the updates of "
+        "swapjax.sparse to the params that it was given, and nothing after them."
     ),
     Status.DAMPED: (
         "A system was singular, or indefinite by rounding, with the damping asked for; "

@@ -25,6 +25,7 @@ from swapjax.rows import Corruption, Storage
 from swapjax.selection import Budget
 from swapjax.sources import Source
 from swapjax.types import Leaves, LossFn, Masks, Params, Status
+from swapjax.within import allowed, room
 
 
 class Pruned(NamedTuple):
@@ -131,6 +132,11 @@ def prune(
     """
     method = swap() if method is None else method
     schedule = schedules.exponential(initial=0.1) if schedule is None else schedule
+    if schedule.start is not None:
+        raise ValueError(
+            f"schedule: {schedule} counts updates of an optimizer, for swapjax.sparse; "
+            "leave start and end out for stages"
+        )
     check_storage(storage)
     for name, value in (("stages", stages), ("samples", samples), ("batch", batch)):
         require_count(name, value)
@@ -154,9 +160,9 @@ def prune(
     initial = target.split(params)
     trees.require_finite(trees.paths(params), jax.tree.leaves(params), "params")
     source = Source(data, samples * batch)
-    allowed = None if within is None else _allowed(within, params, target)
+    inside = None if within is None else allowed(within, params, target)
     table = schedule.table(target.sparsity, stages)
-    budgets = _budgets([target.at(level) for level in table], allowed)
+    budgets = _budgets([target.at(level) for level in table], inside)
 
     state = Saved(params, None, (), 0)
     if checkpoint is not None:
@@ -191,7 +197,7 @@ def prune(
             weights=target.split(state.params),
             initial=initial,
             rows=form(rows, target, storage) if method.needs_rows else None,
-            within=allowed,
+            within=inside,
             layers=second_moments(rows, target.paths) if method.needs_layers else None,
         )
         solution = _solve(method, problem, budgets[t])
@@ -228,39 +234,13 @@ def _loss(rows: MatrixFreeRows, params: Params) -> jax.Array:
     return moved.loss(trees.take(params, rows.positions))
 
 
-def _allowed(within: Masks, params: Params, target: Plan) -> Leaves:
-    """The leaves of within, once it is known that the plan finds room there."""
-    masking.check(within, params, "within")
-    leaves = target.leaf_masks(within)
-    room = _room(target, leaves)
-    if any(keep > r for keep, r in zip(target.keep, room, strict=True)):
-        raise ValueError(
-            f"within: has {sum(room):,} entries in all, {target.kept:,} are to be kept "
-            f"(by group of leaves: {room} against {list(target.keep)})"
-        )
-    for path, leaf, pattern in zip(target.paths, leaves, target.patterns, strict=True):
-        if pattern and jnp.any(jnp.sum(pattern.split(leaf), axis=-1) < pattern.n):
-            raise ValueError(
-                f"within: {path} has groups with fewer entries than {pattern} keeps"
-            )
-    return leaves
-
-
-def _room(target: Plan, allowed: Leaves) -> list[int]:
-    """What may be kept at all, by group of leaves."""
-    room = [0] * len(target.keep)
-    for group, leaf in zip(target.groups, allowed, strict=True):
-        room[group] += int(jnp.sum(leaf, dtype=jnp.int32))
-    return room
-
-
-def _budgets(stages: list[Plan], allowed: Leaves | None) -> list[Budget]:
+def _budgets(stages: list[Plan], inside: Leaves | None) -> list[Budget]:
     """The counts of every stage, no more than what may be kept at all."""
-    if allowed is None:
+    if inside is None:
         return [stage.budget for stage in stages]
-    room = jnp.asarray(_room(stages[-1], allowed), jnp.int32)
+    there = jnp.asarray(room(stages[-1], inside), jnp.int32)
     return [
-        dataclasses.replace(b, keep=jnp.minimum(b.keep, room))
+        dataclasses.replace(b, keep=jnp.minimum(b.keep, there))
         for b in (stage.budget for stage in stages)
     ]
 

@@ -1,0 +1,65 @@
+"""Global sparse momentum: most weights follow their decay alone."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from swapjax.plan import Plan, plan
+from swapjax.scores import saliency
+from swapjax.selection import select
+from swapjax.types import Params
+
+
+def gsm(sparsity: float | Plan) -> optax.GradientTransformation:
+    """Let gradients through to the weights that matter most for the loss.
+
+    Global Sparse Momentum SGD (Ding et al., NeurIPS 2019, arXiv:1909.12778). At every
+    step the entries with the largest ``|w g|`` keep their gradient and all other
+    prunable ones get zero, so that weight decay, which belongs after this, wears them
+    off; chain it as in the example. Weights shrink by ``exp(-rate decay t / (1 -
+    momentum))`` when they are never chosen: without a high momentum, and enough steps,
+    they are still there at the end. A prune by magnitude then costs nearly nothing.
+
+    Args:
+        sparsity: the fraction of prunable entries that get no gradient; or a plan.
+
+    Returns:
+        A transformation without state; ``update`` needs params.
+
+    Raises:
+        ValueError: from its functions, as `swapjax.plan` does, for a plan of other
+            params, and for params that are missing.
+
+    Example:
+        >>> import optax, swapjax
+        >>> kernels = lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
+        >>> tx = optax.chain(
+        ...     swapjax.gsm(0.98),
+        ...     optax.add_decayed_weights(5e-4, mask=kernels),
+        ...     optax.sgd(0.01, momentum=0.99, nesterov=True),
+        ... )
+    """
+
+    def target(params: Params) -> Plan:
+        return sparsity if isinstance(sparsity, Plan) else plan(params, sparsity)
+
+    def init(params: Params) -> optax.EmptyState:
+        if jax.tree.leaves(params):
+            target(params).split(params)
+        return optax.EmptyState()
+
+    def update(gradients: Params, state: Any, params: Params | None = None) -> tuple:
+        if params is None:
+            raise ValueError("params: gsm needs them; call tx.update with params")
+        chosen = target(params)
+        slopes = chosen.split(gradients)
+        active = select(saliency(chosen.split(params), slopes), chosen.budget)
+        kept = tuple(
+            jnp.where(m, g, jnp.zeros((), g.dtype))
+            for m, g in zip(active, slopes, strict=True)
+        )
+        return chosen.merge(kept, gradients), state
+
+    return optax.GradientTransformation(init, update)

@@ -1,0 +1,50 @@
+"""What an optimizer remembers of weights that are not there."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from swapjax.types import Masks, Params
+
+
+def forget(
+    optimizer: optax.GradientTransformation, state: Any, masks: Masks, params: Params
+) -> Any:
+    """Make moments of inactive weights what they are at first.
+
+    Which arrays of a state belong to weights is found by `optax.tree.map_params`, for
+    any optimizer. Those that are not shaped like their weights, as the factored moments
+    of Adafactor, are left alone: they belong to rows and columns.
+
+    Args:
+        optimizer: that the state is of.
+        state: of the optimizer.
+        masks: where weights are active.
+        params: zero where they are not.
+
+    Returns:
+        The state; every array of it that has the shape of a leaf is as ``init`` makes
+        it where the leaf's mask is False.
+    """
+
+    def remember(value: Any, mask: jax.Array) -> Any:
+        fits = jnp.ndim(mask) and jnp.shape(value) == jnp.shape(mask)
+        return mask if fits else True
+
+    kept = optax.tree.map_params(
+        optimizer,
+        # A masked optimizer has such a hole for each of the leaves it does not treat.
+        lambda v, m: v if isinstance(v, optax.MaskedNode) else remember(v, m),
+        state,
+        masks,
+        transform_non_params=lambda _: True,
+        is_leaf=lambda v: isinstance(v, optax.MaskedNode),
+    )
+    return jax.tree.map(
+        lambda keep, now, new: now if keep is True else jnp.where(keep, now, new),
+        kept,
+        state,
+        optimizer.init(params),
+    )

@@ -1,0 +1,125 @@
+"""When masks change and how many entries stay: integers, made once on the host."""
+
+import dataclasses
+from fractions import Fraction
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from swapjax.patterns import NM
+from swapjax.plan import Plan, plan
+from swapjax.schedules import Schedule
+from swapjax.selection import Budget
+from swapjax.training.rules import Rule
+from swapjax.types import Masks, Params
+from swapjax.within import allowed, room
+
+
+@dataclasses.dataclass(frozen=True)
+class Timetable:
+    """The mask steps of one network.
+
+    A mask step at t comes with update number t, counted from 1, after the weights have
+    moved. One at 0 is the initialisation.
+
+    Attributes:
+        plan: what is prunable, at the final sparsity.
+        begin: the plan of the first masks; None to begin with all that is allowed.
+        keep: ``int32[levels, groups]``, the entries to keep at each mask step; the
+            last row is that of all that come after.
+        first: the update of the first mask step.
+        every: updates between two of them.
+        last: the update after which there are none; -1 where there are none at all.
+        fractions: ``float32[mask steps]``, of the entries to exchange.
+    """
+
+    plan: Plan
+    begin: Plan | None
+    keep: np.ndarray
+    first: int
+    every: int
+    last: int
+    fractions: np.ndarray
+
+    def is_mask_step(self, t: jax.Array) -> jax.Array:
+        """Whether masks change with update number t, from 1."""
+        due = (t - self.first) % self.every == 0
+        return due & (t >= self.first) & (t <= self.last)
+
+    def at(self, t: jax.Array) -> tuple[Budget, jax.Array]:
+        """The counts and the fraction to exchange of the mask step at t."""
+        i = (t - self.first) // self.every
+        keep = jnp.asarray(self.keep)[jnp.minimum(i, len(self.keep) - 1)]
+        patterns: tuple[NM | None, ...] = ()
+        if any(self.plan.patterns):
+            # A gradual one goes from m:m to n:m, which the count tells.
+            n: Any = keep
+            patterns = tuple(
+                p and dataclasses.replace(p, n=n[group] // (size // p.m))
+                for p, group, size in zip(
+                    self.plan.patterns, self.plan.groups, self.plan.sizes, strict=True
+                )
+            )
+        budget = Budget(keep, self.plan.groups, self.plan.floors, patterns)
+        return budget, jnp.asarray(self.fractions)[i]
+
+
+def make(
+    rule: Rule,
+    params: Params,
+    sparsity: float | Plan,
+    schedule: Schedule | None,
+    steps: int | None,
+    within: Masks | None,
+) -> Timetable:
+    """Work the mask steps of a network out; the arguments are those of `sparse`.
+
+    Args:
+        rule: what happens at mask steps.
+        params: the network, or its shapes and dtypes.
+        sparsity: to reach; or a plan.
+        schedule: when, and how far; None for a rule without mask steps.
+        steps: updates in all, if known.
+        within: masks that may ever be active.
+
+    Raises:
+        ValueError: for a plan of other params, as `swapjax.plan` does, and as
+            `swapjax.within.allowed` does.
+    """
+    if isinstance(sparsity, Plan):
+        target = sparsity
+        target.split(params)
+    else:
+        target = plan(params, sparsity, allocation=rule.allocation)
+    if schedule is None:
+        schedule = Schedule("none", 0.0, lambda start, end, t, stages: end, 0, 0)
+    assert schedule.start is not None
+    levels = rule.levels(schedule, target.sparsity)
+    plans = [target.at(level) for level in levels]
+    keep = np.asarray([p.keep for p in plans], np.int32)
+    if within is not None:
+        keep = np.minimum(keep, room(target, allowed(within, params, target)))
+    last = -1
+    if rule.choose is not None:
+        last = steps if rule.goes_on and steps is not None else schedule.end
+    times = range(schedule.start, last + 1, schedule.every)
+    return Timetable(
+        plan=target,
+        begin=_begin(rule, target, levels[0], schedule.start),
+        keep=keep,
+        first=schedule.start,
+        every=schedule.every,
+        last=last,
+        fractions=np.asarray([rule.fraction(t, last) for t in times], np.float32),
+    )
+
+
+def _begin(rule: Rule, target: Plan, level: Fraction, start: int) -> Plan | None:
+    """The plan of the first masks."""
+    if rule.begin == "random":
+        free = target.allocation == "global" and not any(target.patterns)
+        layered = dataclasses.replace(target, allocation="erk") if free else target
+        return layered.at(level)
+    return target.at(level) if start == 0 and level > 0 else None

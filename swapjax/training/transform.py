@@ -1,0 +1,283 @@
+"""Sparse training as an Optax transformation around any other."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from swapjax import masks as masking
+from swapjax import sharding, trees
+from swapjax.checks import require_count
+from swapjax.plan import Plan
+from swapjax.schedules import Schedule
+from swapjax.selection import select
+from swapjax.training.moments import forget
+from swapjax.training.rules import MaskStep, Rule
+from swapjax.training.state import SparseState, examine
+from swapjax.training.timetable import Timetable, make
+from swapjax.types import Leaves, Masks, Params
+
+
+def sparse(
+    optimizer: optax.GradientTransformation,
+    rule: Rule,
+    *,
+    sparsity: float | Plan,
+    schedule: Schedule | None = None,
+    steps: int | None = None,
+    within: Masks | None = None,
+    key: jax.Array,
+) -> optax.GradientTransformationExtraArgs:
+    """Train a sparse network with any Optax optimizer.
+
+    Nothing else changes in a training loop: the updates that come back move params on
+    the masks and set to exactly zero what leaves them, in every dtype. The optimizer
+    sees gradients of active weights only, and its moments of others are as new; a
+    weight that comes back starts at zero.
+
+    ========================= =======================================================
+    updates done              what happens
+    ========================= =======================================================
+    0                         ``init`` makes the first masks; params are still dense
+                              unless you call ``swapjax.apply_masks(params, masks)``
+    1                         params are zero outside of the masks from here on
+    start, start + every, ... a mask step: first the optimizer moves the weights, then
+    till the schedule's end   the rule chooses new masks by them and by the gradients
+    ========================= =======================================================
+
+    Gradients must be dense where a rule grows entries by them: take the gradient at
+    params as they are, and do not multiply by masks in the loss. `check_state` tells of
+    a mistake here.
+
+    Args:
+        optimizer: any transformation. Weight decay and learning rates belong here;
+            clipping by a norm counts active weights only here, all of them outside.
+        rule: as `swapjax.granet` makes it.
+        sparsity: to reach, of leaves named ``kernel`` or ``weight`` of rank 2 or more;
+            or a plan by `swapjax.plan`, made for the tree that ``init`` will get.
+        schedule: when masks change, and how far each time: `swapjax.cubic` and others,
+            with a start and an end. `swapjax.static` needs none.
+        steps: updates in all, to make sure that the schedule ends before, and for rules
+            that go on after it.
+        within: masks outside of which nothing is ever active, to train a sparse network
+            on.
+        key: a JAX PRNG key, for what is chosen at random; the same key gives the same
+            run.
+
+    Returns:
+        A transformation whose state holds a `SparseState`. Its ``update`` needs params.
+        Masks lie as params do. ``init`` and ``update`` raise ValueError for a plan, a
+        state or `within` of other params, and for params that are missing.
+
+    Raises:
+        ValueError: for a rule without a schedule or with one for stages, and a schedule
+            that ends after training.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax, swapjax
+        >>> tx = swapjax.sparse(
+        ...     optax.adam(1e-2), swapjax.rigl(), sparsity=0.75,
+        ...     schedule=swapjax.constant(0, 80, every=10), key=jax.random.key(0))
+        >>> params = {"kernel": jax.random.normal(jax.random.key(1), (8, 4))}
+        >>> state = tx.init(params)
+        >>> loss = lambda p: jnp.mean((jnp.ones((1, 8)) @ p["kernel"] - 1) ** 2)
+        >>> @jax.jit
+        ... def step(params, state):
+        ...     updates, state = tx.update(jax.grad(loss)(params), state, params)
+        ...     return optax.apply_updates(params, updates), state
+        >>> for _ in range(100):
+        ...     params, state = step(params, state)
+        >>> swapjax.density(swapjax.masks_of(state)), int((params["kernel"] != 0).sum())
+        (0.25, 8)
+    """
+    _check(rule, schedule, steps)
+    wrapped = optax.with_extra_args_support(optimizer)
+    seed = jax.random.key_data(key)
+    to_key = functools.partial(jax.random.wrap_key_data, impl=jax.random.key_impl(key))
+
+    @functools.lru_cache(maxsize=8)
+    def timetable_of(treedef: Any, shapes: tuple) -> Timetable:
+        like = treedef.unflatten([jax.ShapeDtypeStruct(*shape) for shape in shapes])
+        return make(rule, like, sparsity, schedule, steps, within)
+
+    def timetable(params: Params) -> Timetable:
+        leaves, treedef = jax.tree.flatten(params)
+        return timetable_of(treedef, tuple((x.shape, x.dtype) for x in leaves))
+
+    def init(params: Params) -> SparseState:
+        count = jnp.zeros((), jnp.int32)
+        if not jax.tree.leaves(params):
+            # Optax finds out by such a tree what of a state belongs to params.
+            return SparseState(count, params, seed, wrapped.init(params), {})
+        table = timetable(params)
+        weights = table.plan.split(params)
+        inside = None if within is None else table.plan.leaf_masks(within)
+        first = _first_masks(rule, table, params, inside, to_key(seed))
+        extras: dict[str, Any] = {"status": jnp.zeros(len(weights), jnp.int32)}
+        if inside is not None:
+            extras["within"] = inside
+        if rule.straight_through:
+            # Copies: a loop may donate params and this state.
+            extras["dense"] = tuple(jnp.array(w) for w in weights)
+        masks = table.plan.masks(first)
+        inner = wrapped.init(params)
+        return SparseState(count, sharding.put_like(masks, params), seed, inner, extras)
+
+    def update(
+        gradients: Params,
+        state: SparseState,
+        params: Params | None = None,
+        **extra: Any,
+    ) -> tuple[Params, SparseState]:
+        if params is None:
+            raise ValueError(
+                "params: sparse training needs them; call tx.update(gradients, state, "
+                "params)"
+            )
+        if not isinstance(state, SparseState):
+            raise ValueError(
+                f"state: must be what tx.init gave, got a {type(state).__name__}"
+            )
+        table = timetable(params)
+        plan = table.plan
+        masking.check(state.masks, params, "state.masks")
+        old, weights, slopes = (
+            plan.leaf_masks(state.masks), plan.split(params), plan.split(gradients)
+        )  # fmt: skip
+        if rule.straight_through:
+            base = plan.merge(state.extras["dense"], params)
+            seen = plan.merge(
+                _decayed(rule, slopes, state.extras["dense"], old), gradients
+            )
+            inner = state.inner
+        else:
+            base = params
+            seen = plan.merge(_only(old, slopes), gradients)
+            inner = forget(wrapped, state.inner, state.masks, params)
+        updates, inner = wrapped.update(seen, inner, base, **extra)
+        moves = trees.take(updates, plan.positions)
+        t = state.count + 1
+        now = table.is_mask_step(t)
+        if rule.skips:
+            moves = tuple(jnp.where(now, jnp.zeros_like(u), u) for u in moves)
+            updates, inner = jax.tree.map(
+                lambda old, new: jnp.where(now, old, new),
+                (jax.tree.map(jnp.zeros_like, updates), state.inner),
+                (updates, inner),
+            )
+        start = trees.take(base, plan.positions)
+
+        def choose() -> tuple[Leaves, jax.Array]:
+            moved = tuple(
+                (w + u).astype(w.dtype) for w, u in zip(start, moves, strict=True)
+            )
+            if not rule.straight_through:
+                moved = _only(old, moved)
+            budget, fraction = table.at(t)
+            assert rule.choose is not None
+            new = rule.choose(
+                MaskStep(
+                    moved,
+                    slopes,
+                    old,
+                    state.extras.get("within"),
+                    budget,
+                    fraction,
+                    jax.random.fold_in(to_key(state.key), t),
+                )
+            )
+            found = examine(rule, t, old, weights, moved, slopes)
+            return new, jnp.maximum(found, state.extras["status"])
+
+        keep = lambda: (old, state.extras["status"])  # noqa: E731
+        new, status = keep() if table.last < 0 else jax.lax.cond(now, choose, keep)
+        extras = {**state.extras, "status": status}
+        if rule.straight_through:
+            dense = tuple(
+                (w + u).astype(w.dtype) for w, u in zip(start, moves, strict=True)
+            )
+            extras["dense"] = dense
+            moves = tuple(d - w for d, w in zip(dense, weights, strict=True))
+            stays = new
+        else:
+            # What is new starts at zero, which it has.
+            stays = tuple(a & b for a, b in zip(old, new, strict=True))
+        # w + (-w) is exactly zero in every dtype.
+        moves = tuple(
+            jnp.where(s, u, -w) for s, u, w in zip(stays, moves, weights, strict=True)
+        )
+        return plan.merge(moves, updates), SparseState(
+            count=optax.safe_increment(state.count),
+            masks=plan.masks(new),
+            key=state.key,
+            inner=inner,
+            extras=extras,
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _check(rule: Rule, schedule: Schedule | None, steps: int | None) -> None:
+    if not isinstance(rule, Rule):
+        raise ValueError(
+            f"rule must be what a function like swapjax.granet() returns, got {rule!r}"
+        )
+    if schedule is None:
+        if rule.choose is not None:
+            raise ValueError(
+                f"schedule: {rule.name} changes masks; say when, as "
+                "swapjax.cubic(start, end, every=100) does"
+            )
+        return
+    if schedule.start is None:
+        raise ValueError(
+            f"schedule: {schedule} counts stages; for training give it a start and an "
+            "end in updates"
+        )
+    if steps is not None:
+        require_count("steps", steps)
+        if schedule.end > steps:
+            raise ValueError(
+                f"schedule: {schedule} ends after update {schedule.end}, training "
+                f"after {steps}"
+            )
+
+
+def _first_masks(
+    rule: Rule, table: Timetable, params: Params, inside: Leaves | None, key: jax.Array
+) -> Leaves:
+    plan = table.plan
+    weights = plan.split(params)
+    if rule.masks is not None:
+        masking.check(rule.masks, params, "masks")
+        return plan.leaf_masks(rule.masks)
+    if table.begin is None:
+        return inside or tuple(jnp.ones(w.shape, bool) for w in weights)
+    budget = table.begin.budget
+    if rule.begin == "magnitude":
+        scores: Leaves = tuple(jnp.abs(w) for w in weights)
+    else:
+        keys = jax.random.split(jax.random.fold_in(key, 0), len(weights))
+        scores = tuple(
+            jax.random.uniform(k, w.shape) for k, w in zip(keys, weights, strict=True)
+        )
+    return select(scores, budget, inside)
+
+
+def _only(masks: Leaves, leaves: Leaves) -> Leaves:
+    return tuple(
+        jnp.where(m, x, jnp.zeros((), x.dtype))
+        for m, x in zip(masks, leaves, strict=True)
+    )
+
+
+def _decayed(rule: Rule, slopes: Leaves, dense: Leaves, masks: Leaves) -> Leaves:
+    """Gradients for dense weights, which shrink where they are not active."""
+    if not rule.decay:
+        return slopes
+    return tuple(
+        g + jnp.where(m, 0, rule.decay * w).astype(g.dtype)
+        for g, w, m in zip(slopes, dense, masks, strict=True)
+    )
