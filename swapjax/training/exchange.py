@@ -1,0 +1,94 @@
+"""Drop the weakest weights of a leaf and grow as many elsewhere."""
+
+import jax
+import jax.numpy as jnp
+
+from swapjax.patterns import NM
+from swapjax.selection import sort_keys, top_keys
+
+
+def exchange(
+    weight: jax.Array,
+    score: jax.Array,
+    mask: jax.Array,
+    drop: jax.Array | int,
+    within: jax.Array | None = None,
+    *,
+    pattern: NM | None = None,
+) -> jax.Array:
+    """Move a number of active entries to where the score is largest.
+
+    The `drop` smallest ``|weight|`` among the active entries go, then as many of the
+    largest scores come, among all entries that are inactive by then: those that just
+    went may come back. Their number stays as it was. With scores ``|g|`` this is the
+    exchange of RigL (Evci et al., ICML 2020, arXiv:1911.11134) and the regeneration of
+    GraNet (Liu et al., NeurIPS 2021, arXiv:2106.10404); with random ones that of SET
+    (Mocanu et al., 2018, arXiv:1707.04780).
+
+    The new mask tells nothing of values: set to zero what is new in it, and what is
+    gone.
+
+    Args:
+        weight: floats of any shape. NaN is the smallest.
+        score: of the same shape, large means grow: ``|g|``, g the gradient where
+            inactive weights are zero but not hidden from it; or `random_score`. NaN
+            ranks lowest.
+        mask: bool of the same shape, the active entries.
+        drop: how many to exchange, may be traced; held between none and all that are
+            active.
+        within: bool of the same shape; nothing grows where it is False. Where that
+            leaves too little room, which a mask inside of it never does, fewer grow.
+        pattern: one that mask keeps to. Every group is then filled up to its n.
+
+    Returns:
+        The new mask, bool of the same shape. Ties go to the lower flat index, both of
+        what stays and of what grows.
+
+    Raises:
+        ValueError: for shapes that differ.
+
+    Example:
+        >>> weight = jnp.asarray([3.0, -1.0, 0.0, 0.0])
+        >>> gradient = jnp.asarray([0.0, 0.1, 0.2, -9.0])
+        >>> exchange(weight, jnp.abs(gradient), weight != 0, 1).tolist()
+        [True, False, False, True]
+    """
+    others = {"score": score, "mask": mask, "within": within}
+    for name, other in others.items():
+        if other is not None and other.shape != weight.shape:
+            raise ValueError(
+                f"{name}: must have the shape {weight.shape} of weight, got "
+                f"{other.shape}"
+            )
+    active = jnp.sum(mask, dtype=jnp.int32)
+    # No number has the key 0 of what is not there to choose from, once NaN has 1.
+    strength = jnp.where(mask, jnp.maximum(sort_keys(jnp.abs(weight)), 1), 0)
+    (kept,) = top_keys((strength,), active - jnp.clip(drop, 0, active))
+
+    wanted = score if jnp.issubdtype(score.dtype, jnp.unsignedinteger) else None
+    wanted = sort_keys(score) if wanted is None else wanted
+    most = ~jnp.zeros((), wanted.dtype)
+    wanted = jnp.clip(wanted, 1, most - 1)
+    if within is not None:
+        wanted = jnp.where(within, wanted, 0)
+    # What was kept has a key that nothing else has: one selection fills up the rest.
+    wanted = jnp.where(kept, most, wanted)
+    if pattern is None:
+        (chosen,) = top_keys((wanted,), active)
+    else:
+        chosen = pattern.top(wanted)
+    return chosen & (wanted > 0)
+
+
+def random_score(key: jax.Array, weight: jax.Array) -> jax.Array:
+    """Scores that grow entries at random, each as likely as the others.
+
+    Args:
+        key: a JAX PRNG key, another one for every exchange.
+        weight: an array of the shape that is wanted.
+
+    Returns:
+        ``uint32`` of that shape, which `exchange` compares as they are: uniform floats
+        have only 2^23 values, and ties favour low indices.
+    """
+    return jax.random.bits(key, weight.shape, jnp.uint32)
