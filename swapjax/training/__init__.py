@@ -1,5 +1,16 @@
 """Sparse training, and drivers that train, prune and train again."""
 
 from swapjax.training.exchange import exchange, random_score
+from swapjax.training.lottery import Level, Ticket, lottery, reinit, shuffle
+from swapjax.training.trainer import Trainer
 
-__all__ = ["exchange", "random_score"]
+__all__ = [
+    "Level",
+    "Ticket",
+    "Trainer",
+    "exchange",
+    "lottery",
+    "random_score",
+    "reinit",
+    "shuffle",
+]
