@@ -1,7 +1,7 @@
 """Pictures of what pruning did. Figures are drawn without pyplot: no global state."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from swapjax import files
 from swapjax.experiments import Row
 from swapjax.oneshot import Stage
+from swapjax.training import Recovery
 
 # Of every method on the command line: colour and marker.
 _STYLES = {
@@ -88,6 +89,42 @@ def comparison_figure(rows: Sequence[Row], *, dense: float, title: str) -> Figur
     return figure
 
 
+def plasticity_figure(results: Sequence[Recovery], *, title: str) -> Figure:
+    """Draw what checkpoints recover after pruning, against their epoch.
+
+    One panel has the accuracies before pruning and after training on, the other their
+    difference. One colour a rate, dashed without regeneration; several results of one
+    kind, of seeds for instance, show as their mean.
+    """
+    figure = Figure(figsize=(10.5, 4), layout="constrained")
+    figure.suptitle(title)
+    accuracy, difference = figure.subplots(1, 2)
+    _draw_means(
+        accuracy, results, lambda r: r.before, color="black", ls=":", label="before"
+    )
+    difference.axhline(0, color="black", lw=0.8, ls=":")
+    rates = sorted({r.rate for r in results})
+    for i, rate in enumerate(rates):
+        for regrown in (False, True):
+            group = [r for r in results if (r.rate, r.regrown) == (rate, regrown)]
+            style = {
+                "color": f"C{i}",
+                "ls": "-" if regrown else "--",
+                "marker": "o" if regrown else "s",
+                "label": f"{rate:g}, {'regrown' if regrown else 'pruned only'}",
+            }
+            if group:
+                _draw_means(accuracy, group, lambda r: r.after, **style)
+                _draw_means(difference, group, lambda r: r.plasticity, **style)
+    accuracy.set_ylabel("test accuracy")
+    difference.set_ylabel("plasticity: after less before")
+    for axes in (accuracy, difference):
+        axes.set_xlabel("epoch of the checkpoint")
+        axes.grid(alpha=0.3)
+    accuracy.legend(title="pruned to", fontsize="small")
+    return figure
+
+
 def save(figure: Figure, path: str | Path) -> None:
     """Write a figure, whole or not at all."""
     files.write_atomically(path, lambda p: figure.savefig(p, dpi=150))
@@ -110,6 +147,17 @@ def _draw_method(axes: Axes, rows: list[Row], levels: list[float]) -> None:
         capsize=3,
         label=method,
     )
+
+
+def _draw_means(
+    axes: Axes,
+    results: Sequence[Recovery],
+    value: Callable[[Recovery], float],
+    **style: Any,
+) -> None:
+    epochs = sorted({r.epoch for r in results})
+    means = [np.mean([value(r) for r in results if r.epoch == e]) for e in epochs]
+    axes.plot(epochs, means, ms=5, **style)
 
 
 def _draw_stages(axes: Axes, history: Sequence[Stage]) -> None:

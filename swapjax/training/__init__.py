@@ -2,6 +2,8 @@
 
 from swapjax.training.exchange import exchange, random_score
 from swapjax.training.gsm import gsm
+from swapjax.training.lottery import Level, Ticket, lottery, reinit, shuffle
+from swapjax.training.plasticity import Recovery, pruning_plasticity
 from swapjax.training.rules import (
     MaskStep,
     Rule,
@@ -15,12 +17,17 @@ from swapjax.training.rules import (
     ste,
 )
 from swapjax.training.state import SparseState, check_state, masks_of
+from swapjax.training.trainer import Trainer
 from swapjax.training.transform import sparse
 
 __all__ = [
+    "Level",
     "MaskStep",
+    "Recovery",
     "Rule",
     "SparseState",
+    "Ticket",
+    "Trainer",
     "acdc",
     "check_state",
     "exchange",
@@ -28,10 +35,14 @@ __all__ = [
     "granet",
     "granet_st",
     "gsm",
+    "lottery",
     "masks_of",
+    "pruning_plasticity",
     "random_score",
+    "reinit",
     "rigl",
     "set_",
+    "shuffle",
     "sparse",
     "static",
     "ste",

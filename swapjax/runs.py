@@ -1,0 +1,119 @@
+"""What tells one run from another, and the file that a run goes on from."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from swapjax import checkpoint, trees
+from swapjax.types import Params
+
+
+class State(NamedTuple):
+    """What a file of a run holds.
+
+    Attributes:
+        trees: with the tree of params, by name.
+        notes: whatever JSON takes, by name.
+    """
+
+    trees: dict[str, Any]
+    notes: dict[str, Any]
+
+
+def fingerprint(params: Params, key: jax.Array, **settings: Any) -> dict[str, str]:
+    """Tell runs apart: by their settings, their key, and every bit of their params."""
+    seed = np.asarray(jax.random.key_data(key)).tolist()
+    settings |= {"params": digest(params), "key": seed}
+    return {name: str(value) for name, value in settings.items()}
+
+
+def digest(tree: Any) -> str:
+    """Tell trees of arrays apart, by paths, dtypes, shapes and every bit."""
+    result = hashlib.sha256()
+    for path, leaf in zip(trees.paths(tree), jax.tree.leaves(tree), strict=True):
+        array = np.ascontiguousarray(leaf)
+        result.update(f"{path} {array.dtype} {array.shape}".encode())
+        result.update(array.tobytes())
+    return result.hexdigest()[:16]
+
+
+def require_room(path: str | Path) -> None:
+    """Raise where no state can be kept.
+
+    Raises:
+        ValueError: for a file in no folder, and in a run of several processes.
+    """
+    if jax.process_count() > 1:
+        raise ValueError("checkpoint: runs of several processes keep none yet")
+    if not Path(path).parent.is_dir():
+        raise ValueError(f"checkpoint: {Path(path).parent} is not a folder")
+
+
+def save(path: str | Path, state: State, run: dict[str, str], kind: str) -> None:
+    """Write the state, whole or not at all.
+
+    Args:
+        path: the file.
+        state: what to keep.
+        run: from `fingerprint`.
+        kind: what the run is one of, as in ``"stages"``.
+    """
+    metadata = {name: json.dumps(note) for name, note in state.notes.items()}
+    metadata |= {"run": json.dumps(run), "kind": kind}
+    checkpoint.save_params(path, state.trees, metadata)
+
+
+def load(
+    path: str | Path,
+    params: Params,
+    names: Sequence[str],
+    run: dict[str, str],
+    kind: str,
+) -> State | None:
+    """Read the state of a run, None where there is no file yet.
+
+    Args:
+        path: the file.
+        params: with the tree that those in the file have.
+        names: of the trees in the file.
+        run: from `fingerprint`.
+        kind: what the run is one of.
+
+    Raises:
+        ValueError: for a file that cannot be read or is no such state, and for the
+            state of a run with other arguments, naming them.
+    """
+    if not Path(path).exists():
+        return None
+    arrays, metadata = checkpoint.read(path)
+    if "run" not in metadata or metadata.pop("kind", kind) != kind:
+        raise ValueError(f"checkpoint: {path} is not the state of a run of {kind}")
+    other = json.loads(metadata.pop("run"))
+    different = [k for k in run if run[k] != other.get(k)]
+    if different:
+        what = "; ".join(_difference(k, other.get(k), run[k]) for k in different)
+        raise ValueError(
+            f"checkpoint: {path} belongs to another run ({what}); remove it to start "
+            "anew"
+        )
+    paths = trees.paths(params)
+    structure = jax.tree.structure(params)
+
+    def as_tree(name: str) -> Params:
+        leaves = [jnp.asarray(arrays[f"{name}/{leaf}"]) for leaf in paths]
+        return jax.tree.unflatten(structure, leaves)
+
+    notes = {name: json.loads(note) for name, note in metadata.items()}
+    return State({name: as_tree(name) for name in names}, notes)
+
+
+def _difference(name: str, before: str | None, now: str) -> str:
+    if max(len(str(before)), len(now)) > 60:
+        return f"{name} differs"
+    return f"{name} was {before}, is {now}"

@@ -1,0 +1,296 @@
+"""Iterative magnitude pruning with rewinding: train, prune a little, start again."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from swapjax import masks as masking
+from swapjax import scores, sharding, trees
+from swapjax.plan import Plan, plan
+from swapjax.selection import Budget, select
+from swapjax.training.trainer import Train, call, describe
+from swapjax.types import Masks, Params
+
+_KIND = "levels"
+
+
+@dataclasses.dataclass(frozen=True)
+class Level:
+    """What one level did.
+
+    Attributes:
+        level: its number; 0 trains the dense network.
+        sparsity: the fraction of prunable entries that are zero while it trains.
+        kept: the entries that are left.
+        accuracy: what `evaluate` said of the trained params, None without one.
+        seconds: wall time, pruning, compilation and evaluation included.
+    """
+
+    level: int
+    sparsity: float
+    kept: int
+    accuracy: float | None
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        return dataclasses.asdict(self)
+
+
+class Ticket(NamedTuple):
+    """A sparse network, and where its training started.
+
+    Attributes:
+        params: trained at the last level, zero where masks are False.
+        start: the weights that every level starts from, dense. The ticket itself is
+            ``apply_masks(start, masks)``.
+        masks: with the tree of params; the scalar True for a leaf never pruned.
+        history: what each level did.
+    """
+
+    params: Params
+    start: Params
+    masks: Masks
+    history: tuple[Level, ...]
+
+
+def lottery(
+    train: Train,
+    params: Params,
+    *,
+    sparsity: float | Plan,
+    rate: float = 0.2,
+    rewind: Train | None = None,
+    evaluate: Callable[[Params], float] | None = None,
+    key: jax.Array,
+    checkpoint: str | Path | None = None,
+    callback: Callable[[Level], None] | None = None,
+) -> Ticket:
+    """Find a sparse network that trains from its early weights: a lottery ticket.
+
+    Every level trains for the full schedule, prunes the smallest of the weights that
+    are left, and resets the others to where they were at the start. A weight once
+    pruned never returns. Level 0 trains the dense network; the last one trains at the
+    sparsity that was asked for, and prunes no more. In all there are
+    ``1 + ceil(log(1 - sparsity) / log(1 - rate))`` of them, fewer where a level would
+    prune nothing.
+
+    The lottery ticket hypothesis (Frankle and Carbin, ICLR 2019, arXiv:1803.03635),
+    with rewinding (Frankle et al., ICML 2020, arXiv:1912.05671).
+
+    Args:
+        train: ``train(params, masks, key) -> params``, the full schedule from the
+            params it is given, the zeros of masks staying zero; `Trainer` makes one.
+            Every level calls it with the same key, for the same order of the data. Its
+            optimizer must start afresh, or from what it was at the step rewound to.
+        params: the initial weights, any pytree of arrays.
+        sparsity: the fraction of prunable entries to remove in the end, in [0, 1), by
+            magnitude among all layers; or a plan made by `swapjax.plan`, with rules
+            and an allocation of its own.
+        rate: the fraction of the remaining weights to prune after each level, in
+            (0, 1); less after the last but one, so that the end is exact.
+        rewind: as train, for the first steps only: levels start from what it returns
+            instead of params. It gets the same key, so that train may go on in the
+            order of the data where it stopped.
+        evaluate: ``params -> accuracy`` of a trained network, for the history.
+        key: a JAX PRNG key, handed to train and rewind as it is.
+        checkpoint: a file to keep the state in after each level. If it exists, the run
+            goes on from there, and ends bit for bit as if it had never stopped,
+            provided that train does the same each time. It cannot tell the code of one
+            train from that of another, but for what a method ``describe()`` says.
+        callback: called with each finished level.
+
+    Returns:
+        The trained params, the weights that levels start from, masks and history.
+
+    Raises:
+        ValueError: for arguments out of range, params that are not finite, what train
+            or rewind return if it is of another tree, not finite, or not zero where
+            masks are; and a checkpoint of another run, in no folder, or of a run of
+            several processes.
+
+    Example:
+        >>> import optax, swapjax
+        >>> from swapjax.training import Trainer, lottery
+        >>> x = jax.random.normal(jax.random.key(0), (32, 4))
+        >>> def loss_fn(params, x):
+        ...     return jnp.mean((x @ params["kernel"] - 2 * x[:, :2]) ** 2)
+        >>> train = Trainer(loss_fn, x, swapjax.FineTune(optax.sgd(0.1), 20, batch=8))
+        >>> params = {"kernel": jnp.full((4, 2), 0.5)}
+        >>> ticket = lottery(train, params, sparsity=0.75, rate=0.5,
+        ...                  key=jax.random.key(1))
+        >>> [level.kept for level in ticket.history]
+        [8, 4, 2]
+        >>> ticket.masks["kernel"].nonzero()[0].tolist()
+        [0, 1]
+    """
+    _require_functions(train=train, rewind=rewind, evaluate=evaluate)
+    if not 0 < rate < 1:
+        raise ValueError(f"rate must be in (0, 1), got {rate}")
+    trees.require_arrays(params, "params")
+    params = jax.tree.map(jnp.asarray, params)
+    target = sparsity if isinstance(sparsity, Plan) else plan(params, sparsity)
+    target.split(params)  # raises for another tree
+    trees.require_finite(trees.paths(params), jax.tree.leaves(params), "params")
+    budgets = _budgets(target, rate)
+    dense = target.masks(tuple(jnp.ones(shape, bool) for shape in target.shapes))
+
+    found, run = None, {}
+    if checkpoint is not None:
+        # Imported here so that the core does without safetensors.
+        from swapjax import runs
+
+        runs.require_room(checkpoint)
+        run = runs.fingerprint(
+            params, key, sparsity=float(target.sparsity), rate=rate, plan=repr(target),
+            train=describe(train), rewind=describe(rewind),
+            evaluate=describe(evaluate),
+        )  # fmt: skip
+        found = _load(checkpoint, params, run)
+    if found is None:
+        # Of a run that is stopped before its first level ends, nothing is kept.
+        start = params if rewind is None else call(rewind, params, dense, key, "rewind")
+        found = Ticket(params, start, dense, ())
+
+    for number in range(len(found.history), len(budgets) + 1):
+        started = time.perf_counter()
+        masks = found.masks
+        if number > 0:
+            masks = _prune(target, budgets[number - 1], found.params, masks)
+        # From the start, not from what the level before has trained.
+        reset = masking.apply_masks(found.start, masks)
+        trained = call(train, reset, masks, key, "train")
+        accuracy = None if evaluate is None else float(evaluate(trained))
+        kept, total = masking.count(masks)
+        seconds = time.perf_counter() - started
+        level = Level(number, 1 - kept / total, kept, accuracy, seconds)
+        history = (*found.history, level)
+        found = Ticket(trained, found.start, masks, history)
+        if checkpoint is not None:
+            _save(checkpoint, found, run)
+        if callback is not None:
+            callback(level)
+    return found
+
+
+def reinit(
+    ticket: Ticket, initialise: Callable[[jax.Array], Params], *, key: jax.Array
+) -> Params:
+    """The control that has the masks of a ticket, but other initial weights.
+
+    Train it as ``train(reinit(...), ticket.masks, key)`` with the key of the ticket:
+    that it ends below the ticket is what makes it one.
+
+    Args:
+        ticket: from `lottery`.
+        initialise: ``key -> params``, new initial weights.
+        key: for them; not that of the ticket.
+
+    Raises:
+        ValueError: for params of another tree or other shapes.
+    """
+    params = initialise(key)
+    masking.check(ticket.masks, params, "the masks of the ticket")
+    return masking.apply_masks(params, ticket.masks)
+
+
+def shuffle(ticket: Ticket, *, key: jax.Array) -> tuple[Params, Masks]:
+    """The control that has the initial weights of a ticket, but shuffled masks.
+
+    Every leaf keeps its number of entries, at random places; a pattern is not kept.
+
+    Args:
+        ticket: from `lottery`.
+        key: for the places.
+
+    Returns:
+        Params to start from, and the shuffled masks, for ``train(params, masks, key)``
+        with the key of the ticket.
+    """
+    leaves, treedef = jax.tree.flatten(ticket.masks)
+    shuffled = [
+        jax.random.permutation(jax.random.fold_in(key, i), mask.ravel()).reshape(
+            mask.shape
+        )
+        if np.ndim(mask)
+        else mask
+        for i, mask in enumerate(leaves)
+    ]
+    masks = jax.tree.unflatten(treedef, shuffled)
+    return masking.apply_masks(ticket.start, masks), masks
+
+
+def _budgets(target: Plan, rate: float) -> list[Budget]:
+    """The counts after each pruning, in exact fractions; the last are the target's."""
+    stays = 1 - Fraction(repr(float(rate)))
+    left, plans = stays, []
+    while left > 1 - target.sparsity:
+        plans.append(target.at(1 - left))
+        left *= stays
+    if target.sparsity:
+        plans.append(target)
+    # Shares that are rounded leaf by leaf can rise by one from level to level, where
+    # no weight returns: a level keeps at least what the next one will.
+    keep, budgets = target.keep, []
+    for step in reversed(plans):
+        keep = tuple(max(k, least) for k, least in zip(step.keep, keep, strict=True))
+        counts = jnp.asarray(keep, jnp.int32)
+        budgets.append((keep, dataclasses.replace(step.budget, keep=counts)))
+    previous, result = _dense(target), []
+    for keep, budget in reversed(budgets):
+        if keep != previous:
+            result.append(budget)
+        previous = keep
+    return result
+
+
+def _dense(target: Plan) -> tuple[int, ...]:
+    """The entries there are, by group of leaves."""
+    sizes = [0] * len(target.keep)
+    for group, shape in zip(target.groups, target.shapes, strict=True):
+        sizes[group] += math.prod(shape)
+    return tuple(sizes)
+
+
+def _prune(target: Plan, budget: Budget, params: Params, masks: Masks) -> Masks:
+    """Keep the largest weights of those that are left."""
+    ranked = scores.magnitude(target.split(params))
+    return target.masks(_select(ranked, budget, target.leaf_masks(masks)))
+
+
+_select = jax.jit(select)
+
+
+def _require_functions(**functions: Any) -> None:
+    for name, function in functions.items():
+        if not callable(function) and (function is not None or name == "train"):
+            raise ValueError(f"{name} must be a function, got {function!r}")
+
+
+def _save(path: str | Path, found: Ticket, run: dict[str, str]) -> None:
+    from swapjax import runs
+
+    kept = {"params": found.params, "start": found.start, "masks": found.masks}
+    notes = {"history": [level.to_dict() for level in found.history]}
+    runs.save(path, runs.State(kept, notes), run, _KIND)
+
+
+def _load(path: str | Path, params: Params, run: dict[str, str]) -> Ticket | None:
+    from swapjax import runs
+
+    state = runs.load(path, params, ("params", "start", "masks"), run, _KIND)
+    if state is None:
+        return None
+    trained, start = (
+        sharding.put_like(state.trees[name], params) for name in ("params", "start")
+    )
+    history = tuple(Level(**level) for level in state.notes["history"])
+    return Ticket(trained, start, state.trees["masks"], history)

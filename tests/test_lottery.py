@@ -1,0 +1,345 @@
+"""Train, prune, rewind: against the same by hand, resumed, and its controls."""
+
+import dataclasses
+import math
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import swapjax
+from swapjax import NM, FineTune
+from swapjax.training import Trainer, lottery, reinit, shuffle
+from swapjax.training.lottery import _budgets
+
+KEY = jax.random.key(0)
+
+
+def initial(key=KEY):
+    keys = jax.random.split(key, 3)
+    return {
+        "fc1": {
+            "kernel": jax.random.normal(keys[0], (8, 10)),
+            "bias": jax.random.normal(keys[1], (10,)),
+        },
+        "fc2": {"kernel": jax.random.normal(keys[2], (10, 4))},
+    }
+
+
+PARAMS = initial()
+
+
+def loss_fn(params, batch):
+    x, y = batch
+    hidden = jnp.tanh(x @ params["fc1"]["kernel"] + params["fc1"]["bias"])
+    return jnp.mean(jnp.square(hidden @ params["fc2"]["kernel"] - y))
+
+
+def data():
+    x = jax.random.normal(jax.random.key(1), (40, 8))
+    return x, jnp.tanh(x[:, :4]) - x[:, 4:]
+
+
+TRAIN = Trainer(loss_fn, data(), FineTune(optax.adam(1e-2), steps=10, batch=8))
+
+
+class Record:
+    """A train that adds noise of its key, and remembers what it was given."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, params, masks, key):
+        self.calls.append((params, masks, key))
+        noise = initial(key)
+        return jax.tree.map(
+            lambda p, m, n: jnp.where(m, p + n, 0), params, masks, noise
+        )
+
+    def describe(self):
+        return "noise"
+
+
+def find(train=None, **options):
+    train = Record() if train is None else train
+    return lottery(train, PARAMS, **{"sparsity": 0.9, "key": KEY, **options})
+
+
+def equal(first, second):
+    pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
+    return all(np.array_equal(a, b) for a, b in pairs)
+
+
+def kernels(tree):
+    return [np.asarray(tree["fc1"]["kernel"]), np.asarray(tree["fc2"]["kernel"])]
+
+
+def test_prunes_a_fifth_of_what_is_left_down_to_the_sparsity():
+    seen = []
+    ticket = find(evaluate=lambda p: 7.5, callback=seen.append)
+    assert seen == list(ticket.history)
+    assert [level.level for level in seen] == list(range(12))
+    # 0.8^11 < 0.1: the last step is smaller than the others.
+    left = [Fraction(4, 5) ** level for level in range(11)] + [Fraction(1, 10)]
+    assert [level.kept for level in seen] == [math.floor(120 * f + 0.5) for f in left]
+    assert seen[-1].sparsity == pytest.approx(0.9)
+    assert all(level.accuracy == 7.5 and level.seconds > 0 for level in seen)
+    assert swapjax.masks.count(ticket.masks) == (12, 120)
+    assert equal(swapjax.apply_masks(ticket.params, ticket.masks), ticket.params)
+    assert ticket.masks["fc1"]["bias"].shape == ()
+
+
+def test_does_by_magnitude_what_sorting_would():
+    train = Record()
+    find(train, sparsity=0.6)
+    masks = [np.ones((8, 10), bool), np.ones((10, 4), bool)]
+    for params, given_masks, key in train.calls:
+        # Every level starts from the same weights, with the same order of the data.
+        for start, mask, passed, used in zip(
+            kernels(PARAMS), masks, kernels(given_masks), kernels(params), strict=True
+        ):
+            np.testing.assert_array_equal(passed, mask)
+            np.testing.assert_array_equal(used, np.where(mask, start, 0))
+        np.testing.assert_array_equal(params["fc1"]["bias"], PARAMS["fc1"]["bias"])
+        assert key == KEY
+        trained = kernels(
+            jax.tree.map(lambda p, m, n: jnp.where(m, p + n, 0), params, given_masks,
+                         initial(key))
+        )  # fmt: skip
+        flat = np.concatenate([np.abs(t).ravel() for t in trained])
+        flat[~np.concatenate([m.ravel() for m in masks])] = -1
+        level = sum(m.sum() for m in masks)
+        kept = max(
+            math.floor(120 * 0.8 ** (round(math.log(level / 120, 0.8)) + 1) + 0.5), 48
+        )
+        chosen = np.zeros(120, bool)
+        chosen[np.argsort(-flat, kind="stable")[:kept]] = True
+        masks = [chosen[:80].reshape(8, 10), chosen[80:].reshape(10, 4)]
+    assert len(train.calls) == 6
+
+
+def test_weights_are_reset_between_levels_and_go_on_only_within_one():
+    train = Record()
+    ticket = find(train, sparsity=0.5)
+    last_params, last_masks, _ = train.calls[-1]
+    assert equal(last_params, swapjax.apply_masks(PARAMS, ticket.masks))
+    assert equal(last_masks, ticket.masks)
+    assert equal(ticket.start, PARAMS)
+    assert not equal(ticket.params, last_params)
+
+
+def test_rewinding_trains_once_and_starts_there():
+    first, train = Record(), Record()
+    ticket = find(train, sparsity=0.5, rewind=first)
+    ((params, masks, key),) = first.calls
+    assert equal(params, PARAMS)
+    assert all(np.all(m) for m in jax.tree.leaves(masks))
+    assert key == KEY
+    wanted = jax.tree.map(jnp.add, PARAMS, initial(KEY))
+    assert equal(ticket.start, wanted)
+    for params, masks, _ in train.calls:
+        assert equal(params, swapjax.apply_masks(wanted, masks))
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "erk"])
+def test_a_plan_says_how_layers_share(allocation):
+    target = swapjax.plan(PARAMS, 0.7, allocation=allocation)
+    ticket = find(sparsity=target)
+    kept = [int(m.sum()) for m in kernels(ticket.masks)]
+    assert kept == [target.keep[g] for g in target.groups]
+
+
+def test_a_pattern_is_kept_to_and_no_level_prunes_nothing():
+    target = swapjax.plan(PARAMS, pattern=NM(1, 2))
+    ticket = find(sparsity=target)
+    assert [level.kept for level in ticket.history] == [120, 60]
+    for mask in kernels(ticket.masks):
+        assert np.all(mask.reshape(-1, 2, mask.shape[1]).sum(axis=1) == 1)
+
+
+@settings(max_examples=25)
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=5),
+    st.sampled_from(["global", "uniform", "erk"]),
+    st.floats(0.0, 0.6),
+    st.floats(0.05, 0.9),
+)
+def test_levels_only_ever_lose_and_end_exactly(shapes, allocation, sparsity, rate):
+    params = {
+        str(i): {"kernel": jax.ShapeDtypeStruct(shape, jnp.float32)}
+        for i, shape in enumerate(shapes)
+    }
+    target = swapjax.plan(params, sparsity, allocation=allocation, min_keep=0)
+    counts = [np.asarray(budget.keep) for budget in _budgets(target, rate)]
+    sizes = np.bincount(target.groups, weights=target.sizes)
+    table = np.stack([sizes, *counts])
+    assert np.all(np.diff(table, axis=0) <= 0)
+    assert np.all(np.diff(table.sum(axis=1)) < 0)
+    assert tuple(table[-1]) == target.keep
+    # No more than a rounding of each leaf below the rate.
+    assert np.all(
+        table.sum(axis=1)[1:] >= table.sum(axis=1)[:-1] * (1 - rate) - 1 - len(sizes)
+    )
+
+
+def test_no_sparsity_trains_the_dense_network_once():
+    assert [level.kept for level in find(sparsity=0.0).history] == [120]
+
+
+def test_a_trainer_trains_and_keeps_zeros():
+    ticket = find(TRAIN, sparsity=0.6, rate=0.4)
+    assert [level.kept for level in ticket.history] == [120, 72, 48]
+    assert equal(swapjax.apply_masks(ticket.params, ticket.masks), ticket.params)
+    start = swapjax.apply_masks(ticket.start, ticket.masks)
+    assert loss_fn(ticket.params, data()) < loss_fn(start, data())
+    assert equal(TRAIN(start, ticket.masks, KEY), ticket.params)
+
+
+def test_bfloat16_stays_bfloat16():
+    def train(params, masks, key):
+        del masks, key
+        return jax.tree.map(lambda p: 2 * p, params)
+
+    narrow = jax.tree.map(lambda p: p.astype(jnp.bfloat16), PARAMS)
+    ticket = lottery(train, narrow, sparsity=0.5, rate=0.5, key=KEY)
+    assert {p.dtype.name for p in jax.tree.leaves(ticket.params)} == {"bfloat16"}
+    assert swapjax.density(ticket.masks) == 0.5
+
+
+# Going on.
+
+
+class KilledError(Exception):
+    """What stops a run between two levels."""
+
+
+def test_a_killed_run_goes_on_bit_by_bit(tmp_path):
+    state = tmp_path / "state.safetensors"
+    options = {
+        "sparsity": 0.6,
+        "rate": 0.3,
+        "rewind": dataclasses.replace(TRAIN, settings=FineTune(optax.sgd(0.1), 2, 8)),
+        "evaluate": lambda p: float(loss_fn(p, data())),
+    }
+
+    def kill(level):
+        if level.level == 1:
+            raise KilledError
+
+    whole = find(TRAIN, **options)
+    with pytest.raises(KilledError):
+        find(TRAIN, checkpoint=state, callback=kill, **options)
+    assert [p.name for p in tmp_path.iterdir()] == [state.name]
+    seen = []
+    resumed = find(TRAIN, checkpoint=state, callback=seen.append, **options)
+    assert [level.level for level in seen] == [2, 3]
+    for name in ("params", "start", "masks"):
+        assert equal(getattr(resumed, name), getattr(whole, name))
+    same = [dataclasses.replace(level, seconds=0) for level in resumed.history]
+    assert same == [dataclasses.replace(level, seconds=0) for level in whole.history]
+    # A finished run is read back at once.
+    again = find(TRAIN, checkpoint=state, callback=seen.append, **options)
+    assert len(seen) == 2
+    assert again.history == resumed.history
+    assert equal(again.params, whole.params)
+
+
+def test_the_state_of_another_run_is_refused(tmp_path):
+    state = tmp_path / "state.safetensors"
+    find(sparsity=0.3, checkpoint=state)
+    before = state.read_bytes()
+    others = [
+        ({"rate": 0.1}, r"another run \(rate was 0.2, is 0.1\)"),
+        ({"key": jax.random.key(1)}, "another run .*key was"),
+        ({"train": TRAIN}, r"another run \(train differs"),
+        ({"rewind": Record()}, r"another run \(rewind was none, is noise\)"),
+    ]
+    for options, message in others:
+        with pytest.raises(ValueError, match=message):
+            find(**{"sparsity": 0.3, "checkpoint": state, **options})
+    with pytest.raises(ValueError, match="is not the state of a run of stages"):
+        swapjax.prune(
+            loss_fn, PARAMS, data(), sparsity=0.3, samples=8, key=KEY, checkpoint=state
+        )
+    assert state.read_bytes() == before
+    with pytest.raises(ValueError, match=r"checkpoint: .*nowhere is not a folder"):
+        find(checkpoint=tmp_path / "nowhere" / "state.safetensors")
+
+
+# Controls.
+
+
+def test_controls_have_the_masks_or_the_weights_of_the_ticket():
+    ticket = find(sparsity=0.8)
+    fresh = reinit(ticket, initial, key=jax.random.key(5))
+    assert equal(fresh, swapjax.apply_masks(initial(jax.random.key(5)), ticket.masks))
+
+    params, masks = shuffle(ticket, key=KEY)
+    assert equal(params, swapjax.apply_masks(PARAMS, masks))
+    for one, other in zip(kernels(masks), kernels(ticket.masks), strict=True):
+        assert one.sum() == other.sum()
+    assert not equal(masks, ticket.masks)
+    assert not equal(masks, shuffle(ticket, key=jax.random.key(1))[1])
+    assert masks["fc1"]["bias"].shape == ()
+    with pytest.raises(ValueError, match="the masks of the ticket: must have the tree"):
+        reinit(ticket, lambda key: {"kernel": jnp.ones(3)}, key=KEY)
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sparsity": 1.0}, r"sparsity must be in \[0, 1\), got 1.0"),
+        ({"rate": 0.0}, r"rate must be in \(0, 1\), got 0.0"),
+        ({"rate": 1.0}, r"rate must be in \(0, 1\), got 1.0"),
+        ({"rate": math.nan}, r"rate must be in \(0, 1\), got nan"),
+        ({"train": 3}, "train must be a function, got 3"),
+        ({"rewind": 500}, "rewind must be a function, got 500"),
+        (
+            {"sparsity": swapjax.plan({"kernel": jnp.ones((2, 2))}, 0.5)},
+            "params: the tree",
+        ),
+    ],
+)
+def test_bad_arguments_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        find(**options)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p + 1, r"train: moved \d+ entries of fc1/kernel that masks hold"),
+        (lambda p: p * jnp.where(p == 0, 1, jnp.nan), "the params of train: NaN"),
+        (
+            lambda p: p.astype(jnp.float16),
+            "train: must leave fc1/bias float32 of shape",
+        ),
+        (lambda p: p[:1], r"train: must leave fc1/bias float32 of shape \(10,\), got"),
+    ],
+)
+def test_what_train_returns_is_checked(change, message):
+    with pytest.raises(ValueError, match=message):
+        find(lambda params, masks, key: jax.tree.map(change, params))
+    with pytest.raises(ValueError, match=r"rewind: must return the tree of params"):
+        find(rewind=lambda params, masks, key: {})
+
+
+def test_a_trainer_refuses_what_cannot_be_seen_twice():
+    with pytest.raises(
+        ValueError, match="data: an iterator of batches can be seen once"
+    ):
+        Trainer(loss_fn, iter([data()]), FineTune(optax.sgd(0.1), 1))
+
+
+def test_params_that_are_not_finite_are_named():
+    bad = {**PARAMS, "fc2": {"kernel": PARAMS["fc2"]["kernel"].at[0, 0].set(jnp.nan)}}
+    with pytest.raises(ValueError, match=r"params: NaN.* in fc2/kernel \(1 of 40\)"):
+        lottery(TRAIN, bad, sparsity=0.5, key=KEY)
