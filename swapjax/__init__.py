@@ -1,6 +1,6 @@
 """Pruning of neural networks in JAX, robust to noisy gradients."""
 
-# Prune a trained network.
+# Prune a trained network, or one that is yet to be trained.
 from swapjax.calibrate import recalibrate_batchnorm
 from swapjax.finetune import FineTune
 from swapjax.gradients import per_example_gradients
@@ -16,13 +16,17 @@ from swapjax.oneshot import (
     Stage,
     cbs,
     chita,
+    grasp,
     layerwise_obs,
     linear_regression,
     magnitude,
     obd,
     prune,
+    random,
     saliency,
+    snip,
     swap,
+    synflow,
     wanda,
     woodfisher,
 )
@@ -30,7 +34,7 @@ from swapjax.oneshot import (
 # What to prune, and how far, and when.
 from swapjax.patterns import NM
 from swapjax.plan import Plan, plan
-from swapjax.schedules import cubic, exponential, linear, one_shot
+from swapjax.schedules import cubic, exponential, geometric, linear, one_shot
 from swapjax.types import Status
 
 __all__ = [
@@ -51,6 +55,8 @@ __all__ = [
     "cubic",
     "density",
     "exponential",
+    "geometric",
+    "grasp",
     "intersect",
     "layerwise_obs",
     "linear",
@@ -61,9 +67,12 @@ __all__ = [
     "per_example_gradients",
     "plan",
     "prune",
+    "random",
     "recalibrate_batchnorm",
     "saliency",
+    "snip",
     "swap",
+    "synflow",
     "wanda",
     "woodfisher",
 ]
