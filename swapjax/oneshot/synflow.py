@@ -40,10 +40,10 @@ def synflow(
     """Prune before training by what each weight carries from inputs to outputs.
 
     The entries with the largest ``|w dR/dw|`` are kept (Tanaka et al., NeurIPS 2020).
-    In one stage high sparsities empty whole layers; meant for ``stages=100`` and
+    In one stage high sparsities can empty whole layers; meant for ``stages=100`` and
     ``schedule=schedules.geometric()``. Needs no data: what `prune` is given only tells
     the losses of its history, so that few samples will do. Takes one reverse pass of
-    one example, some forty more where R leaves float32, and O(p) memory.
+    one example, where R leaves float32 some forty forward ones too, and O(p) memory.
 
     All leaves are replaced by their absolute values, but those that add something, by
     zero: without them the scores of every layer that all paths go through sum up to R.
