@@ -1,6 +1,6 @@
 """Pruning of neural networks in JAX, robust to noisy gradients."""
 
-# Prune a trained network.
+# Prune a trained network, or one that is yet to be trained.
 from swapjax.calibrate import recalibrate_batchnorm
 from swapjax.finetune import FineTune
 from swapjax.gradients import per_example_gradients
@@ -16,13 +16,17 @@ from swapjax.oneshot import (
     Stage,
     cbs,
     chita,
+    grasp,
     layerwise_obs,
     linear_regression,
     magnitude,
     obd,
     prune,
+    random,
     saliency,
+    snip,
     swap,
+    synflow,
     wanda,
     woodfisher,
 )
@@ -30,7 +34,14 @@ from swapjax.oneshot import (
 # What to prune, and how far, and when.
 from swapjax.patterns import NM
 from swapjax.plan import Plan, plan
-from swapjax.schedules import constant, cubic, exponential, linear, one_shot
+from swapjax.schedules import (
+    constant,
+    cubic,
+    exponential,
+    geometric,
+    linear,
+    one_shot,
+)
 
 # Train sparse.
 from swapjax.training import (
@@ -72,9 +83,11 @@ __all__ = [
     "cubic",
     "density",
     "exponential",
+    "geometric",
     "gmp",
     "granet",
     "granet_st",
+    "grasp",
     "gsm",
     "intersect",
     "layerwise_obs",
@@ -89,14 +102,17 @@ __all__ = [
     "plan",
     "prune",
     "pruning_plasticity",
+    "random",
     "recalibrate_batchnorm",
     "rigl",
     "saliency",
     "set_",
+    "snip",
     "sparse",
     "static",
     "ste",
     "swap",
+    "synflow",
     "wanda",
     "woodfisher",
 ]

@@ -82,3 +82,10 @@ class Rows(Protocol):
     def loss(self, leaves: Leaves) -> jax.Array:
         """The mean loss of the rows' examples at other weights."""
         ...
+
+    def curve(self, leaves: Leaves) -> Leaves:
+        """``H v``, H the Hessian of the mean loss without corruption: leaves to leaves.
+
+        Of the prunable entries alone, at the weights that the rows are of.
+        """
+        ...

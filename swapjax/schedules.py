@@ -18,7 +18,8 @@ class Schedule:
 
     Attributes:
         name: for reports.
-        initial: the sparsity of the first stage, unless the final one is lower.
+        initial: the sparsity of the first stage, unless the final one is lower; of the
+            network before it where the schedule takes none.
         level: the sparsity at a stage, given the initial and the final sparsity, the
             stage's number from 0, and the number of stages, which is 2 or more.
         start: the updates done before the first mask step; None for stages.
@@ -128,6 +129,22 @@ def linear(
         return start + (end - start) * Fraction(t, stages - 1)
 
     return _schedule("linear", initial, level, start, end, every)
+
+
+def geometric() -> Schedule:
+    """Keep the same share of what is left at every stage, the first among them.
+
+    The density is ``d^((t+1)/T)`` for t = 0..T-1 and a final density d, rounded to 15
+    digits before the last stage: the way of SynFlow (Tanaka et al., NeurIPS 2020).
+    """
+
+    def level(start: Fraction, end: Fraction, t: int, stages: int) -> Fraction:
+        del start
+        density = float(1 - end) ** ((t + 1) / stages)
+        # As decimals, so that roots that are exact come out exact.
+        return min(1 - Fraction(f"{density:.15g}"), end)
+
+    return _schedule("geometric", 0.0, level, None, None)
 
 
 def one_shot(step: int | None = None) -> Schedule:

@@ -30,6 +30,22 @@ def saliency(weights: Leaves, gradient: Leaves) -> Leaves:
     )
 
 
+def gradient_flow(weights: Leaves, curved: Leaves) -> Leaves:
+    """``w_q (H g)_q``: what half of ``g^T g`` loses, to first order, with the entry.
+
+    Removing entry q moves the weights by ``-w_q e_q`` and ``g^T g`` by
+    ``-2 w_q (H g)_q``. GraSP, which ranks by ``-w (H g)`` and removes the largest.
+
+    Args:
+        weights: the leaves.
+        curved: ``H g``, with the gradient g and the Hessian H of the mean loss.
+    """
+    wide = explicit.wide(weights)
+    return tuple(
+        w.astype(wide) * c.astype(wide) for w, c in zip(weights, curved, strict=True)
+    )
+
+
 def fisher_diagonal(weights: Leaves, mean_squares: Leaves) -> Leaves:
     """``w_q^2 F_qq``: what the loss rises by, twice, if the entry alone is removed.
 

@@ -87,6 +87,10 @@ class StoredRows:
         """The mean loss of the rows' examples at other weights."""
         return self.source.loss(leaves)
 
+    def curve(self, leaves: Leaves) -> Leaves:
+        """``H v``, from passes over the data: G does not hold it."""
+        return self.source.curve(leaves)
+
 
 @jax.jit
 def store(free: MatrixFreeRows) -> StoredRows:

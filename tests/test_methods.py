@@ -6,19 +6,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy import N, explicit, flat, loss_fn, setting, solve
+from toy import N, apply, explicit, flat, loss_fn, setting, solve
 
 from swapjax import (
     GradientNoise,
     Status,
     cbs,
     chita,
+    grasp,
     linear_regression,
     magnitude,
     obd,
     plan,
+    random,
     saliency,
+    snip,
     swap,
+    synflow,
     woodfisher,
 )
 from swapjax.gradients import per_example_gradients
@@ -44,6 +48,10 @@ METHODS = {
     "exact uniform": swap(target="exact", epsilon=float("inf")),
     "initial reference": swap(reference="initial"),
     "saliency": saliency(),
+    "snip": snip(),
+    "grasp": grasp(),
+    "random": random(jax.random.key(3)),
+    "synflow": synflow(apply, (6,)),
     "obd": obd(),
     "woodfisher": woodfisher(block=10),
     "woodfisher full": woodfisher(block=None),
@@ -60,7 +68,10 @@ METHODS = {
 }
 
 
-NARROW = "magnitude", "hybrid in order", "official", "woodfisher", "chita"
+NARROW = (
+    "magnitude", "hybrid in order", "official", "woodfisher", "chita", "grasp",
+    "random", "synflow",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -83,8 +94,8 @@ def test_keeps_the_contract(name, dtype):
 @pytest.mark.parametrize(
     "name",
     [
-        "linear regression", "hybrid in order", "saliency", "obd", "woodfisher",
-        "woodfisher full alone", "woodfisher alone", "cbs", "chita",
+        "linear regression", "hybrid in order", "saliency", "grasp", "obd",
+        "woodfisher", "woodfisher full alone", "woodfisher alone", "cbs", "chita",
     ],
 )  # fmt: skip
 def test_matrix_free_and_stored_agree(name):
@@ -256,9 +267,10 @@ class TestRegression:
         allowed = tuple(
             jnp.arange(w.size).reshape(w.shape) % 2 == 0 for w in problem.weights
         )
-        problem = Problem(problem.weights, problem.initial, problem.rows, allowed)
+        problem = dataclasses.replace(problem, within=allowed)
         budget = target.at(0.8).budget
         names = ("magnitude", "linear regression", "hard thresholding", "official")
+        names += ("grasp", "random", "synflow")
         names += ("saliency", "obd", "woodfisher", "woodfisher alone", "cbs", "chita")
         for name in names:
             solution = solve(METHODS[name], problem, budget)

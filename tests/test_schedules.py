@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swapjax.schedules import cubic, exponential, linear, one_shot
+from swapjax.schedules import cubic, exponential, geometric, linear, one_shot
 
 CLIMBS = (cubic, exponential, linear)
 fractions = st.fractions(0, 1, max_denominator=1000).filter(lambda s: s < 1)
@@ -70,6 +70,25 @@ def test_exponential_halves_its_steps():
     table = exponential(initial=0.1).table(0.9, 6)
     steps = [b - a for a, b in itertools.pairwise(table)]
     assert all(a == 2 * b for a, b in itertools.pairwise(steps))
+
+
+@given(fractions, st.integers(1, 120))
+def test_geometric_keeps_the_same_share_at_every_stage(final, stages):
+    table = geometric().table(final, stages)
+    assert len(table) == stages
+    assert table[-1] == final
+    assert list(table) == sorted(table)
+    wanted = float(1 - final) ** (np.arange(1, stages + 1) / stages)
+    np.testing.assert_allclose([float(1 - s) for s in table], wanted, rtol=1e-13)
+
+
+def test_geometric_is_exact_where_roots_are():
+    assert geometric().table(0.99, 2) == (Fraction(9, 10), Fraction(99, 100))
+    hundred = geometric().table(0.9999, 100)
+    assert [hundred[t] for t in (24, 49, 74)] == [
+        1 - Fraction(1, 10**k) for k in (1, 2, 3)
+    ]
+    assert geometric().table(0.0, 3) == (0, 0, 0)
 
 
 def test_one_shot_is_at_the_end_from_the_first_stage():

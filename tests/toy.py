@@ -11,10 +11,14 @@ from swapjax.oneshot import Problem
 N = 24
 
 
+def apply(params, x):
+    hidden = jnp.tanh(x @ params["fc1"]["kernel"] + params["fc1"]["bias"])
+    return hidden @ params["fc2"]["kernel"]
+
+
 def loss_fn(params, batch):
     x, y = batch
-    hidden = jnp.tanh(x @ params["fc1"]["kernel"] + params["fc1"]["bias"])
-    return jnp.mean(jnp.square(hidden @ params["fc2"]["kernel"] - y))
+    return jnp.mean(jnp.square(apply(params, x) - y))
 
 
 def setting(
@@ -36,7 +40,8 @@ def setting(
     )
     weights = target.split(params)
     start = tuple(w + 0.1 * jnp.sign(w) for w in weights)
-    return Problem(weights, start, rows), target
+    whole = {"params": params, "positions": target.positions}
+    return Problem(weights, start, rows, **whole), target
 
 
 def flat(leaves):

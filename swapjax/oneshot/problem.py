@@ -12,13 +12,13 @@ import numpy as np
 from swapjax.layers import Layer
 from swapjax.rows import Rows
 from swapjax.selection import Budget
-from swapjax.types import Leaves
+from swapjax.types import Leaves, Params
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["weights", "initial", "rows", "within", "layers"],
-    meta_fields=[],
+    data_fields=["weights", "initial", "rows", "within", "layers", "params"],
+    meta_fields=["positions"],
 )
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -32,6 +32,9 @@ class Problem:
         within: bool leaves outside of which nothing may be kept, or None.
         layers: each leaf as a matrix with the second moment of what it reads, at the
             current weights; None for a method that does without.
+        params: the whole network as it is now, with the prunable leaves at
+            `positions`; None for a method that does without.
+        positions: the place of each prunable leaf among all leaves of params.
     """
 
     weights: Leaves
@@ -39,6 +42,8 @@ class Problem:
     rows: Rows | None = None
     within: Leaves | None = None
     layers: tuple[Layer, ...] | None = None
+    params: Params | None = None
+    positions: tuple[int, ...] = ()
 
 
 class Solution(NamedTuple):
@@ -84,6 +89,17 @@ def layers_of(problem: Problem) -> tuple[Layer, ...]:
     return problem.layers
 
 
+def params_of(problem: Problem) -> Params:
+    """The whole network of a problem.
+
+    Raises:
+        ValueError: if it is not there.
+    """
+    if problem.params is None:
+        raise ValueError("problem: this method needs params, got None")
+    return problem.params
+
+
 @dataclasses.dataclass(frozen=True)
 class Method:
     """A way to prune: a pure function with a name and its settings.
@@ -97,6 +113,7 @@ class Method:
         solve: the function of a problem and a budget.
         needs_rows: whether it looks at gradients.
         needs_layers: whether it looks at what layers read.
+        needs_params: whether it looks at the leaves that are not prunable.
     """
 
     name: str
@@ -104,6 +121,7 @@ class Method:
     solve: Callable[[Problem, Budget], Solution] = dataclasses.field(compare=False)
     needs_rows: bool = True
     needs_layers: bool = False
+    needs_params: bool = False
 
     def __call__(self, problem: Problem, budget: Budget) -> Solution:
         """Prune. Pure; may be traced."""

@@ -1,8 +1,11 @@
 """Methods that rank entries and keep the best as they are."""
 
 from collections.abc import Callable
+from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from swapjax import scores
 from swapjax.masks import apply_masks
@@ -16,7 +19,7 @@ def magnitude() -> Method:
 
     Takes O(p) time and no gradients.
     """
-    return _ranked("magnitude", lambda p: scores.magnitude(p.weights), needs_rows=False)
+    return ranked("magnitude", lambda p: scores.magnitude(p.weights), needs_rows=False)
 
 
 def saliency() -> Method:
@@ -33,7 +36,68 @@ def saliency() -> Method:
             problem.weights, rows.pull_back(jnp.full(rows.n, 1 / rows.n))
         )
 
-    return _ranked("saliency", score)
+    return ranked("saliency", score)
+
+
+def snip() -> Method:
+    """Prune before training by `saliency`, which it is (Lee et al., ICLR 2019).
+
+    For params as they were initialised and ``stages=1``. The absolute value is that of
+    the mean gradient of all examples drawn, not the mean of absolute values.
+    """
+    return saliency()
+
+
+def grasp() -> Method:
+    """Prune before training, and keep the entries that the gradient flow needs most.
+
+    Removing entry q changes ``g^T g`` by ``-2 w_q (H g)_q`` to first order, g the
+    gradient and H the Hessian of the mean loss, both of the prunable entries alone. The
+    entries with the largest ``w (H g)`` are kept; those whose removal raises ``g^T g``
+    most go first (GraSP, Wang et al., ICLR 2020). Signs count: nothing is kept for its
+    size. Noise corrupts g, and leaves H alone. Beside the pass of `saliency` takes
+    one that is differentiated, and O(p) memory with matrix-free rows. For ``stages=1``.
+    """
+
+    def score(problem: Problem) -> Leaves:
+        rows = rows_of(problem)
+        gradient = rows.pull_back(jnp.full(rows.n, 1 / rows.n))
+        return scores.gradient_flow(problem.weights, rows.curve(gradient))
+
+    return ranked("grasp", score)
+
+
+def random(key: jax.Array) -> Method:
+    """Keep entries drawn at random: the control of pruning before training.
+
+    The plan's counts are kept exactly: with ``allocation="erk"`` masks are those that
+    sparse training starts from. Every stage draws the same scores, so that masks of
+    more stages lie in each other. Takes O(p) time and no gradients.
+
+    Args:
+        key: a JAX PRNG key; the same key gives the same masks.
+
+    Raises:
+        ValueError: for other than one key.
+    """
+    try:
+        kind, data = str(jax.random.key_impl(key)), np.asarray(jax.random.key_data(key))
+    except (TypeError, ValueError, AttributeError):
+        raise ValueError(f"key must be a JAX PRNG key, got {key!r}") from None
+    if data.ndim != 1:
+        raise ValueError(f"key must be one PRNG key, got {data.shape[:-1]} of them")
+
+    def score(problem: Problem) -> Leaves:
+        # From numbers, which are on no device yet.
+        whole = jax.random.wrap_key_data(jnp.asarray(data), impl=kind)
+        keys = jax.random.split(whole, len(problem.weights))
+        return tuple(
+            jax.random.uniform(k, w.shape, jnp.float32)
+            for k, w in zip(keys, problem.weights, strict=True)
+        )
+
+    settings = (("key", tuple(data.tolist())), ("kind", kind))
+    return ranked("random", score, settings, needs_rows=False)
 
 
 def obd() -> Method:
@@ -48,7 +112,7 @@ def obd() -> Method:
         squares = rows_of(problem).mean_squares()
         return scores.fisher_diagonal(problem.weights, squares)
 
-    return _ranked("obd", score)
+    return ranked("obd", score)
 
 
 def keep(problem: Problem, mask: Leaves) -> Solution:
@@ -63,14 +127,26 @@ def keep(problem: Problem, mask: Leaves) -> Solution:
     )
 
 
-def _ranked(
-    name: str, score: Callable[[Problem], Leaves], *, needs_rows: bool = True
+def ranked(
+    name: str,
+    score: Callable[[Problem], Leaves],
+    settings: tuple[tuple[str, Any], ...] = (),
+    **needs: bool,
 ) -> Method:
+    """The method that keeps the largest scores.
+
+    Args:
+        name: of the method.
+        score: of a problem, one array a leaf.
+        settings: of the method.
+        needs: what it looks at, as in `Method`.
+    """
+
     def solve(problem: Problem, budget: Budget) -> Solution:
-        ranked = score(problem)
-        solution = keep(problem, select(ranked, budget, problem.within))
-        finite = jnp.stack([jnp.all(jnp.isfinite(r)) for r in ranked]).all()
+        found = score(problem)
+        solution = keep(problem, select(found, budget, problem.within))
+        finite = jnp.stack([jnp.all(jnp.isfinite(f)) for f in found]).all()
         status = jnp.where(finite, solution.status, Status.NOT_FINITE)
         return solution._replace(status=status.astype(jnp.int32))
 
-    return Method(name, (), solve, needs_rows=needs_rows)
+    return Method(name, settings, solve, **needs)

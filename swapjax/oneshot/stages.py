@@ -199,6 +199,8 @@ def prune(
             rows=form(rows, target, storage) if method.needs_rows else None,
             within=inside,
             layers=second_moments(rows, target.paths) if method.needs_layers else None,
+            params=state.params if method.needs_params else None,
+            positions=target.positions,
         )
         solution = _solve(method, problem, budgets[t])
         new = target.merge(solution.weights, state.params)
