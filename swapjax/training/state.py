@@ -38,6 +38,10 @@ def masks_of(state: Any) -> Masks:
     Args:
         state: that of `sparse`, alone or anywhere in that of another transformation.
 
+    Returns:
+        Masks in the tree of params that the optimizer has. That of an ``nnx.Optimizer``
+        holds variables, whose arrays ``nnx.as_pure`` takes out.
+
     Raises:
         ValueError: for a state that has none, or several.
     """

@@ -118,7 +118,9 @@ def sparse(
             return SparseState(count, params, seed, wrapped.init(params), extras)
         table = timetable(params)
         weights = table.plan.split(params)
-        inside = None if within is None else table.plan.leaf_masks(within)
+        inside = None
+        if within is not None:
+            inside = table.plan.leaf_masks(trees.align(within, params))
         first = _first_masks(rule, table, params, inside, to_key(seed))
         extras = {"status": jnp.zeros(len(weights), jnp.int32)}
         if inside is not None:
@@ -258,8 +260,9 @@ def _first_masks(
     plan = table.plan
     weights = plan.split(params)
     if rule.masks is not None:
-        masking.check(rule.masks, params, "masks")
-        return plan.leaf_masks(rule.masks)
+        masks = trees.align(rule.masks, params)
+        masking.check(masks, params, "masks")
+        return plan.leaf_masks(masks)
     if table.begin is None:
         return inside or tuple(jnp.ones(w.shape, bool) for w in weights)
     budget = table.begin.budget
