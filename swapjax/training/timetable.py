@@ -101,8 +101,10 @@ def make(
     plans = [target.at(level) for level in levels]
     keep = np.asarray([p.keep for p in plans], np.int32)
     if within is not None:
-        inside = allowed(trees.align(within, params), params, target)
-        keep = np.minimum(keep, room(target, inside))
+        # A restored state may bring the first call of all under jit.
+        with jax.ensure_compile_time_eval():
+            inside = allowed(trees.align(within, params), params, target)
+            keep = np.minimum(keep, room(target, inside))
     last = -1
     if rule.choose is not None:
         last = steps if rule.goes_on and steps is not None else schedule.end

@@ -130,7 +130,9 @@ def sparse(
             extras["dense"] = _alone(table.plan, map(jnp.array, weights), params)
         masks = table.plan.masks(first)
         inner = wrapped.init(params)
-        return SparseState(count, sharding.put_like(masks, params), seed, inner, extras)
+        masks = sharding.put_like(masks, params)
+        made = SparseState(count, masks, seed, inner, extras)
+        return sharding.put_beside(made, params)
 
     def update(
         gradients: Params,
