@@ -137,6 +137,15 @@ class Plan:
         *shares, _ = spread(now, even, pruned, [0] * len(pruned))
         return {i: self.sizes[i] - n for i, n in zip(fixed, shares, strict=True)}
 
+    def onto(self, params: Params) -> "Plan":
+        """The same plan for another tree with leaves of the same paths.
+
+        For a tree with other paths this is the plan as it is, which will not split it.
+        """
+        numbers = self._treedef.unflatten(range(self._treedef.num_leaves))
+        treedef = jax.tree.structure(trees.align(numbers, params))
+        return dataclasses.replace(self, _treedef=treedef)
+
     def split(self, params: Params) -> Leaves:
         """Take the prunable leaves out of params.
 

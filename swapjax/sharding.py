@@ -92,6 +92,29 @@ def put_like(tree: Any, reference: Any) -> Any:
     return jax.tree.map(move, tree, reference)
 
 
+def put_beside(tree: Any, reference: Any) -> Any:
+    """Put arrays that lie nowhere in particular on the mesh of others, whole.
+
+    There ``jax.jit`` leaves them, so that a step that takes and returns them compiles
+    once.
+    """
+    meshes = [
+        x.sharding.mesh
+        for x in jax.tree.leaves(reference)
+        if not isinstance(x, jax.core.Tracer)
+        and isinstance(getattr(x, "sharding", None), NamedSharding)
+    ]
+    if not meshes:
+        return tree
+    everywhere = NamedSharding(meshes[0], PartitionSpec())
+
+    def move(x: Any) -> Any:
+        loose = not isinstance(x, jax.core.Tracer) and not getattr(x, "committed", True)
+        return jax.device_put(x, everywhere) if loose else x
+
+    return jax.tree.map(move, tree)
+
+
 def require_same_devices(**named: Any) -> None:
     """Raise if arrays are bound to different devices.
 

@@ -1,6 +1,7 @@
 """Paths of leaves, and what is checked of trees before work starts."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,17 @@ def paths(tree: Params) -> tuple[str, ...]:
     variable = jax.tree_util.GetAttrKey("value")
     keys = (key[:-1] if key[-1:] == (variable,) else key for key, _ in keyed)
     return tuple(jax.tree_util.keystr(k, simple=True, separator="/") for k in keys)
+
+
+def align(tree: Any, reference: Params) -> Any:
+    """Give a tree the structure of another with leaves of the same paths.
+
+    The optimizer of Flax's nnx shows a transformation one structure at first and
+    another afterwards. A tree with other paths comes back as it is.
+    """
+    if paths(tree) != paths(reference):
+        return tree
+    return jax.tree.unflatten(jax.tree.structure(reference), jax.tree.leaves(tree))
 
 
 def cast_like(tree: Params, reference: Params) -> Params:

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swapjax.schedules import cubic, exponential, geometric, linear, one_shot
+from swapjax.schedules import (
+    constant,
+    cubic,
+    exponential,
+    geometric,
+    linear,
+    one_shot,
+)
 
 CLIMBS = (cubic, exponential, linear)
 fractions = st.fractions(0, 1, max_denominator=1000).filter(lambda s: s < 1)
@@ -112,3 +119,63 @@ def test_no_stages_are_an_error(stages):
 def test_is_named_with_its_start():
     assert str(cubic()) == "cubic(initial=0)"
     assert str(exponential(initial=0.25)) == "exponential(initial=0.25)"
+
+
+class TestSteps:
+    """Schedules that count updates."""
+
+    @given(
+        st.sampled_from(CLIMBS),
+        st.integers(0, 50),
+        st.integers(0, 100),
+        st.integers(1, 30),
+        decimals,
+        fractions,
+    )
+    def test_mask_steps_are_every_few_from_start_to_end(
+        self, make, start, length, every, initial, final
+    ):
+        schedule = make(start, start + length, every=every, initial=initial)
+        times = list(range(start, start + length + 1, every))
+        assert schedule.mask_steps == len(times)
+        # Levels are those of as many stages: the last mask step reaches the end.
+        table = schedule.table(final, schedule.mask_steps)
+        assert table == make(initial=initial).table(final, len(times))
+        assert table[-1] == final
+
+    def test_constant_and_one_shot_are_at_the_end_at_once(self):
+        schedule = constant(3, 10, every=2)
+        assert schedule.mask_steps == 4
+        assert schedule.table(0.9, 4) == (Fraction(9, 10),) * 4
+        assert one_shot(7).mask_steps == 1
+        assert one_shot(7).start == one_shot(7).end == 7
+
+    def test_stages_have_no_mask_steps(self):
+        assert cubic().mask_steps == one_shot().mask_steps == 0
+        assert cubic().start is one_shot().start is None
+
+    def test_are_named_with_their_steps(self):
+        named = "cubic(2, 8, every=3, initial=0.5)"
+        assert str(cubic(2, 8, every=3, initial=0.5)) == named
+        assert str(constant(0, 4, every=1)) == "constant(0, 4, every=1, initial=0)"
+        assert str(one_shot(5)) == "one_shot(5, 5, every=1, initial=0)"
+
+    @pytest.mark.parametrize("make", CLIMBS)
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            ({"start": 1}, "start, end: give both"),
+            ({"end": 9}, "start, end: give both"),
+            ({"every": 2}, "start, end: give both"),
+            ({"start": 5, "end": 4}, "end must be 5, the start, or more, got 4"),
+            ({"start": -1, "end": 4}, "start must be 0 or more"),
+            ({"start": 0, "end": -2}, "end must be 0 or more"),
+            ({"start": 0.5, "end": 4}, "start must be a whole number"),
+            ({"start": 0, "end": 4.0}, "end must be a whole number"),
+            ({"start": 0, "end": 4, "every": 0}, "every must be 1 or more"),
+            ({"start": 0, "end": 4, "every": 1.5}, "every must be a whole number"),
+        ],
+    )
+    def test_steps_that_cannot_be_are_errors(self, make, options, said):
+        with pytest.raises(ValueError, match=said):
+            make(**options)

@@ -237,7 +237,9 @@ def _prune(step: MaskStep) -> Leaves:
 
 
 def _keep_largest(step: MaskStep) -> Leaves:
-    return select(magnitude(step.weights), step.budget, step.within)
+    # Masks say where leaves lie on a mesh with explicit axes; no masks say nothing.
+    within = step.within or tuple(jnp.ones_like(m) for m in step.masks)
+    return select(magnitude(step.weights), step.budget, within)
 
 
 def _exchange_by(grow: Grow) -> Callable[[MaskStep], Leaves]:

@@ -20,8 +20,9 @@ class SparseState(NamedTuple):
         key: ``uint32``, the data of a PRNG key.
         inner: the state of the optimizer that is wrapped.
         extras: ``status``, ``int32[prunable leaves]``, the worst `swapjax.Status` that
-            a mask step met in each; ``within``, bool leaves, where masks must stay in
-            others; ``dense``, leaves, the dense weights of a rule that has them.
+            a mask step met in each; ``within``, masks, where these must stay in
+            others; ``dense``, with the tree of params, the dense weights of a rule that
+            has them, and scalars for leaves that are not prunable.
     """
 
     count: jax.Array  # type: ignore[assignment]  # as Optax names it
@@ -36,6 +37,10 @@ def masks_of(state: Any) -> Masks:
 
     Args:
         state: that of `sparse`, alone or anywhere in that of another transformation.
+
+    Returns:
+        Masks in the tree of params that the optimizer has. That of an ``nnx.Optimizer``
+        holds variables, whose arrays ``nnx.as_pure`` takes out.
 
     Raises:
         ValueError: for a state that has none, or several.

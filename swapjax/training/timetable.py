@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from swapjax import trees
 from swapjax.patterns import NM
 from swapjax.plan import Plan, plan
 from swapjax.schedules import Schedule
@@ -89,7 +90,7 @@ def make(
             `swapjax.within.allowed` does.
     """
     if isinstance(sparsity, Plan):
-        target = sparsity
+        target = sparsity.onto(params)
         target.split(params)
     else:
         target = plan(params, sparsity, allocation=rule.allocation)
@@ -100,7 +101,10 @@ def make(
     plans = [target.at(level) for level in levels]
     keep = np.asarray([p.keep for p in plans], np.int32)
     if within is not None:
-        keep = np.minimum(keep, room(target, allowed(within, params, target)))
+        # A restored state may bring the first call of all under jit.
+        with jax.ensure_compile_time_eval():
+            inside = allowed(trees.align(within, params), params, target)
+            keep = np.minimum(keep, room(target, inside))
     last = -1
     if rule.choose is not None:
         last = steps if rule.goes_on and steps is not None else schedule.end

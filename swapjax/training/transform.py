@@ -1,6 +1,7 @@
 """Sparse training as an Optax transformation around any other."""
 
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -108,22 +109,30 @@ def sparse(
 
     def init(params: Params) -> SparseState:
         count = jnp.zeros((), jnp.int32)
+        extras: dict[str, Any]
         if not jax.tree.leaves(params):
             # Optax finds out by such a tree what of a state belongs to params.
-            return SparseState(count, params, seed, wrapped.init(params), {})
+            alike = {"within": within is not None, "dense": rule.straight_through}
+            extras = {name: params for name, there in alike.items() if there}
+            extras["status"] = jnp.zeros(0, jnp.int32)
+            return SparseState(count, params, seed, wrapped.init(params), extras)
         table = timetable(params)
         weights = table.plan.split(params)
-        inside = None if within is None else table.plan.leaf_masks(within)
+        inside = None
+        if within is not None:
+            inside = table.plan.leaf_masks(trees.align(within, params))
         first = _first_masks(rule, table, params, inside, to_key(seed))
-        extras: dict[str, Any] = {"status": jnp.zeros(len(weights), jnp.int32)}
+        extras = {"status": jnp.zeros(len(weights), jnp.int32)}
         if inside is not None:
-            extras["within"] = inside
+            extras["within"] = table.plan.masks(inside)
         if rule.straight_through:
             # Copies: a loop may donate params and this state.
-            extras["dense"] = tuple(jnp.array(w) for w in weights)
+            extras["dense"] = _alone(table.plan, map(jnp.array, weights), params)
         masks = table.plan.masks(first)
         inner = wrapped.init(params)
-        return SparseState(count, sharding.put_like(masks, params), seed, inner, extras)
+        masks = sharding.put_like(masks, params)
+        made = SparseState(count, masks, seed, inner, extras)
+        return sharding.put_beside(made, params)
 
     def update(
         gradients: Params,
@@ -146,11 +155,13 @@ def sparse(
         old, weights, slopes = (
             plan.leaf_masks(state.masks), plan.split(params), plan.split(gradients)
         )  # fmt: skip
+        inside = state.extras.get("within")
+        if inside is not None:
+            inside = plan.leaf_masks(inside)
         if rule.straight_through:
-            base = plan.merge(state.extras["dense"], params)
-            seen = plan.merge(
-                _decayed(rule, slopes, state.extras["dense"], old), gradients
-            )
+            dense = plan.split(state.extras["dense"])
+            base = plan.merge(dense, params)
+            seen = plan.merge(_decayed(rule, slopes, dense, old), gradients)
             inner = state.inner
         else:
             base = params
@@ -182,7 +193,7 @@ def sparse(
                     moved,
                     slopes,
                     old,
-                    state.extras.get("within"),
+                    inside,
                     budget,
                     fraction,
                     jax.random.fold_in(to_key(state.key), t),
@@ -198,7 +209,7 @@ def sparse(
             dense = tuple(
                 (w + u).astype(w.dtype) for w, u in zip(start, moves, strict=True)
             )
-            extras["dense"] = dense
+            extras["dense"] = _alone(plan, dense, params)
             moves = tuple(d - w for d, w in zip(dense, weights, strict=True))
             stays = new
         else:
@@ -251,8 +262,9 @@ def _first_masks(
     plan = table.plan
     weights = plan.split(params)
     if rule.masks is not None:
-        masking.check(rule.masks, params, "masks")
-        return plan.leaf_masks(rule.masks)
+        masks = trees.align(rule.masks, params)
+        masking.check(masks, params, "masks")
+        return plan.leaf_masks(masks)
     if table.begin is None:
         return inside or tuple(jnp.ones(w.shape, bool) for w in weights)
     budget = table.begin.budget
@@ -264,6 +276,12 @@ def _first_masks(
             jax.random.uniform(k, w.shape) for k, w in zip(keys, weights, strict=True)
         )
     return select(scores, budget, inside)
+
+
+def _alone(plan: Plan, leaves: Iterable[jax.Array], params: Params) -> Params:
+    """Leaves in the tree of params, with scalars for those that are not prunable."""
+    nothing = jax.tree.map(lambda x: jnp.zeros((), x.dtype), params)
+    return plan.merge(tuple(leaves), nothing)
 
 
 def _only(masks: Leaves, leaves: Leaves) -> Leaves:

@@ -1,0 +1,99 @@
+"""A network small enough to be trained sparse in every way, and runs that are kept."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from swapjax.training import masks_of
+
+KEY = jax.random.key(0)
+FINAL = 0.7
+STEPS = 12
+# A program of these tests runs a few steps; what it takes to make it is what counts.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+def initial(dtype="float32", wide=6):
+    keys = jax.random.split(jax.random.key(1), 3)
+    return {
+        "a": {
+            "kernel": jax.random.normal(keys[0], (wide, 9), dtype),
+            "bias": jax.random.normal(keys[1], (9,), dtype),
+        },
+        "b": {"kernel": jax.random.normal(keys[2], (9, 2), dtype)},
+    }
+
+
+@functools.cache
+def batches(dtype="float32", wide=6, steps=STEPS):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(steps, 8, wide))
+    y = rng.normal(size=(steps, 8, 2))
+    return [(jnp.asarray(a, dtype), jnp.asarray(b, dtype)) for a, b in zip(x, y)]  # noqa: B905
+
+
+def loss_fn(params, batch):
+    x, y = batch
+    hidden = jnp.tanh(x @ params["a"]["kernel"] + params["a"]["bias"])
+    return jnp.mean(jnp.square(hidden @ params["b"]["kernel"] - y))
+
+
+def gradients(steps=STEPS, seed=7, wide=6):
+    """Known gradients, one tree a step, unlike each other and zero nowhere."""
+    rng = np.random.default_rng(seed)
+    like = initial(wide=wide)
+    return [
+        jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), like)
+        for _ in range(steps)
+    ]
+
+
+def by_loss(tx, **options):
+    """A jitted step along the gradient of the loss of a batch."""
+
+    @functools.partial(jax.jit, **options)
+    def step(params, state, batch):
+        updates, state = tx.update(jax.grad(loss_fn)(params, batch), state, params)
+        return optax.apply_updates(params, updates), state
+
+    return step
+
+
+def by_gradients(tx, **options):
+    """A jitted step along given gradients."""
+
+    @functools.partial(jax.jit, **options)
+    def step(params, state, gradients):
+        updates, state = tx.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return step
+
+
+def follow(step, params, state, inputs):
+    """Params and states after 0, 1, ... updates."""
+    trail = [(params, state)]
+    for given in inputs:
+        trail.append(step(*trail[-1], given))
+    return trail
+
+
+def leaves(masks):
+    """The masks of the two kernels, in NumPy."""
+    return [np.asarray(masks["a"]["kernel"]), np.asarray(masks["b"]["kernel"])]
+
+
+def counts(state):
+    return [int(m.sum()) for m in leaves(masks_of(state))]
+
+
+def equal(first, second):
+    """Whether two trees are the same bit for bit."""
+    assert jax.tree.structure(first) == jax.tree.structure(second)
+    return all(
+        a.dtype == b.dtype and np.array_equal(a, b)
+        for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
+    )

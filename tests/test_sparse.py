@@ -1,0 +1,492 @@
+"""Every rule of sparse training with every optimizer, wherever params come from."""
+
+import functools
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from sparse_toy import (
+    FINAL,
+    KEY,
+    QUICK,
+    STEPS,
+    batches,
+    by_gradients,
+    by_loss,
+    counts,
+    equal,
+    follow,
+    gradients,
+    initial,
+    leaves,
+    loss_fn,
+)
+
+import swapjax
+from swapjax import constant, cubic
+from swapjax.training import (
+    acdc,
+    check_state,
+    gmp,
+    granet,
+    granet_st,
+    masks_of,
+    rigl,
+    set_,
+    sparse,
+    static,
+    ste,
+)
+
+RULES = {
+    "static": static(),
+    "gmp": gmp(),
+    "set": set_(),
+    "rigl": rigl(),
+    "rigl skipping": rigl(skip_update=True),
+    "granet": granet(),
+    "granet_st": granet_st(),
+    "ste": ste(),
+    "acdc": acdc(),
+}
+LAYERED = "static", "set", "rigl", "rigl skipping"
+RANDOM = (*LAYERED, "granet_st")
+GRADUAL = "gmp", "granet", "granet_st", "ste"
+OPTIMIZERS = {
+    "momentum": optax.sgd(0.05, momentum=0.9),
+    "adam": optax.adam(0.02),
+    "adamw": optax.adamw(0.02, weight_decay=0.1),
+    "lion": optax.lion(0.01),
+    "clipped": optax.chain(optax.clip_by_global_norm(0.5), optax.adam(0.02)),
+    "muon": optax.contrib.muon(0.02),
+    "adafactor": optax.adafactor(0.02, min_dim_size_to_factor=2),
+}
+NARROW = "rigl", "granet_st", "ste"
+MASK_STEPS = 2, 4, 6, 8
+
+
+def schedule_of(name):
+    if name in GRADUAL:
+        return cubic(2, 8, every=2, initial=0.4)
+    return None if name == "static" else constant(2, 8, every=2)
+
+
+def make(name, optimizer, key=KEY, **options):
+    settings = {"sparsity": FINAL, "schedule": schedule_of(name), "steps": STEPS}
+    return sparse(optimizer, RULES[name], key=key, **(settings | options))
+
+
+class OneOf(NamedTuple):
+    index: jax.Array
+    states: tuple[Any, ...]
+
+
+def one_of(optimizers):
+    """An optimizer that is one of several by a number in its state.
+
+    A step compiles once a rule then, not once a rule and optimizer.
+    """
+
+    def init(params):
+        return OneOf(
+            jnp.zeros((), jnp.int32), tuple(o.init(params) for o in optimizers)
+        )
+
+    def update(gradients, state, params):
+        def branch(i):
+            def run():
+                states = list(state.states)
+                updates, states[i] = optimizers[i].update(gradients, states[i], params)
+                return updates, OneOf(state.index, tuple(states))
+
+            return run
+
+        every = [branch(i) for i in range(len(optimizers))]
+        return jax.lax.switch(state.index, every)
+
+    return optax.GradientTransformation(init, update)
+
+
+def choose(state, index):
+    return state._replace(inner=state.inner._replace(index=jnp.int32(index)))
+
+
+def expected(name, params):
+    """The plan of each number of updates, by formulas."""
+    target = swapjax.plan(params, FINAL)
+    final, first = Fraction(7, 10), Fraction(4, 10)
+    plans, now = [], target.at(0)
+    if name in LAYERED:
+        now = swapjax.plan(params, FINAL, allocation="erk")
+    elif name == "granet_st":
+        now = swapjax.plan(params, FINAL, allocation="erk").at(first)
+    for t in range(STEPS + 1):
+        if t in MASK_STEPS and name not in LAYERED:
+            i = MASK_STEPS.index(t)
+            level = final + (first - final) * (1 - Fraction(i, 3)) ** 3
+            if name == "acdc":
+                level = final if i % 2 else Fraction(0)
+            now = target.at(level)
+        plans.append(now)
+    return plans
+
+
+def by_group(plan, state):
+    found = [0] * len(plan.keep)
+    for group, count in zip(plan.groups, counts(state), strict=True):
+        found[group] += count
+    return tuple(found)
+
+
+def avals(tree):
+    return jax.tree.map(lambda x: (jnp.shape(x), x.dtype), tree)
+
+
+@functools.cache
+def table(rule, dtype):
+    """The trajectory of every optimizer, by one compiled step."""
+    params = initial(dtype)
+    tx = make(rule, one_of(list(OPTIMIZERS.values())))
+    state = tx.init(params)
+    assert avals(state) == avals(jax.eval_shape(tx.init, params))
+    step = by_loss(tx, compiler_options=QUICK)
+    trails = {
+        name: follow(step, params, choose(state, i), batches(dtype))
+        for i, name in enumerate(OPTIMIZERS)
+    }
+    assert step._cache_size() == 1
+    return trails, step
+
+
+@pytest.mark.parametrize(
+    ("rule", "dtype"),
+    [(rule, "float32") for rule in RULES] + [(rule, "bfloat16") for rule in NARROW],
+)
+class TestContract:
+    """Rule by rule, each with all optimizers."""
+
+    def test_counts_are_exact_and_zeros_are_zeros(self, rule, dtype):
+        trails, _ = table(rule, dtype)
+        plans = expected(rule, initial(dtype))
+        for name, trail in trails.items():
+            for t, (params, state) in enumerate(trail):
+                masks = masks_of(state)
+                assert by_group(plans[t], state) == plans[t].keep, (name, t)
+                assert jax.tree.map(jnp.shape, masks)["a"]["bias"] == ()
+                assert {m.dtype.name for m in jax.tree.leaves(masks)} == {"bool"}
+                assert {p.dtype.name for p in jax.tree.leaves(params)} == {dtype}
+                assert int(state.count) == t
+                for p, m in zip(leaves(params), leaves(masks), strict=True):
+                    assert np.isfinite(p.astype(np.float32)).all(), (name, t)
+                    if t:
+                        assert not p[~m].any(), (name, t)
+            check_state(trail[-1][1])
+
+    def test_masks_change_at_mask_steps_and_only_there(self, rule, dtype):
+        trails, _ = table(rule, dtype)
+        plans = expected(rule, initial(dtype))
+        for name, trail in trails.items():
+            masks = [leaves(masks_of(state)) for _, state in trail]
+            moved = {
+                t for t in range(1, STEPS + 1) if not equal(masks[t - 1], masks[t])
+            }
+            due = set() if rule == "static" else set(MASK_STEPS)
+            if rule.startswith("granet"):
+                due |= {10, 12}
+            assert moved <= due, name
+            assert {t for t in due if plans[t].keep != plans[t - 1].keep} <= moved, name
+            assert bool(moved) == (rule != "static"), name
+
+    def test_active_weights_move_and_what_is_not_prunable_does(self, rule, dtype):
+        trails, _ = table(rule, dtype)
+        for name, trail in trails.items():
+            for t in range(1, STEPS + 1):
+                (old, before), (new, after) = trail[t - 1], trail[t]
+                same = [
+                    bool(((a == b) | ~(m & n)).all())
+                    for a, b, m, n in zip(
+                        leaves(old),
+                        leaves(new),
+                        leaves(masks_of(before)),
+                        leaves(masks_of(after)),
+                        strict=True,
+                    )
+                ]
+                still = rule == "rigl skipping" and t in MASK_STEPS
+                assert all(same) == still, (name, t)
+                assert equal(old["a"]["bias"], new["a"]["bias"]) == still, (name, t)
+
+    def test_the_key_is_all_that_is_random(self, rule, dtype):
+        trails, step = table(rule, dtype)
+        params = initial(dtype)
+        first = next(iter(trails.values()))
+        for key, same in ((jax.random.key(0), True), (jax.random.key(5), False)):
+            tx = make(rule, one_of(list(OPTIMIZERS.values())), key=key)
+            trail = follow(step, params, tx.init(params), batches(dtype))
+            if same:
+                assert equal(trail[-1], first[-1])
+            else:
+                alike = equal(masks_of(trail[-1][1]), masks_of(first[-1][1]))
+                assert alike == (rule not in RANDOM)
+        assert step._cache_size() == 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "optimizer"),
+    [("rigl skipping", "momentum"), ("granet", "adam"), ("ste", "muon")],
+)
+def test_one_of_many_optimizers_is_as_that_one_alone(rule, optimizer):
+    tx = make(rule, OPTIMIZERS[optimizer])
+    params = initial()
+    step = by_loss(tx)
+    alone = follow(step, params, tx.init(params), batches())
+    assert step._cache_size() == 1
+    for (p, s), (q, r) in zip(alone, table(rule, "float32")[0][optimizer], strict=True):
+        assert equal(masks_of(s), masks_of(r))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), p, q)
+
+
+def test_compiled_or_not_it_is_the_same():
+    tx = make("granet_st", optax.adam(0.02), schedule=cubic(1, 2, initial=0.4))
+    params = initial()
+    state = tx.init(params)
+    one = follow(by_loss(tx), params, state, batches()[:2])
+    other = follow(by_loss(tx).__wrapped__, params, state, batches()[:2])
+    for (p, s), (q, r) in zip(one, other, strict=True):
+        assert equal(masks_of(s), masks_of(r))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), p, q)
+    assert not equal(masks_of(one[0][1]), masks_of(one[2][1]))
+
+
+SPECS = {
+    "a": {"kernel": PartitionSpec("model"), "bias": PartitionSpec()},
+    "b": {"kernel": PartitionSpec(None, "model")},
+}
+
+
+def put_as(x, like):
+    return jax.device_put(x, like.sharding)
+
+
+@pytest.mark.usefixtures("x64")
+class TestSharded:
+    """Params over one axis of a mesh, examples over the other."""
+
+    def lay(self, kind):
+        mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(kind,) * 2)
+        put = lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec))  # noqa: E731
+        placed = jax.tree.map(put, initial("float64"), SPECS)
+        rows = PartitionSpec("data")
+        return placed, [(put(x, rows), put(y, rows)) for x, y in batches("float64")]
+
+    @pytest.mark.parametrize("rule", ["granet_st", "rigl", "ste"])
+    def test_sharded_is_unsharded(self, rule):
+        tx = make(rule, optax.adam(0.02))
+        step = by_loss(tx, compiler_options=QUICK)
+        params = initial("float64")
+        one = follow(step, params, tx.init(params), batches("float64"))
+        placed, data = self.lay(AxisType.Auto)
+        step = by_loss(tx, compiler_options=QUICK)
+        many = follow(step, placed, tx.init(placed), data)
+        assert step._cache_size() == 1
+        for (p, s), (q, r) in zip(one, many, strict=True):
+            assert equal(masks_of(s), masks_of(r))
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), p, q)
+            for x, m in zip(
+                jax.tree.leaves(q), jax.tree.leaves(masks_of(r)), strict=True
+            ):
+                assert m.ndim == 0 or m.sharding.is_equivalent_to(x.sharding, m.ndim)
+
+    @pytest.mark.parametrize("rule", ["granet", "acdc"])
+    def test_a_mesh_with_explicit_axes_will_do(self, rule):
+        """Optax alone compiles a second time there, after its first step."""
+        tx = make(rule, optax.adam(0.02))
+        params, (placed, _) = initial("float64"), self.lay(AxisType.Explicit)
+        given = jax.tree.map(lambda g: g.astype("float64"), gradients())
+        spread = [jax.tree.map(put_as, g, placed) for g in given]
+        ends = []
+        for start, slopes in ((params, given), (placed, spread)):
+            step = by_gradients(tx, compiler_options=QUICK)
+            ends.append(follow(step, start, tx.init(start), slopes)[-1])
+            assert step._cache_size() <= 2
+        (p, s), (q, r) = ends
+        assert equal(masks_of(s), masks_of(r))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), p, q)
+        for name in "ab":
+            mask = masks_of(r)[name]["kernel"]
+            assert mask.sharding.is_equivalent_to(placed[name]["kernel"].sharding, 2)
+
+
+class TestSaved:
+    """States in files, and runs that go on from them."""
+
+    @pytest.mark.parametrize("rule", ["granet_st", "ste"])
+    def test_a_run_goes_on_from_a_file_as_if_nothing_were(self, rule, tmp_path):
+        import orbax.checkpoint as ocp
+
+        within = jax.tree.map(lambda x: jnp.ones(x.shape, bool), initial())
+        options = {"within": within}
+        tx = make(rule, optax.adamw(0.02), **options)
+        params = initial()
+        step = by_loss(tx, compiler_options=QUICK)
+        whole = follow(step, params, tx.init(params), batches())
+        with ocp.StandardCheckpointer() as saver:
+            saver.save(tmp_path / "run", whole[5])
+        # A new process has another transformation, which has seen no params.
+        again = make(rule, optax.adamw(0.02), **options)
+        target = jax.eval_shape(lambda p: (p, again.init(p)), initial())
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        target = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), target
+        )
+        with ocp.StandardCheckpointer() as saver:
+            restored = saver.restore(tmp_path / "run", target)
+        assert equal(restored, whole[5])
+        step = by_loss(again, compiler_options=QUICK)
+        rest = follow(step, *restored, batches()[5:])
+        assert equal(rest[-1], whole[-1])
+
+
+SMALL = {"sparsity": 0.5, "schedule": cubic(1, 2), "steps": 3, "key": KEY}
+
+
+def check_trained(tx, params, loss, steps=3):
+    """Train, and look at what came of it."""
+    state = tx.init(params)
+
+    @functools.partial(jax.jit, compiler_options=QUICK)
+    def step(params, state):
+        updates, state = tx.update(jax.grad(loss)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(steps):
+        params, state = step(params, state)
+    assert step._cache_size() == 1
+    check_state(state)
+    masks = masks_of(state)
+    assert swapjax.density(masks) == 0.5
+    return params, state, masks
+
+
+class TestModels:
+    """Params of three libraries."""
+
+    def test_flax_linen(self):
+        from flax import linen as nn
+
+        model = nn.Sequential([nn.Dense(9), nn.tanh, nn.Dense(2)])
+        x, y = batches()[0]
+        params = model.init(KEY, x)
+        loss = lambda p: jnp.mean(jnp.square(model.apply(p, x) - y))  # noqa: E731
+        tx = sparse(optax.adam(0.01), gmp(), **SMALL)
+        params, _, masks = check_trained(tx, params, loss)
+        assert equal(params, swapjax.apply_masks(params, masks))
+
+    def test_equinox(self):
+        import equinox as eqx
+
+        x, y = batches()[0]
+        model = eqx.nn.MLP(6, 2, 9, 1, key=KEY)
+        arrays, rest = eqx.partition(model, eqx.is_inexact_array)
+
+        def loss(arrays):
+            return jnp.mean(jnp.square(jax.vmap(eqx.combine(arrays, rest))(x) - y))
+
+        tx = sparse(optax.adam(0.01), rigl(), **SMALL)
+        arrays, _, masks = check_trained(tx, arrays, loss)
+        assert equal(arrays, swapjax.apply_masks(arrays, masks))
+
+    @pytest.mark.parametrize("given", ["sparsity", "plan and within"])
+    @pytest.mark.parametrize("rule", [gmp(), ste()], ids=str)
+    def test_flax_nnx(self, given, rule):
+        """Its optimizer gives init other nodes than update, and keeps variables."""
+        from flax import nnx
+
+        x, y = batches()[0]
+        rngs = nnx.Rngs(0)
+        model = nnx.Sequential(
+            nnx.Linear(6, 9, rngs=rngs), jnp.tanh, nnx.Linear(9, 2, rngs=rngs)
+        )
+        params = nnx.state(model, nnx.Param)
+        options = dict(SMALL)
+        if given != "sparsity":
+            options["sparsity"] = swapjax.plan(params, 0.5)
+            options["within"] = jax.tree.map(lambda p: p > -1, nnx.as_pure(params))
+        tx = sparse(optax.adam(0.01), rule, **options)
+        optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+
+        @nnx.jit
+        def step(model, optimizer):
+            loss = lambda model: jnp.mean(jnp.square(model(x) - y))  # noqa: E731
+            optimizer.update(model, nnx.grad(loss)(model))
+
+        for _ in range(3):
+            step(model, optimizer)
+        check_state(optimizer.opt_state)
+        masks = nnx.as_pure(masks_of(optimizer.opt_state))
+        assert all(isinstance(m, jax.Array) for m in jax.tree.leaves(masks))
+        assert swapjax.density(masks) == 0.5
+        params = nnx.as_pure(nnx.state(model, nnx.Param))
+        assert equal(params, swapjax.apply_masks(params, masks))
+
+
+KERNELS = {"a": {"kernel": True, "bias": False}, "b": {"kernel": True}}
+LABELS = {"a": {"kernel": "x", "bias": "y"}, "b": {"kernel": "x"}}
+OURS = sparse(optax.adam(0.01), granet(), **SMALL)
+AROUND = {
+    "chain": optax.chain(optax.clip_by_global_norm(1.0), OURS),
+    "MultiSteps": optax.MultiSteps(OURS, 2).gradient_transformation(),
+    "masked": optax.masked(OURS, KERNELS),
+    "multi_transform": optax.multi_transform({"x": OURS, "y": optax.sgd(0.1)}, LABELS),
+    "apply_if_finite": optax.apply_if_finite(OURS, 3),
+}
+INSIDE = {
+    "MultiSteps": optax.MultiSteps(optax.adam(0.01), 2).gradient_transformation(),
+    "masked": optax.masked(optax.adam(0.01), KERNELS),
+    "multi_transform": optax.multi_transform(
+        {"x": optax.adam(0.01), "y": optax.sgd(0.1)}, LABELS
+    ),
+    "inject_hyperparams": optax.inject_hyperparams(optax.adam)(0.01),
+    "apply_if_finite": optax.apply_if_finite(optax.adam(0.01), 3),
+}
+
+
+class TestOptax:
+    """What Optax puts around an optimizer, around ours and inside of it."""
+
+    @pytest.mark.parametrize("name", AROUND)
+    def test_inside_of(self, name):
+        loss = lambda params: loss_fn(params, batches()[0])  # noqa: E731
+        steps = 6 if name == "MultiSteps" else 3
+        params, _, masks = check_trained(AROUND[name], initial(), loss, steps)
+        for p, m in zip(leaves(params), leaves(masks), strict=True):
+            assert not p[~m].any()
+
+    @pytest.mark.parametrize("name", INSIDE)
+    def test_around(self, name):
+        loss = lambda params: loss_fn(params, batches()[0])  # noqa: E731
+        tx = sparse(INSIDE[name], granet(), **SMALL)
+        params, _, masks = check_trained(tx, initial(), loss)
+        assert equal(params, swapjax.apply_masks(params, masks))
+
+    @pytest.mark.parametrize("rule", [gmp(), ste()], ids=str)
+    def test_functions_are_mapped_over_what_belongs_to_params(self, rule):
+        params = initial()
+        within = jax.tree.map(lambda x: jnp.ones(x.shape, bool), params)
+        tx = sparse(optax.adam(0.01), rule, within=within, **SMALL)
+        state = tx.init(params)
+        names = jax.tree.map(lambda path: path, LABELS)
+        found = optax.tree.map_params(
+            tx, lambda _, name: name, state, names, transform_non_params=lambda _: "-"
+        )
+        assert found.count == found.key == found.extras["status"] == "-"
+        assert found.masks == found.extras["within"] == LABELS
+        assert found.inner[0].mu == found.inner[0].nu == LABELS
+        assert ("dense" in found.extras) == rule.straight_through
+        assert found.extras.get("dense", LABELS) == LABELS
+        assert equal(optax.tree.map_params(tx, lambda x: x, state), state)

@@ -1,0 +1,264 @@
+"""What sparse training cannot work with, and what it says of it."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from sparse_toy import (
+    KEY,
+    QUICK,
+    by_gradients,
+    follow,
+    gradients,
+    initial,
+    leaves,
+    loss_fn,
+)
+
+import swapjax
+from swapjax import constant, cubic
+from swapjax.training import (
+    check_state,
+    gmp,
+    granet,
+    granet_st,
+    masks_of,
+    rigl,
+    set_,
+    sparse,
+    static,
+    ste,
+)
+
+ADAM = optax.adam(0.01)
+TIMES = cubic(1, 3, initial=0.3)
+
+
+def make(rule=None, **options):
+    settings = {"sparsity": 0.5, "schedule": TIMES, "steps": 4, "key": KEY}
+    return sparse(ADAM, rule or gmp(), **(settings | options))
+
+
+class TestArguments:
+    """Before anything is trained."""
+
+    def test_a_schedule_of_stages(self):
+        with pytest.raises(
+            ValueError, match=r"schedule: cubic\(initial=0\) counts sta"
+        ):
+            make(schedule=cubic())
+
+    def test_a_schedule_that_ends_after_training(self):
+        with pytest.raises(ValueError, match=r"schedule: .* ends after update 9, trai"):
+            make(schedule=cubic(1, 9), steps=8)
+        make(schedule=cubic(1, 9), steps=9)
+
+    def test_a_schedule_of_steps_for_stages(self):
+        params = {"kernel": jnp.eye(4)}
+        data = (jnp.ones((2, 4)), jnp.ones((2, 4)))
+        loss = lambda p, b: jnp.mean(jnp.square(b[0] @ p["kernel"] - b[1]))  # noqa: E731
+        with pytest.raises(ValueError, match="schedule"):
+            swapjax.prune(
+                loss, params, data, sparsity=0.5, stages=3, schedule=cubic(1, 9),
+                key=KEY,
+            )  # fmt: skip
+
+    @pytest.mark.parametrize("rule", [gmp(), set_(), rigl(), granet(), ste()], ids=str)
+    def test_no_schedule(self, rule):
+        with pytest.raises(ValueError, match=f"schedule: {rule.name} changes masks"):
+            make(rule, schedule=None)
+
+    @pytest.mark.parametrize("steps", [0, -1, 2.5])
+    def test_steps_that_do_not_count(self, steps):
+        with pytest.raises(ValueError, match="steps must be"):
+            make(steps=steps)
+
+    @pytest.mark.parametrize("rule", [gmp, "granet", None.__class__, optax.adam(0.1)])
+    def test_a_rule_that_is_none(self, rule):
+        with pytest.raises(ValueError, match="rule must be what a function like"):
+            sparse(ADAM, rule, sparsity=0.5, schedule=TIMES, key=KEY)
+
+    @pytest.mark.parametrize("value", [-0.1, 1.0, 7, math.nan, math.inf, None, "half"])
+    def test_fractions_out_of_range(self, value):
+        for rule in (set_, rigl, granet, granet_st):
+            with pytest.raises(ValueError, match=r"fraction must be in \[0, 1\)"):
+                rule(fraction=value)
+        for rule in (rigl, granet, granet_st):
+            with pytest.raises(ValueError, match=r"last must be in \[0, 1\)"):
+                rule(last=value)
+
+    def test_growth_of_no_kind(self):
+        with pytest.raises(ValueError, match="grow must be 'gradient' or 'random'"):
+            granet(grow="momentum")
+
+    @pytest.mark.parametrize("value", [-1.0, math.nan])
+    def test_a_decay_that_grows(self, value):
+        with pytest.raises(ValueError, match="decay must be 0 or more"):
+            ste(decay=value)
+
+    @pytest.mark.parametrize("value", [-0.1, 1.0, math.nan])
+    def test_a_sparsity_out_of_range(self, value):
+        with pytest.raises(ValueError, match=r"sparsity must be in \[0, 1\)"):
+            make(sparsity=value).init(initial())
+
+
+class TestParams:
+    """When params are there."""
+
+    def test_no_params(self):
+        tx, params = make(), initial()
+        with pytest.raises(ValueError, match="params: sparse training needs them"):
+            tx.update(params, tx.init(params))
+
+    def test_a_state_of_something_else(self):
+        params = initial()
+        with pytest.raises(ValueError, match=r"state: must be what tx\.init gave"):
+            make().update(params, ADAM.init(params), params)
+
+    def test_a_plan_of_other_params(self):
+        plan = swapjax.plan({"kernel": jnp.ones((6, 9))}, 0.5)
+        with pytest.raises(ValueError, match="params: the tree is not the one"):
+            make(sparsity=plan).init(initial())
+        plan = swapjax.plan(initial(wide=7), 0.5)
+        with pytest.raises(ValueError, match=r"a/kernel has shape \(6, 9\), planned f"):
+            make(sparsity=plan).init(initial())
+
+    @pytest.mark.parametrize("rule", [gmp(), ste()], ids=str)
+    def test_a_state_of_other_params(self, rule):
+        tx, params = make(rule), initial()
+        other = initial(wide=7)
+        with pytest.raises(ValueError, match=r"state.masks: a/kernel must be bool"):
+            tx.update(params, tx.init(other), params)
+        with pytest.raises(ValueError, match=r"state.masks: must have the tree"):
+            tx.update(params, tx.init({"kernel": jnp.ones((2, 2))}), params)
+
+    def test_gradients_of_other_params(self):
+        tx, params = make(), initial()
+        with pytest.raises(ValueError, match=r"\(7, 9\)|tree"):
+            tx.update(initial(wide=7), tx.init(params), params)
+
+    def test_integers(self):
+        params = initial() | {"steps": jnp.zeros((2, 2), jnp.int32)}
+        state = make().init(params)
+        assert masks_of(state)["steps"].shape == ()
+        params = {"kernel": jnp.ones((3, 3), jnp.int32)}
+        with pytest.raises(TypeError, match="kernel holds int32"):
+            make().init(params)
+
+    def test_leaves_without_entries(self):
+        params = initial() | {"c": {"kernel": jnp.zeros((0, 4))}}
+        tx = make(granet())
+        step = by_gradients(tx, compiler_options=QUICK)
+        given = [g | {"c": {"kernel": jnp.zeros((0, 4))}} for g in gradients(4)]
+        _, state = follow(step, params, tx.init(params), given)[-1]
+        assert swapjax.density(masks_of(state)) == 0.5
+        with pytest.raises(ValueError, match="params: nothing to prune"):
+            make().init({"kernel": jnp.zeros((0, 4))})
+
+    def test_nothing_prunable(self):
+        with pytest.raises(ValueError, match="params: no leaf named kernel or weight"):
+            make().init({"bias": jnp.ones(3)})
+
+    def test_within_of_another_tree_or_too_small(self):
+        params = initial()
+        full = jax.tree.map(lambda x: jnp.ones(x.shape, bool), params)
+        for within, said in (
+            ({"kernel": full["a"]["kernel"]}, "within: must have the tree of params"),
+            (jax.tree.map(jnp.float32, full), "within: a/bias must be bool"),
+            (full | {"b": {"kernel": jnp.ones((2, 9), bool)}}, "within: b/kernel must"),
+            (jax.tree.map(jnp.zeros_like, full), "within: has 0 entries in all, 36"),
+        ):
+            with pytest.raises(ValueError, match=said):
+                make(within=within).init(params)
+
+    def test_static_masks_of_another_tree(self):
+        with pytest.raises(ValueError, match="masks: must have the tree of params"):
+            make(static({"kernel": jnp.ones((2, 2), bool)})).init(initial())
+
+    def test_no_state_or_two(self):
+        params = initial()
+        state = make().init(params)
+        for found, states in ((0, ADAM.init(params)), (2, (state, state))):
+            with pytest.raises(ValueError, match=f"state: one .* found {found}"):
+                masks_of(states)
+            with pytest.raises(ValueError, match=f"state: one .* found {found}"):
+                check_state(states)
+
+
+class TestMistakes:
+    """What cannot be raised under jit, and is told afterwards."""
+
+    @pytest.mark.parametrize("rule", [granet(), rigl()], ids=str)
+    def test_a_loss_that_multiplies_by_masks(self, rule):
+        tx = make(rule)
+        x, y = jnp.ones((4, 6)), jnp.ones((4, 2))
+
+        def step(params, state, masked):
+            def loss(params):
+                used = jax.tree.map(lambda m: m | ~masked, masks_of(state))
+                return loss_fn(jax.tree.map(jnp.multiply, params, used), (x, y))
+
+            updates, state = tx.update(jax.grad(loss)(params), state, params)
+            return optax.apply_updates(params, updates), state
+
+        step = jax.jit(step, compiler_options=QUICK)
+        params = initial()
+        for masked in (False, True):
+            _, state = follow(step, params, tx.init(params), [jnp.asarray(masked)] * 4)[
+                -1
+            ]
+            if masked:
+                with pytest.raises(ValueError, match="do not multiply by masks in th"):
+                    check_state(state)
+            else:
+                check_state(state)
+
+    def test_params_that_something_else_moves(self):
+        tx = make(gmp())
+        step = by_gradients(tx, compiler_options=QUICK)
+        params = initial()
+        state = tx.init(params)
+        for gradient in gradients(4):
+            params, state = step(params, state, gradient)
+            params["b"]["kernel"] = params["b"]["kernel"] + 0.01
+        with pytest.raises(ValueError, match="b/kernel: Params were not zero") as e:
+            check_state(state)
+        assert "a/kernel" not in str(e.value)
+
+    @pytest.mark.parametrize("rule", [gmp(), granet(), ste()], ids=str)
+    def test_gradients_that_are_not_finite(self, rule):
+        tx = make(rule)
+        step = by_gradients(tx, compiler_options=QUICK)
+        params, given = initial(), gradients(4)
+        given[1]["a"]["kernel"] = given[1]["a"]["kernel"].at[0, 0].set(jnp.nan)
+        trail = follow(step, params, tx.init(params), given)
+        check_state(trail[1][1])
+        for _, state in trail[2:]:
+            with pytest.raises(ValueError, match="state: a/kernel: ") as e:
+                check_state(state)
+            assert "b/kernel" not in str(e.value)
+        assert sum(int(m.sum()) for m in leaves(masks_of(trail[-1][1]))) == 36
+
+    def test_dense_params_at_first_are_none(self):
+        """init masks nothing: params are dense until the first update."""
+        tx = make(rigl())
+        step = by_gradients(tx, compiler_options=QUICK)
+        params = initial()
+        trail = follow(step, params, tx.init(params), gradients(4))
+        check_state(trail[-1][1])
+        masks = masks_of(trail[0][1])
+        sparse_from_the_start = swapjax.apply_masks(params, masks)
+        other = follow(step, sparse_from_the_start, tx.init(params), gradients(4))
+        check_state(other[-1][1])
+        np.testing.assert_array_equal(
+            leaves(trail[1][0])[0] != 0, leaves(other[1][0])[0] != 0
+        )
+
+    def test_the_first_update_may_be_a_mask_step_of_dense_params(self):
+        tx = make(rigl(), schedule=constant(1, 3, every=1))
+        step = by_gradients(tx, compiler_options=QUICK)
+        params = initial()
+        check_state(follow(step, params, tx.init(params), gradients(4))[-1][1])
