@@ -42,7 +42,6 @@ def sparse(rule=None, inner=None, **options):
 OPTIMIZERS = {
     "dense": optax.adamw(1e-2),
     "granet": sparse(steps=12),
-    "set": sparse(swapjax.set_(), schedule=swapjax.constant(2, 9, every=2)),
     "ste": sparse(swapjax.ste()),
     # Its key is one that no file takes as it is.
     "noisy": optax.chain(optax.add_noise(0.1, 0.5, jax.random.key(5)), optax.sgd(0.1)),

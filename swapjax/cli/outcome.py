@@ -15,7 +15,7 @@ from swapjax.plan import Plan
 from swapjax.selection import select
 from swapjax.training import Epoch, Level, Trainer, fit, lottery, masks_of
 from swapjax.training.state import is_sparse
-from swapjax.types import Masks, Params
+from swapjax.types import Leaves, Masks, Params
 
 if TYPE_CHECKING:
     from swapjax.cli.train import Train
@@ -80,15 +80,18 @@ def _fit(
         )
     if is_sparse(last):
         return Outcome(params, masks_of(last), history)
-    # Nothing of dense goes.
+    if options.algorithm == "dense":
+        return Outcome(params, target.masks(_ones(target)), history)
     before = experiments.evaluate(setting, params)
-    kept = target.masks(select(scores.magnitude(target.split(params)), target.budget))
-    return Outcome(
-        masks.apply_masks(params, kept),
-        kept,
-        history,
-        before if options.algorithm == "gsm" else None,
-    )
+    kept = target.masks(_select(scores.magnitude(target.split(params)), target.budget))
+    return Outcome(masks.apply_masks(params, kept), kept, history, before)
+
+
+def _ones(target: Plan) -> Leaves:
+    return tuple(jnp.ones(shape, bool) for shape in target.shapes)
+
+
+_select = jax.jit(select)
 
 
 def _find_ticket(

@@ -172,10 +172,10 @@ def _introduction(options: Train, data: str, total: int) -> str:
     if options.algorithm in GRADUAL:
         every, end = algorithms.mask_steps(options, total)
         often = f"every {every} steps" if every > 1 else "at every step"
-        text += f". Masks change {often} until step {end:,}"
-        text += ", and are exchanged after that" * options.algorithm.startswith(
-            "granet"
-        )
+        text += f". Masks change {often}"
+        goes_on = GRADUAL[options.algorithm].rule().goes_on
+        text += "; sparsity rises until" if goes_on else " until"
+        text += f" step {end:,}"
     elif options.algorithm == "lottery":
         levels = math.ceil(math.log1p(-options.sparsity) / math.log1p(-options.rate))
         text += f", once in each of {1 + levels} levels"
