@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import safetensors.flax
 
 import swapjax
 from swapjax import checkpoint, datasets, experiments, masks, models, plot
-from swapjax.cli import main
+from swapjax.cli import algorithms, main
 from swapjax.cli.algorithms import AlgorithmName
+from swapjax.cli.train import Train
 from swapjax.experiments import Setting
 from swapjax.models import mlp
 
@@ -161,12 +164,26 @@ def test_the_report_tells_layers_data_options_and_versions(train, tmp_path):
     assert (tmp_path / "train.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
-def test_gsm_fades_what_it_never_chooses_in_a_run_of_any_length(train, tmp_path):
-    options = ("--algorithm", "gsm", "--epochs", "40")
-    assert train(*options, out=tmp_path) == 0
-    result = report_of(tmp_path)["result"]
-    assert abs(result["before"]["loss"] - result["loss"]) < 0.05
-    assert result["loss"] < 2.0  # of chance: 2.3
+@pytest.mark.parametrize(
+    ("steps", "momentum"), [(200, 0.72), (660, 0.92), (9999, 0.99)]
+)
+def test_gsm_fades_weights_without_gradient_in_runs_of_any_length(steps, momentum):
+    options = Train(out=Path("nowhere"), algorithm="gsm")
+    assert algorithms.settings(options, steps)[1] == pytest.approx(momentum, abs=0.005)
+    optimizer = algorithms.inner(options, steps)
+
+    def step(carry, _):
+        params, state = carry
+        still = jax.tree.map(jnp.zeros_like, params)
+        updates, state = optimizer.update(still, state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), params["kernel"].min()
+
+    params = {"kernel": jnp.ones((1, 1))}
+    start = params, optimizer.init(params)
+    _, path = jax.lax.scan(step, start, None, length=steps)
+    assert path.min() > -1e-3  # it does not swing
+    assert 1e-4 < path[-1] < 1e-2
 
 
 # Going on

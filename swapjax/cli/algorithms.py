@@ -118,15 +118,18 @@ def inner(options: "Train", steps: int) -> optax.GradientTransformation:
 def settings(options: "Train", steps: int) -> tuple[float, float, float]:
     """Learning rate, momentum and weight decay, by default those that suit."""
     gsm, sgd = options.algorithm == "gsm", options.optimizer == "sgd"
-    rate = options.learning_rate or (0.01 if gsm else 0.05 if sgd else 3e-3)
+    fade = -math.log(_FADED) * 2 / steps  # a step, while rates fall from 1 to 0
     momentum = options.momentum
     if momentum is None:
-        momentum = 0.99 if gsm else 0.9
+        # With more of it, weights swing through zero instead of fading: rate * decay
+        # must stay below (1 - momentum)^2 / 4, which short runs cannot have at 0.99.
+        momentum = max(0.0, min(0.99, 1 - 4 * fade)) if gsm else 0.9
+    # Many steps add up by momentum; that of gsm makes 0.01 of 0.99.
+    rate = options.learning_rate or (1 - momentum if gsm else 0.05 if sgd else 3e-3)
     decay = options.weight_decay
     if decay is None and gsm:
-        # Weights shrink by exp(-sum of rates * decay / (1 - momentum)); the mean of
-        # the rates is half the first.
-        decay = -math.log(_FADED) * (1 - momentum) / (rate * steps / 2)
+        # They shrink by exp(-sum of rates * decay / (1 - momentum)).
+        decay = fade * (1 - momentum) / rate
     elif decay is None:
         decay = 1e-2 if options.optimizer == "adamw" else 1e-4 if sgd else 0.0
     return rate, momentum, decay

@@ -67,11 +67,11 @@ class Train(Network):
     ] = None
     """What moves the weights; its learning rate falls to 0 along a cosine."""
     learning_rate: Annotated[
-        float | None, shown("R", "(default: sgd 0.05, adam 0.003, gsm 0.01)")
+        float | None, shown("R", "(default: sgd 0.05, adam 0.003)")
     ] = None
-    """The learning rate at the start."""
-    momentum: Annotated[float | None, shown("M", "(default: 0.9, for gsm 0.99)")] = None
-    """Of sgd, Nesterov's."""
+    """The learning rate at the start. By default that of gsm is 1 - momentum."""
+    momentum: Annotated[float | None, shown("M", "(default: 0.9)")] = None
+    """Of sgd, Nesterov's. By default that of gsm is 0.99, or less in a short run."""
     weight_decay: Annotated[
         float | None, shown("D", "(default: sgd 1e-4, adamw 0.01, adam 0)")
     ] = None
@@ -166,8 +166,8 @@ def _introduction(options: Train, data: str, total: int) -> str:
     rate, momentum, decay = algorithms.settings(options, total)
     name = "sgd" if options.algorithm == "gsm" else options.optimizer or "adam"
     text = f"Training {options.model} on {data}: {options.epochs} epochs, {total:,} "
-    text += f"steps of {name} at {rate:g}"
-    text += f" with momentum {momentum:g}" if name == "sgd" else ""
+    text += f"steps of {name} at {rate:.2g}"
+    text += f" with momentum {momentum:.2g}" if name == "sgd" else ""
     text += f" and weight decay {decay:.2g}" if decay else ""
     if options.algorithm in GRADUAL:
         every, end = algorithms.mask_steps(options, total)
