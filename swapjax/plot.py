@@ -13,8 +13,9 @@ from matplotlib.ticker import MaxNLocator
 from swapjax import files
 from swapjax.experiments import Row
 from swapjax.oneshot import Stage
-from swapjax.training import Recovery
+from swapjax.training import Epoch, Level, Recovery
 
+_LEGEND = 12  # layers that are told apart by name
 # Of every method on the command line: colour and marker.
 _STYLES = {
     "magnitude": ("#7f7f7f", "s"),
@@ -86,6 +87,51 @@ def comparison_figure(rows: Sequence[Row], *, dense: float, title: str) -> Figur
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("test accuracy (%)")
     panels[0].legend(fontsize="small")
+    return figure
+
+
+def training_figure(
+    history: Sequence[Epoch] | Sequence[Level],
+    layers: Sequence[Mapping[str, Any]],
+    *,
+    title: str,
+) -> Figure:
+    """Draw a run of training: accuracy and sparsity, and what its masks did.
+
+    Epochs show the entries that changed in each, and how dense every layer was; the
+    levels of a lottery how dense layers are in the end.
+
+    Args:
+        history: the epochs or levels.
+        layers: from `report.layers`; only prunable ones are drawn.
+        title: above everything.
+    """
+    epochs = [part for part in history if isinstance(part, Epoch)]
+    figure = Figure(figsize=(13.5 if epochs else 9, 3.8), layout="constrained")
+    figure.suptitle(title)
+    panels = figure.subplots(1, 3 if epochs else 2)
+    at = [p.epoch if isinstance(p, Epoch) else p.level for p in history]
+    accuracies = [math.nan if p.accuracy is None else p.accuracy for p in history]
+    panels[0].plot(at, accuracies, "o-", ms=3, color="#d62728")
+    panels[0].set_ylabel("test accuracy (%)", color="#d62728")
+    other = panels[0].twinx()
+    other.plot(at, [p.sparsity for p in history], "--", color="#1f77b4")
+    other.set_ylabel("sparsity", color="#1f77b4")
+    other.set_ylim(0, 1)
+    if epochs:
+        panels[1].bar(at, [e.churn for e in epochs], color="#7f7f7f")
+        panels[1].set_ylabel("entries of masks that changed")
+        for path in epochs[0].densities:
+            panels[2].plot(at, [e.densities[path] for e in epochs], label=path)
+        panels[2].set_ylabel("density of each layer")
+        panels[2].set_ylim(0, 1.02)
+        if len(epochs[0].densities) <= _LEGEND:
+            panels[2].legend(fontsize="small")
+    else:
+        _draw_layers(panels[1], [row for row in layers if row["prunable"]])
+    for axes in panels if epochs else panels[:1]:
+        axes.set_xlabel("epoch" if epochs else "level")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 

@@ -1,6 +1,7 @@
 """What was pruned, as tables for people and JSON for programs."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ from rich.text import Text
 from swapjax import files, trees
 from swapjax.experiments import Row
 from swapjax.oneshot import Stage
+from swapjax.training import Epoch, Level
 from swapjax.types import Masks, Params
+
+_ROWS = 24  # of a table of epochs
 
 
 def layers(params: Params, masks: Masks) -> list[dict[str, Any]]:
@@ -80,6 +84,30 @@ def stage_table(history: Sequence[Stage]) -> Table:
             f"{stage.seconds:.2f}",
             _words(stage.status.name),
         )
+    return table
+
+
+def training_table(history: Sequence[Epoch] | Sequence[Level]) -> Table:
+    """Show what epochs did, or the levels of a lottery; of many, not all."""
+    pick = math.ceil(len(history) / _ROWS)
+    # The last one is always there.
+    some = history[(len(history) - 1) % pick :: pick] if history else history
+    table = Table(caption=f"every {pick} epochs" if pick > 1 else None)
+    if any(isinstance(part, Level) for part in some):
+        names = ["level", "sparsity", "kept", "test %", "seconds"]
+    else:
+        names = ["epoch", "loss", "test %", "sparsity", "churn", "seconds"]
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for part in some:
+        accuracy = "" if part.accuracy is None else f"{part.accuracy:.2f}"
+        sparsity, seconds = f"{part.sparsity:.4f}", f"{part.seconds:.2f}"
+        if isinstance(part, Level):
+            kept = f"{part.kept:,}"
+            table.add_row(str(part.level), sparsity, kept, accuracy, seconds)
+        else:
+            table.add_row(str(part.epoch), f"{part.loss:.4f}", accuracy, sparsity,
+                          f"{part.churn:,}", seconds)  # fmt: skip
     return table
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ class State(NamedTuple):
     """What a file of a run holds.
 
     Attributes:
-        trees: with the tree of params, by name.
+        trees: of arrays, by name.
         notes: whatever JSON takes, by name.
     """
 
@@ -37,7 +37,7 @@ def digest(tree: Any) -> str:
     """Tell trees of arrays apart, by paths, dtypes, shapes and every bit."""
     result = hashlib.sha256()
     for path, leaf in zip(trees.paths(tree), jax.tree.leaves(tree), strict=True):
-        array = np.ascontiguousarray(leaf)
+        array = np.ascontiguousarray(_bits(leaf))
         result.update(f"{path} {array.dtype} {array.shape}".encode())
         result.update(array.tobytes())
     return result.hexdigest()[:16]
@@ -66,22 +66,17 @@ def save(path: str | Path, state: State, run: dict[str, str], kind: str) -> None
     """
     metadata = {name: json.dumps(note) for name, note in state.notes.items()}
     metadata |= {"run": json.dumps(run), "kind": kind}
-    checkpoint.save_params(path, state.trees, metadata)
+    checkpoint.save_params(path, jax.tree.map(_bits, state.trees), metadata)
 
 
 def load(
-    path: str | Path,
-    params: Params,
-    names: Sequence[str],
-    run: dict[str, str],
-    kind: str,
+    path: str | Path, like: Mapping[str, Any], run: dict[str, str], kind: str
 ) -> State | None:
     """Read the state of a run, None where there is no file yet.
 
     Args:
         path: the file.
-        params: with the tree that those in the file have.
-        names: of the trees in the file.
+        like: by the names of the trees in the file, trees of their structure.
         run: from `fingerprint`.
         kind: what the run is one of.
 
@@ -102,15 +97,30 @@ def load(
             f"checkpoint: {path} belongs to another run ({what}); remove it to start "
             "anew"
         )
-    paths = trees.paths(params)
-    structure = jax.tree.structure(params)
-
-    def as_tree(name: str) -> Params:
-        leaves = [jnp.asarray(arrays[f"{name}/{leaf}"]) for leaf in paths]
-        return jax.tree.unflatten(structure, leaves)
-
     notes = {name: json.loads(note) for name, note in metadata.items()}
-    return State({name: as_tree(name) for name in names}, notes)
+    return State({k: _rebuild(k, tree, arrays) for k, tree in like.items()}, notes)
+
+
+def _rebuild(name: str, like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """A tree out of the arrays of a file."""
+    leaves = []
+    for path, leaf in zip(trees.paths(like), jax.tree.leaves(like), strict=True):
+        bits = jnp.asarray(arrays[f"{name}/{path}" if path else name])
+        if _is_key(leaf):
+            bits = jax.random.wrap_key_data(bits, impl=jax.random.key_impl(leaf))
+        leaves.append(bits)
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def _bits(leaf: Any) -> Any:
+    """What of an array can go to a file; keys cannot as they are."""
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(
+        leaf.dtype, jax.dtypes.prng_key
+    )
 
 
 def _difference(name: str, before: str | None, now: str) -> str:

@@ -609,5 +609,5 @@ def test_the_package_runs_as_a_module_and_tells_its_commands():
         text=True,
         check=True,
     ).stdout
-    for command in ("prune", "compare", "inspect", "demo"):
+    for command in ("prune", "train", "compare", "inspect", "demo"):
         assert f"• {command}" in text

@@ -1,4 +1,4 @@
-"""The command line: swapjax prune, compare, inspect, demo."""
+"""The command line: swapjax prune, train, compare, inspect, demo."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +12,7 @@ from swapjax.cli.demo import Demo, demo
 from swapjax.cli.inspect import Inspect, inspect
 from swapjax.cli.prune import Prune, prune
 from swapjax.cli.screen import errors
+from swapjax.cli.train import Train, train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     commands: dict[type, Any] = {
         Prune: prune,
+        Train: train,
         Compare: compare,
         Inspect: inspect,
         Demo: demo,
@@ -45,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         errors.print(
-            "swapjax: interrupted. Stages and runs that were finished are kept: call "
-            "it again in the same words to go on.",
+            "swapjax: interrupted. Stages, epochs and runs that were finished are "
+            "kept: call it again in the same words to go on.",
             soft_wrap=True,
         )
         return 130

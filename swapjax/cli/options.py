@@ -1,4 +1,4 @@
-"""The options that prune and compare have in common."""
+"""The options that the commands have in common."""
 
 import dataclasses
 import functools
@@ -30,8 +30,8 @@ def shown(metavar: str, default: str | None = None) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """What to prune, and how."""
+class Network:
+    """A network, and the data that it is for."""
 
     data: Annotated[str, shown("digits|PATH|tfds:NAME")] = "digits"
     """scikit-learn's digits, an .npz (x_train, y_train, x_test, y_test), or tfds."""
@@ -39,6 +39,36 @@ class Options:
     """Where tensorflow-datasets keeps its files."""
     model: Literal["mlpnet", "cnn"] = "mlpnet"
     """mlpnet: the paper's, 40 and 20 hidden units. cnn: two convolutions, two dense."""
+    seed: int = 0
+    """Of all that is random; the same seed gives the same result."""
+
+    def load(self) -> tuple[datasets.Dataset, models.Model]:
+        """The data, and the network with its initial weights.
+
+        Raises:
+            ValueError: for what cannot be loaded or does not go together.
+        """
+        data = datasets.load(self.data, data_dir=self.data_dir)
+        return data, models.create(self.model, data.shape, data.classes, seed=self.seed)
+
+    def require_counts(self, *names: str) -> None:
+        """Raise for options that count something, and are not 1 or more.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        for name in names:
+            if getattr(self, name) < 1:
+                option = name.replace("_", "-")
+                raise ValueError(
+                    f"--{option} must be 1 or more, got {getattr(self, name)}"
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(Network):
+    """What to prune, and how."""
+
     checkpoint: Annotated[Path | None, shown("PATH", "(default: train first)")] = None
     """Trained weights, .safetensors or .npz, PyTorch's names and layouts included."""
     epochs: int = 60
@@ -87,8 +117,6 @@ class Options:
     """Examples in each of those steps."""
     storage: Literal["auto", "stored", "matrix-free"] = "auto"
     """Keep the gradient rows in memory, or recompute them in every product."""
-    seed: int = 0
-    """Of samples, noise and training; the same seed gives the same result."""
 
     def make_method(self, name: MethodName) -> Method:
         """Make a method with the options that concern it."""
@@ -154,12 +182,7 @@ class Options:
         Raises:
             ValueError: naming the option.
         """
-        for name in ("epochs", "stages", "samples", "batch", "finetune_batch"):
-            if getattr(self, name) < 1:
-                option = name.replace("_", "-")
-                raise ValueError(
-                    f"--{option} must be 1 or more, got {getattr(self, name)}"
-                )
+        self.require_counts("epochs", "stages", "samples", "batch", "finetune_batch")
         if self.finetune_steps < 0:
             raise ValueError(
                 f"--finetune-steps must be 0 or more, got {self.finetune_steps}"
@@ -187,8 +210,7 @@ class Options:
             ValueError: for what cannot be loaded or does not go together, before any
                 training starts.
         """
-        data = datasets.load(self.data, data_dir=self.data_dir)
-        model = models.create(self.model, data.shape, data.classes, seed=self.seed)
+        data, model = self.load()
         for sparsity in sparsities:
             self.plan(model.params, sparsity)
         wanted, available = self.samples * self.batch, len(data.y_train)

@@ -1,10 +1,6 @@
 """swapjax prune: one network, one method, one sparsity."""
 
 import dataclasses
-import importlib.metadata
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +8,8 @@ import jax
 import numpy as np
 import tyro
 
-from swapjax import checkpoint, experiments, files, plot, report
+from swapjax import checkpoint, experiments, plot, report
+from swapjax.cli.folder import circumstances, folder
 from swapjax.cli.options import Options
 from swapjax.cli.screen import console, progress, require_writable
 from swapjax.experiments import Row, Setting
@@ -21,6 +18,7 @@ from swapjax.oneshot import Pruned
 _STATE = "state.safetensors"
 _DENSE = "dense.safetensors"
 _RESULTS = ("params.safetensors", "masks.safetensors", "report.json", "report.png")
+_FILES = (_STATE, _DENSE, *_RESULTS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +53,10 @@ def prune(options: Prune) -> None:
     console.print(f"{target}\n", highlight=False)
 
     state = options.out / _STATE
-    with _folder(options.out), progress("compiling", options.stages) as (bar, task):
+    with (
+        folder(options.out, _FILES),
+        progress("compiling", options.stages) as (bar, task),
+    ):
         if state.exists():
             console.print(f"Going on from {state}.", soft_wrap=True)
         if options.checkpoint is None:
@@ -81,31 +82,6 @@ def prune(options: Prune) -> None:
         f"Written to {options.out}: {', '.join(_RESULTS)}.",
         soft_wrap=True,
     )
-
-
-@contextmanager
-def _folder(path: Path) -> Iterator[None]:
-    """Make a folder; on bad input leave it, and our files in it, as they were."""
-    missing = [p for p in (path, *path.parents) if not p.exists()]
-    ours = [path / name for name in (_STATE, _DENSE, *_RESULTS)]
-    before = {file: file.read_bytes() for file in ours if file.exists()}
-    path.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    except ValueError:
-        for file in ours:
-            _restore(file, before.get(file))
-        for folder in missing:
-            with suppress(OSError):  # somebody else may use it by now
-                folder.rmdir()
-        raise
-
-
-def _restore(file: Path, content: bytes | None) -> None:
-    if content is None:
-        file.unlink(missing_ok=True)
-    elif file.read_bytes() != content:
-        files.write_atomically(file, lambda p: p.write_bytes(content))
 
 
 def _write(
@@ -138,17 +114,6 @@ def _write(
             "result": row.to_dict(),
             "stages": [stage.to_dict() for stage in pruned.history],
             "layers": layers,
-            "data": {
-                "name": setting.data.name,
-                "mean": setting.data.mean,
-                "std": setting.data.std,
-                "train": len(setting.data.y_train),
-                "test": len(setting.data.y_test),
-            },
-            "options": json.loads(json.dumps(dataclasses.asdict(options), default=str)),
-            "versions": {
-                name: importlib.metadata.version(name)
-                for name in ("swapjax", "jax", "ott-jax")
-            },
+            **circumstances(options, setting.data),
         },
     )

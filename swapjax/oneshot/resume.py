@@ -26,7 +26,7 @@ def load(path: str | Path, params: Params, run: dict[str, str]) -> Saved | None:
     Raises:
         ValueError: for the state of a run with other arguments, naming them.
     """
-    found = runs.load(path, params, ("params", "masks"), run, _KIND)
+    found = runs.load(path, {"params": params, "masks": params}, run, _KIND)
     if found is None:
         return None
     trees, notes = found

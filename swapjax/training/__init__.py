@@ -1,6 +1,7 @@
 """Sparse training, and drivers that train, prune and train again."""
 
 from swapjax.training.exchange import exchange, random_score
+from swapjax.training.fit import Epoch, Fitted, fit
 from swapjax.training.gsm import gsm
 from swapjax.training.lottery import Level, Ticket, lottery, reinit, shuffle
 from swapjax.training.plasticity import Recovery, pruning_plasticity
@@ -21,6 +22,8 @@ from swapjax.training.trainer import Trainer
 from swapjax.training.transform import sparse
 
 __all__ = [
+    "Epoch",
+    "Fitted",
     "Level",
     "MaskStep",
     "Recovery",
@@ -31,6 +34,7 @@ __all__ = [
     "acdc",
     "check_state",
     "exchange",
+    "fit",
     "gmp",
     "granet",
     "granet_st",

@@ -286,7 +286,8 @@ def _save(path: str | Path, found: Ticket, run: dict[str, str]) -> None:
 def _load(path: str | Path, params: Params, run: dict[str, str]) -> Ticket | None:
     from swapjax import runs
 
-    state = runs.load(path, params, ("params", "start", "masks"), run, _KIND)
+    like = dict.fromkeys(("params", "start", "masks"), params)
+    state = runs.load(path, like, run, _KIND)
     if state is None:
         return None
     trained, start = (

@@ -48,6 +48,11 @@ def masks_of(state: Any) -> Masks:
     return _find(state).masks
 
 
+def is_sparse(state: Any) -> bool:
+    """Whether the state of an optimizer has masks in it."""
+    return bool(_all(state))
+
+
 def check_state(state: Any) -> None:
     """Raise if the mask steps of a training run met what they cannot work with.
 
@@ -74,13 +79,17 @@ def check_state(state: Any) -> None:
 
 
 def _find(state: Any) -> SparseState:
-    is_ours = lambda x: isinstance(x, SparseState)  # noqa: E731
-    found = [x for x in jax.tree.leaves(state, is_leaf=is_ours) if is_ours(x)]
+    found = _all(state)
     if len(found) != 1:
         raise ValueError(
             f"state: one state of swapjax.sparse wanted, found {len(found)}"
         )
     return found[0]
+
+
+def _all(state: Any) -> list[SparseState]:
+    is_ours = lambda x: isinstance(x, SparseState)  # noqa: E731
+    return [x for x in jax.tree.leaves(state, is_leaf=is_ours) if is_ours(x)]
 
 
 def examine(

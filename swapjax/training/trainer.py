@@ -26,6 +26,7 @@ class Trainer:
         loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch.
         data: a pytree of arrays with a leading axis of examples.
         settings: optimizer, steps and batch.
+        progress: called now and then with the steps done and the steps in all.
 
     Raises:
         ValueError: for an iterator of batches, which cannot be seen twice.
@@ -34,6 +35,7 @@ class Trainer:
     loss_fn: LossFn
     data: Any
     settings: FineTune
+    progress: Callable[[int, int], None] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.data, Iterator):
@@ -44,8 +46,9 @@ class Trainer:
     def __call__(self, params: Params, masks: Masks, key: jax.Array) -> Params:
         """Train params, zero where masks are False."""
         return finetune(
-            self.loss_fn, params, self.data, self.settings, masks=masks, key=key
-        )
+            self.loss_fn, params, self.data, self.settings, masks=masks, key=key,
+            callback=self.progress,
+        )  # fmt: skip
 
     def describe(self) -> str:
         """What tells it from others, by settings and data; not by its loss."""

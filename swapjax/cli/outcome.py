@@ -1,0 +1,123 @@
+"""What swapjax train does with an algorithm, and what comes of it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from swapjax import experiments, masks, scores
+from swapjax.cli import algorithms
+from swapjax.cli.screen import progress
+from swapjax.experiments import Setting
+from swapjax.finetune import FineTune
+from swapjax.plan import Plan
+from swapjax.selection import select
+from swapjax.training import Epoch, Level, Trainer, fit, lottery, masks_of
+from swapjax.training.state import is_sparse
+from swapjax.types import Leaves, Masks, Params
+
+if TYPE_CHECKING:
+    from swapjax.cli.train import Train
+
+
+class Outcome(NamedTuple):
+    """What training gave.
+
+    Attributes:
+        params: zero where masks are False.
+        masks: with the tree of params.
+        history: epochs, or levels of lottery.
+        before: accuracy and loss before the cut of gsm.
+    """
+
+    params: Params
+    masks: Masks
+    history: tuple[Epoch, ...] | tuple[Level, ...]
+    before: tuple[float, float] | None = None
+
+
+def carry_out(
+    options: "Train", setting: Setting, target: Plan, total: int, state: Path
+) -> Outcome:
+    """Train, from where an earlier call has stopped if it has.
+
+    Args:
+        options: of the command.
+        setting: network and data.
+        target: what to prune.
+        total: steps, of a level for lottery.
+        state: the file to keep the run in.
+
+    Raises:
+        ValueError: as `swapjax.training.fit` and `swapjax.lottery` do.
+    """
+    work = _find_ticket if options.algorithm == "lottery" else _fit
+    return work(options, setting, target, total, state)
+
+
+def _fit(
+    options: "Train", setting: Setting, target: Plan, total: int, state: Path
+) -> Outcome:
+    data, model = setting.data, setting.model
+    order, draw = jax.random.split(jax.random.key(options.seed))
+    with progress("compiling", total) as (bar, task):
+        optimizer = algorithms.whole(options, setting, target, total, draw)
+        params, last, history = fit(
+            model.loss_fn,
+            model.params,
+            optimizer,
+            data.train,
+            epochs=options.epochs,
+            batch=options.batch,
+            key=order,
+            evaluate=lambda params: experiments.evaluate(setting, params)[0],
+            checkpoint=state,
+            callback=lambda epoch: bar.update(
+                task, description=f"epoch {epoch.epoch}: {epoch.accuracy:.2f}%"
+            ),
+            progress=lambda done, _: bar.update(task, completed=done),
+        )
+    if is_sparse(last):
+        return Outcome(params, masks_of(last), history)
+    if options.algorithm == "dense":
+        return Outcome(params, target.masks(_ones(target)), history)
+    before = experiments.evaluate(setting, params)
+    kept = target.masks(_select(scores.magnitude(target.split(params)), target.budget))
+    return Outcome(masks.apply_masks(params, kept), kept, history, before)
+
+
+def _ones(target: Plan) -> Leaves:
+    return tuple(jnp.ones(shape, bool) for shape in target.shapes)
+
+
+_select = jax.jit(select)
+
+
+def _find_ticket(
+    options: "Train", setting: Setting, target: Plan, total: int, state: Path
+) -> Outcome:
+    data, model = setting.data, setting.model
+    settings = FineTune(algorithms.inner(options, total), total, options.batch)
+    examples = jax.tree.map(jnp.asarray, data.train)
+    with progress("level 0", total) as (bar, task):
+        ticket = lottery(
+            Trainer(
+                model.loss_fn,
+                examples,
+                settings,
+                progress=lambda done, _: bar.update(task, completed=done),
+            ),
+            model.params,
+            sparsity=target,
+            rate=options.rate,
+            evaluate=lambda params: experiments.evaluate(setting, params)[0],
+            key=jax.random.split(jax.random.key(options.seed))[0],
+            checkpoint=state,
+            callback=lambda level: bar.update(
+                task,
+                description=f"level {level.level}: {level.accuracy:.2f}%; the next",
+                completed=0,
+            ),
+        )
+    return Outcome(ticket.params, ticket.masks, ticket.history)

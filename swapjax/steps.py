@@ -1,0 +1,117 @@
+"""Optimizer steps, many in one compiled call, and the examples each of them sees."""
+
+import functools
+import hashlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from swapjax.sources import count_examples
+from swapjax.types import LossFn, Masks, Params
+
+_STEPS_PER_CALL = 100
+
+
+def per_epoch(data: Any, batch: int, name: str) -> int:
+    """The whole batches there are in data.
+
+    Args:
+        data: a pytree of arrays with a leading axis of examples.
+        batch: examples in each.
+        name: of the argument that batch is.
+
+    Raises:
+        ValueError: for fewer examples than one batch.
+    """
+    examples = count_examples(data)
+    if examples < batch:
+        raise ValueError(f"{name}: {batch} examples wanted, data has {examples}")
+    return examples // batch
+
+
+def indices(
+    key: jax.Array, data: Any, batch: int, first: int, last: int
+) -> Iterator[jax.Array]:
+    """The examples that steps see, ``int32[steps, batch]``, some steps at a time.
+
+    Steps are counted from 0 through all epochs; each epoch has an order of its own,
+    and leaves out what does not fill a batch.
+
+    Args:
+        key: seeds the orders.
+        data: a pytree of arrays, at least a batch of examples.
+        batch: examples a step.
+        first: the step to begin with.
+        last: the step to stop before.
+    """
+    examples = count_examples(data)
+    whole = examples // batch
+    for start in range(first, last, _STEPS_PER_CALL):
+        stop, rows = min(start + _STEPS_PER_CALL, last), []
+        for epoch in range(start // whole, (stop - 1) // whole + 1):
+            order = jax.random.permutation(jax.random.fold_in(key, epoch), examples)
+            low = max(start - epoch * whole, 0)
+            high = min(stop - epoch * whole, whole)
+            rows.append(order[low * batch : high * batch].reshape(-1, batch))
+        yield jnp.concatenate(rows)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def run(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    params: Params,
+    state: Any,
+    masks: Masks | None,
+    data: Any,
+    index: jax.Array | None,
+) -> tuple[Params, Any, jax.Array]:
+    """Steps over ``data[index[i]]``, or over ``data[i]`` without an index.
+
+    Args:
+        loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch.
+        optimizer: any transformation.
+        params: where to start.
+        state: of the optimizer.
+        masks: entries that are zero and stay so; None where the optimizer sees to it.
+        data: a pytree of arrays.
+        index: as from `indices`, or None.
+
+    Returns:
+        Params, state, and the loss of each step before it was taken.
+    """
+
+    def step(carry: tuple, i: Any) -> tuple[tuple, jax.Array]:
+        params, state = carry
+        batch = i if index is None else jax.tree.map(lambda x: x[i], data)
+        loss, grads = jax.value_and_grad(loss_fn)(params, batch)
+        updates, state = optimizer.update(grads, state, params)
+        if masks is not None:
+            # p + (-p) is exactly zero in every dtype.
+            updates = jax.tree.map(
+                lambda m, u, p: jnp.where(m, u, -p), masks, updates, params
+            )
+        return (optax.apply_updates(params, updates), state), loss
+
+    (params, state), losses = jax.lax.scan(
+        step, (params, state), data if index is None else index
+    )
+    return params, state, losses
+
+
+def describe(optimizer: optax.GradientTransformation, params: Params) -> str:
+    """What tells an optimizer from others: it has no name, but it has a program.
+
+    Args:
+        optimizer: any transformation.
+        params: that it can be initialised with.
+    """
+    state = optimizer.init(params)
+    program = jax.make_jaxpr(optimizer.update)(params, state, params)
+    # Functions in it print with their addresses.
+    text = re.sub(r"0x[0-9a-f]+", "", f"{program} {program.consts} {state}")
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
