@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint types bench format clean
+.PHONY: help demo test coverage lint types bench format clean
 
 help:  ## Show what there is.
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -11,6 +11,9 @@ demo: .venv/.core  ## Prune real digits in three ways: a table, and the picture 
 	$(BIN)/swapjax demo
 
 test: .venv/.dev  ## Run the tests, the examples of the docs and the notebooks.
+	$(BIN)/pytest -n 2 --dist loadfile
+
+coverage: .venv/.dev  ## Run them, a quarter slower, and tell which lines they miss.
 	$(BIN)/pytest --cov -n 2 --dist loadfile
 
 lint: .venv/.dev  ## Check style.
