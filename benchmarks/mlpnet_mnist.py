@@ -16,10 +16,8 @@ table that says whom each mean beats or loses to. Of each peer the best setting 
 which its own test set chose.
 """
 
-import csv
 import dataclasses
 import functools
-import io
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,9 +28,10 @@ import tyro
 from matplotlib.figure import Figure
 from peers import Peer, matching, read
 from rich.table import Table
+from shared import DATA, RESULTS, read_runs, start, write_runs
 
 import swapjax
-from swapjax import datasets, experiments, files, models, plot
+from swapjax import datasets, experiments, models, plot
 from swapjax.cli.screen import console, progress
 
 # Means that the better of the two regressions must reach from clean gradients.
@@ -44,7 +43,6 @@ GOALS = {
     ("sgd", 0.95): 93.1,
     ("sgd", 0.98): 86.6,
 }
-SHARED = Path(__file__).parents[2] / "shared"
 PLAIN, SGD = "plain", "sgd"
 METHODS = {
     "magnitude": swapjax.magnitude(),
@@ -78,13 +76,13 @@ class Options:
     """clean, or SCALE,PROPORTION."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of samples, noise and shuffles."""
-    out: Path = Path(__file__).parent / "results" / "mlpnet_mnist"
+    out: Path = RESULTS / "mlpnet_mnist"
     """The folder for results.csv and results.png."""
-    data: Path = SHARED / "data" / "mnist.npz"
+    data: Path = DATA / "data" / "mnist.npz"
     """MNIST as x_train, y_train, x_test, y_test."""
-    checkpoint: Path = SHARED / "checkpoints" / "mlpnet_mnist.npz"
+    checkpoint: Path = DATA / "checkpoints" / "mlpnet_mnist.npz"
     """The published weights."""
-    peers: Path = SHARED / "reference" / "peers.json"
+    peers: Path = DATA / "reference" / "peers.json"
     """What the authors' code scored."""
 
 
@@ -128,7 +126,7 @@ def main(options: Options) -> None:
     console.print(f"Dense: {accuracy:.2f}%, loss {loss:.4f}.")
     options.out.mkdir(parents=True, exist_ok=True)
     target = options.out / "results.csv"
-    done = {run.key: run for run in load(target)}
+    done = {run.key: run for run in read_runs(target, Run)}
     wanted = plan_runs(options)
     left = [run for run in wanted if run.key not in done]
     console.print(f"{len(wanted) - len(left)} of {len(wanted)} runs are done already.")
@@ -137,7 +135,7 @@ def main(options: Options) -> None:
             name = f"{run.recipe}, {run.method}, {run.noise}, {run.sparsity:g}"
             bar.update(task, description=f"{name}, seed {run.seed}")
             done[run.key] = measure(setting, run)
-            save(target, list(done.values()))
+            write_runs(target, list(done.values()))
             bar.advance(task)
     peers = read(options.peers) if options.peers.exists() else []
     runs = list(done.values())
@@ -225,33 +223,6 @@ def _sgd() -> optax.GradientTransformation:
     return optax.sgd(1e-3, momentum=0.5)
 
 
-def load(path: Path) -> list[Run]:
-    """Read the runs of an earlier call."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [
-            Run(
-                **{k: row[k] for k in ("recipe", "method", "noise", "status")},
-                sparsity=float(row["sparsity"]),
-                seed=int(row["seed"]),
-                accuracy=float(row["accuracy"]),
-                loss=float(row["loss"]),
-                seconds=float(row["seconds"]),
-            )
-            for row in csv.DictReader(file)
-        ]
-
-
-def save(path: Path, runs: list[Run]) -> None:
-    """Write all runs, whole or not at all."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [f.name for f in dataclasses.fields(Run)])
-    writer.writeheader()
-    writer.writerows(dataclasses.asdict(run) for run in runs)
-    files.write_text(path, text.getvalue())
-
-
 def accuracies(runs: list[Run], method: str, sparsity: float) -> list[float]:
     """Of all seeds."""
     return [
@@ -325,7 +296,4 @@ def figure(runs: list[Run], peers: list[Peer]) -> Figure:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Options))
-    except KeyboardInterrupt:
-        console.print("Interrupted; call it again to go on.")
+    start(main, tyro.cli(Options))

@@ -13,14 +13,11 @@ nothing else.
 Writes results.csv after every run and goes on where it stopped; then results.png.
 """
 
-import csv
 import dataclasses
-import io
 import json
 import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +27,7 @@ import tyro
 from matplotlib.figure import Figure
 from peers import read_oneshot
 from rich.table import Table
+from shared import DATA, RESULTS, clock, read_runs, start, write_runs
 
 import swapjax
 from swapjax import datasets, experiments, files, models, plot
@@ -38,7 +36,6 @@ from swapjax.gradients import form, recipe
 from swapjax.oneshot import Method, Problem
 from swapjax.sources import Source
 
-SHARED = Path(__file__).parents[2] / "shared"
 METHODS: dict[str, Method] = {
     "magnitude": swapjax.magnitude(),
     "saliency": swapjax.saliency(),
@@ -82,13 +79,13 @@ class Options:
     """Rows."""
     batch: int = 16
     """Examples a row."""
-    out: Path = Path(__file__).parent / "results" / "oneshot"
+    out: Path = RESULTS / "oneshot"
     """The folder for results.csv and results.png."""
-    data: Path = SHARED / "data" / "mnist.npz"
+    data: Path = DATA / "data" / "mnist.npz"
     """MNIST as x_train, y_train, x_test, y_test; digits stand in for it."""
-    checkpoint: Path = SHARED / "checkpoints" / "mlpnet_mnist.npz"
+    checkpoint: Path = DATA / "checkpoints" / "mlpnet_mnist.npz"
     """The published weights."""
-    peers: Path = SHARED / "reference" / "peers.json"
+    peers: Path = DATA / "reference" / "peers.json"
     """What the authors' code scored."""
     only: str | None = None
     """Measure time and memory of one METHOD in this process; for internal use."""
@@ -119,7 +116,7 @@ def main(options: Options) -> None:
     console.print(f"Dense {name}: {accuracy:.2f}%.")
     options.out.mkdir(parents=True, exist_ok=True)
     target = options.out / "results.csv"
-    done = {run.key: run for run in read_runs(target)}
+    done = {run.key: run for run in read_runs(target, Run)}
     wanted = [
         Run(name, method, stages, sparsity, seed)
         for stages in options.stages
@@ -222,13 +219,6 @@ def measure(options: Options, method: str) -> None:
     print(json.dumps(found))
 
 
-def clock(work: Any) -> float:
-    """Seconds."""
-    started = time.perf_counter()
-    jax.block_until_ready(work())
-    return time.perf_counter() - started
-
-
 def mean(runs: list[Run], method: str, stages: int, level: float) -> float:
     """Over seeds; NaN without any."""
     values = [
@@ -309,40 +299,9 @@ def figure(runs: list[Run], dense: float) -> Figure:
     return result
 
 
-def read_runs(path: Path) -> list[Run]:
-    """The runs of an earlier call."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [
-            Run(
-                row["data"],
-                row["method"],
-                int(row["stages"]),
-                float(row["sparsity"]),
-                int(row["seed"]),
-                float(row["accuracy"]),
-                row["status"],
-            )
-            for row in csv.DictReader(file)
-        ]
-
-
-def write_runs(path: Path, runs: list[Run]) -> None:
-    """Write all runs, whole or not at all."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [f.name for f in dataclasses.fields(Run)])
-    writer.writeheader()
-    writer.writerows(dataclasses.asdict(run) for run in runs)
-    files.write_text(path, text.getvalue())
-
-
 if __name__ == "__main__":
     chosen = tyro.cli(Options)
-    try:
-        if chosen.only is None:
-            main(chosen)
-        else:
-            measure(chosen, chosen.only)
-    except KeyboardInterrupt:
-        console.print("Interrupted; call it again to go on.")
+    if chosen.only is None:
+        start(main, chosen)
+    else:
+        start(measure, chosen, chosen.only)

@@ -27,6 +27,7 @@ import tyro
 from flax import nnx
 from matplotlib.figure import Figure
 from rich.table import Table
+from shared import RESULTS, clock, fastest, start
 
 import swapjax
 from swapjax import files, models, plot, sharding
@@ -73,7 +74,7 @@ class Options:
     """Leave out lines of more rows."""
     side: int = 64
     """Of the images for convolutional networks."""
-    out: Path = Path(__file__).parent / "results" / "scale"
+    out: Path = RESULTS / "scale"
     """The folder for results.json and results.png."""
     only: str | None = None
     """Measure one line, as JSON, in this process; for internal use."""
@@ -134,9 +135,9 @@ def measure(line: Line, side: int) -> dict[str, float]:
     method = swapjax.swap(damping=0.1, support="magnitude", first_order=False)
     solve = jax.jit(lambda r, w, b: method(Problem(w, w, r), b))
     started = time.perf_counter()
-    solve.lower(rows, weights, budget).compile()
+    compiled = solve.lower(rows, weights, budget).compile()
     found["compile"] = time.perf_counter() - started
-    found["stage"] = clock(solve, rows, weights, budget, repeats=1)
+    found["stage"] = clock(compiled, rows, weights, budget)
     # On Linux in KiB.
     found["peak"] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return found | bounds(line, plan.total, plan.kept)
@@ -147,12 +148,14 @@ def measure_parts(rows: Any, weights: Any, budget: Any) -> dict[str, float]:
     ranked = jax.jit(lambda w: tuple(map(jnp.abs, w)))(weights)
     support = jax.jit(select)(ranked, budget)
     residual = jnp.linspace(-1.0, 1.0, rows.n)
+    # The longest of them: compiled apart, and called once.
+    gram = jax.jit(lambda r, s: r.gram(s)).lower(rows, support).compile()
     return {
-        "select": clock(jax.jit(select), ranked, budget),
-        "project": clock(jax.jit(lambda r, w: r.project(w)), rows, weights),
-        "pull_back": clock(jax.jit(lambda r, c: r.pull_back(c)), rows, residual),
-        "gram": clock(jax.jit(lambda r, s: r.gram(s)), rows, support, repeats=1),
-        "sinkhorn": clock(jax.jit(entropic), residual, residual[::-1] / 2, 0.1),
+        "select": fastest(jax.jit(select), ranked, budget),
+        "project": fastest(jax.jit(lambda r, w: r.project(w)), rows, weights),
+        "pull_back": fastest(jax.jit(lambda r, c: r.pull_back(c)), rows, residual),
+        "gram": clock(gram, rows, support),
+        "sinkhorn": fastest(jax.jit(entropic), residual, residual[::-1] / 2, 0.1),
     }
 
 
@@ -191,9 +194,9 @@ def bounds(line: Line, p: int, k: int) -> dict[str, float]:
     """Seconds that the parts take at least, at this machine's rates."""
     size = 2**26
     x = jnp.ones(size)
-    bandwidth = 4 * size / clock(jax.jit(jnp.sum), x)
+    bandwidth = 4 * size / fastest(jax.jit(jnp.sum), x)
     a = jnp.ones((1024, 1024))
-    flops = 2 * 1024**3 / clock(jax.jit(lambda a: a @ a), a)
+    flops = 2 * 1024**3 / fastest(jax.jit(lambda a: a @ a), a)
     # A pass reads the weights and writes their gradient for every span of rows; stored
     # rows are read whole. A bisection of 32 bits reads the scores 32 times.
     stream = 4 * line.n * p if line.storage == "stored" else 8 * p
@@ -205,17 +208,6 @@ def bounds(line: Line, p: int, k: int) -> dict[str, float]:
         "bandwidth": bandwidth,
         "flops": flops,
     }
-
-
-def clock(work: Any, *args: Any, repeats: int = 3) -> float:
-    """The fastest of some calls of a jitted function once compiled, in seconds."""
-    work = work.lower(*args).compile()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        jax.block_until_ready(work(*args))
-        times.append(time.perf_counter() - started)
-    return min(times)
 
 
 def table(found: list[dict]) -> Table:
@@ -266,10 +258,7 @@ def figure(found: list[dict]) -> Figure:
 
 if __name__ == "__main__":
     chosen = tyro.cli(Options)
-    try:
-        if chosen.only is None:
-            main(chosen)
-        else:
-            print(json.dumps(measure(Line(**json.loads(chosen.only)), chosen.side)))
-    except KeyboardInterrupt:
-        console.print("Interrupted; call it again to go on.")
+    if chosen.only is None:
+        start(main, chosen)
+    else:
+        print(json.dumps(measure(Line(**json.loads(chosen.only)), chosen.side)))

@@ -11,7 +11,6 @@ Prints a table and writes results.json and results.png.
 import dataclasses
 import functools
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import tyro
 from flax import nnx
 from matplotlib.figure import Figure
 from rich.table import Table
+from shared import RESULTS, fastest, start
 
 import swapjax
 from swapjax import files, models, plot
@@ -47,7 +47,7 @@ class Options:
     """Gradients of single examples."""
     repeats: int = 3
     """The fastest of so many calls counts."""
-    out: Path = Path(__file__).parent / "results" / "speed"
+    out: Path = RESULTS / "speed"
     """The folder for results.json and results.png."""
 
 
@@ -91,7 +91,7 @@ def selection(options: Options) -> Measured:
         for way, work in ways.items():
             jitted = jax.jit(work)
             masks[way] = np.asarray(jitted(x))
-            times[way] = clock(jitted, x, repeats=options.repeats)
+            times[way] = fastest(jitted, x, repeats=options.repeats)
         assert all((m == masks["sort"]).all() for m in masks.values())
         result[f"top {k:,} of {options.weights:,}{name}"] = times
     return result
@@ -116,8 +116,8 @@ def coupling(options: Options) -> Measured:
         )
         args = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32), epsilon
         result[f"coupling, epsilon {epsilon:g}"] = {
-            "swapjax": clock(ours, *args, repeats=options.repeats),
-            "POT": clock(peer, repeats=1),
+            "swapjax": fastest(ours, *args, repeats=options.repeats),
+            "POT": fastest(peer, repeats=1),
         }
     return result
 
@@ -146,24 +146,13 @@ def gradients(options: Options) -> Measured:
     project = jax.jit(lambda r, v: r.project(v))
     return {
         f"{options.rows:,} gradients": {
-            "swapjax, stored": clock(store, free, repeats=options.repeats),
-            "loop of jax.grad": clock(loop, repeats=1),
+            "swapjax, stored": fastest(store, free, repeats=options.repeats),
+            "loop of jax.grad": fastest(loop, repeats=1),
         },
         f"{options.rows:,} projections": {
-            "swapjax, matrix-free": clock(project, free, v, repeats=options.repeats),
+            "swapjax, matrix-free": fastest(project, free, v, repeats=options.repeats),
         },
     }
-
-
-def clock(work: Callable, *args: Any, repeats: int) -> float:
-    """The fastest of some calls after the first, in seconds."""
-    jax.block_until_ready(work(*args))
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        jax.block_until_ready(work(*args))
-        times.append(time.perf_counter() - started)
-    return min(times)
 
 
 def table(found: Measured) -> Table:
@@ -200,4 +189,4 @@ def figure(found: Measured) -> Figure:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    start(main, tyro.cli(Options))

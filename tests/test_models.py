@@ -32,6 +32,16 @@ def test_mlpnet_is_784_40_20_10_without_biases():
     np.testing.assert_allclose(model.apply(model.params, x), logits, atol=1e-5)
 
 
+def test_lenet300_starts_with_the_variance_of_he():
+    model = models.create("lenet300", (28, 28), 10)
+    shapes = [(784, 300), (300, 100), (100, 10)]
+    kernels = [model.params[f"fc{i}"]["kernel"] for i in (1, 2, 3)]
+    assert [k.shape for k in kernels] == shapes
+    assert sum(k.size for k in kernels) == 266_200
+    for kernel in kernels[:2]:
+        np.testing.assert_allclose(jnp.var(kernel) * len(kernel), 2, rtol=0.05)
+
+
 @pytest.mark.parametrize(("shape", "channels"), [((8, 12), 1), ((8, 12, 3), 3)])
 def test_cnn_takes_images_with_and_without_channels(shape, channels):
     model = models.create("cnn", shape, 7)
@@ -147,6 +157,18 @@ def small():
 
 class TestBatchNorm:
     """Running statistics among params."""
+
+    def test_training_takes_the_statistics_of_the_batch(self, small):
+        model, x = small
+        y = jnp.zeros(len(x), jnp.int32)
+        there = model.statistics(model.params, x)
+        np.testing.assert_allclose(
+            model.training_loss(model.params, (x, y)),
+            model.loss_fn(there, (x, y)),
+            rtol=1e-4,
+        )
+        slopes = jax.grad(model.training_loss)(model.params, (x[:2], y[:2]))
+        assert not np.any(slopes["bn1"]["mean"])
 
     def test_no_gradient_reaches_them_and_examples_stay_apart(self, small):
         model, x = small

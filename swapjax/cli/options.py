@@ -37,7 +37,7 @@ class Network:
     """scikit-learn's digits, an .npz (x_train, y_train, x_test, y_test), or tfds."""
     data_dir: Annotated[Path | None, shown("DIR", "")] = None
     """Where tensorflow-datasets keeps its files."""
-    model: Literal["mlpnet", "cnn"] = "mlpnet"
+    model: Literal["mlpnet", "lenet300", "cnn"] = "mlpnet"
     """mlpnet: the paper's, 40 and 20 hidden units. cnn: two convolutions, two dense."""
     seed: int = 0
     """Of all that is random; the same seed gives the same result."""

@@ -27,7 +27,7 @@ _IMAGE_NETWORKS: dict[str, tuple[Callable[..., nnx.Module], int]] = {
     "mobilenet_v1": (MobileNetV1, 32),
     "vgg16": (VGG16, 32),
 }  # and the smallest side of an image
-NAMES = ("mlpnet", "cnn", *_IMAGE_NETWORKS)
+NAMES = ("mlpnet", "lenet300", "cnn", *_IMAGE_NETWORKS)
 
 
 class Model(NamedTuple):
@@ -39,6 +39,8 @@ class Model(NamedTuple):
             among them, under ``mean`` and ``var``, which no gradient reaches.
         apply: ``(params, images [n, ...]) -> logits [n, classes]``, in inference mode.
         loss_fn: ``(params, (images, labels)) -> mean cross-entropy``.
+        training_loss: the same with the statistics of the batch in batch norm, whose
+            running ones it leaves alone; estimate these anew before inference.
         statistics: ``(params, images) -> params`` with the statistics of those images
             in place of running ones, for `swapjax.recalibrate_batchnorm`; None for a
             network without batch norm.
@@ -50,6 +52,7 @@ class Model(NamedTuple):
     params: Params
     apply: Callable[[Params, jax.Array], jax.Array]
     loss_fn: Callable[[Params, Any], jax.Array]
+    training_loss: Callable[[Params, Any], jax.Array]
     statistics: Callable[[Params, jax.Array], Params] | None = None
     flattened: Mapping[str, tuple[int, int, int]] = types.MappingProxyType({})
 
@@ -58,9 +61,9 @@ def create(name: str, shape: tuple[int, ...], classes: int, *, seed: int = 0) ->
     """Make a network for images of some shape.
 
     Args:
-        name: ``"mlpnet"`` (40 and 20 hidden units, no biases), ``"cnn"``,
-            ``"resnet20"``, ``"resnet18"``, ``"resnet50"``, ``"mobilenet_v1"`` or
-            ``"vgg16"``.
+        name: ``"mlpnet"`` (40 and 20 hidden units, no biases), ``"lenet300"`` (300 and
+            100, no biases, larger initial weights as by He), ``"cnn"``, ``"resnet20"``,
+            ``"resnet18"``, ``"resnet50"``, ``"mobilenet_v1"`` or ``"vgg16"``.
         shape: of one image.
         classes: how many there are.
         seed: of the initial weights.
@@ -71,6 +74,9 @@ def create(name: str, shape: tuple[int, ...], classes: int, *, seed: int = 0) ->
     rngs, flattened = nnx.Rngs(seed), {}
     if name == "mlpnet":
         network: nnx.Module = MLP((math.prod(shape), 40, 20, classes), rngs=rngs)
+    elif name == "lenet300":
+        sizes = (math.prod(shape), 300, 100, classes)
+        network = MLP(sizes, rngs=rngs, gain=2.0)
     elif name == "cnn":
         if len(shape) not in (2, 3) or shape[0] % 4 or shape[1] % 4:
             raise ValueError(
@@ -112,16 +118,35 @@ def _as_functions(name: str, network: nnx.Module, flattened: dict) -> Model:
     def apply(params: Params, x: jax.Array) -> jax.Array:
         return restore(params)(x)
 
+    def in_training(params: Params) -> nnx.Module:
+        network = restore(params)
+        network.set_attributes(nnx.BatchNorm, use_running_average=False, momentum=0.0)
+        return network
+
+    def mean_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return jnp.mean(losses)
+
     def loss_fn(params: Params, batch: Any) -> jax.Array:
         x, y = batch
-        losses = optax.softmax_cross_entropy_with_integer_labels(apply(params, x), y)
-        return jnp.mean(losses)
+        return mean_loss(apply(params, x), y)
+
+    def training_loss(params: Params, batch: Any) -> jax.Array:
+        x, y = batch
+        return mean_loss(in_training(params)(x), y)
 
     @jax.jit
     def statistics(params: Params, x: jax.Array) -> Params:
-        training = restore(params)
-        training.set_attributes(nnx.BatchNorm, use_running_average=False, momentum=0.0)
-        training(x)
-        return nnx.to_pure_dict(nnx.state(training))
+        network = in_training(params)
+        network(x)
+        return nnx.to_pure_dict(nnx.state(network))
 
-    return Model(name, params, apply, loss_fn, statistics if fixed else None, flattened)
+    return Model(
+        name,
+        params,
+        apply,
+        loss_fn,
+        training_loss if fixed else loss_fn,
+        statistics if fixed else None,
+        flattened,
+    )

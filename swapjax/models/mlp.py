@@ -11,12 +11,18 @@ class MLP(nnx.Module):
         sizes: widths from the flattened image to the classes; MLPNet of the WoodFisher,
             CBS, CHITA and SWAP papers is (784, 40, 20, 10).
         rngs: seeds the weights.
+        gain: the variance of weights times their inputs; 2 is He's for ReLU.
     """
 
-    def __init__(self, sizes: tuple[int, ...], *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, sizes: tuple[int, ...], *, rngs: nnx.Rngs, gain: float = 1.0
+    ) -> None:
         self.depth = len(sizes) - 1
+        start = nnx.initializers.variance_scaling(gain, "fan_in", "truncated_normal")
         for i in range(self.depth):
-            layer = nnx.Linear(sizes[i], sizes[i + 1], use_bias=False, rngs=rngs)
+            layer = nnx.Linear(
+                sizes[i], sizes[i + 1], use_bias=False, kernel_init=start, rngs=rngs
+            )
             setattr(self, f"fc{i + 1}", layer)
 
     def __call__(self, x: jax.Array) -> jax.Array:
