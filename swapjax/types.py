@@ -72,8 +72,8 @@ _SENTENCES = {
         "change that fits was taken."
     ),
     Status.NOT_FINITE: (
-        "The objective became infinite or NaN; the thresholded weights were kept "
-        "without a re-fit."
+        "Something became infinite or NaN: an objective, and the weights were kept "
+        "without a re-fit; or weights and gradients in training."
     ),
     Status.BLIND_GROWTH: (
         "Gradients were zero wherever masks are False, so that entries grew by their "

@@ -152,69 +152,56 @@ def sparse(
         table = timetable(params)
         plan = table.plan
         masking.check(state.masks, params, "state.masks")
-        old, weights, slopes = (
-            plan.leaf_masks(state.masks), plan.split(params), plan.split(gradients)
-        )  # fmt: skip
-        inside = state.extras.get("within")
-        if inside is not None:
-            inside = plan.leaf_masks(inside)
-        if rule.straight_through:
-            dense = plan.split(state.extras["dense"])
-            base = plan.merge(dense, params)
-            seen = plan.merge(_decayed(rule, slopes, dense, old), gradients)
-            inner = state.inner
-        else:
-            base = params
-            seen = plan.merge(_only(old, slopes), gradients)
-            inner = forget(wrapped, state.inner, state.masks, params)
+        masks = plan.leaf_masks(state.masks)
+        weights, slopes = plan.split(params), plan.split(gradients)
+        base, seen, inner = _what_the_optimizer_sees(
+            rule, wrapped, plan, gradients, state, params
+        )
         updates, inner = wrapped.update(seen, inner, base, **extra)
-        moves = trees.take(updates, plan.positions)
         t = state.count + 1
         now = table.is_mask_step(t)
         if rule.skips:
-            moves = tuple(jnp.where(now, jnp.zeros_like(u), u) for u in moves)
             updates, inner = jax.tree.map(
-                lambda old, new: jnp.where(now, old, new),
+                lambda before, after: jnp.where(now, before, after),
                 (jax.tree.map(jnp.zeros_like, updates), state.inner),
                 (updates, inner),
             )
         start = trees.take(base, plan.positions)
+        moves = trees.take(updates, plan.positions)
+
+        def moved() -> Leaves:
+            return tuple(
+                (w + u).astype(w.dtype) for w, u in zip(start, moves, strict=True)
+            )
 
         def choose() -> tuple[Leaves, jax.Array]:
-            moved = tuple(
-                (w + u).astype(w.dtype) for w, u in zip(start, moves, strict=True)
-            )
-            if not rule.straight_through:
-                moved = _only(old, moved)
+            after = moved() if rule.straight_through else _only(masks, moved())
+            inside = state.extras.get("within")
             budget, fraction = table.at(t)
-            assert rule.choose is not None
-            new = rule.choose(
-                MaskStep(
-                    moved,
-                    slopes,
-                    old,
-                    inside,
-                    budget,
-                    fraction,
-                    jax.random.fold_in(to_key(state.key), t),
-                )
+            step = MaskStep(
+                weights=after,
+                gradients=slopes,
+                masks=masks,
+                within=None if inside is None else plan.leaf_masks(inside),
+                budget=budget,
+                fraction=fraction,
+                key=jax.random.fold_in(to_key(state.key), t),
             )
-            found = examine(rule, t, old, weights, moved, slopes)
-            return new, jnp.maximum(found, state.extras["status"])
+            assert rule.choose is not None
+            found = examine(rule, t, masks, weights, after, slopes)
+            return rule.choose(step), jnp.maximum(found, state.extras["status"])
 
-        keep = lambda: (old, state.extras["status"])  # noqa: E731
-        new, status = keep() if table.last < 0 else jax.lax.cond(now, choose, keep)
+        new, status = masks, state.extras["status"]
+        if table.last >= 0:
+            new, status = jax.lax.cond(now, choose, lambda: (masks, status))
         extras = {**state.extras, "status": status}
         if rule.straight_through:
-            dense = tuple(
-                (w + u).astype(w.dtype) for w, u in zip(start, moves, strict=True)
-            )
+            dense, stays = moved(), new
             extras["dense"] = _alone(plan, dense, params)
             moves = tuple(d - w for d, w in zip(dense, weights, strict=True))
-            stays = new
         else:
             # What is new starts at zero, which it has.
-            stays = tuple(a & b for a, b in zip(old, new, strict=True))
+            stays = tuple(a & b for a, b in zip(masks, new, strict=True))
         # w + (-w) is exactly zero in every dtype.
         moves = tuple(
             jnp.where(s, u, -w) for s, u, w in zip(stays, moves, weights, strict=True)
@@ -256,6 +243,9 @@ def _check(rule: Rule, schedule: Schedule | None, steps: int | None) -> None:
             )
 
 
+_select = jax.jit(select)
+
+
 def _first_masks(
     rule: Rule, table: Timetable, params: Params, inside: Leaves | None, key: jax.Array
 ) -> Leaves:
@@ -275,7 +265,32 @@ def _first_masks(
         scores = tuple(
             jax.random.uniform(k, w.shape) for k, w in zip(keys, weights, strict=True)
         )
-    return select(scores, budget, inside)
+    return _select(scores, budget, inside)
+
+
+def _what_the_optimizer_sees(
+    rule: Rule,
+    optimizer: optax.GradientTransformation,
+    plan: Plan,
+    gradients: Params,
+    state: SparseState,
+    params: Params,
+) -> tuple[Params, Params, Any]:
+    """Params, gradients, and a state that remembers nothing of inactive weights.
+
+    With straight-through gradients the dense weights, and all gradients.
+    """
+    masks, slopes = plan.leaf_masks(state.masks), plan.split(gradients)
+    if not rule.straight_through:
+        seen = plan.merge(_only(masks, slopes), gradients)
+        return params, seen, forget(optimizer, state.inner, state.masks, params)
+    dense = plan.split(state.extras["dense"])
+    if rule.decay:
+        slopes = tuple(
+            g + jnp.where(m, 0, rule.decay * w).astype(g.dtype)
+            for g, w, m in zip(slopes, dense, masks, strict=True)
+        )
+    return plan.merge(dense, params), plan.merge(slopes, gradients), state.inner
 
 
 def _alone(plan: Plan, leaves: Iterable[jax.Array], params: Params) -> Params:
@@ -288,14 +303,4 @@ def _only(masks: Leaves, leaves: Leaves) -> Leaves:
     return tuple(
         jnp.where(m, x, jnp.zeros((), x.dtype))
         for m, x in zip(masks, leaves, strict=True)
-    )
-
-
-def _decayed(rule: Rule, slopes: Leaves, dense: Leaves, masks: Leaves) -> Leaves:
-    """Gradients for dense weights, which shrink where they are not active."""
-    if not rule.decay:
-        return slopes
-    return tuple(
-        g + jnp.where(m, 0, rule.decay * w).astype(g.dtype)
-        for g, w, m in zip(slopes, dense, masks, strict=True)
     )
