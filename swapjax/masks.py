@@ -81,8 +81,9 @@ def check(masks: Masks, params: Params, name: str = "masks") -> None:
         strict=True,
     )
     for path, leaf, mask in leaves:
-        shape, dtype = np.shape(mask), jnp.result_type(mask)
-        if dtype != jnp.bool_ or shape not in ((), leaf.shape):
+        dtype = mask.dtype if hasattr(mask, "dtype") else np.asarray(mask).dtype
+        shape = np.shape(mask)
+        if dtype != np.dtype(bool) or shape not in ((), leaf.shape):
             raise ValueError(
                 f"{name}: {path} must be bool of shape {leaf.shape} or (), got {dtype} "
                 f"of shape {shape}"

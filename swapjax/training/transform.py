@@ -189,19 +189,22 @@ def sparse(
             )
             assert rule.choose is not None
             found = examine(rule, t, masks, weights, after, slopes)
-            return rule.choose(step), jnp.maximum(found, state.extras["status"])
+            new = rule.choose(step)
+            codes = tuple(map(_code, new, masks))
+            return codes, jnp.maximum(found, state.extras["status"])
 
-        new, status = masks, state.extras["status"]
+        status = state.extras["status"]
+        new = stays = masks
         if table.last >= 0:
-            new, status = jax.lax.cond(now, choose, lambda: (masks, status))
+            same = lambda: (tuple(map(_code, masks, masks)), status)  # noqa: E731
+            codes, status = jax.lax.cond(now, choose, same)
+            # What is new starts at zero, which it has.
+            new, stays = tuple(c > 0 for c in codes), tuple(c > 1 for c in codes)
         extras = {**state.extras, "status": status}
         if rule.straight_through:
             dense, stays = moved(), new
             extras["dense"] = _alone(plan, dense, params)
             moves = tuple(d - w for d, w in zip(dense, weights, strict=True))
-        else:
-            # What is new starts at zero, which it has.
-            stays = tuple(a & b for a, b in zip(masks, new, strict=True))
         # w + (-w) is exactly zero in every dtype.
         moves = tuple(
             jnp.where(s, u, -w) for s, u, w in zip(stays, moves, weights, strict=True)
@@ -291,6 +294,15 @@ def _what_the_optimizer_sees(
             for g, w, m in zip(slopes, dense, masks, strict=True)
         )
     return plan.merge(dense, params), plan.merge(slopes, gradients), state.inner
+
+
+def _code(new: jax.Array, old: jax.Array) -> jax.Array:
+    """0 where nothing is active, 1 where it begins to be, 2 where it stays.
+
+    All that is needed of two masks: where none of them changes, XLA copies what comes
+    out of the branch, and what goes in if that is needed after it.
+    """
+    return new.astype(jnp.uint8) + (new & old).astype(jnp.uint8)
 
 
 def _alone(plan: Plan, leaves: Iterable[jax.Array], params: Params) -> Params:
