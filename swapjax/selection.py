@@ -2,15 +2,15 @@
 
 ``lax.top_k``, ``sort`` and ``quantile`` need a static k, or sort everything, or
 round. Here the bits of a float are mapped to an unsigned integer of the same order,
-and the k-th largest is found by bisecting that integer and counting: at most 32
-passes that only compare and add. Nothing is concatenated, so a tree of sharded leaves
-costs scalar all-reduces only.
+and the k-th largest is found two bits at a time by counting what is above: 16 passes
+that only compare and add. Nothing is concatenated, so a tree of sharded leaves costs
+scalar all-reduces only.
 """
 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -109,17 +109,18 @@ def top_keys(keys: Leaves, k: jax.Array | int) -> Leaves:
         return tuple(jnp.zeros(key.shape, bool) for key in keys)
 
     bits = keys[0].dtype.itemsize * 8
-    threshold = _largest(
-        lambda t: _count(keys, lambda key: key >= t) >= k, bits, keys[0].dtype
-    )
+
+    def enough(candidates: list[jax.Array]) -> list[jax.Array]:
+        counts = _counts([[key >= t for t in candidates] for key in keys])
+        return [n >= k for n in counts]
+
+    threshold = _largest(enough, bits, keys[0].dtype)
     above = tuple(key > threshold for key in keys)
     tied = tuple(key == threshold for key in keys)
-    room = k - sum(jnp.sum(leaf, dtype=jnp.int32) for leaf in above)
-    # The usual case, no tie to break, must not pay for the second bisection.
+    sure, level = _counts(zip(above, tied, strict=True))
+    # The usual case, no tie to break, must not pay for the second search.
     chosen = jax.lax.cond(
-        room == sum(jnp.sum(leaf, dtype=jnp.int32) for leaf in tied),
-        lambda: tied,
-        lambda: _first(tied, room),
+        k - sure == level, lambda: tied, lambda: _first(tied, k - sure)
     )
     return tuple(a | c for a, c in zip(above, chosen, strict=True))
 
@@ -202,14 +203,28 @@ def _common_keys(leaves: Leaves) -> Leaves:
     return keys
 
 
-def _largest(holds: Callable, bits: int, dtype: jnp.dtype) -> jax.Array:
-    """The largest unsigned t for which `holds(t)`, bit by bit from the top."""
+def _largest(
+    holds: Callable[[list[jax.Array]], list[jax.Array]], bits: int, dtype: jnp.dtype
+) -> jax.Array:
+    """The largest unsigned t that holds, two bits at a time from the top.
 
-    def try_bit(i: jax.Array, t: jax.Array) -> jax.Array:
-        candidate = t | (jnp.asarray(1, dtype) << (bits - 1 - i).astype(dtype))
-        return jnp.where(holds(candidate), candidate, t)
+    Args:
+        holds: tells of three candidates whether they do, in one pass over memory. What
+            holds for one holds for all below it, and for 0.
+        bits: of t.
+        dtype: of t.
+    """
 
-    return jax.lax.fori_loop(0, bits, try_bit, jnp.zeros((), dtype))
+    def next_bits(i: jax.Array, t: jax.Array) -> jax.Array:
+        place = (2 * (rounds - 1 - i)).astype(dtype)
+        digits = [jnp.asarray(digit, dtype) << place for digit in (1, 2, 3)]
+        found = holds([t | digit for digit in digits])
+        return t | (sum(f.astype(dtype) for f in found) << place)
+
+    rounds = (bits + 1) // 2
+    return jax.lax.fori_loop(
+        jnp.int32(0), jnp.int32(rounds), next_bits, jnp.zeros((), dtype)
+    )
 
 
 def _first(tied: Leaves, room: jax.Array) -> Leaves:
@@ -220,12 +235,12 @@ def _first(tied: Leaves, room: jax.Array) -> Leaves:
         places.append(flat + jnp.uint32(offset))
         offset += leaf.size
     pairs = tuple(zip(tied, places, strict=True))
-    bits = max(offset.bit_length(), 1)
-    end = _largest(
-        lambda t: _count(pairs, lambda pair: pair[0] & (pair[1] < t)) <= room,
-        bits,
-        jnp.dtype(jnp.uint32),
-    )
+
+    def fit(ends: list[jax.Array]) -> list[jax.Array]:
+        counts = _counts([[t & (place < end) for end in ends] for t, place in pairs])
+        return [n <= room for n in counts]
+
+    end = _largest(fit, offset.bit_length(), jnp.dtype(jnp.uint32))
     return tuple(leaf & (place < end) for leaf, place in pairs)
 
 
@@ -239,11 +254,24 @@ def _single(key: jax.Array) -> jax.Array:
     return place == first
 
 
-def _count(leaves: tuple, holds: Callable) -> jax.Array:
-    return sum(
-        (jnp.sum(holds(leaf), dtype=jnp.int32) for leaf in leaves),
-        start=jnp.zeros((), jnp.int32),
-    )
+def _counts(leaves: Iterable[Iterable[jax.Array]]) -> tuple[jax.Array, ...]:
+    """How many entries are True in all leaves, several arrays of each counted at once.
+
+    In one reduction: XLA reads a leaf once for all that is derived from it, and on a
+    CPU adds several times as fast as in `jnp.sum` of one.
+    """
+    zero = jnp.zeros((), jnp.int32)
+    parts = []
+    for arrays in leaves:
+        ones = tuple(x.astype(jnp.int32) for x in arrays)
+        parts.append(
+            jax.lax.reduce(ones, (zero,) * len(ones), _add, tuple(range(ones[0].ndim)))
+        )
+    return tuple(sum(column, start=zero) for column in zip(*parts, strict=True))
+
+
+def _add(first: tuple, second: tuple) -> tuple:
+    return tuple(a + b for a, b in zip(first, second, strict=True))
 
 
 def _require_countable(leaves: Leaves) -> None:
