@@ -48,6 +48,7 @@ JAXPRUNER_COST = {"static": 1.05, "set": 2.6, "rigl": 2.5, "gmp": 1.4}
 RULES: dict[str, Callable[[], Rule]] = {
     "static": swapjax.static,
     "set": swapjax.set_,
+    "set, constant fraction": lambda: swapjax.set_(anneal=False),
     "rigl": swapjax.rigl,
     "rigl, annealed to 0.005 from 0.5": lambda: swapjax.rigl(fraction=0.5, last=0.005),
     "gmp": swapjax.gmp,

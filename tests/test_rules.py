@@ -51,8 +51,8 @@ STEADY = constant(2, 8, every=2)
 CASES = {
     "gmp": (gmp(), GRADUAL, None, 0, 0, 8),
     "acdc": (acdc(), STEADY, None, 0, 0, 8),
-    "set": (set_(fraction=0.4), STEADY, "random", 0.4, 0.4, 8),
-    "set annealed": (set_(fraction=0.4, anneal=True), STEADY, "random", 0.4, 0, 8),
+    "set": (set_(fraction=0.4, anneal=False), STEADY, "random", 0.4, 0.4, 8),
+    "set annealed": (set_(fraction=0.4), STEADY, "random", 0.4, 0, 8),
     "rigl": (rigl(), STEADY, "gradient", 0.3, 0, 8),
     "rigl skipping": (rigl(skip_update=True), STEADY, "gradient", 0.3, 0, 8),
     "granet": (granet(), GRADUAL, "gradient", 0.5, 0.005, STEPS),

@@ -118,7 +118,7 @@ def gmp() -> Rule:
     return Rule("gmp", _prune)
 
 
-def set_(*, fraction: float = 0.3, anneal: bool = False) -> Rule:
+def set_(*, fraction: float = 0.3, anneal: bool = True) -> Rule:
     """Sparse from the start: the smallest weights go, as many others come at random.
 
     Sparse evolutionary training (Mocanu et al., 2018, arXiv:1707.04780); here the
@@ -126,7 +126,9 @@ def set_(*, fraction: float = 0.3, anneal: bool = False) -> Rule:
 
     Args:
         fraction: of the active weights of a leaf, rounded up, in [0, 1).
-        anneal: whether it falls to zero along a cosine until the schedule's end.
+        anneal: whether it falls to zero along a cosine until the schedule's end, as in
+            the same comparisons; the original keeps it. LeNet-300-100 on MNIST at 0.98
+            ends at 95.9 with and at 95.6 without (benchmarks/sparse_training.py).
 
     Raises:
         ValueError: for a fraction out of range.
