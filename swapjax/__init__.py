@@ -32,7 +32,7 @@ from swapjax.oneshot import (
 )
 
 # What to prune, and how far, and when.
-from swapjax.patterns import NM
+from swapjax.patterns import NM, Block
 from swapjax.plan import Plan, plan
 from swapjax.schedules import (
     constant,
@@ -64,6 +64,7 @@ from swapjax.types import Status
 
 __all__ = [
     "NM",
+    "Block",
     "FineTune",
     "GradientNoise",
     "Method",

@@ -1,4 +1,4 @@
-"""Which entries of a leaf compete with each other: N of every M along an axis."""
+"""Which entries compete, and which live or die as one: N of every M, blocks."""
 
 import dataclasses
 import re
@@ -6,6 +6,8 @@ from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
+
+from swapjax.checks import require_count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,3 +93,66 @@ class NM:
 
     def __str__(self) -> str:
         return f"{self.n}:{self.m}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Keep or remove blocks of a leaf's last two axes, as block-sparse kernels want.
+
+    Of a Flax kernel these are inputs and outputs.
+
+    Attributes:
+        rows: entries along the axis before the last.
+        columns: entries along the last.
+
+    Raises:
+        ValueError: for other than whole numbers from 1.
+    """
+
+    rows: int
+    columns: int
+
+    def __post_init__(self) -> None:
+        require_count("rows", self.rows)
+        require_count("columns", self.columns)
+
+    @property
+    def size(self) -> int:
+        """The entries of a block."""
+        return self.rows * self.columns
+
+    def grid(self, path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of a leaf, counted in blocks.
+
+        Raises:
+            ValueError: for a leaf that does not divide into blocks, naming it.
+        """
+        if len(shape) < 2 or shape[-2] % self.rows or shape[-1] % self.columns:
+            raise ValueError(
+                f"pattern {self}: {path} of shape {shape} does not divide into blocks; "
+                "exclude it"
+            )
+        return (*shape[:-2], shape[-2] // self.rows, shape[-1] // self.columns)
+
+    def split(self, x: jax.Array) -> jax.Array:
+        """Lay the entries of each block out along a new last axis, [..., size]."""
+        rows, columns = x.shape[-2] // self.rows, x.shape[-1] // self.columns
+        parts = x.reshape(*x.shape[:-2], rows, self.rows, columns, self.columns)
+        return jnp.moveaxis(parts, -3, -2).reshape(*x.shape[:-2], rows, columns, -1)
+
+    def strength(self, x: jax.Array) -> jax.Array:
+        """The mean magnitude of each block, in float32 or wider."""
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        return jnp.mean(jnp.abs(self.split(x)).astype(wide), axis=-1)
+
+    def whole(self, mask: jax.Array) -> jax.Array:
+        """Which blocks a mask has all of."""
+        return jnp.all(self.split(mask), axis=-1)
+
+    def expand(self, grid: jax.Array) -> jax.Array:
+        """Give each entry of a leaf what its block has."""
+        rows = jnp.repeat(grid, self.rows, axis=-2)
+        return jnp.repeat(rows, self.columns, axis=-1)
+
+    def __str__(self) -> str:
+        return f"blocks of {self.rows}x{self.columns}"

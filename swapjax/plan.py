@@ -6,8 +6,7 @@ and a rule that matches nothing is an error before any work starts.
 
 import dataclasses
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -21,16 +20,12 @@ from swapjax.allocation import (
     override_counts,
     pattern_counts,
     round_half_up,
-    some,
     spread,
 )
-from swapjax.patterns import NM
+from swapjax.matching import Rule, exact_sparsity, match, match_overrides
+from swapjax.patterns import NM, Block
 from swapjax.selection import Budget
 from swapjax.types import Leaves, Masks, Params
-
-Rule = str | Sequence[str] | Callable[[str, jax.Array], bool]
-
-_DEFAULT_NAMES = re.compile(r"(^|[/.])(kernel|weight)$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +43,8 @@ class Plan:
         keep: the entries to keep of each group of leaves.
         groups: the group each leaf belongs to.
         positions: the place of each among all leaves of params.
+        block: what lives or dies as one; None for single entries. All counts are of
+            entries.
     """
 
     sparsity: Fraction
@@ -60,12 +57,23 @@ class Plan:
     keep: tuple[int, ...]
     groups: tuple[int, ...]
     positions: tuple[int, ...]
+    block: Block | None
     _treedef: Any
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """The number of entries of each prunable leaf."""
         return tuple(math.prod(shape) for shape in self.shapes)
+
+    @property
+    def unit(self) -> int:
+        """The entries that live or die as one."""
+        return 1 if self.block is None else self.block.size
+
+    @property
+    def grids(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of the leaves, counted in units."""
+        return _grids(self.block, self.paths, self.shapes)
 
     @property
     def total(self) -> int:
@@ -93,22 +101,28 @@ class Plan:
         Raises:
             ValueError: as `plan` does.
         """
-        sparsity = _exact_sparsity(sparsity, "sparsity")
+        sparsity = exact_sparsity(sparsity, "sparsity")
         ratio = sparsity / self.sparsity if self.sparsity else Fraction(0)
         if any(self.patterns):
             return self._pattern_at(min(ratio, Fraction(1)))
         overrides = tuple(
             None if o is None else min(o * ratio, Fraction(1)) for o in self.overrides
         )
+        sizes = [math.prod(grid) for grid in self.grids]
+        floors = tuple(floor // self.unit for floor in self.floors)
         if sparsity <= self.sparsity:
-            fixed = self._shares(sparsity)
+            fixed = self._shares(sparsity, sizes)
         else:
-            fixed = override_counts(self.sizes, overrides, self.floors)
+            fixed = override_counts(sizes, overrides, floors)
         keep, groups = allocate(
-            self.paths, self.shapes, sparsity, self.allocation, fixed, self.floors
+            self.paths, self.grids, sparsity, self.allocation, fixed, floors
         )
         return dataclasses.replace(
-            self, sparsity=sparsity, overrides=overrides, keep=keep, groups=groups
+            self,
+            sparsity=sparsity,
+            overrides=overrides,
+            keep=tuple(count * self.unit for count in keep),
+            groups=groups,
         )
 
     def _pattern_at(self, ratio: Fraction) -> "Plan":
@@ -123,19 +137,20 @@ class Plan:
             keep=keep,
         )
 
-    def _shares(self, sparsity: Fraction) -> dict[int, int]:
-        """What each override keeps on the way to its end.
+    def _shares(self, sparsity: Fraction, sizes: list[int]) -> dict[int, int]:
+        """What each override keeps on the way to its end, in units as sizes are.
 
         Rounded one by one, they could leave the others an entry more or fewer than
         they have; a share of what each prunes in the end always fits.
         """
         fixed = [i for i, o in enumerate(self.overrides) if o is not None]
-        pruned = [self.sizes[i] - self.keep[self.groups[i]] for i in fixed]
-        pruned.append(self.total - self.kept - sum(pruned))
-        now = self.total - round_half_up(self.total * (1 - sparsity))
+        pruned = [sizes[i] - self.keep[self.groups[i]] // self.unit for i in fixed]
+        total = sum(sizes)
+        pruned.append(total - self.kept // self.unit - sum(pruned))
+        now = total - round_half_up(total * (1 - sparsity))
         even = [Fraction(1)] * len(pruned)
         *shares, _ = spread(now, even, pruned, [0] * len(pruned))
-        return {i: self.sizes[i] - n for i, n in zip(fixed, shares, strict=True)}
+        return {i: sizes[i] - n for i, n in zip(fixed, shares, strict=True)}
 
     def onto(self, params: Params) -> "Plan":
         """The same plan for another tree with leaves of the same paths.
@@ -145,6 +160,18 @@ class Plan:
         numbers = self._treedef.unflatten(range(self._treedef.num_leaves))
         treedef = jax.tree.structure(trees.align(numbers, params))
         return dataclasses.replace(self, _treedef=treedef)
+
+    def require_entries(self, who: str) -> None:
+        """Raise where whole blocks are to be removed, which few can.
+
+        Raises:
+            ValueError: naming what cannot.
+        """
+        if self.block is not None:
+            raise ValueError(
+                f"sparsity: {who} removes entries or N:M patterns; a plan with "
+                f"{self.block} is for swapjax.sparse"
+            )
 
     def split(self, params: Params) -> Leaves:
         """Take the prunable leaves out of params.
@@ -193,6 +220,7 @@ class Plan:
             group, override = self.groups[i], self.overrides[i]
             keep = "" if group in shared else f"{self.keep[group]:,}"
             free = str(self.patterns[i] or self.allocation)
+            free += f", {self.block}" if self.block else ""
             rule = free if override is None else f"{float(override):g}"
             shape = "x".join(map(str, self.shapes[i]))
             rows.append((path, shape, f"{self.sizes[i]:,}", keep, rule))
@@ -209,7 +237,7 @@ def plan(
     params: Params,
     sparsity: float | Fraction | None = None,
     *,
-    pattern: NM | None = None,
+    pattern: NM | Block | None = None,
     allocation: Allocation = "global",
     include: Rule | None = None,
     exclude: Rule = (),
@@ -225,8 +253,9 @@ def plan(
         params: a pytree of arrays, or of their shapes and dtypes.
         sparsity: the fraction of prunable entries to remove, in [0, 1). A float is
             taken for the decimal it prints as. A pattern implies it.
-        pattern: n of every m entries stay in each leaf that has no override; nothing is
-            allocated then.
+        pattern: `NM`: n of every m entries stay in each leaf that has no override;
+            nothing is allocated then. `Block`: whole blocks of every leaf stay or go,
+            for `swapjax.sparse` only; floors are rounded up to blocks.
         allocation: ``"global"`` lets the leaves compete for one budget; ``"uniform"``
             gives each the same density; ``"erk"`` gives each a density proportional
             to the sum of its dimensions over their product (Erdos-Renyi kernel,
@@ -254,7 +283,7 @@ def plan(
         >>> plan(params, 0.9).kept
         2
     """
-    exact = _exact_sparsity(_implied(sparsity, pattern), "sparsity")
+    exact = exact_sparsity(_implied(sparsity, pattern), "sparsity")
     if allocation not in ("global", "uniform", "erk"):
         raise ValueError(
             f"allocation must be 'global', 'uniform' or 'erk', got {allocation!r}"
@@ -264,7 +293,7 @@ def plan(
 
     paths = trees.paths(params)
     leaves, treedef = jax.tree.flatten(params)
-    chosen = _match(paths, leaves, include, exclude)
+    chosen = match(paths, leaves, include, exclude)
     for i in chosen:
         if not jnp.issubdtype(leaves[i].dtype, jnp.floating):
             raise TypeError(
@@ -275,115 +304,56 @@ def plan(
     shapes = tuple(tuple(leaves[i].shape) for i in chosen)
     if not any(math.prod(shape) for shape in shapes):
         raise ValueError(f"params: nothing to prune, {', '.join(prunable)} are empty")
-    floors = tuple(min(min_keep, math.prod(shape)) for shape in shapes)
-    by_leaf = _match_overrides(prunable, overrides or {})
-    patterns = tuple(pattern if o is None else None for o in by_leaf)
-    if pattern is not None:
+    block = pattern if isinstance(pattern, Block) else None
+    unit, grids = (block.size if block else 1), _grids(block, prunable, shapes)
+    # In units, as are the counts until the plan is made.
+    floors = tuple(min(-(-min_keep // unit), math.prod(grid)) for grid in grids)
+    by_leaf = match_overrides(prunable, overrides or {})
+    nm = pattern if isinstance(pattern, NM) else None
+    patterns = tuple(nm if o is None else None for o in by_leaf)
+    if nm is not None:
         keep = pattern_counts(prunable, shapes, patterns, by_leaf, floors)
         groups = tuple(range(len(keep)))
         exact = 1 - Fraction(sum(keep), sum(math.prod(s) for s in shapes))
     else:
-        fixed = override_counts([math.prod(s) for s in shapes], by_leaf, floors)
-        keep, groups = allocate(prunable, shapes, exact, allocation, fixed, floors)
+        fixed = override_counts([math.prod(grid) for grid in grids], by_leaf, floors)
+        keep, groups = allocate(prunable, grids, exact, allocation, fixed, floors)
     return Plan(
         sparsity=exact,
         allocation=allocation,
         paths=prunable,
         shapes=shapes,
-        floors=floors,
+        floors=tuple(floor * unit for floor in floors),
         overrides=by_leaf,
         patterns=patterns,
-        keep=keep,
+        keep=tuple(count * unit for count in keep),
         groups=groups,
         positions=tuple(chosen),
+        block=block,
         _treedef=treedef,
     )
 
 
-def _implied(sparsity: float | Fraction | None, pattern: NM | None) -> float | Fraction:
+def _grids(
+    block: Block | None, paths: tuple[str, ...], shapes: tuple[tuple[int, ...], ...]
+) -> tuple[tuple[int, ...], ...]:
+    if block is None:
+        return shapes
+    return tuple(map(block.grid, paths, shapes))
+
+
+def _implied(
+    sparsity: float | Fraction | None, pattern: NM | Block | None
+) -> float | Fraction:
     """The sparsity that was asked for, or that of the pattern."""
-    if pattern is None:
+    if not isinstance(pattern, NM):
         if sparsity is None:
             raise ValueError("sparsity: is missing, and no pattern implies it")
         return sparsity
     implied = 1 - Fraction(pattern.n, pattern.m)
-    if sparsity is not None and _exact_sparsity(sparsity, "sparsity") != implied:
+    if sparsity is not None and exact_sparsity(sparsity, "sparsity") != implied:
         raise ValueError(
             f"sparsity: the pattern {pattern} removes {float(implied):g}, got "
             f"{float(sparsity):g}; leave it out"
         )
     return implied
-
-
-def _exact_sparsity(value: float | Fraction, name: str) -> Fraction:
-    """The decimal that a float prints as: 0.9 is nine tenths."""
-    exact = value if isinstance(value, Fraction) else None
-    if exact is None and math.isfinite(value):
-        exact = Fraction(repr(float(value)))
-    if exact is None or not 0 <= exact < 1:
-        raise ValueError(f"{name} must be in [0, 1), got {value}")
-    return exact
-
-
-def _match(
-    paths: tuple[str, ...], leaves: list, include: Rule | None, exclude: Rule
-) -> list[int]:
-    """Positions of the leaves that include takes and exclude leaves."""
-    if include is None:
-        taken = {
-            i
-            for i, (path, leaf) in enumerate(zip(paths, leaves, strict=True))
-            if _DEFAULT_NAMES.search(path) and len(leaf.shape) >= 2
-        }
-        if not taken:
-            raise ValueError(
-                "params: no leaf named kernel or weight of rank 2 or more; say with "
-                f"include what to prune of {some(paths)}"
-            )
-    else:
-        taken = _matching(paths, leaves, include, "include")
-    left_out = _matching(paths, leaves, exclude, "exclude")
-    if not taken - left_out:
-        raise ValueError(
-            f"include and exclude: leave nothing to prune of {some(paths)}"
-        )
-    return sorted(taken - left_out)
-
-
-def _matching(paths: tuple[str, ...], leaves: list, rule: Rule, name: str) -> set[int]:
-    if callable(rule):
-        found = {i for i, path in enumerate(paths) if rule(path, leaves[i])}
-        if not found:
-            raise ValueError(f"{name}: the rule matches none of {some(paths)}")
-        return found
-    patterns = (rule,) if isinstance(rule, str) else tuple(rule)
-    result: set[int] = set()
-    for pattern in patterns:
-        result |= _search(pattern, paths, name)
-    return result
-
-
-def _search(pattern: str, paths: Sequence[str], name: str) -> set[int]:
-    try:
-        compiled = re.compile(pattern)
-    except re.error as e:
-        raise ValueError(
-            f"{name}: {pattern!r} is not a regular expression: {e}"
-        ) from None
-    found = {i for i, path in enumerate(paths) if compiled.search(path)}
-    if not found:
-        raise ValueError(f"{name}: {pattern!r} matches none of {some(paths)}")
-    return found
-
-
-def _match_overrides(
-    paths: tuple[str, ...], overrides: Mapping[str, float]
-) -> tuple[Fraction | None, ...]:
-    result: list[Fraction | None] = [None] * len(paths)
-    for pattern, value in overrides.items():
-        exact = _exact_sparsity(value, f"overrides[{pattern!r}]")
-        for i in _search(pattern, paths, "overrides"):
-            if result[i] is not None:
-                raise ValueError(f"overrides: two of the rules match {paths[i]}")
-            result[i] = exact
-    return tuple(result)

@@ -157,6 +157,7 @@ def prune(
     params, within = sharding.leave_to_compiler((params, within))
     data = data if isinstance(data, Iterator) else sharding.leave_to_compiler(data)
     target = sparsity if isinstance(sparsity, Plan) else plan(params, sparsity)
+    target.require_entries("prune")
     initial = target.split(params)
     trees.require_finite(trees.paths(params), jax.tree.leaves(params), "params")
     source = Source(data, samples * batch)

@@ -43,7 +43,9 @@ def gsm(sparsity: float | Plan) -> optax.GradientTransformation:
     """
 
     def target(params: Params) -> Plan:
-        return sparsity if isinstance(sparsity, Plan) else plan(params, sparsity)
+        found = sparsity if isinstance(sparsity, Plan) else plan(params, sparsity)
+        found.require_entries("gsm")
+        return found
 
     def init(params: Params) -> optax.EmptyState:
         if jax.tree.leaves(params):

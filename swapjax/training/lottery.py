@@ -138,6 +138,7 @@ def lottery(
     trees.require_arrays(params, "params")
     params = jax.tree.map(jnp.asarray, params)
     target = sparsity if isinstance(sparsity, Plan) else plan(params, sparsity)
+    target.require_entries("lottery")
     target.split(params)  # raises for another tree
     trees.require_finite(trees.paths(params), jax.tree.leaves(params), "params")
     budgets = _budgets(target, rate)

@@ -143,6 +143,7 @@ def pruning_plasticity(
         for rate, regrown in cells:
             started = time.perf_counter()
             target = plan(params, rate)
+            target.require_entries("pruning_plasticity")
             masks = _prune(target, params)
             pruned = masking.apply_masks(params, masks)
             if regrown:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from swapjax.allocation import Allocation
 from swapjax.checks import require_fraction
+from swapjax.patterns import Block
 from swapjax.schedules import Schedule
 from swapjax.scores import magnitude
 from swapjax.selection import Budget, select
@@ -93,6 +94,28 @@ class Rule:
     straight_through: bool = False
     decay: float = 0.0
     masks: Masks | None = None
+
+    def masks_at(self, step: MaskStep, block: Block | None = None) -> Leaves:
+        """New masks at a mask step.
+
+        Args:
+            step: what is there.
+            block: what lives or dies as one, by its mean magnitudes; the budget then
+                counts blocks.
+        """
+        assert self.choose is not None
+        if block is None:
+            return self.choose(step)
+        inside = step.within
+        chosen = self.choose(
+            step._replace(
+                weights=tuple(map(block.strength, step.weights)),
+                gradients=tuple(map(block.strength, step.gradients)),
+                masks=tuple(map(block.whole, step.masks)),
+                within=None if inside is None else tuple(map(block.whole, inside)),
+            )
+        )
+        return tuple(map(block.expand, chosen))
 
     def __str__(self) -> str:
         inner = ", ".join(f"{k}={v!r}" for k, v in self.settings)

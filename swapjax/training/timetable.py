@@ -28,8 +28,8 @@ class Timetable:
     Attributes:
         plan: what is prunable, at the final sparsity.
         begin: the plan of the first masks; None to begin with all that is allowed.
-        keep: ``int32[levels, groups]``, the entries to keep at each mask step; the
-            last row is that of all that come after.
+        keep: ``int32[levels, groups]``, the entries to keep at each mask step, or the
+            blocks; the last row is that of all that come after.
         first: the update of the first mask step.
         every: updates between two of them.
         last: the update after which there are none; -1 where there are none at all.
@@ -63,8 +63,16 @@ class Timetable:
                     self.plan.patterns, self.plan.groups, self.plan.sizes, strict=True
                 )
             )
-        budget = Budget(keep, self.plan.groups, self.plan.floors, patterns)
+        floors = _in_units(self.plan, self.plan.floors)
+        budget = Budget(keep, self.plan.groups, floors, patterns)
         return budget, jnp.asarray(self.fractions)[i]
+
+    def first_budget(self) -> Budget:
+        """The counts of the first masks, as `at` gives those of others."""
+        assert self.begin is not None
+        keep = jnp.asarray(_in_units(self.begin, self.begin.keep), jnp.int32)
+        floors = _in_units(self.begin, self.begin.floors)
+        return Budget(keep, self.begin.groups, floors, self.begin.patterns)
 
 
 def make(
@@ -99,11 +107,13 @@ def make(
     assert schedule.start is not None
     levels = rule.levels(schedule, target.sparsity)
     plans = [target.at(level) for level in levels]
-    keep = np.asarray([p.keep for p in plans], np.int32)
+    keep = np.asarray([_in_units(p, p.keep) for p in plans], np.int32)
     if within is not None:
         # A restored state may bring the first call of all under jit.
         with jax.ensure_compile_time_eval():
             inside = allowed(trees.align(within, params), params, target)
+            if target.block is not None:
+                inside = tuple(map(target.block.whole, inside))
             keep = np.minimum(keep, room(target, inside))
     last = -1
     if rule.choose is not None:
@@ -127,3 +137,7 @@ def _begin(rule: Rule, target: Plan, level: Fraction, start: int) -> Plan | None
         layered = dataclasses.replace(target, allocation="erk") if free else target
         return layered.at(level)
     return target.at(level) if start == 0 and level > 0 else None
+
+
+def _in_units(plan: Plan, counts: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(count // plan.unit for count in counts)

@@ -187,9 +187,8 @@ def sparse(
                 fraction=fraction,
                 key=jax.random.fold_in(to_key(state.key), t),
             )
-            assert rule.choose is not None
             found = examine(rule, t, masks, weights, after, slopes)
-            new = rule.choose(step)
+            new = rule.masks_at(step, plan.block)
             codes = tuple(map(_code, new, masks))
             return codes, jnp.maximum(found, state.extras["status"])
 
@@ -260,15 +259,17 @@ def _first_masks(
         return plan.leaf_masks(masks)
     if table.begin is None:
         return inside or tuple(jnp.ones(w.shape, bool) for w in weights)
-    budget = table.begin.budget
+    block = table.plan.block
     if rule.begin == "magnitude":
-        scores: Leaves = tuple(jnp.abs(w) for w in weights)
+        strength = jnp.abs if block is None else block.strength
+        scores: Leaves = tuple(map(strength, weights))
     else:
         keys = jax.random.split(jax.random.fold_in(key, 0), len(weights))
-        scores = tuple(
-            jax.random.uniform(k, w.shape) for k, w in zip(keys, weights, strict=True)
-        )
-    return _select(scores, budget, inside)
+        scores = tuple(map(jax.random.uniform, keys, plan.grids))
+    if block is not None and inside is not None:
+        inside = tuple(map(block.whole, inside))
+    chosen = _select(scores, table.first_budget(), inside)
+    return chosen if block is None else tuple(map(block.expand, chosen))
 
 
 def _what_the_optimizer_sees(

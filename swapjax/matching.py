@@ -1,0 +1,94 @@
+"""Rules that name leaves, by regular expressions or predicates of path and leaf."""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+
+import jax
+
+from swapjax.allocation import some
+
+Rule = str | Sequence[str] | Callable[[str, jax.Array], bool]
+
+_DEFAULT_NAMES = re.compile(r"(^|[/.])(kernel|weight)$")
+
+
+def exact_sparsity(value: float | Fraction, name: str) -> Fraction:
+    """The decimal that a float prints as: 0.9 is nine tenths."""
+    exact = value if isinstance(value, Fraction) else None
+    if exact is None and math.isfinite(value):
+        exact = Fraction(repr(float(value)))
+    if exact is None or not 0 <= exact < 1:
+        raise ValueError(f"{name} must be in [0, 1), got {value}")
+    return exact
+
+
+def match(
+    paths: tuple[str, ...], leaves: list, include: Rule | None, exclude: Rule
+) -> list[int]:
+    """Positions of the leaves that include takes and exclude leaves."""
+    if include is None:
+        taken = {
+            i
+            for i, (path, leaf) in enumerate(zip(paths, leaves, strict=True))
+            if _DEFAULT_NAMES.search(path) and len(leaf.shape) >= 2
+        }
+        if not taken:
+            raise ValueError(
+                "params: no leaf named kernel or weight of rank 2 or more; say with "
+                f"include what to prune of {some(paths)}"
+            )
+    else:
+        taken = _matching(paths, leaves, include, "include")
+    left_out = _matching(paths, leaves, exclude, "exclude")
+    if not taken - left_out:
+        raise ValueError(
+            f"include and exclude: leave nothing to prune of {some(paths)}"
+        )
+    return sorted(taken - left_out)
+
+
+def _matching(paths: tuple[str, ...], leaves: list, rule: Rule, name: str) -> set[int]:
+    if callable(rule):
+        found = {i for i, path in enumerate(paths) if rule(path, leaves[i])}
+        if not found:
+            raise ValueError(f"{name}: the rule matches none of {some(paths)}")
+        return found
+    patterns = (rule,) if isinstance(rule, str) else tuple(rule)
+    result: set[int] = set()
+    for pattern in patterns:
+        result |= _search(pattern, paths, name)
+    return result
+
+
+def _search(pattern: str, paths: Sequence[str], name: str) -> set[int]:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as e:
+        raise ValueError(
+            f"{name}: {pattern!r} is not a regular expression: {e}"
+        ) from None
+    found = {i for i, path in enumerate(paths) if compiled.search(path)}
+    if not found:
+        raise ValueError(f"{name}: {pattern!r} matches none of {some(paths)}")
+    return found
+
+
+def match_overrides(
+    paths: tuple[str, ...], overrides: Mapping[str, float]
+) -> tuple[Fraction | None, ...]:
+    """The sparsity that each path was given by name, or None.
+
+    Raises:
+        ValueError: for a rule that matches nothing, two that match one path, and a
+            sparsity outside [0, 1).
+    """
+    result: list[Fraction | None] = [None] * len(paths)
+    for pattern, value in overrides.items():
+        exact = exact_sparsity(value, f"overrides[{pattern!r}]")
+        for i in _search(pattern, paths, "overrides"):
+            if result[i] is not None:
+                raise ValueError(f"overrides: two of the rules match {paths[i]}")
+            result[i] = exact
+    return tuple(result)
