@@ -1,5 +1,6 @@
 """The training loop: what it trains, what it tells, how it goes on."""
 
+import importlib
 import itertools
 import json
 
@@ -120,7 +121,15 @@ def test_the_same_key_gives_the_same_result_and_another_does_not():
 # What it tells
 
 
-def test_the_history_of_a_sparse_run_is_that_of_its_masks():
+def test_masks_that_would_change_after_training_are_an_error():
+    with pytest.raises(ValueError, match=r"masks change until update 12, .* after 9"):
+        fit(loss_fn, PARAMS, OPTIMIZERS["granet"], DATA, **{**QUICK, "epochs": 3})
+
+
+def test_the_history_of_a_sparse_run_is_that_of_its_masks(monkeypatch):
+    # Shorter runs of the same optimizer show where the long one was.
+    module = importlib.import_module("swapjax.training.fit")
+    monkeypatch.setattr(module, "last_mask_step", lambda state: -1)
     optimizer, masks = OPTIMIZERS["granet"], []
     masks.append(swapjax.masks_of(optimizer.init(PARAMS)))
     for epochs in (1, 2, 3, 4):

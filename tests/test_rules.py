@@ -100,7 +100,7 @@ def exchange(weight, score, mask, fraction):
     """The new mask, and which entries went and came back."""
     weight, score = np.abs(weight).ravel(), score.ravel()
     active = list(np.flatnonzero(mask))
-    stays = len(active) - math.ceil(np.float32(fraction) * np.float32(len(active)))
+    stays = len(active) - math.ceil(fraction * len(active) - 1e-6)
     kept = ranked(weight, active)[:stays]
     free = [i for i in range(mask.size) if i not in kept]
     grown = ranked(score, free)[: len(active) - stays]
@@ -147,6 +147,8 @@ def oracle(name, masks, given):
                 masks = prune(weights, masks, keep_at(t))
             if grows:
                 fraction = first if first == last else cosine(first, last, t, end)
+                # Nothing grows at the last update.
+                fraction *= t < STEPS
                 key = jax.random.fold_in(KEY, t)
                 for i, (w, g) in enumerate(zip(weights, slopes, strict=True)):
                     score = np.abs(g)

@@ -1,5 +1,6 @@
 """What sparse training cannot work with, and what it says of it."""
 
+import functools
 import math
 
 import jax
@@ -262,3 +263,96 @@ class TestMistakes:
         step = by_gradients(tx, compiler_options=QUICK)
         params = initial()
         check_state(follow(step, params, tx.init(params), gradients(4))[-1][1])
+
+
+class TestOwners:
+    """A loop that gives its arrays away takes nothing of others with them."""
+
+    @pytest.mark.parametrize("rule", [static(), gmp(), rigl(), ste()], ids=str)
+    def test_donated_states_leave_key_within_and_masks_alone(self, rule):
+        params = {"kernel": jax.random.normal(jax.random.key(0), (10, 10))}
+        key = jax.random.key(1)
+        within = {"kernel": jnp.arange(100).reshape(10, 10) < 80}
+        tx = sparse(
+            optax.adam(0.1), rule, sparsity=0.5, schedule=cubic(0, 4, every=2),
+            within=within, key=key,
+        )  # fmt: skip
+
+        @functools.partial(jax.jit, donate_argnums=(0, 1))
+        def step(params, state):
+            slopes = jax.tree.map(jnp.cos, params)
+            updates, state = tx.update(slopes, state, params)
+            return optax.apply_updates(params, updates), state
+
+        for _ in range(2):
+            now = jax.tree.map(jnp.array, params)
+            state = tx.init(now)
+            for _ in range(3):
+                now, state = step(now, state)
+        assert jax.random.normal(key, ()).shape == ()
+        assert int(jnp.sum(within["kernel"])) == 80
+
+    def test_masks_from_before_training_stay_their_owners(self):
+        params = {"kernel": jnp.ones((4, 4))}
+        masks = {"kernel": jnp.eye(4, dtype=bool)}
+        tx = sparse(optax.sgd(0.1), static(masks), sparsity=0.75, key=jax.random.key(0))
+        state = tx.init(params)
+        jax.jit(tx.update, donate_argnums=1)(params, state, params)
+        assert int(jnp.sum(masks["kernel"])) == 4
+
+
+class TestMasksFromBefore:
+    """Masks that are given to `static`."""
+
+    def test_as_many_as_the_sparsity_says(self):
+        params, masks = {"kernel": jnp.ones((4, 4))}, {"kernel": jnp.eye(4, dtype=bool)}
+        tx = sparse(optax.sgd(0.1), static(masks), sparsity=0.5, key=jax.random.key(0))
+        with pytest.raises(ValueError, match=r"masks: keep 4 of the 16 .* keeps 8"):
+            tx.init(params)
+
+    def test_inside_of_within(self):
+        params, masks = {"kernel": jnp.ones((4, 4))}, {"kernel": jnp.eye(4, dtype=bool)}
+        within = {"kernel": jnp.arange(16).reshape(4, 4) < 8}
+        tx = sparse(optax.sgd(0.1), static(masks), sparsity=0.75, within=within,
+                    key=jax.random.key(0))  # fmt: skip
+        with pytest.raises(ValueError, match="masks: have entries outside of within"):
+            tx.init(params)
+
+
+def test_dead_inputs_are_not_taken_for_hidden_gradients():
+    params = {"kernel": jax.random.normal(jax.random.key(0), (12, 8))}
+    x = jax.random.normal(jax.random.key(1), (32, 12)) * (jnp.arange(12) < 6)
+    loss = lambda p: jnp.mean((x @ p["kernel"] - 1) ** 2)  # noqa: E731
+    tx = sparse(optax.adam(0.05), rigl(), sparsity=0.2,
+                schedule=constant(0, 200, every=5), key=jax.random.key(2))  # fmt: skip
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = tx.update(jax.grad(loss)(params), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    (params, state), _ = jax.lax.scan(step, (params, tx.init(params)), None, 200)
+    swapjax.check_state(state, params)
+    with pytest.raises(ValueError, match="kernel: Params were not zero"):
+        swapjax.check_state(state, jax.tree.map(jnp.ones_like, params))
+
+
+def test_a_schedule_is_one_of_ours():
+    with pytest.raises(ValueError, match=r"schedule must be .* got 500"):
+        sparse(optax.sgd(0.1), gmp(), sparsity=0.5, schedule=500, key=jax.random.key(0))
+
+
+def test_nothing_grows_at_the_last_update():
+    params = {"kernel": jax.random.normal(jax.random.key(0), (10, 10))}
+    rule = granet(fraction=0.5, last=0.5)
+    tx = sparse(optax.sgd(0.0), rule, sparsity=0.5, schedule=cubic(0, 4, every=2),
+                steps=8, key=jax.random.key(1))  # fmt: skip
+    state, found = tx.init(params), []
+    update = jax.jit(tx.update)
+    for i in range(8):
+        slopes = {"kernel": jax.random.normal(jax.random.key(i), (10, 10))}
+        updates, state = update(slopes, state, params)
+        params = optax.apply_updates(params, updates)
+        found.append(state.masks["kernel"])
+    assert np.any(found[5] != found[3])
+    np.testing.assert_array_equal(found[7], found[5])

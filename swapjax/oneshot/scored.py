@@ -70,9 +70,9 @@ def grasp() -> Method:
 def random(key: jax.Array) -> Method:
     """Keep entries drawn at random: the control of pruning before training.
 
-    The plan's counts are kept exactly: with ``allocation="erk"`` masks are those that
-    sparse training starts from. Every stage draws the same scores, so that masks of
-    more stages lie in each other. Takes O(p) time and no gradients.
+    The plan's counts are kept exactly: with ``allocation="erk"`` masks are of the kind
+    that sparse training starts from. Every stage draws the same scores, so that masks
+    of more stages lie in each other. Takes O(p) time and no gradients.
 
     Args:
         key: a JAX PRNG key; the same key gives the same masks.

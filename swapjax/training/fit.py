@@ -16,7 +16,12 @@ from swapjax import masks as masking
 from swapjax import sharding, steps, trees
 from swapjax.checks import require_count
 from swapjax.plan import plan
-from swapjax.training.state import check_state, is_sparse, masks_of
+from swapjax.training.state import (
+    check_state,
+    is_sparse,
+    last_mask_step,
+    masks_of,
+)
 from swapjax.training.trainer import describe
 from swapjax.types import LossFn, Masks, Params
 
@@ -104,7 +109,8 @@ def fit(
         masks, the history counts the zeros of leaves named ``kernel`` or ``weight``.
 
     Raises:
-        ValueError: for arguments out of range, data that is no arrays or has fewer
+        ValueError: for arguments out of range, masks that would change after training,
+            data that is no arrays or has fewer
             examples than a batch, params and losses that are not finite, what
             `swapjax.check_state` finds in the end; and a checkpoint of another run, in
             no folder, or of a run of several processes.
@@ -136,6 +142,11 @@ def fit(
     state = optimizer.init(params)
     sparse = is_sparse(state)
     first = masks_of(state) if sparse else _prunable(params)
+    if sparse and last_mask_step(state) > epochs * per_epoch:
+        raise ValueError(
+            f"optimizer: its masks change until update {last_mask_step(state):,}, "
+            f"training ends after {epochs * per_epoch:,}"
+        )
 
     found, run = None, {}
     if checkpoint is not None:

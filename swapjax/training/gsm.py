@@ -43,7 +43,10 @@ def gsm(sparsity: float | Plan) -> optax.GradientTransformation:
     """
 
     def target(params: Params) -> Plan:
-        found = sparsity if isinstance(sparsity, Plan) else plan(params, sparsity)
+        if isinstance(sparsity, Plan):
+            found = sparsity.onto(params)
+        else:
+            found = plan(params, sparsity)
         found.require_entries("gsm")
         return found
 

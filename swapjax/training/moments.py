@@ -24,6 +24,9 @@ def forget(
         masks: where weights are active.
         params: zero where they are not.
 
+    Raises:
+        ValueError: for an optimizer whose state cannot be told by params.
+
     Returns:
         The state; every array of it that has the shape of a leaf is as ``init`` makes
         it where the leaf's mask is False.

@@ -145,7 +145,8 @@ def set_(*, fraction: float = 0.3, anneal: bool = True) -> Rule:
     """Sparse from the start: the smallest weights go, as many others come at random.
 
     Sparse evolutionary training (Mocanu et al., 2018, arXiv:1707.04780); here the
-    smallest magnitudes go, whatever their sign, as in the comparisons with RigL.
+    smallest magnitudes go, whatever their sign, as in the comparisons with RigL. A
+    schedule says when, not how far: sparsity stays.
 
     Args:
         fraction: of the active weights of a leaf, rounded up, in [0, 1).
@@ -167,7 +168,8 @@ def rigl(
 ) -> Rule:
     """Sparse from the start: the smallest weights go, the steepest others come.
 
-    RigL (Evci et al., ICML 2020, arXiv:1911.11134, algorithm 1). The fraction falls
+    RigL (Evci et al., ICML 2020, arXiv:1911.11134, algorithm 1). A schedule says when,
+    not how far: sparsity stays. The fraction falls
     along ``last + (fraction - last) (1 + cos(pi t / T)) / 2``, T the schedule's end.
     The authors round the number of entries down, so that small leaves may never
     change; here it is rounded up.
@@ -197,7 +199,9 @@ def granet(
     weights go as in `gmp`, and then a fraction of each leaf is exchanged as in `rigl`.
     The fraction falls along a cosine over the whole of training, ``steps`` of
     `swapjax.sparse`, and exchanges go on till then. Start with a dense network, or as
-    `granet_st` does. A plan of ``allocation="uniform"`` prunes leaf by leaf.
+    `granet_st` does. A plan of ``allocation="uniform"`` or ``"erk"`` prunes leaf by
+    leaf. An entry that the pruning takes and the exchange brings back at once keeps its
+    value here; the authors' code restarts it at zero.
 
     Args:
         fraction: of the active weights of a leaf, rounded up, in [0, 1). With 0 this
@@ -276,7 +280,9 @@ def _exchange_by(grow: Grow) -> Callable[[MaskStep], Leaves]:
             else:
                 score = random_score(jax.random.fold_in(step.key, i), weight)
             active = jnp.sum(mask, dtype=jnp.int32)
-            drop = jnp.ceil(step.fraction * active.astype(jnp.float32))
+            # In float32 0.3 of 50 is above 15: a little less before it is rounded up.
+            share = step.fraction * (1 - 2.0**-21) * active.astype(jnp.float32)
+            drop = jnp.ceil(share)
             within = None if step.within is None else step.within[i]
             new.append(
                 exchange(
@@ -308,9 +314,10 @@ def _granet(
         return regenerate(step._replace(masks=_prune(step)))
 
     settings = (("fraction", fraction), ("last", last), ("grow", grow))
+    shrink = _cosine(fraction, last)
     if fraction == 0:
         return Rule(name, _prune, settings, begin=begin)
-    return Rule(name, choose, settings, begin=begin, fraction=_cosine(fraction, last),
+    return Rule(name, choose, settings, begin=begin, fraction=shrink,
                 goes_on=True, grows=grow)  # fmt: skip
 
 

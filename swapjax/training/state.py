@@ -8,7 +8,9 @@ import jax.numpy as jnp
 
 from swapjax import trees
 from swapjax.training.rules import Rule
-from swapjax.types import Leaves, Masks, Status
+from swapjax.types import Leaves, Masks, Params, Status
+
+_ENOUGH = 16  # entries without gradient to call growth blind
 
 
 class SparseState(NamedTuple):
@@ -20,7 +22,8 @@ class SparseState(NamedTuple):
         key: ``uint32``, the data of a PRNG key.
         inner: the state of the optimizer that is wrapped.
         extras: ``status``, ``int32[prunable leaves]``, the worst `swapjax.Status` that
-            a mask step met in each; ``within``, masks, where these must stay in
+            a mask step met in each; ``last``, ``int32[]``, the update of the last mask
+            step, -1 without any; ``within``, masks, where these must stay in
             others; ``dense``, with the tree of params, the dense weights of a rule that
             has them, and scalars for leaves that are not prunable.
     """
@@ -48,12 +51,17 @@ def masks_of(state: Any) -> Masks:
     return _find(state).masks
 
 
+def last_mask_step(state: Any) -> int:
+    """The update after which masks stay, from 1; -1 where they never change."""
+    return int(_find(state).extras["last"])
+
+
 def is_sparse(state: Any) -> bool:
     """Whether the state of an optimizer has masks in it."""
     return bool(_all(state))
 
 
-def check_state(state: Any) -> None:
+def check_state(state: Any, params: Params | None = None) -> None:
     """Raise if the mask steps of a training run met what they cannot work with.
 
     Inside of jit nothing can be raised; call this now and then, and at the end. It
@@ -61,6 +69,7 @@ def check_state(state: Any) -> None:
 
     Args:
         state: as `masks_of` takes it.
+        params: to see that they are zero outside of the masks now, too.
 
     Raises:
         ValueError: for entries that are not finite, params that were not zero outside
@@ -74,6 +83,19 @@ def check_state(state: Any) -> None:
         for path, code in zip(prunable, found.extras["status"].tolist(), strict=True)
         if code != Status.CONVERGED
     ]
+    if params is not None:
+        leaves = zip(
+            trees.paths(found.masks),
+            jax.tree.leaves(found.masks),
+            jax.tree.leaves(params),
+            strict=True,
+        )
+        sentence = Status.NOT_MASKED.sentence
+        faults += [
+            f"{path or 'the array'}: {sentence}"
+            for path, mask, leaf in leaves
+            if jnp.ndim(mask) and jnp.any(~mask & (leaf != 0))
+        ]
     if faults:
         raise ValueError(f"state: {' '.join(faults)}")
 
@@ -118,12 +140,24 @@ def examine(
     broken = each(lambda w, g: ~jnp.isfinite(w) | ~jnp.isfinite(g), moved, slopes)
     blind = jnp.zeros_like(outside)
     if rule.grows == "gradient":
-        # One leaf may have no use for what it lacks; all of them together have.
-        hidden = each(lambda m: ~m, masks).any()
-        hidden &= ~each(lambda m, g: ~m & (g != 0), masks, slopes).any()
+        # Units that are dead have no gradient either: their rows and columns are left
+        # out, and a handful of entries that no example reads proves nothing.
+        alive = tuple(~m & _lives(g) for m, g in zip(masks, slopes, strict=True))
+        total = sum(jnp.sum(a, dtype=jnp.int32) for a in alive)
+        seen = each(lambda a, g: a & (g != 0), alive, slopes).any()
+        hidden = (total >= _ENOUGH) & ~seen
         blind |= hidden & each(lambda m, g: m & (g != 0), masks, slopes)
     return jnp.select(
         [broken, outside, blind],
         [Status.NOT_FINITE, Status.NOT_MASKED, Status.BLIND_GROWTH],
         Status.CONVERGED,
     ).astype(jnp.int32)
+
+
+def _lives(slope: jax.Array) -> jax.Array:
+    """Where gradients reach the inputs and the output that an entry connects."""
+    moved = slope != 0
+    if slope.ndim < 2:
+        return jnp.broadcast_to(jnp.any(moved), slope.shape)
+    output = jnp.any(moved, axis=tuple(range(slope.ndim - 1)), keepdims=True)
+    return jnp.any(moved, axis=-1, keepdims=True) & output

@@ -126,7 +126,10 @@ def make(
         first=schedule.start,
         every=schedule.every,
         last=last,
-        fractions=np.asarray([rule.fraction(t, last) for t in times], np.float32),
+        # What grew at the last update would be there for nothing.
+        fractions=np.asarray(
+            [0.0 if t == steps else rule.fraction(t, last) for t in times], np.float32
+        ),
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from swapjax import masks as masking
@@ -61,7 +62,8 @@ def sparse(
         schedule: when masks change, and how far each time: `swapjax.cubic` and others,
             with a start and an end. `swapjax.static` needs none.
         steps: updates in all, to make sure that the schedule ends before, and for rules
-            that go on after it.
+            that go on after it, which without it end with the schedule. Nothing grows
+            at the last update, which could not train it.
         within: masks outside of which nothing is ever active, to train a sparse network
             on.
         key: a JAX PRNG key, for what is chosen at random; the same key gives the same
@@ -95,7 +97,8 @@ def sparse(
     """
     _check(rule, schedule, steps)
     wrapped = optax.with_extra_args_support(optimizer)
-    seed = jax.random.key_data(key)
+    # On the host: a loop that donates its state must not take the key with it.
+    seed = np.asarray(jax.random.key_data(key))
     to_key = functools.partial(jax.random.wrap_key_data, impl=jax.random.key_impl(key))
 
     @functools.lru_cache(maxsize=8)
@@ -114,24 +117,28 @@ def sparse(
             # Optax finds out by such a tree what of a state belongs to params.
             alike = {"within": within is not None, "dense": rule.straight_through}
             extras = {name: params for name, there in alike.items() if there}
-            extras["status"] = jnp.zeros(0, jnp.int32)
-            return SparseState(count, params, seed, wrapped.init(params), extras)
+            extras |= {"status": jnp.zeros(0, jnp.int32), "last": count}
+            inner = wrapped.init(params)
+            return SparseState(count, params, jnp.asarray(seed), inner, extras)
         table = timetable(params)
         weights = table.plan.split(params)
         inside = None
         if within is not None:
             inside = table.plan.leaf_masks(trees.align(within, params))
-        first = _first_masks(rule, table, params, inside, to_key(seed))
-        extras = {"status": jnp.zeros(len(weights), jnp.int32)}
+        first = _first_masks(rule, table, params, inside, to_key(jnp.asarray(seed)))
+        extras = {
+            "status": jnp.zeros(len(weights), jnp.int32),
+            "last": jnp.asarray(table.last, jnp.int32),
+        }
+        # Copies: a loop may donate params and this state, not what others hold.
+        copy = functools.partial(jax.tree.map, jnp.array)
         if inside is not None:
-            extras["within"] = table.plan.masks(inside)
+            extras["within"] = table.plan.masks(copy(inside))
         if rule.straight_through:
-            # Copies: a loop may donate params and this state.
-            extras["dense"] = _alone(table.plan, map(jnp.array, weights), params)
-        masks = table.plan.masks(first)
+            extras["dense"] = _alone(table.plan, copy(weights), params)
+        masks = sharding.put_like(table.plan.masks(copy(first)), params)
         inner = wrapped.init(params)
-        masks = sharding.put_like(masks, params)
-        made = SparseState(count, masks, seed, inner, extras)
+        made = SparseState(count, masks, jnp.asarray(seed), inner, extras)
         return sharding.put_beside(made, params)
 
     def update(
@@ -220,6 +227,11 @@ def sparse(
 
 
 def _check(rule: Rule, schedule: Schedule | None, steps: int | None) -> None:
+    if not isinstance(schedule, Schedule | None):
+        raise ValueError(
+            "schedule must be what a function like swapjax.cubic(0, 1000, every=100) "
+            f"returns, got {schedule!r}"
+        )
     if not isinstance(rule, Rule):
         raise ValueError(
             f"rule must be what a function like swapjax.granet() returns, got {rule!r}"
@@ -254,9 +266,7 @@ def _first_masks(
     plan = table.plan
     weights = plan.split(params)
     if rule.masks is not None:
-        masks = trees.align(rule.masks, params)
-        masking.check(masks, params, "masks")
-        return plan.leaf_masks(masks)
+        return _given_masks(rule.masks, plan, params, inside)
     if table.begin is None:
         return inside or tuple(jnp.ones(w.shape, bool) for w in weights)
     block = table.plan.block
@@ -295,6 +305,25 @@ def _what_the_optimizer_sees(
             for g, w, m in zip(slopes, dense, masks, strict=True)
         )
     return plan.merge(dense, params), plan.merge(slopes, gradients), state.inner
+
+
+def _given_masks(
+    given: Masks, plan: Plan, params: Params, inside: Leaves | None
+) -> Leaves:
+    masks = trees.align(given, params)
+    masking.check(masks, params, "masks")
+    leaves = plan.leaf_masks(masks)
+    with jax.ensure_compile_time_eval():
+        kept = sum(int(jnp.sum(leaf, dtype=jnp.int32)) for leaf in leaves)
+        if kept != plan.kept:
+            raise ValueError(
+                f"masks: keep {kept:,} of the {plan.total:,} prunable entries, the "
+                f"sparsity of {float(plan.sparsity):g} keeps {plan.kept:,}"
+            )
+        pairs = zip(leaves, inside or leaves, strict=True)
+        if any(jnp.any(leaf & ~limit) for leaf, limit in pairs):
+            raise ValueError("masks: have entries outside of within")
+    return leaves
 
 
 def _code(new: jax.Array, old: jax.Array) -> jax.Array:
