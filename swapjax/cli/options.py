@@ -38,7 +38,8 @@ class Network:
     data_dir: Annotated[Path | None, shown("DIR", "")] = None
     """Where tensorflow-datasets keeps its files."""
     model: Literal["mlpnet", "lenet300", "cnn"] = "mlpnet"
-    """mlpnet: the paper's, 40 and 20 hidden units. cnn: two convolutions, two dense."""
+    """mlpnet: the paper's, 40 and 20 hidden units. lenet300: 300 and 100. cnn: two
+    convolutions, two dense."""
     seed: int = 0
     """Of all that is random; the same seed gives the same result."""
 
