@@ -3,6 +3,9 @@
 import operator
 from typing import Any
 
+import jax
+import numpy as np
+
 
 def require_count(name: str, value: Any, least: int = 1) -> None:
     """Raise for what does not count anything.
@@ -31,3 +34,18 @@ def require_fraction(name: str, value: Any) -> None:
     """
     if not isinstance(value, int | float) or not 0 <= value < 1:
         raise ValueError(f"{name} must be in [0, 1), got {value!r}")
+
+
+def take_key(key: Any) -> tuple[str, np.ndarray]:
+    """The kind of a PRNG key and its numbers, on no device yet.
+
+    Raises:
+        ValueError: for other than one key.
+    """
+    try:
+        kind, data = str(jax.random.key_impl(key)), np.asarray(jax.random.key_data(key))
+    except (TypeError, ValueError, AttributeError):
+        raise ValueError(f"key must be a JAX PRNG key, got {key!r}") from None
+    if data.ndim != 1:
+        raise ValueError(f"key must be one PRNG key, got {data.shape[:-1]} of them")
+    return kind, data

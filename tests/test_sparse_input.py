@@ -337,6 +337,21 @@ def test_dead_inputs_are_not_taken_for_hidden_gradients():
         swapjax.check_state(state, jax.tree.map(jnp.ones_like, params))
 
 
+def test_a_key_and_an_optimizer_are_what_they_should_be():
+    for key, message in ((None, "a JAX PRNG key"), (jax.random.split(KEY), "one PRNG")):
+        with pytest.raises(ValueError, match=f"key must be {message}"):
+            make(key=key)
+    with pytest.raises(ValueError, match="optimizer must be an Optax transformation"):
+        sparse("adam", static(), sparsity=0.5, key=KEY)
+
+
+def test_a_state_that_cannot_be_told_by_params_is_explained():
+    tx = sparse(optax.sm3(0.1), static(), sparsity=0.5, key=KEY)
+    params = initial()
+    with pytest.raises(ValueError, match="optimizer: its state does not lie as params"):
+        tx.update(params, tx.init(params), params)
+
+
 def test_a_schedule_is_one_of_ours():
     with pytest.raises(ValueError, match=r"schedule must be .* got 500"):
         sparse(optax.sgd(0.1), gmp(), sparsity=0.5, schedule=500, key=jax.random.key(0))

@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from swapjax import scores
+from swapjax.checks import take_key
 from swapjax.masks import apply_masks
 from swapjax.oneshot.problem import Method, Problem, Solution, rows_of
 from swapjax.selection import Budget, select
@@ -80,15 +80,9 @@ def random(key: jax.Array) -> Method:
     Raises:
         ValueError: for other than one key.
     """
-    try:
-        kind, data = str(jax.random.key_impl(key)), np.asarray(jax.random.key_data(key))
-    except (TypeError, ValueError, AttributeError):
-        raise ValueError(f"key must be a JAX PRNG key, got {key!r}") from None
-    if data.ndim != 1:
-        raise ValueError(f"key must be one PRNG key, got {data.shape[:-1]} of them")
+    kind, data = take_key(key)
 
     def score(problem: Problem) -> Leaves:
-        # From numbers, which are on no device yet.
         whole = jax.random.wrap_key_data(jnp.asarray(data), impl=kind)
         keys = jax.random.split(whole, len(problem.weights))
         return tuple(

@@ -36,15 +36,21 @@ def forget(
         fits = jnp.ndim(mask) and jnp.shape(value) == jnp.shape(mask)
         return mask if fits else True
 
-    kept = optax.tree.map_params(
-        optimizer,
-        # A masked optimizer has such a hole for each of the leaves it does not treat.
-        lambda v, m: v if isinstance(v, optax.MaskedNode) else remember(v, m),
-        state,
-        masks,
-        transform_non_params=lambda _: True,
-        is_leaf=lambda v: isinstance(v, optax.MaskedNode),
-    )
+    try:
+        kept = optax.tree.map_params(
+            optimizer,
+            # A masked optimizer has a hole for each of the leaves it does not treat.
+            lambda v, m: v if isinstance(v, optax.MaskedNode) else remember(v, m),
+            state,
+            masks,
+            transform_non_params=lambda _: True,
+            is_leaf=lambda v: isinstance(v, optax.MaskedNode),
+        )
+    except (ValueError, TypeError) as e:
+        raise ValueError(
+            "optimizer: its state does not lie as params do, which is how moments of "
+            f"weights that are gone are found: {e}"
+        ) from e
     return jax.tree.map(
         lambda keep, now, new: now if keep is True else jnp.where(keep, now, new),
         kept,

@@ -6,12 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from swapjax import masks as masking
 from swapjax import sharding, trees
-from swapjax.checks import require_count
+from swapjax.checks import require_count, take_key
 from swapjax.plan import Plan
 from swapjax.schedules import Schedule
 from swapjax.selection import select
@@ -75,8 +74,8 @@ def sparse(
         state or `within` of other params, and for params that are missing.
 
     Raises:
-        ValueError: for a rule without a schedule or with one for stages, and a schedule
-            that ends after training.
+        ValueError: for what is no optimizer, rule, schedule or key, a rule without a
+            schedule or with one for stages, and a schedule that ends after training.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, swapjax
@@ -95,11 +94,11 @@ def sparse(
         >>> swapjax.density(swapjax.masks_of(state)), int((params["kernel"] != 0).sum())
         (0.25, 8)
     """
-    _check(rule, schedule, steps)
+    _check(optimizer, rule, schedule, steps)
     wrapped = optax.with_extra_args_support(optimizer)
     # On the host: a loop that donates its state must not take the key with it.
-    seed = np.asarray(jax.random.key_data(key))
-    to_key = functools.partial(jax.random.wrap_key_data, impl=jax.random.key_impl(key))
+    kind, seed = take_key(key)
+    to_key = functools.partial(jax.random.wrap_key_data, impl=kind)
 
     @functools.lru_cache(maxsize=8)
     def timetable_of(treedef: Any, shapes: tuple) -> Timetable:
@@ -226,7 +225,14 @@ def sparse(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _check(rule: Rule, schedule: Schedule | None, steps: int | None) -> None:
+def _check(
+    optimizer: Any, rule: Rule, schedule: Schedule | None, steps: int | None
+) -> None:
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise ValueError(
+            "optimizer must be an Optax transformation, such as optax.adam(1e-3), got "
+            f"{optimizer!r}"
+        )
     if not isinstance(schedule, Schedule | None):
         raise ValueError(
             "schedule must be what a function like swapjax.cubic(0, 1000, every=100) "
