@@ -308,14 +308,14 @@ def global_momentum(data: datasets.Dataset, plain: bool, seed: int) -> dict[str,
     """Train on by momentum, all weights or those that matter; then cut 60 times."""
     model = models.create("lenet300", data.shape, data.classes, seed=seed)
     per_epoch = steps.per_epoch(data.train, 256, "batch")
-    sparsity, before, after = 1 - 1 / 60, 10, 120
+    sparsity, before, after = 1 - 1 / 60, 10, 40
     params = fit(
         model.loss_fn, model.params,
         optax.sgd(optax.cosine_decay_schedule(0.03, before * per_epoch), momentum=0.9),
         data.train, epochs=before, batch=256, key=jax.random.key(seed),
     ).params  # fmt: skip
     rate = optax.piecewise_constant_schedule(
-        0.03, {per_epoch * 90: 0.1, per_epoch * 110: 0.1}
+        0.03, {per_epoch * 25: 0.1, per_epoch * 34: 0.1}
     )
     tx = optax.chain(
         optax.add_decayed_weights(DECAY),
