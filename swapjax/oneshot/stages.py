@@ -169,11 +169,9 @@ def prune(
     if checkpoint is not None:
         # Imported here so that the core does without safetensors.
         from swapjax.oneshot import resume
+        from swapjax.runs import require_room
 
-        if jax.process_count() > 1:
-            raise ValueError("checkpoint: runs of several processes keep none yet")
-        if not Path(checkpoint).parent.is_dir():
-            raise ValueError(f"checkpoint: {Path(checkpoint).parent} is not a folder")
+        require_room(checkpoint)
         run = resume.fingerprint(
             params, key, method=method, stages=stages, samples=samples, batch=batch,
             sparsity=float(target.sparsity), plan=repr(target), schedule=schedule,
