@@ -3,8 +3,8 @@
 ``lax.top_k``, ``sort`` and ``quantile`` need a static k, or sort everything, or
 round. Here the bits of a float are mapped to an unsigned integer of the same order,
 and the k-th largest is found two bits at a time by counting what is above: 16 passes
-that only compare and add. Nothing is concatenated, so a tree of sharded leaves costs
-scalar all-reduces only.
+that only compare and add. Nothing is concatenated: devices that share a leaf exchange
+counts only.
 """
 
 import dataclasses
@@ -151,6 +151,10 @@ def select(scores: Leaves, budget: Budget, within: Leaves | None = None) -> Leav
         for i, mask in zip(members, chosen, strict=True):
             masks[i] = mask
     return tuple(masks)
+
+
+# One for all who call it outside of jit.
+select_compiled = jax.jit(select)
 
 
 def count_by_group(masks: Leaves, budget: Budget) -> jax.Array:

@@ -12,7 +12,7 @@ from swapjax.cli.screen import progress
 from swapjax.experiments import Setting
 from swapjax.finetune import FineTune
 from swapjax.plan import Plan
-from swapjax.selection import select
+from swapjax.selection import select_compiled
 from swapjax.training import Epoch, Level, Trainer, fit, lottery, masks_of
 from swapjax.training.state import is_sparse
 from swapjax.types import Leaves, Masks, Params
@@ -83,15 +83,14 @@ def _fit(
     if options.algorithm == "dense":
         return Outcome(params, target.masks(_ones(target)), history)
     before = experiments.evaluate(setting, params)
-    kept = target.masks(_select(scores.magnitude(target.split(params)), target.budget))
+    kept = target.masks(
+        select_compiled(scores.magnitude(target.split(params)), target.budget)
+    )
     return Outcome(masks.apply_masks(params, kept), kept, history, before)
 
 
 def _ones(target: Plan) -> Leaves:
     return tuple(jnp.ones(shape, bool) for shape in target.shapes)
-
-
-_select = jax.jit(select)
 
 
 def _find_ticket(

@@ -15,7 +15,7 @@ import numpy as np
 from swapjax import masks as masking
 from swapjax import scores, sharding, trees
 from swapjax.plan import Plan, plan
-from swapjax.selection import Budget, select
+from swapjax.selection import Budget, select_compiled
 from swapjax.training.trainer import Train, call, describe
 from swapjax.types import Masks, Params
 
@@ -264,10 +264,7 @@ def _dense(target: Plan) -> tuple[int, ...]:
 def _prune(target: Plan, budget: Budget, params: Params, masks: Masks) -> Masks:
     """Keep the largest weights of those that are left."""
     ranked = scores.magnitude(target.split(params))
-    return target.masks(_select(ranked, budget, target.leaf_masks(masks)))
-
-
-_select = jax.jit(select)
+    return target.masks(select_compiled(ranked, budget, target.leaf_masks(masks)))
 
 
 def _require_functions(**functions: Any) -> None:

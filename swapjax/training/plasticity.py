@@ -14,7 +14,7 @@ from swapjax import masks as masking
 from swapjax import scores, trees
 from swapjax.plan import Plan
 from swapjax.plan import plan as plan_globally
-from swapjax.selection import select
+from swapjax.selection import select_compiled
 from swapjax.training.exchange import exchange
 from swapjax.training.trainer import Train, call, require_tree
 from swapjax.types import Masks, Params
@@ -178,7 +178,9 @@ def _cells(rates: Sequence[float], regrow: Sequence[bool]) -> list[_Cell]:
 
 def _prune(target: Plan, params: Params) -> Masks:
     """Keep the largest weights."""
-    return target.masks(_select(scores.magnitude(target.split(params)), target.budget))
+    return target.masks(
+        select_compiled(scores.magnitude(target.split(params)), target.budget)
+    )
 
 
 def _regenerate(
@@ -196,5 +198,4 @@ def _regenerate(
     return target.masks(tuple(new))
 
 
-_select = jax.jit(select)
 _exchange = jax.jit(exchange, static_argnames="pattern")

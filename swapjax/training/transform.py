@@ -13,12 +13,13 @@ from swapjax import sharding, trees
 from swapjax.checks import require_count, take_key
 from swapjax.plan import Plan
 from swapjax.schedules import Schedule
-from swapjax.selection import select
+from swapjax.selection import select_compiled
 from swapjax.training.moments import forget
 from swapjax.training.rules import MaskStep, Rule
 from swapjax.training.state import SparseState, examine
 from swapjax.training.timetable import Timetable, make
 from swapjax.types import Leaves, Masks, Params
+from swapjax.within import room
 
 
 def sparse(
@@ -263,9 +264,6 @@ def _check(
             )
 
 
-_select = jax.jit(select)
-
-
 def _first_masks(
     rule: Rule, table: Timetable, params: Params, inside: Leaves | None, key: jax.Array
 ) -> Leaves:
@@ -275,7 +273,7 @@ def _first_masks(
         return _given_masks(rule.masks, plan, params, inside)
     if table.begin is None:
         return inside or tuple(jnp.ones(w.shape, bool) for w in weights)
-    block = table.plan.block
+    block = plan.block
     if rule.begin == "magnitude":
         strength = jnp.abs if block is None else block.strength
         scores: Leaves = tuple(map(strength, weights))
@@ -284,7 +282,7 @@ def _first_masks(
         scores = tuple(map(jax.random.uniform, keys, plan.grids))
     if block is not None and inside is not None:
         inside = tuple(map(block.whole, inside))
-    chosen = _select(scores, table.first_budget(), inside)
+    chosen = select_compiled(scores, table.first_budget(), inside)
     return chosen if block is None else tuple(map(block.expand, chosen))
 
 
@@ -320,7 +318,7 @@ def _given_masks(
     masking.check(masks, params, "masks")
     leaves = plan.leaf_masks(masks)
     with jax.ensure_compile_time_eval():
-        kept = sum(int(jnp.sum(leaf, dtype=jnp.int32)) for leaf in leaves)
+        kept = sum(room(plan, leaves))
         if kept != plan.kept:
             raise ValueError(
                 f"masks: keep {kept:,} of the {plan.total:,} prunable entries, the "
