@@ -78,9 +78,7 @@ def test_the_loss_is_the_mean_cross_entropy(name):
 
 
 def test_networks_that_are_not_known_or_do_not_fit_are_errors():
-    with pytest.raises(
-        ValueError, match=r"model must be one of mlpnet, .*, got 'vgg'"
-    ):
+    with pytest.raises(ValueError, match=r"model must be one of mlpnet, .*, got 'vgg'"):
         models.create("vgg", (8, 8), 10)
     for shape in [(8,), (8, 6), (7, 8), (8, 8, 3, 1)]:
         with pytest.raises(ValueError, match=r"cnn takes images of .* divisible by 4"):
