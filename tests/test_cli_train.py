@@ -15,7 +15,7 @@ import safetensors.flax
 import swapjax
 from swapjax import checkpoint, datasets, experiments, masks, models, plot
 from swapjax.cli import algorithms, main
-from swapjax.cli.algorithms import AlgorithmName
+from swapjax.cli.algorithms import GRADUAL, AlgorithmName
 from swapjax.cli.train import Train
 from swapjax.experiments import Setting
 from swapjax.models import mlp
@@ -23,7 +23,9 @@ from swapjax.models import mlp
 RESULTS = ["masks.safetensors", "params.safetensors", "report.json", "train.png"]
 STATE = "training.safetensors"
 # 48 images make three batches an epoch.
-QUICK = ("--epochs", "2", "--batch", "16", "--every", "2", "--sparsity", "0.8")
+QUICK = ("--epochs", "2", "--batch", "16", "--sparsity", "0.8")
+# What only some algorithms have a use for.
+MORE = dict.fromkeys(GRADUAL, ("--every", "2")) | {"lottery": ("--rate", "0.6")}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -102,7 +104,7 @@ def interrupt_saving(patch, number):
 def test_every_algorithm_ends_at_the_exact_count_and_reports_it(
     algorithm, train, setting, tmp_path, capsys
 ):
-    more = ("--rate", "0.6") if algorithm == "lottery" else ()
+    more = MORE.get(algorithm, ())
     assert train("--algorithm", algorithm, *more, out=tmp_path) == 0
     assert names(tmp_path) == RESULTS
     params = checkpoint.load_params(tmp_path / "params.safetensors", setting.params)
@@ -193,7 +195,7 @@ def test_gsm_fades_weights_without_gradient_in_runs_of_any_length(steps, momentu
 def test_an_interrupted_run_goes_on_to_the_same_bits(
     algorithm, train, tmp_path, capsys
 ):
-    options = ("--algorithm", algorithm, "--rate", "0.6")
+    options = ("--algorithm", algorithm, *MORE[algorithm])
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert train(*options, out=whole) == 0
     # While the state of the second epoch is written, that of the first one stays.
@@ -261,6 +263,10 @@ def test_the_state_of_another_run_is_refused_and_kept(train, tmp_path, capsys):
         ("--weight-decay -1", "--weight-decay must be 0 or more, got -1.0"),
         ("--stop 0", "--stop must be in (0, 1], got 0.0"),
         ("--rate 1", "--rate must be in (0, 1), got 1.0"),
+        ("--rate 0.3", "--rate: granet has no use for it; leave it out (it is for l"),
+        ("--algorithm snip --every 5", "--every: snip has no use for it; leave it"),
+        ("--algorithm dense --stop 0.5", "--stop: dense has no use for it; leave it"),
+        ("--momentum 0.5", "--momentum: adam has none of its own; leave it out, or"),
         ("--seed -1", "--seed must be from 0 to 4294967295, got -1"),
         ("--algorithm gsm --optimizer adam", "--optimizer adam: gsm works by the"),
         ("--data nowhere.npz", "nowhere.npz"),

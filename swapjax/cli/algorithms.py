@@ -93,8 +93,14 @@ def allocation(options: "Train") -> Allocation:
 def mask_steps(options: "Train", steps: int) -> tuple[int, int]:
     """The updates between two changes of masks, and the update of the last."""
     changes = GRADUAL[options.algorithm].changes
-    end = max(1, round(options.stop * steps))
+    stop = 0.75 if options.stop is None else options.stop
+    end = max(1, round(stop * steps))
     return min(options.every or max(1, steps // changes), end), end
+
+
+def rate(options: "Train") -> float:
+    """The fraction of the weights left that goes after each level of lottery."""
+    return 0.2 if options.rate is None else options.rate
 
 
 def inner(options: "Train", steps: int) -> optax.GradientTransformation:
@@ -104,8 +110,8 @@ def inner(options: "Train", steps: int) -> optax.GradientTransformation:
         options: of the command.
         steps: in all.
     """
-    rate, momentum, decay = settings(options, steps)
-    falling = optax.cosine_decay_schedule(rate, steps)
+    learning_rate, momentum, decay = settings(options, steps)
+    falling = optax.cosine_decay_schedule(learning_rate, steps)
     if options.optimizer == "adamw":
         return optax.adamw(falling, weight_decay=decay, mask=_kernels)
     sgd = options.optimizer == "sgd" or options.algorithm == "gsm"

@@ -109,7 +109,7 @@ def _find_ticket(
             ),
             model.params,
             sparsity=target,
-            rate=options.rate,
+            rate=algorithms.rate(options),
             evaluate=lambda params: experiments.evaluate(setting, params)[0],
             key=jax.random.split(jax.random.key(options.seed))[0],
             checkpoint=state,

@@ -78,9 +78,9 @@ class Train(Network):
     """On kernels only. By default that of gsm is what a run of this length needs."""
     every: Annotated[int | None, shown("N", "(default: a 50th of the run)")] = None
     """Steps between changes of masks. By default acdc has ten phases, ste no pause."""
-    stop: float = 0.75
+    stop: Annotated[float | None, shown("F", "(default: 0.75)")] = None
     """The fraction of the run after which masks stay; those of granet move on."""
-    rate: float = 0.2
+    rate: Annotated[float | None, shown("F", "(default: 0.2)")] = None
     """lottery: the fraction of the weights left that goes after each level."""
 
     def check(self) -> None:
@@ -103,16 +103,33 @@ class Train(Network):
             raise ValueError(
                 f"--weight-decay must be 0 or more, got {self.weight_decay}"
             )
-        if not 0 < self.stop <= 1:
+        if self.stop is not None and not 0 < self.stop <= 1:
             raise ValueError(f"--stop must be in (0, 1], got {self.stop}")
-        if not 0 < self.rate < 1:
-            raise ValueError(f"--rate must be in (0, 1), got {self.rate}")
-        if self.algorithm == "gsm" and self.optimizer not in (None, "sgd"):
+        if self.rate is not None:
+            require_fraction("--rate", self.rate, zero=False)
+        self._check_use()
+        check_seed(self.seed, "--seed")
+
+    def _check_use(self) -> None:
+        """Raise for what the algorithm would leave aside without a word."""
+        for name in ("every", "stop", "rate"):
+            users = ("lottery",) if name == "rate" else tuple(GRADUAL)
+            if getattr(self, name) is not None and self.algorithm not in users:
+                raise ValueError(
+                    f"--{name}: {self.algorithm} has no use for it; leave it out (it "
+                    f"is for {', '.join(users)})"
+                )
+        gsm = self.algorithm == "gsm"
+        if gsm and self.optimizer not in (None, "sgd"):
             raise ValueError(
                 f"--optimizer {self.optimizer}: gsm works by the momentum of sgd; "
                 "leave it out"
             )
-        check_seed(self.seed, "--seed")
+        if self.momentum is not None and not gsm and self.optimizer != "sgd":
+            raise ValueError(
+                f"--momentum: {self.optimizer or 'adam'} has none of its own; leave "
+                "it out, or take --optimizer sgd"
+            )
 
     def plan(self, params: Params) -> Plan:
         """What to prune of params.
@@ -177,7 +194,9 @@ def _introduction(options: Train, data: str, total: int) -> str:
         text += "; sparsity rises until" if goes_on else " until"
         text += f" step {end:,}"
     elif options.algorithm == "lottery":
-        levels = math.ceil(math.log1p(-options.sparsity) / math.log1p(-options.rate))
+        levels = math.ceil(
+            math.log1p(-options.sparsity) / math.log1p(-algorithms.rate(options))
+        )
         text += f", once in each of {1 + levels} levels"
     return text + "."
 
