@@ -1,5 +1,6 @@
 """Checks of arguments that many functions share."""
 
+import numbers
 import operator
 from typing import Any
 
@@ -26,14 +27,21 @@ def require_count(name: str, value: Any, least: int = 1) -> None:
         raise ValueError(f"{name} must be {least} or more, got {value}")
 
 
-def require_fraction(name: str, value: Any) -> None:
-    """Raise for other than a number in [0, 1).
+def require_fraction(name: str, value: Any, *, zero: bool = True) -> None:
+    """Raise for other than a number in [0, 1), or in (0, 1).
+
+    Args:
+        name: of the argument.
+        value: what was given.
+        zero: whether 0 will do.
 
     Raises:
         ValueError: naming the argument.
     """
-    if not isinstance(value, int | float) or not 0 <= value < 1:
-        raise ValueError(f"{name} must be in [0, 1), got {value!r}")
+    fits = isinstance(value, numbers.Real) and 0 <= float(value) < 1
+    if not fits or (value == 0 and not zero):
+        low = "[" if zero else "("
+        raise ValueError(f"{name} must be in {low}0, 1), got {value!r}")
 
 
 def take_key(key: Any) -> tuple[str, np.ndarray]:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from fractions import Fraction
 
+import flax.core
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -330,6 +331,18 @@ def test_what_train_returns_is_checked(change, message):
         find(lambda params, masks, key: jax.tree.map(change, params))
     with pytest.raises(ValueError, match=r"rewind: must return the tree of params"):
         find(rewind=lambda params, masks, key: {})
+
+
+def test_a_plan_of_another_kind_of_tree_will_do():
+    """Only paths and shapes matter, as elsewhere."""
+    plan = swapjax.plan(PARAMS, 0.5)
+    train = lambda params, masks, key: params  # noqa: E731
+    one, other = (
+        lottery(train, params, sparsity=plan, key=KEY).masks
+        for params in (PARAMS, flax.core.freeze(PARAMS))
+    )
+    for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_a_trainer_refuses_what_cannot_be_seen_twice():

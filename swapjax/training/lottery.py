@@ -14,6 +14,7 @@ import numpy as np
 
 from swapjax import masks as masking
 from swapjax import scores, sharding, trees
+from swapjax.checks import require_fraction
 from swapjax.plan import Plan, plan
 from swapjax.selection import Budget, select_compiled
 from swapjax.training.trainer import Train, call, describe
@@ -133,11 +134,13 @@ def lottery(
         [0, 1]
     """
     _require_functions(train=train, rewind=rewind, evaluate=evaluate)
-    if not 0 < rate < 1:
-        raise ValueError(f"rate must be in (0, 1), got {rate}")
+    require_fraction("rate", rate, zero=False)
     trees.require_arrays(params, "params")
     params = jax.tree.map(jnp.asarray, params)
-    target = sparsity if isinstance(sparsity, Plan) else plan(params, sparsity)
+    if isinstance(sparsity, Plan):
+        target = sparsity.onto(params)
+    else:
+        target = plan(params, sparsity)
     target.require_entries("lottery")
     target.split(params)  # raises for another tree
     trees.require_finite(trees.paths(params), jax.tree.leaves(params), "params")

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from swapjax import masks as masking
 from swapjax import scores, trees
+from swapjax.checks import require_fraction
 from swapjax.plan import Plan
 from swapjax.plan import plan as plan_globally
 from swapjax.selection import select_compiled
@@ -127,8 +129,8 @@ def pruning_plasticity(
         raise ValueError("checkpoints: must hold one at least, by its epoch")
     if any(cell.regrown for cell in cells) and gradient is None:
         raise ValueError("gradient: is needed to regrow, or take regrow=[False]")
-    if not 0 <= regeneration <= 1:
-        raise ValueError(f"regeneration must be in [0, 1], got {regeneration}")
+    if regeneration != 1:
+        require_fraction("regeneration", regeneration)
     results = []
     for epoch, brought in checkpoints.items():
         params = jax.tree.map(jnp.asarray, brought)
@@ -167,13 +169,13 @@ def pruning_plasticity(
 
 
 def _cells(rates: Sequence[float], regrow: Sequence[bool]) -> list[_Cell]:
-    for name, values in (("rates", rates), ("regrow", regrow)):
-        if not values:
-            raise ValueError(f"{name}: must hold one at least")
-    for rate in rates:
-        if not 0 <= rate < 1:
-            raise ValueError(f"rates must be in [0, 1), got {rate}")
-    return [_Cell(float(rate), bool(on)) for rate in rates for on in regrow]
+    numbers, switches = np.asarray(rates), np.asarray(regrow)
+    for name, values in (("rates", numbers), ("regrow", switches)):
+        if values.ndim != 1 or not values.size:
+            raise ValueError(f"{name}: must be a sequence that holds one at least")
+    for rate in numbers.tolist():
+        require_fraction("each of rates", rate)
+    return [_Cell(float(r), bool(on)) for r in numbers for on in switches]
 
 
 def _prune(target: Plan, params: Params) -> Masks:
