@@ -263,7 +263,7 @@ def overhead(data: datasets.Dataset) -> dict[str, dict[str, float]]:
     }
     blocks = {name: block(model, one, x, y) for name, one in chosen.items()}
     times: dict[str, list[float]] = {name: [] for name in chosen}
-    rounds = 29
+    rounds = 101
     with progress("timing steps", rounds) as (bar, task):
         for i in range(rounds):
             for name, work in blocks.items():

@@ -29,8 +29,9 @@ class MaskStep(NamedTuple):
     """What a rule sees when masks are to change. All leaves are prunable ones.
 
     Attributes:
-        weights: after the update, zero outside of the masks; for `ste`, dense.
-        gradients: dense, as they were before the update.
+        weights: params, zero outside of the masks; for `ste` the dense weights behind
+            them, after their update.
+        gradients: at params, dense.
         masks: as they are.
         within: where entries may ever be active; None for anywhere.
         budget: how many to keep now.
@@ -178,8 +179,8 @@ def rigl(
         fraction: of the active weights of a leaf, at the start, in [0, 1).
         last: the same at the end.
         skip_update: whether a mask step takes the place of an update, as in the
-            authors' code; otherwise it follows the update, which makes the number of
-            updates that of other methods.
+            authors' code; otherwise the update follows, which makes their number that
+            of other methods.
 
     Raises:
         ValueError: for a fraction out of range.
@@ -200,8 +201,10 @@ def granet(
     The fraction falls along a cosine over the whole of training, ``steps`` of
     `swapjax.sparse`, and exchanges go on till then. Start with a dense network, or as
     `granet_st` does. A plan of ``allocation="uniform"`` or ``"erk"`` prunes leaf by
-    leaf. An entry that the pruning takes and the exchange brings back at once keeps its
-    value here; the authors' code restarts it at zero.
+    leaf. Weights and gradients are those of the same params, those before the update;
+    the authors' code takes weights after it, and gradients before. An entry that the
+    pruning takes and the exchange brings back at once keeps its value here; there it
+    starts again at zero.
 
     Args:
         fraction: of the active weights of a leaf, rounded up, in [0, 1). With 0 this

@@ -119,7 +119,7 @@ def examine(
     t: jax.Array,
     masks: Leaves,
     weights: Leaves,
-    moved: Leaves,
+    ranked: Leaves,
     slopes: Leaves,
 ) -> jax.Array:
     """What is wrong with each leaf at a mask step, a `Status` as ``int32[leaves]``.
@@ -128,16 +128,16 @@ def examine(
         rule: what happens at it.
         t: the number of the update, from 1.
         masks: before it, as all that follows, leaves.
-        weights: before the update.
-        moved: after it.
-        slopes: gradients before it.
+        weights: params, before the update.
+        ranked: what the rule ranks.
+        slopes: gradients at params.
     """
 
     def each(holds: Callable, *trees: Leaves) -> jax.Array:
         return jnp.stack([jnp.any(holds(*leaf)) for leaf in zip(*trees, strict=True)])
 
     outside = each(lambda m, w: ~m & (w != 0), masks, weights) & (t > 1)
-    broken = each(lambda w, g: ~jnp.isfinite(w) | ~jnp.isfinite(g), moved, slopes)
+    broken = each(lambda w, g: ~jnp.isfinite(w) | ~jnp.isfinite(g), ranked, slopes)
     blind = jnp.zeros_like(outside)
     if rule.grows == "gradient":
         # Units that are dead have no gradient either: their rows and columns are left

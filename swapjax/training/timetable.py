@@ -22,8 +22,8 @@ from swapjax.within import allowed, room
 class Timetable:
     """The mask steps of one network.
 
-    A mask step at t comes with update number t, counted from 1, after the weights have
-    moved. One at 0 is the initialisation.
+    A mask step at t comes with update number t, counted from 1, before weights move.
+    One at 0 is the initialisation.
 
     Attributes:
         plan: what is prunable, at the final sparsity.
@@ -126,7 +126,7 @@ def make(
         first=schedule.start,
         every=schedule.every,
         last=last,
-        # What grew at the last update would be there for nothing.
+        # What grew at the last update would have no other to train it.
         fractions=np.asarray(
             [0.0 if t == steps else rule.fraction(t, last) for t in times], np.float32
         ),

@@ -1,7 +1,6 @@
 """Sparse training as an Optax transformation around any other."""
 
 import functools
-from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -14,9 +13,9 @@ from swapjax.checks import require_count, take_key
 from swapjax.plan import Plan
 from swapjax.schedules import Schedule
 from swapjax.selection import select_compiled
-from swapjax.training.moments import forget
-from swapjax.training.rules import MaskStep, Rule
-from swapjax.training.state import SparseState, examine
+from swapjax.training.advance import alone, masked, straight_through
+from swapjax.training.rules import Rule
+from swapjax.training.state import SparseState
 from swapjax.training.timetable import Timetable, make
 from swapjax.types import Leaves, Masks, Params
 from swapjax.within import room
@@ -45,8 +44,8 @@ def sparse(
     0                         ``init`` makes the first masks; params are still dense
                               unless you call ``swapjax.apply_masks(params, masks)``
     1                         params are zero outside of the masks from here on
-    start, start + every, ... a mask step: first the optimizer moves the weights, then
-    till the schedule's end   the rule chooses new masks by them and by the gradients
+    start, start + every, ... a mask step: first the rule chooses masks by params and
+    till the schedule's end   gradients, then the optimizer moves what these leave
     ========================= =======================================================
 
     Gradients must be dense where a rule grows entries by them: take the gradient at
@@ -63,7 +62,7 @@ def sparse(
             with a start and an end. `swapjax.static` needs none.
         steps: updates in all, to make sure that the schedule ends before, and for rules
             that go on after it, which without it end with the schedule. Nothing grows
-            at the last update, which could not train it.
+            at the last update, with no other to train it.
         within: masks outside of which nothing is ever active, to train a sparse network
             on.
         key: a JAX PRNG key, for what is chosen at random; the same key gives the same
@@ -135,7 +134,7 @@ def sparse(
         if inside is not None:
             extras["within"] = table.plan.masks(copy(inside))
         if rule.straight_through:
-            extras["dense"] = _alone(table.plan, copy(weights), params)
+            extras["dense"] = alone(table.plan, copy(weights), params)
         masks = sharding.put_like(table.plan.masks(copy(first)), params)
         inner = wrapped.init(params)
         made = SparseState(count, masks, jnp.asarray(seed), inner, extras)
@@ -157,71 +156,10 @@ def sparse(
                 f"state: must be what tx.init gave, got a {type(state).__name__}"
             )
         table = timetable(params)
-        plan = table.plan
         masking.check(state.masks, params, "state.masks")
-        masks = plan.leaf_masks(state.masks)
-        weights, slopes = plan.split(params), plan.split(gradients)
-        base, seen, inner = _what_the_optimizer_sees(
-            rule, wrapped, plan, gradients, state, params
-        )
-        updates, inner = wrapped.update(seen, inner, base, **extra)
-        t = state.count + 1
-        now = table.is_mask_step(t)
-        if rule.skips:
-            updates, inner = jax.tree.map(
-                lambda before, after: jnp.where(now, before, after),
-                (jax.tree.map(jnp.zeros_like, updates), state.inner),
-                (updates, inner),
-            )
-        start = trees.take(base, plan.positions)
-        moves = trees.take(updates, plan.positions)
-
-        def moved() -> Leaves:
-            return tuple(
-                (w + u).astype(w.dtype) for w, u in zip(start, moves, strict=True)
-            )
-
-        def choose() -> tuple[Leaves, jax.Array]:
-            after = moved() if rule.straight_through else _only(masks, moved())
-            inside = state.extras.get("within")
-            budget, fraction = table.at(t)
-            step = MaskStep(
-                weights=after,
-                gradients=slopes,
-                masks=masks,
-                within=None if inside is None else plan.leaf_masks(inside),
-                budget=budget,
-                fraction=fraction,
-                key=jax.random.fold_in(to_key(state.key), t),
-            )
-            found = examine(rule, t, masks, weights, after, slopes)
-            new = rule.masks_at(step, plan.block)
-            codes = tuple(map(_code, new, masks))
-            return codes, jnp.maximum(found, state.extras["status"])
-
-        status = state.extras["status"]
-        new = stays = masks
-        if table.last >= 0:
-            same = lambda: (tuple(map(_code, masks, masks)), status)  # noqa: E731
-            codes, status = jax.lax.cond(now, choose, same)
-            # What is new starts at zero, which it has.
-            new, stays = tuple(c > 0 for c in codes), tuple(c > 1 for c in codes)
-        extras = {**state.extras, "status": status}
-        if rule.straight_through:
-            dense, stays = moved(), new
-            extras["dense"] = _alone(plan, dense, params)
-            moves = tuple(d - w for d, w in zip(dense, weights, strict=True))
-        # w + (-w) is exactly zero in every dtype.
-        moves = tuple(
-            jnp.where(s, u, -w) for s, u, w in zip(stays, moves, weights, strict=True)
-        )
-        return plan.merge(moves, updates), SparseState(
-            count=optax.safe_increment(state.count),
-            masks=plan.masks(new),
-            key=state.key,
-            inner=inner,
-            extras=extras,
-        )
+        step = straight_through if rule.straight_through else masked
+        key = to_key(state.key)
+        return step(rule, table, wrapped, gradients, state, params, key, extra)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -286,31 +224,6 @@ def _first_masks(
     return chosen if block is None else tuple(map(block.expand, chosen))
 
 
-def _what_the_optimizer_sees(
-    rule: Rule,
-    optimizer: optax.GradientTransformation,
-    plan: Plan,
-    gradients: Params,
-    state: SparseState,
-    params: Params,
-) -> tuple[Params, Params, Any]:
-    """Params, gradients, and a state that remembers nothing of inactive weights.
-
-    With straight-through gradients the dense weights, and all gradients.
-    """
-    masks, slopes = plan.leaf_masks(state.masks), plan.split(gradients)
-    if not rule.straight_through:
-        seen = plan.merge(_only(masks, slopes), gradients)
-        return params, seen, forget(optimizer, state.inner, state.masks, params)
-    dense = plan.split(state.extras["dense"])
-    if rule.decay:
-        slopes = tuple(
-            g + jnp.where(m, 0, rule.decay * w).astype(g.dtype)
-            for g, w, m in zip(slopes, dense, masks, strict=True)
-        )
-    return plan.merge(dense, params), plan.merge(slopes, gradients), state.inner
-
-
 def _given_masks(
     given: Masks, plan: Plan, params: Params, inside: Leaves | None
 ) -> Leaves:
@@ -328,25 +241,3 @@ def _given_masks(
         if any(jnp.any(leaf & ~limit) for leaf, limit in pairs):
             raise ValueError("masks: have entries outside of within")
     return leaves
-
-
-def _code(new: jax.Array, old: jax.Array) -> jax.Array:
-    """0 where nothing is active, 1 where it begins to be, 2 where it stays.
-
-    All that is needed of two masks: where none of them changes, XLA copies what comes
-    out of the branch, and what goes in if that is needed after it.
-    """
-    return new.astype(jnp.uint8) + (new & old).astype(jnp.uint8)
-
-
-def _alone(plan: Plan, leaves: Iterable[jax.Array], params: Params) -> Params:
-    """Leaves in the tree of params, with scalars for those that are not prunable."""
-    nothing = jax.tree.map(lambda x: jnp.zeros((), x.dtype), params)
-    return plan.merge(tuple(leaves), nothing)
-
-
-def _only(masks: Leaves, leaves: Leaves) -> Leaves:
-    return tuple(
-        jnp.where(m, x, jnp.zeros((), x.dtype))
-        for m, x in zip(masks, leaves, strict=True)
-    )

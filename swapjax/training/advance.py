@@ -1,0 +1,184 @@
+"""One update of sparse training: which weights are active, and what moves them."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from swapjax import trees
+from swapjax.plan import Plan
+from swapjax.training.moments import forget
+from swapjax.training.rules import MaskStep, Rule
+from swapjax.training.state import SparseState, examine
+from swapjax.training.timetable import Timetable
+from swapjax.types import Leaves, Params
+
+
+def masked(
+    rule: Rule,
+    table: Timetable,
+    optimizer: optax.GradientTransformationExtraArgs,
+    gradients: Params,
+    state: SparseState,
+    params: Params,
+    key: jax.Array,
+    extra: dict[str, Any],
+) -> tuple[Params, SparseState]:
+    """Choose masks, then move what is active, as if nothing else had ever been there.
+
+    In this order a choice needs nothing but what is in memory anyway. The updates of
+    the optimizer, which it would need to come after them, would have to be written for
+    it at every step.
+    """
+    plan = table.plan
+    weights, slopes = plan.split(params), plan.split(gradients)
+    changed = _change_masks(rule, table, state, weights, weights, slopes, key)
+    memory = forget(optimizer, state.inner, plan.masks(changed.stays), params)
+    seen = plan.merge(_only(changed.masks, slopes), gradients)
+    updates, inner = optimizer.update(seen, memory, params, **extra)
+    if rule.skips:
+        now = table.is_mask_step(state.count + 1)
+        updates, inner = jax.tree.map(
+            lambda before, after: jnp.where(now, before, after),
+            (jax.tree.map(jnp.zeros_like, updates), memory),
+            (updates, inner),
+        )
+    # What is new starts at zero; w - w is exactly that in every dtype.
+    moves = tuple(
+        jnp.where(m, u, 0) - jnp.where(s, 0, w)
+        for m, s, u, w in zip(
+            changed.masks,
+            changed.stays,
+            trees.take(updates, plan.positions),
+            weights,
+            strict=True,
+        )
+    )
+    return plan.merge(moves, updates), _next(state, plan, changed, inner)
+
+
+def straight_through(
+    rule: Rule,
+    table: Timetable,
+    optimizer: optax.GradientTransformationExtraArgs,
+    gradients: Params,
+    state: SparseState,
+    params: Params,
+    key: jax.Array,
+    extra: dict[str, Any],
+) -> tuple[Params, SparseState]:
+    """Move dense weights by the gradients of params, then choose which to show."""
+    plan = table.plan
+    weights, slopes = plan.split(params), plan.split(gradients)
+    dense, seen = plan.split(state.extras["dense"]), slopes
+    if rule.decay:
+        masks = plan.leaf_masks(state.masks)
+        seen = tuple(
+            g + jnp.where(m, 0, rule.decay * d).astype(g.dtype)
+            for g, d, m in zip(slopes, dense, masks, strict=True)
+        )
+    updates, inner = optimizer.update(
+        plan.merge(seen, gradients), state.inner, plan.merge(dense, params), **extra
+    )
+    dense = tuple(
+        (d + u).astype(d.dtype)
+        for d, u in zip(dense, trees.take(updates, plan.positions), strict=True)
+    )
+    changed = _change_masks(rule, table, state, dense, weights, slopes, key)
+    moves = tuple(
+        jnp.where(m, d - w, -w)
+        for m, d, w in zip(changed.masks, dense, weights, strict=True)
+    )
+    after = _next(state, plan, changed, inner, dense=alone(plan, dense, params))
+    return plan.merge(moves, updates), after
+
+
+def alone(plan: Plan, leaves: Iterable[jax.Array], params: Params) -> Params:
+    """Leaves in the tree of params, with scalars for those that are not prunable."""
+    nothing = jax.tree.map(lambda x: jnp.zeros((), x.dtype), params)
+    return plan.merge(tuple(leaves), nothing)
+
+
+class _Changed(NamedTuple):
+    """What is active after an update. Leaves are prunable ones.
+
+    Attributes:
+        masks: from now on.
+        stays: what was active before, too.
+        status: the worst `swapjax.Status` so far, ``int32[leaves]``.
+    """
+
+    masks: Leaves
+    stays: Leaves
+    status: jax.Array
+
+
+def _change_masks(
+    rule: Rule,
+    table: Timetable,
+    state: SparseState,
+    weights: Leaves,
+    params: Leaves,
+    gradients: Leaves,
+    key: jax.Array,
+) -> _Changed:
+    """Let the rule choose if this is the update for it.
+
+    Args:
+        rule: that chooses.
+        table: when, and how many to keep.
+        state: before the update.
+        weights: that the rule ranks: params, or the dense weights behind them.
+        params: before the update.
+        gradients: at params, dense.
+        key: of the run.
+    """
+    plan = table.plan
+    masks, worst = plan.leaf_masks(state.masks), state.extras["status"]
+    if table.last < 0:
+        return _Changed(masks, masks, worst)
+    t = state.count + 1
+
+    def choose() -> tuple[Leaves, jax.Array]:
+        within = state.extras.get("within")
+        budget, fraction = table.at(t)
+        step = MaskStep(
+            weights=weights if rule.straight_through else _only(masks, weights),
+            gradients=gradients,
+            masks=masks,
+            within=None if within is None else plan.leaf_masks(within),
+            budget=budget,
+            fraction=fraction,
+            key=jax.random.fold_in(key, t),
+        )
+        found = examine(rule, t, masks, params, step.weights, gradients)
+        new = rule.masks_at(step, plan.block)
+        return new, jnp.maximum(found, worst)
+
+    # What goes into the branch not taken comes out of it by a copy, the cost of an
+    # update without a mask step; anything worked out there takes XLA longer on a CPU.
+    due = table.is_mask_step(t)
+    new, status = jax.lax.cond(due, choose, lambda: (masks, worst))
+    return _Changed(new, tuple(a & b for a, b in zip(new, masks, strict=True)), status)
+
+
+def _only(masks: Leaves, leaves: Leaves) -> Leaves:
+    """The leaves, zero where masks are False, whatever is there."""
+    return tuple(
+        jnp.where(m, x, jnp.zeros((), x.dtype))
+        for m, x in zip(masks, leaves, strict=True)
+    )
+
+
+def _next(
+    state: SparseState, plan: Plan, changed: _Changed, inner: Any, **extras: Any
+) -> SparseState:
+    return SparseState(
+        count=optax.safe_increment(state.count),
+        masks=plan.masks(changed.masks),
+        key=state.key,
+        inner=inner,
+        extras=state.extras | {"status": changed.status} | extras,
+    )
