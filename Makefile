@@ -28,7 +28,9 @@ bench: .venv/.dev  ## Measure stages, then the comparisons on MNIST (hours, resu
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/woodfisher.py
+	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/sparse_training.py
+	$(BIN)/python benchmarks/global_momentum.py
 	$(BIN)/python benchmarks/oneshot.py
 	$(BIN)/python benchmarks/mlpnet_mnist.py
 

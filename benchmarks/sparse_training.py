@@ -6,9 +6,6 @@ batches of 128, 6 epochs. Masks change every 100 steps (straight-through: at eve
 step), until half of the run where sparsity rises and until three quarters where it
 stays. Accuracy is that of the last step on the whole test set, not the best of any.
 
-Beside that: what a step costs with each rule against the bare optimizer, and what
-pruning 60 times over costs a network trained by global sparse momentum.
-
 With ``--network resnet20 --epochs 160`` the same on CIFAR-10, for a machine with a GPU.
 
 Writes results.csv after every run and goes on where it stopped; then results.png.
@@ -16,7 +13,6 @@ Writes results.csv after every run and goes on where it stopped; then results.pn
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -28,10 +24,10 @@ import optax
 import tyro
 from matplotlib.figure import Figure
 from rich.table import Table
-from shared import DATA, RESULTS, clock, read_runs, start, write_runs
+from shared import DATA, RESULTS, read_runs, start, write_runs
 
 import swapjax
-from swapjax import datasets, experiments, files, masks, models, plot, steps
+from swapjax import datasets, experiments, models, plot, steps
 from swapjax.cli.screen import console, progress
 from swapjax.experiments import Setting
 from swapjax.training import Rule, fit
@@ -45,7 +41,6 @@ JAXPRUNER = {
     # By layer, as its other algorithms.
     "gmp, by layer": {0.9: 97.925, 0.98: 97.46},
 }
-JAXPRUNER_COST = {"static": 1.05, "set": 2.6, "rigl": 2.5, "gmp": 1.4}
 RULES: dict[str, Callable[[], Rule]] = {
     "static": swapjax.static,
     "set": swapjax.set_,
@@ -69,8 +64,6 @@ RISES = (
     "ste, by layer",
 )
 BEFORE = ("random", "magnitude", "snip", "grasp", "synflow")
-GSM = "gsm"
-MOMENTUM, DECAY = 0.99, 5e-4  # of gsm, as its authors train LeNet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +84,6 @@ class Options:
     """Steps between changes of masks."""
     data: Path | None = None
     """An .npz with x_train, y_train, x_test, y_test."""
-    parts: tuple[str, ...] = ("accuracy", "overhead", "gsm")
-    """What to measure."""
     out: Path = RESULTS / "sparse_training"
     """The folder to write to."""
 
@@ -121,24 +112,6 @@ def main(options: Options) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     default = "mnist.npz" if options.network == "lenet300" else "cifar10.npz"
     data = datasets.load(options.data or DATA / "data" / default)
-    if "accuracy" in options.parts:
-        accuracies(options, data)
-    if "overhead" in options.parts:
-        cost = overhead(data)
-        console.print(cost_table(cost))
-        text = json.dumps(cost, indent=1) + "\n"
-        files.write_text(options.out / "overhead.json", text)
-    if "gsm" in options.parts:
-        found = [global_momentum(data, plain, seed)
-                 for plain in (False, True) for seed in options.seeds]  # fmt: skip
-        text = json.dumps(found, indent=1) + "\n"
-        files.write_text(options.out / "gsm.json", text)
-        console.print(gsm_table(found))
-    console.print(f"Written to {options.out}.", soft_wrap=True)
-
-
-def accuracies(options: Options, data: datasets.Dataset) -> None:
-    """Train, and show what came of it."""
     target = options.out / "results.csv"
     done = {line.key: line for line in read_runs(target, Line)}
     wanted = [
@@ -159,6 +132,7 @@ def accuracies(options: Options, data: datasets.Dataset) -> None:
     lines = [done[line.key] for line in wanted]
     console.print(table(lines))
     plot.save(figure(lines), options.out / "results.png")
+    console.print(f"Written to {options.out}.", soft_wrap=True)
 
 
 def train(line: Line, options: Options, data: datasets.Dataset) -> Line:
@@ -241,111 +215,6 @@ def masks_before(
     ).masks  # fmt: skip
 
 
-def overhead(data: datasets.Dataset) -> dict[str, dict[str, float]]:
-    """Milliseconds of a step, one call of jit each, blocks of 100 of all in turn."""
-    model = models.create("lenet300", data.shape, data.classes)
-    x, y = (jnp.asarray(part[:128]) for part in data.train)
-    tx = optax.sgd(optax.cosine_decay_schedule(0.1, 3000), momentum=0.9)
-    wrap = functools.partial(swapjax.sparse, tx, sparsity=0.98, key=jax.random.key(0))
-    stay, rise = (
-        make(0, 3000, every=100) for make in (swapjax.constant, swapjax.cubic)
-    )
-    never = swapjax.constant(10**6, 10**6, every=100)
-    chosen = {
-        "bare": tx,
-        "static": wrap(swapjax.static()),
-        "set": wrap(swapjax.set_(), schedule=stay),
-        "rigl": wrap(swapjax.rigl(), schedule=stay),
-        "gmp": wrap(swapjax.gmp(), schedule=rise),
-        "granet": wrap(swapjax.granet(), schedule=rise),
-        "rigl, between mask steps": wrap(swapjax.rigl(), schedule=never),
-        "granet, between mask steps": wrap(swapjax.granet(), schedule=never),
-    }
-    blocks = {name: block(model, one, x, y) for name, one in chosen.items()}
-    times: dict[str, list[float]] = {name: [] for name in chosen}
-    rounds = 101
-    with progress("timing steps", rounds) as (bar, task):
-        for i in range(rounds):
-            for name, work in blocks.items():
-                seconds = clock(work)
-                if i:
-                    times[name].append(10 * seconds)
-            bar.advance(task)
-    bare = np.asarray(times["bare"])
-    return {
-        name: {
-            "ms": float(np.median(found)),
-            "ratio": float(np.median(np.asarray(found) / bare)),
-        }
-        for name, found in times.items()
-    }
-
-
-def block(
-    model: models.Model, tx: optax.GradientTransformation, x: jax.Array, y: jax.Array
-) -> Callable[[], Any]:
-    """A function that takes 100 steps, each a call of its own, as users' loops do."""
-
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(params: Any, state: Any) -> tuple:
-        slopes = jax.grad(model.loss_fn)(params, (x, y))
-        updates, state = tx.update(slopes, state, params)
-        return optax.apply_updates(params, updates), state
-
-    # Copies, since each step gives its arguments away.
-    params = jax.tree.map(jnp.array, model.params)
-    now = [params, jax.tree.map(jnp.array, tx.init(params))]
-
-    def work() -> Any:
-        for _ in range(100):
-            now[:] = step(*now)
-        return now[0]
-
-    return work
-
-
-def global_momentum(data: datasets.Dataset, plain: bool, seed: int) -> dict[str, Any]:
-    """Train on by momentum, all weights or those that matter; then cut 60 times."""
-    model = models.create("lenet300", data.shape, data.classes, seed=seed)
-    per_epoch = steps.per_epoch(data.train, 256, "batch")
-    sparsity, before, after = 1 - 1 / 60, 10, 40
-    params = fit(
-        model.loss_fn, model.params,
-        optax.sgd(optax.cosine_decay_schedule(0.03, before * per_epoch), momentum=0.9),
-        data.train, epochs=before, batch=256, key=jax.random.key(seed),
-    ).params  # fmt: skip
-    rate = optax.piecewise_constant_schedule(
-        0.03, {per_epoch * 25: 0.1, per_epoch * 34: 0.1}
-    )
-    tx = optax.chain(
-        optax.add_decayed_weights(DECAY),
-        optax.sgd(rate, momentum=MOMENTUM, nesterov=True),
-    )
-    tx = tx if plain else optax.chain(swapjax.gsm(sparsity), tx)
-    params = fit(model.loss_fn, params, tx, data.train, epochs=after, batch=256,
-                 key=jax.random.key(seed + 1)).params  # fmt: skip
-    setting = Setting(data, model, params)
-    cut = swapjax.prune(
-        model.loss_fn, params, data.train, sparsity=sparsity, samples=1,
-        method=swapjax.magnitude(), schedule=swapjax.one_shot(),
-        key=jax.random.key(seed),
-    )  # fmt: skip
-    gone = [
-        np.abs(np.asarray(w))[~np.asarray(m)]
-        for w, m in zip(
-            jax.tree.leaves(params), jax.tree.leaves(cut.masks), strict=True
-        )
-    ]
-    return {
-        "trained by": "plain momentum" if plain else "gsm",
-        "seed": seed,
-        "before": experiments.evaluate(setting, params)[0],
-        "after": experiments.evaluate(setting, cut.params)[0],
-        "99.9 % of what goes": float(np.quantile(np.concatenate(gone), 0.999)),
-        "left": masks.count(cut.masks)[0],
-    }
-
-
 def table(lines: list[Line]) -> Table:
     """Means and standard errors over seeds, JaxPruner's means behind."""
     levels = sorted({line.sparsity for line in lines if line.sparsity})
@@ -374,29 +243,6 @@ def values_of(lines: list[Line], algorithm: str, level: float) -> list[float]:
         for line in lines
         if (line.algorithm, line.sparsity) == (algorithm, level)
     ]
-
-
-def cost_table(cost: dict[str, dict[str, float]]) -> Table:
-    """Milliseconds of a step, and how many times those of the bare optimizer."""
-    result = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in ("a step of", "ms", "ratio", "JaxPruner's ratio"):
-        result.add_column(name, justify="left" if name == "a step of" else "right")
-    for name, found in cost.items():
-        known = JAXPRUNER_COST.get(name)
-        theirs = "" if known is None else f"{known:g}"
-        result.add_row(name, f"{found['ms']:.3f}", f"{found['ratio']:.3f}", theirs)
-    return result
-
-
-def gsm_table(found: list[dict[str, Any]]) -> Table:
-    """What the cut costs."""
-    result = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in found[0]:
-        result.add_column(name, justify="right")
-    for row in found:
-        result.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v)
-                         for v in row.values()))  # fmt: skip
-    return result
 
 
 def figure(lines: list[Line]) -> Figure:

@@ -22,9 +22,10 @@ class Schedule:
             network before it where the schedule takes none.
         level: the sparsity at a stage, given the initial and the final sparsity, the
             stage's number from 0, and the number of stages, which is 2 or more.
-        start: the updates done before the first mask step; None for stages.
-        end: the updates after which no mask step comes.
-        every: the updates between two mask steps.
+        start: the update with the first mask step, from 1, or 0 for the initialisation
+            of the optimizer; None for stages.
+        end: the update after which no mask step comes.
+        every: the updates from one mask step to the next.
     """
 
     name: str
@@ -78,10 +79,10 @@ def cubic(
     arXiv:1710.01878, equation 1). With ``initial=0`` the first stage prunes nothing.
 
     Args:
-        start: the updates before the first mask step, for training; 0 is when the
-            optimizer is initialised. Neither start nor end for stages.
-        end: the updates before the last mask step, which reaches the final sparsity.
-        every: the updates between two of them.
+        start: the update with the first mask step, for training, counted from 1; 0 is
+            when the optimizer is initialised. Neither start nor end for stages.
+        end: the update with the last mask step, which reaches the final sparsity.
+        every: the updates from one of them to the next.
         initial: the sparsity at the first, in [0, 1).
 
     Raises:
@@ -151,7 +152,7 @@ def one_shot(step: int | None = None) -> Schedule:
     """Prune to the final sparsity at the first stage, and again at each after it.
 
     Args:
-        step: for training, the updates before the one mask step.
+        step: for training, the update with the one mask step.
     """
     return _schedule("one_shot", 0.0, _at_once, step, step)
 

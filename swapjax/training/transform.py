@@ -39,7 +39,7 @@ def sparse(
     weight that comes back starts at zero.
 
     ========================= =======================================================
-    updates done              what happens
+    update                    what happens
     ========================= =======================================================
     0                         ``init`` makes the first masks; params are still dense
                               unless you call ``swapjax.apply_masks(params, masks)``
