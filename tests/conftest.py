@@ -1,6 +1,7 @@
 """What tests share: real data, a trained network, float64, a compilation cache."""
 
 import os
+from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -14,12 +15,15 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 # are collectives at once; it has as many as cores, and starts what is ready at once.
 os.environ.setdefault("NPROC", "64")
 # Compiling is nearly all that tests do: without LLVM's passes, and with the elder of
-# XLA's emitters, it takes a quarter of the time.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED "
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
-)
+# XLA's emitters, it takes a quarter of the time. XLA ends at once at a flag it does not
+# know, and has only the other emitters since jaxlib 0.11.
+flags = [
+    "--xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
+    "--xla_backend_optimization_level=0",
+]
+if metadata.version("jaxlib").split(".")[:2] == ["0", "10"]:
+    flags.append("--xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault("XLA_FLAGS", " ".join(flags))
 
 import hypothesis
 import jax
