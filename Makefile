@@ -31,6 +31,7 @@ bench: .venv/.dev  ## Measure stages, then the comparisons on MNIST (hours, resu
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/sparse_training.py
 	$(BIN)/python benchmarks/global_momentum.py
+	$(BIN)/python benchmarks/plasticity.py
 	$(BIN)/python benchmarks/oneshot.py
 	$(BIN)/python benchmarks/mlpnet_mnist.py
 

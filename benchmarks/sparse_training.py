@@ -110,7 +110,7 @@ class Line:
 def main(options: Options) -> None:
     """Do what is left to do, then show everything."""
     options.out.mkdir(parents=True, exist_ok=True)
-    default = "mnist.npz" if options.network == "lenet300" else "cifar10.npz"
+    default = "mnist.npz" if options.network == "lenet300" else "cifar10_jpeg.npz"
     data = datasets.load(options.data or DATA / "data" / default)
     target = options.out / "results.csv"
     done = {line.key: line for line in read_runs(target, Line)}

@@ -20,7 +20,10 @@ def gsm(sparsity: float | Plan) -> optax.GradientTransformation:
     prunable ones get zero, so that weight decay, which belongs after this, wears them
     off; chain it as in the example. Weights shrink by ``exp(-rate decay t / (1 -
     momentum))`` when they are never chosen: without a high momentum, and enough steps,
-    they are still there at the end. A prune by magnitude then costs nearly nothing.
+    they are still there at the end. Those that are chosen now and then stay, which
+    small batches make many of: LeNet-300-100 on MNIST, cut to one weight in sixty,
+    loses 0.8 to 1.8 points with the authors' settings, and less than 0.1 with batches
+    of 1,024, decay 1e-3 and rates from 0.1 on (benchmarks/global_momentum.py).
 
     Args:
         sparsity: the fraction of prunable entries that get no gradient; or a plan.
