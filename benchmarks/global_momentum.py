@@ -12,7 +12,7 @@ Writes results.csv after every run and goes on where it stopped.
 import dataclasses
 import itertools
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -54,9 +54,9 @@ SETTINGS = {
 class Options:
     """Train by global sparse momentum, cut, and see what is lost."""
 
-    settings: tuple[str, ...] = ("fast", "authors")
+    settings: tuple[Literal["fast", "authors"], ...] = ("fast", "authors")
     """Of these two."""
-    trainings: tuple[str, ...] = ("gsm", "plain momentum")
+    trainings: tuple[Literal["gsm", "plain momentum"], ...] = ("gsm", "plain momentum")
     """Of these two."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of the initial weights and the order of examples."""

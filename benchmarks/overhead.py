@@ -45,6 +45,8 @@ class Options:
 
 def main(options: Options) -> None:
     """Measure, and show it."""
+    if options.rounds < 2:
+        raise SystemExit(f"--rounds must be 2 or more, got {options.rounds}")
     options.out.mkdir(parents=True, exist_ok=True)
     cost = overhead(datasets.load(options.data), options.rounds)
     console.print(table(cost))
@@ -57,10 +59,11 @@ def overhead(data: datasets.Dataset, rounds: int) -> dict[str, dict[str, float]]
     """Milliseconds of a step, and how many times those of the bare optimizer."""
     model = models.create("lenet300", data.shape, data.classes)
     x, y = (jnp.asarray(part[:128]) for part in data.train)
-    tx = optax.sgd(optax.cosine_decay_schedule(0.1, 3000), momentum=0.9)
+    steps = 100 * rounds
+    tx = optax.sgd(optax.cosine_decay_schedule(0.1, steps), momentum=0.9)
     wrap = functools.partial(swapjax.sparse, tx, sparsity=0.98, key=jax.random.key(0))
     stay, rise = (
-        make(0, 3000, every=100) for make in (swapjax.constant, swapjax.cubic)
+        make(0, steps, every=100) for make in (swapjax.constant, swapjax.cubic)
     )
     never = swapjax.constant(10**6, 10**6, every=100)
     chosen = {

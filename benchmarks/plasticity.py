@@ -64,6 +64,11 @@ class Line:
     after: float
     seconds: float
 
+    @property
+    def key(self) -> tuple:
+        """What tells it from others."""
+        return self.seed, self.longer, self.epoch, self.rate, self.regrown
+
     def recovery(self) -> Recovery:
         """As `swapjax.pruning_plasticity` gave it."""
         return Recovery(self.epoch, self.rate, bool(self.regrown), self.kept,
@@ -72,21 +77,40 @@ class Line:
 
 def main(options: Options) -> None:
     """Do what is left to do, then show everything."""
+    if not set(options.epochs) <= set(range(1, len(RATES) + 1)):
+        raise SystemExit(f"--epochs must be from 1 to {len(RATES)}")
     options.out.mkdir(parents=True, exist_ok=True)
     data = datasets.load(options.data)
     target = options.out / "results.csv"
-    lines = [x for x in read_runs(target, Line) if x.longer == options.longer]
+    done = {line.key: line for line in read_runs(target, Line)}
     with progress("pruning", len(options.seeds) * len(options.epochs)) as (bar, task):
         for seed in options.seeds:
-            known = {line.epoch for line in lines if line.seed == seed}
-            left = [epoch for epoch in options.epochs if epoch not in known]
-            bar.advance(task, len(options.epochs) - len(left))
-            networks = train(seed, max(left), data) if left else {}
-            for epoch in left:
+            left = {
+                epoch: [
+                    rate
+                    for rate in options.rates
+                    if (seed, options.longer, epoch, rate, 1) not in done
+                ]
+                for epoch in options.epochs
+            }
+            last = max((epoch for epoch, rates in left.items() if rates), default=0)
+            networks = train(seed, last, data)
+            for epoch, rates in left.items():
                 bar.update(task, description=f"epoch {epoch}, seed {seed}")
-                lines += measure(options, data, seed, epoch, networks[epoch])
-                write_runs(target, lines)
+                if rates:
+                    more = measure(
+                        options.longer, data, seed, epoch, networks[epoch], rates
+                    )
+                    done |= {line.key: line for line in more}
+                    write_runs(target, list(done.values()))
                 bar.advance(task)
+    lines = [
+        done[seed, options.longer, epoch, rate, on]
+        for seed in options.seeds
+        for epoch in options.epochs
+        for rate in options.rates
+        for on in (0, 1)
+    ]
     console.print(table(lines))
     title = "LeNet-300-100 on MNIST, pruned and trained on"
     found = [line.recovery() for line in lines]
@@ -114,23 +138,28 @@ def train(seed: int, last: int, data: datasets.Dataset) -> dict[int, Params]:
 
 
 def measure(
-    options: Options, data: datasets.Dataset, seed: int, epoch: int, params: Params
+    longer: int,
+    data: datasets.Dataset,
+    seed: int,
+    epoch: int,
+    params: Params,
+    rates: list[float],
 ) -> list[Line]:
     """Every rate, with and without regrowth."""
     model = network(data, seed)
-    total = options.longer * steps.per_epoch(data.train, BATCH, "batch")
+    total = longer * steps.per_epoch(data.train, BATCH, "batch")
     settings = swapjax.FineTune(optax.sgd(RATES[epoch - 1], 0.9), total, BATCH)
     setting = Setting(data, model, params)
     some = tuple(jnp.asarray(part[:EXAMPLES]) for part in data.train)
     slope = jax.jit(lambda params: jax.grad(model.loss_fn)(params, some))
     return [
-        Line(seed, options.longer, epoch, x.rate, int(x.regrown), x.kept,
+        Line(seed, longer, epoch, x.rate, int(x.regrown), x.kept,
              x.before, x.after, round(x.seconds, 2))
         for x in swapjax.pruning_plasticity(
             Trainer(model.loss_fn, data.train, settings),
             {epoch: params},
             evaluate=lambda params: round(experiments.evaluate(setting, params)[0], 4),
-            rates=options.rates,
+            rates=rates,
             gradient=slope,
             key=jax.random.key(seed),
         )

@@ -1,4 +1,4 @@
-"""Every rule of sparse training on one network at equal steps: accuracy and overhead.
+"""Every rule of sparse training on one network at equal steps.
 
 LeNet-300-100 without biases on MNIST, as JaxPruner was measured (its figures are in the
 table): SGD with momentum 0.9, the learning rate falling from 0.1 to 0 along a cosine,

@@ -27,21 +27,24 @@ def require_count(name: str, value: Any, least: int = 1) -> None:
         raise ValueError(f"{name} must be {least} or more, got {value}")
 
 
-def require_fraction(name: str, value: Any, *, zero: bool = True) -> None:
-    """Raise for other than a number in [0, 1), or in (0, 1).
+def require_fraction(
+    name: str, value: Any, *, zero: bool = True, one: bool = False
+) -> None:
+    """Raise for other than a number from 0 to 1.
 
     Args:
         name: of the argument.
         value: what was given.
         zero: whether 0 will do.
+        one: whether 1 will do.
 
     Raises:
         ValueError: naming the argument.
     """
-    fits = isinstance(value, numbers.Real) and 0 <= float(value) < 1
-    if not fits or (value == 0 and not zero):
-        low = "[" if zero else "("
-        raise ValueError(f"{name} must be in {low}0, 1), got {value!r}")
+    fits = isinstance(value, numbers.Real) and 0 <= float(value) <= 1
+    if not fits or (value == 0 and not zero) or (value == 1 and not one):
+        low, high = "[" if zero else "(", "]" if one else ")"
+        raise ValueError(f"{name} must be in {low}0, 1{high}, got {value!r}")
 
 
 def take_key(key: Any) -> tuple[str, np.ndarray]:

@@ -1,8 +1,8 @@
 """Sparsity over the stages of a run, or over training, as exact tables of fractions.
 
 A schedule without steps says how far each stage of `swapjax.prune` goes. With steps it
-also says when: `swapjax.sparse` changes its masks after ``start`` updates and then
-after every ``every`` more, until ``end``.
+also says when: `swapjax.sparse` changes its masks with update number ``start``, 0 being
+the initialisation, and with every ``every``-th from there, until ``end``.
 """
 
 import dataclasses

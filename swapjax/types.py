@@ -23,7 +23,7 @@ epsilon    entropic regularisation of a coupling, in units of its cost
 damping    lambda, the ridge that holds the weights near the reference
 stage      one round of gradients, support and re-fit
 rule       in sparse training, which weights to drop and to grow
-mask step  in sparse training, an update that begins with a change of masks
+mask step  in sparse training, an update with which masks change
 ========== =====================================================================
 """
 

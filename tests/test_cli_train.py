@@ -121,6 +121,8 @@ def test_every_algorithm_ends_at_the_exact_count_and_reports_it(
     assert result["accuracy"] == accuracy
     assert result["loss"] == pytest.approx(loss, rel=1e-5)
     assert result["total"] == total
+    assert report["training"]["steps"] == 6
+    assert set(MORE.get(algorithm, ())[:1]) <= {f"--{k}" for k in report["training"]}
     assert result["nonzeros"] == left
     assert result["seconds"] > 0
     assert f"{accuracy:.2f}% with {result['nonzeros']:,} of 640" in text
@@ -264,6 +266,7 @@ def test_the_state_of_another_run_is_refused_and_kept(train, tmp_path, capsys):
         ("--rate 1", "--rate must be in (0, 1), got 1.0"),
         ("--rate 0.3", "--rate: granet has no use for it; leave it out (it is for l"),
         ("--algorithm snip --every 5", "--every: snip has no use for it; leave it"),
+        ("--algorithm dense --allocation erk", "--allocation: dense has no use for it"),
         ("--algorithm dense --stop 0.5", "--stop: dense has no use for it; leave it"),
         ("--momentum 0.5", "--momentum: adam has none of its own; leave it out, or"),
         ("--seed -1", "--seed must be from 0 to 4294967295, got -1"),

@@ -183,7 +183,7 @@ def test_regrowth_finds_what_pruning_cannot():
         ({"rates": [0.5, 1.0]}, r"rates must be in \[0, 1\), got 1.0"),
         ({"rates": ["half"]}, r"rates must be in \[0, 1\), got 'half'"),
         ({"gradient": None}, "gradient: is needed to regrow"),
-        ({"regeneration": 1.5}, r"regeneration must be in \[0, 1\), got 1.5"),
+        ({"regeneration": 1.5}, r"regeneration must be in \[0, 1\], got 1.5"),
         (
             {"gradient": lambda p: jax.tree.map(lambda x: x * jnp.nan, p)},
             "gradient: NaN",

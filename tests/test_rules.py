@@ -1,5 +1,6 @@
 """What rules drop and grow, against sorts with NumPy, and rules against each other."""
 
+import itertools
 import math
 from fractions import Fraction
 
@@ -247,6 +248,23 @@ class TestOracles:
                 seen["new"] += came.sum()
                 seen["back"] += back.sum()
         assert all(seen.values())
+
+
+@pytest.mark.parametrize("rule", [gmp(), rigl(), granet_st(), acdc()], ids=str)
+def test_an_optimizer_is_shown_no_weight_that_goes_or_comes(rule):
+    """Norms of params, decay and copies of them must not have what is not there."""
+    spy = optax.GradientTransformation(lambda p: p, lambda g, s, p: (g, p))
+    schedule = constant(1, 8, every=1) if rule.name in ("rigl", "acdc") else cubic(1, 8)
+    trail = run(make(rule, schedule, spy))
+    changed = 0
+    for (start, before), (_, state) in itertools.pairwise(trail):
+        for was, seen, old, now in zip(
+            *map(leaves, (start, state.inner, masks_of(before), masks_of(state))),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(seen, was * (old & now))
+            changed += (old != now).sum()
+    assert changed
 
 
 regenerate = jax.jit(granet().choose, compiler_options=QUICK)

@@ -141,6 +141,22 @@ def settings(options: "Train", steps: int) -> tuple[float, float, float]:
     return rate, momentum, decay
 
 
+def told(options: "Train", steps: int) -> dict[str, float]:
+    """What the report tells of a run beside the options, which leave much open.
+
+    Args:
+        options: of the command.
+        steps: in all.
+    """
+    names = "learning_rate", "momentum", "weight_decay"
+    values = dict(zip(names, settings(options, steps), strict=True)) | {"steps": steps}
+    if options.algorithm in GRADUAL:
+        values["every"], values["last_mask_step"] = mask_steps(options, steps)
+    if options.algorithm == "lottery":
+        values["rate"] = rate(options)
+    return values
+
+
 def whole(
     options: "Train", setting: Setting, target: Plan, steps: int, key: jax.Array
 ) -> optax.GradientTransformation:

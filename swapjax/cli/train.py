@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
@@ -111,9 +111,16 @@ class Train(Network):
         check_seed(self.seed, "--seed")
 
     def _check_use(self) -> None:
-        """Raise for what the algorithm would leave aside without a word."""
-        for name in ("every", "stop", "rate"):
-            users = ("lottery",) if name == "rate" else tuple(GRADUAL)
+        """Raise for what the algorithm would leave aside without a word.
+
+        All but the sparsity of dense, which is the control of what is called with it.
+        """
+        sparse = tuple(name for name in get_args(AlgorithmName) if name != "dense")
+        gradual = tuple(GRADUAL)
+        for name, users in (
+            ("every", gradual), ("stop", gradual), ("rate", ("lottery",)),
+            ("allocation", sparse),
+        ):  # fmt: skip
             if getattr(self, name) is not None and self.algorithm not in users:
                 raise ValueError(
                     f"--{name}: {self.algorithm} has no use for it; leave it out (it "
@@ -163,7 +170,7 @@ def train(options: Train) -> None:
         outcome = carry_out(options, setting, target, total, state)
         accuracy, loss = experiments.evaluate(setting, outcome.params)
         result = _result(options, outcome, accuracy, loss)
-        _write(options, setting, outcome, result)
+        _write(options, setting, outcome, result, total)
     state.unlink(missing_ok=True)
     console.print(report.training_table(outcome.history))
     console.print(report.layer_table(report.layers(outcome.params, outcome.masks)))
@@ -221,7 +228,11 @@ def _result(
 
 
 def _write(
-    options: Train, setting: Setting, outcome: Outcome, result: dict[str, Any]
+    options: Train,
+    setting: Setting,
+    outcome: Outcome,
+    result: dict[str, Any],
+    total: int,
 ) -> None:
     layers = report.layers(outcome.params, outcome.masks)
     title = f"{options.model} on {setting.data.name}, {options.algorithm} to "
@@ -235,6 +246,7 @@ def _write(
         summary,
         {
             "result": result,
+            "training": algorithms.told(options, total),
             parts: [part.to_dict() for part in outcome.history],
             "layers": layers,
             **circumstances(options, setting.data),

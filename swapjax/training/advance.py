@@ -28,16 +28,16 @@ def masked(
 ) -> tuple[Params, SparseState]:
     """Choose masks, then move what is active, as if nothing else had ever been there.
 
-    In this order a choice needs nothing but what is in memory anyway. The updates of
-    the optimizer, which it would need to come after them, would have to be written for
-    it at every step.
+    In this order a choice needs nothing but what is in memory anyway. After the
+    optimizer it would need the updates, as arrays in memory at every step.
     """
     plan = table.plan
     weights, slopes = plan.split(params), plan.split(gradients)
     changed = _change_masks(rule, table, state, weights, weights, slopes, key)
-    memory = forget(optimizer, state.inner, plan.masks(changed.stays), params)
+    base = plan.merge(_only(changed.stays, weights), params)
+    memory = forget(optimizer, state.inner, plan.masks(changed.stays), base)
     seen = plan.merge(_only(changed.masks, slopes), gradients)
-    updates, inner = optimizer.update(seen, memory, params, **extra)
+    updates, inner = optimizer.update(seen, memory, base, **extra)
     if rule.skips:
         now = table.is_mask_step(state.count + 1)
         updates, inner = jax.tree.map(
@@ -45,7 +45,8 @@ def masked(
             (jax.tree.map(jnp.zeros_like, updates), memory),
             (updates, inner),
         )
-    # What is new starts at zero; w - w is exactly that in every dtype.
+    # w - w is zero in every dtype. What is new is that already, but at the first update
+    # of dense params, whose first move is thus rounded as the weight before was.
     moves = tuple(
         jnp.where(m, u, 0) - jnp.where(s, 0, w)
         for m, s, u, w in zip(
@@ -157,8 +158,8 @@ def _change_masks(
         new = rule.masks_at(step, plan.block)
         return new, jnp.maximum(found, worst)
 
-    # What goes into the branch not taken comes out of it by a copy, the cost of an
-    # update without a mask step; anything worked out there takes XLA longer on a CPU.
+    # Without a mask step this costs copies of the masks, which XLA does faster on a CPU
+    # than anything that the branch could work out instead.
     due = table.is_mask_step(t)
     new, status = jax.lax.cond(due, choose, lambda: (masks, worst))
     return _Changed(new, tuple(a & b for a, b in zip(new, masks, strict=True)), status)

@@ -23,7 +23,7 @@ def gsm(sparsity: float | Plan) -> optax.GradientTransformation:
     they are still there at the end. Those that are chosen now and then stay, which
     small batches make many of: LeNet-300-100 on MNIST, cut to one weight in sixty,
     loses 0.8 to 1.8 points with the authors' settings, and less than 0.1 with batches
-    of 1,024, decay 1e-3 and rates from 0.1 on (benchmarks/global_momentum.py).
+    of 1,024, decay 1e-3 and a rate that starts at 0.1 (benchmarks/global_momentum.py).
 
     Args:
         sparsity: the fraction of prunable entries that get no gradient; or a plan.

@@ -130,8 +130,7 @@ def pruning_plasticity(
         raise ValueError("checkpoints: must hold one at least, by its epoch")
     if any(cell.regrown for cell in cells) and gradient is None:
         raise ValueError("gradient: is needed to regrow, or take regrow=[False]")
-    if regeneration != 1:
-        require_fraction("regeneration", regeneration)
+    require_fraction("regeneration", regeneration, one=True)
     results = []
     for epoch, brought in checkpoints.items():
         params = jax.tree.map(jnp.asarray, brought)

@@ -179,8 +179,8 @@ def rigl(
         fraction: of the active weights of a leaf, at the start, in [0, 1).
         last: the same at the end.
         skip_update: whether a mask step takes the place of an update, as in the
-            authors' code; otherwise the update follows, which makes their number that
-            of other methods.
+            authors' code; otherwise the update follows, so that there are as many as
+            with other rules.
 
     Raises:
         ValueError: for a fraction out of range.

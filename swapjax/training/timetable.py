@@ -22,7 +22,8 @@ from swapjax.within import allowed, room
 class Timetable:
     """The mask steps of one network.
 
-    A mask step at t comes with update number t, counted from 1, before weights move.
+    A mask step at t comes with update number t, counted from 1, before weights move,
+    but for the dense ones of a straight-through rule.
     One at 0 is the initialisation.
 
     Attributes:

@@ -45,7 +45,8 @@ def sparse(
                               unless you call ``swapjax.apply_masks(params, masks)``
     1                         params are zero outside of the masks from here on
     start, start + every, ... a mask step: first the rule chooses masks by params and
-    till the schedule's end   gradients, then the optimizer moves what these leave
+    till the schedule's end   gradients, then the optimizer moves what these leave;
+                              with `swapjax.ste` it has moved dense weights before
     ========================= =======================================================
 
     Gradients must be dense where a rule grows entries by them: take the gradient at
