@@ -148,8 +148,10 @@ def told(options: "Train", steps: int) -> dict[str, float]:
         options: of the command.
         steps: in all.
     """
-    names = "learning_rate", "momentum", "weight_decay"
-    values = dict(zip(names, settings(options, steps), strict=True)) | {"steps": steps}
+    learning_rate, momentum, decay = settings(options, steps)
+    values = {"steps": steps, "learning_rate": learning_rate, "weight_decay": decay}
+    if options.optimizer == "sgd" or options.algorithm == "gsm":
+        values["momentum"] = momentum
     if options.algorithm in GRADUAL:
         values["every"], values["last_mask_step"] = mask_steps(options, steps)
     if options.algorithm == "lottery":
