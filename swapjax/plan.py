@@ -161,6 +161,10 @@ class Plan:
         treedef = jax.tree.structure(trees.align(numbers, params))
         return dataclasses.replace(self, _treedef=treedef)
 
+    def everything(self) -> Leaves:
+        """Masks of the prunable leaves that keep all."""
+        return tuple(jnp.ones(shape, bool) for shape in self.shapes)
+
     def require_entries(self, who: str) -> None:
         """Raise where whole blocks are to be removed, which few can.
 
@@ -332,6 +336,24 @@ def plan(
         block=block,
         _treedef=treedef,
     )
+
+
+def planned(
+    params: Params, sparsity: float | Plan, allocation: Allocation = "global"
+) -> Plan:
+    """The plan that was brought, or one for a sparsity.
+
+    Args:
+        params: what to prune, of the paths that the plan was made for.
+        sparsity: of all prunable leaves; or a plan, which is laid onto params.
+        allocation: for a sparsity, as `plan` takes it.
+
+    Raises:
+        ValueError: as `plan` does.
+    """
+    if isinstance(sparsity, Plan):
+        return sparsity.onto(params)
+    return plan(params, sparsity, allocation=allocation)
 
 
 def _grids(

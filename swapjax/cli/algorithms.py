@@ -103,6 +103,11 @@ def rate(options: "Train") -> float:
     return 0.2 if options.rate is None else options.rate
 
 
+def optimizer_name(options: "Train") -> str:
+    """The name of what moves the weights."""
+    return "sgd" if options.algorithm == "gsm" else options.optimizer or "adam"
+
+
 def inner(options: "Train", steps: int) -> optax.GradientTransformation:
     """The optimizer, its learning rate falling to 0 along a cosine.
 
@@ -112,9 +117,9 @@ def inner(options: "Train", steps: int) -> optax.GradientTransformation:
     """
     learning_rate, momentum, decay = settings(options, steps)
     falling = optax.cosine_decay_schedule(learning_rate, steps)
-    if options.optimizer == "adamw":
+    if optimizer_name(options) == "adamw":
         return optax.adamw(falling, weight_decay=decay, mask=_kernels)
-    sgd = options.optimizer == "sgd" or options.algorithm == "gsm"
+    sgd = optimizer_name(options) == "sgd"
     last = optax.sgd(falling, momentum, nesterov=True) if sgd else optax.adam(falling)
     if not decay:
         return last
@@ -150,7 +155,7 @@ def told(options: "Train", steps: int) -> dict[str, float]:
     """
     learning_rate, momentum, decay = settings(options, steps)
     values = {"steps": steps, "learning_rate": learning_rate, "weight_decay": decay}
-    if options.optimizer == "sgd" or options.algorithm == "gsm":
+    if optimizer_name(options) == "sgd":
         values["momentum"] = momentum
     if options.algorithm in GRADUAL:
         values["every"], values["last_mask_step"] = mask_steps(options, steps)

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from swapjax import experiments, masks, scores
+from swapjax import experiments, masks
 from swapjax.cli import algorithms
 from swapjax.cli.screen import progress
 from swapjax.experiments import Setting
 from swapjax.finetune import FineTune
 from swapjax.plan import Plan
-from swapjax.selection import select_compiled
 from swapjax.training import Epoch, Level, Trainer, fit, lottery, masks_of
+from swapjax.training.largest import largest
 from swapjax.training.state import is_sparse
-from swapjax.types import Leaves, Masks, Params
+from swapjax.types import Masks, Params
 
 if TYPE_CHECKING:
     from swapjax.cli.train import Train
@@ -81,16 +81,10 @@ def _fit(
     if is_sparse(last):
         return Outcome(params, masks_of(last), history)
     if options.algorithm == "dense":
-        return Outcome(params, target.masks(_ones(target)), history)
+        return Outcome(params, target.masks(target.everything()), history)
     before = experiments.evaluate(setting, params)
-    kept = target.masks(
-        select_compiled(scores.magnitude(target.split(params)), target.budget)
-    )
+    kept = largest(target, params)
     return Outcome(masks.apply_masks(params, kept), kept, history, before)
-
-
-def _ones(target: Plan) -> Leaves:
-    return tuple(jnp.ones(shape, bool) for shape in target.shapes)
 
 
 def _find_ticket(

@@ -103,8 +103,8 @@ class Train(Network):
             raise ValueError(
                 f"--weight-decay must be 0 or more, got {self.weight_decay}"
             )
-        if self.stop is not None and not 0 < self.stop <= 1:
-            raise ValueError(f"--stop must be in (0, 1], got {self.stop}")
+        if self.stop is not None:
+            require_fraction("--stop", self.stop, zero=False, one=True)
         if self.rate is not None:
             require_fraction("--rate", self.rate, zero=False)
         self._check_use()
@@ -126,16 +126,16 @@ class Train(Network):
                     f"--{name}: {self.algorithm} has no use for it; leave it out (it "
                     f"is for {', '.join(users)})"
                 )
-        gsm = self.algorithm == "gsm"
-        if gsm and self.optimizer not in (None, "sgd"):
+        if self.algorithm == "gsm" and self.optimizer not in (None, "sgd"):
             raise ValueError(
                 f"--optimizer {self.optimizer}: gsm works by the momentum of sgd; "
                 "leave it out"
             )
-        if self.momentum is not None and not gsm and self.optimizer != "sgd":
+        name = algorithms.optimizer_name(self)
+        if self.momentum is not None and name != "sgd":
             raise ValueError(
-                f"--momentum: {self.optimizer or 'adam'} has none of its own; leave "
-                "it out, or take --optimizer sgd"
+                f"--momentum: {name} has none of its own; leave it out, or take "
+                "--optimizer sgd"
             )
 
     def plan(self, params: Params) -> Plan:
@@ -188,7 +188,7 @@ def train(options: Train) -> None:
 def _introduction(options: Train, data: str, total: int) -> str:
     """What will happen, in a sentence or two."""
     rate, momentum, decay = algorithms.settings(options, total)
-    name = "sgd" if options.algorithm == "gsm" else options.optimizer or "adam"
+    name = algorithms.optimizer_name(options)
     text = f"Training {options.model} on {data}: {options.epochs} epochs, {total:,} "
     text += f"steps of {name} at {rate:.2g}"
     text += f" with momentum {momentum:.2g}" if name == "sgd" else ""

@@ -16,24 +16,40 @@ from swapjax.training.timetable import Timetable
 from swapjax.types import Leaves, Params
 
 
-def masked(
-    rule: Rule,
-    table: Timetable,
-    optimizer: optax.GradientTransformationExtraArgs,
-    gradients: Params,
-    state: SparseState,
-    params: Params,
-    key: jax.Array,
-    extra: dict[str, Any],
-) -> tuple[Params, SparseState]:
+class Update(NamedTuple):
+    """What comes to an update.
+
+    Attributes:
+        rule: that chooses masks.
+        table: when it does, and how many to keep.
+        optimizer: that moves weights.
+        gradients: at params, dense.
+        state: before the update.
+        params: before the update.
+        key: of the run.
+        extra: what the optimizer is given besides.
+    """
+
+    rule: Rule
+    table: Timetable
+    optimizer: optax.GradientTransformationExtraArgs
+    gradients: Params
+    state: SparseState
+    params: Params
+    key: jax.Array
+    extra: dict[str, Any]
+
+
+def masked(given: Update) -> tuple[Params, SparseState]:
     """Choose masks, then move what is active, as if nothing else had ever been there.
 
     In this order a choice needs nothing but what is in memory anyway. After the
     optimizer it would need the updates, as arrays in memory at every step.
     """
+    rule, table, optimizer, gradients, state, params, _, extra = given
     plan = table.plan
     weights, slopes = plan.split(params), plan.split(gradients)
-    changed = _change_masks(rule, table, state, weights, weights, slopes, key)
+    changed = _change_masks(given, weights)
     base = plan.merge(_only(changed.stays, weights), params)
     memory = forget(optimizer, state.inner, plan.masks(changed.stays), base)
     seen = plan.merge(_only(changed.masks, slopes), gradients)
@@ -60,17 +76,9 @@ def masked(
     return plan.merge(moves, updates), _next(state, plan, changed, inner)
 
 
-def straight_through(
-    rule: Rule,
-    table: Timetable,
-    optimizer: optax.GradientTransformationExtraArgs,
-    gradients: Params,
-    state: SparseState,
-    params: Params,
-    key: jax.Array,
-    extra: dict[str, Any],
-) -> tuple[Params, SparseState]:
+def straight_through(given: Update) -> tuple[Params, SparseState]:
     """Move dense weights by the gradients of params, then choose which to show."""
+    rule, table, optimizer, gradients, state, params, _, extra = given
     plan = table.plan
     weights, slopes = plan.split(params), plan.split(gradients)
     dense, seen = plan.split(state.extras["dense"]), slopes
@@ -87,7 +95,7 @@ def straight_through(
         (d + u).astype(d.dtype)
         for d, u in zip(dense, trees.take(updates, plan.positions), strict=True)
     )
-    changed = _change_masks(rule, table, state, dense, weights, slopes, key)
+    changed = _change_masks(given, dense)
     moves = tuple(
         jnp.where(m, d - w, -w)
         for m, d, w in zip(changed.masks, dense, weights, strict=True)
@@ -116,26 +124,14 @@ class _Changed(NamedTuple):
     status: jax.Array
 
 
-def _change_masks(
-    rule: Rule,
-    table: Timetable,
-    state: SparseState,
-    weights: Leaves,
-    params: Leaves,
-    gradients: Leaves,
-    key: jax.Array,
-) -> _Changed:
+def _change_masks(given: Update, ranked: Leaves) -> _Changed:
     """Let the rule choose if this is the update for it.
 
     Args:
-        rule: that chooses.
-        table: when, and how many to keep.
-        state: before the update.
-        weights: that the rule ranks: params, or the dense weights behind them.
-        params: before the update.
-        gradients: at params, dense.
-        key: of the run.
+        given: to the update.
+        ranked: weights by which it chooses: params, or the dense ones behind them.
     """
+    rule, table, _, gradients, state, params, key, _ = given
     plan = table.plan
     masks, worst = plan.leaf_masks(state.masks), state.extras["status"]
     if table.last < 0:
@@ -145,16 +141,17 @@ def _change_masks(
     def choose() -> tuple[Leaves, jax.Array]:
         within = state.extras.get("within")
         budget, fraction = table.at(t)
+        slopes = plan.split(gradients)
         step = MaskStep(
-            weights=weights if rule.straight_through else _only(masks, weights),
-            gradients=gradients,
+            weights=ranked if rule.straight_through else _only(masks, ranked),
+            gradients=slopes,
             masks=masks,
             within=None if within is None else plan.leaf_masks(within),
             budget=budget,
             fraction=fraction,
             key=jax.random.fold_in(key, t),
         )
-        found = examine(rule, t, masks, params, step.weights, gradients)
+        found = examine(rule, t, masks, plan.split(params), step.weights, slopes)
         new = rule.masks_at(step, plan.block)
         return new, jnp.maximum(found, worst)
 

@@ -110,10 +110,9 @@ def fit(
 
     Raises:
         ValueError: for arguments out of range, masks that would change after training,
-            data that is no arrays or has fewer
-            examples than a batch, params and losses that are not finite, what
-            `swapjax.check_state` finds in the end; and a checkpoint of another run, in
-            no folder, or of a run of several processes.
+            data that is no arrays or has fewer examples than a batch, params and losses
+            that are not finite, what `swapjax.check_state` finds in the end; and a
+            checkpoint of another run, in no folder, or of a run of several processes.
 
     Example:
         >>> import optax, swapjax
@@ -142,9 +141,10 @@ def fit(
     state = optimizer.init(params)
     sparse = is_sparse(state)
     first = masks_of(state) if sparse else _prunable(params)
-    if sparse and last_mask_step(state) > epochs * per_epoch:
+    last = last_mask_step(state) if sparse else -1
+    if last > epochs * per_epoch:
         raise ValueError(
-            f"optimizer: its masks change until update {last_mask_step(state):,}, "
+            f"optimizer: its masks change until update {last:,}, "
             f"training ends after {epochs * per_epoch:,}"
         )
 
@@ -213,7 +213,7 @@ def _prunable(params: Params) -> Masks:
         target = plan(params, 0.0)
     except ValueError:  # there is none
         return jax.tree.map(lambda _: jnp.asarray(True), params)
-    return target.masks(tuple(jnp.ones(shape, bool) for shape in target.shapes))
+    return target.masks(target.everything())
 
 
 def _compare(before: Masks, after: Masks) -> tuple[dict[str, float], float, int]:

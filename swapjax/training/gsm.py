@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from swapjax.plan import Plan, plan
+from swapjax.plan import Plan, planned
 from swapjax.scores import saliency
 from swapjax.selection import select
 from swapjax.types import Params
@@ -46,10 +46,7 @@ def gsm(sparsity: float | Plan) -> optax.GradientTransformation:
     """
 
     def target(params: Params) -> Plan:
-        if isinstance(sparsity, Plan):
-            found = sparsity.onto(params)
-        else:
-            found = plan(params, sparsity)
+        found = planned(params, sparsity)
         found.require_entries("gsm")
         return found
 

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from swapjax import masks as masking
-from swapjax import scores, sharding, trees
+from swapjax import sharding, trees
 from swapjax.checks import require_fraction
-from swapjax.plan import Plan, plan
-from swapjax.selection import Budget, select_compiled
+from swapjax.plan import Plan, planned
+from swapjax.selection import Budget
+from swapjax.training.largest import largest
 from swapjax.training.trainer import Train, call, describe
 from swapjax.types import Masks, Params
 
@@ -137,15 +138,12 @@ def lottery(
     require_fraction("rate", rate, zero=False)
     trees.require_arrays(params, "params")
     params = jax.tree.map(jnp.asarray, params)
-    if isinstance(sparsity, Plan):
-        target = sparsity.onto(params)
-    else:
-        target = plan(params, sparsity)
+    target = planned(params, sparsity)
     target.require_entries("lottery")
     target.split(params)  # raises for another tree
     trees.require_finite(trees.paths(params), jax.tree.leaves(params), "params")
     budgets = _budgets(target, rate)
-    dense = target.masks(tuple(jnp.ones(shape, bool) for shape in target.shapes))
+    dense = target.masks(target.everything())
 
     found, run = None, {}
     if checkpoint is not None:
@@ -168,7 +166,8 @@ def lottery(
         started = time.perf_counter()
         masks = found.masks
         if number > 0:
-            masks = _prune(target, budgets[number - 1], found.params, masks)
+            budget, left = budgets[number - 1], target.leaf_masks(masks)
+            masks = largest(target, found.params, budget, left)
         # From the start, not from what the level before has trained.
         reset = masking.apply_masks(found.start, masks)
         trained = call(train, reset, masks, key, "train")
@@ -262,12 +261,6 @@ def _dense(target: Plan) -> tuple[int, ...]:
     for group, shape in zip(target.groups, target.shapes, strict=True):
         sizes[group] += math.prod(shape)
     return tuple(sizes)
-
-
-def _prune(target: Plan, budget: Budget, params: Params, masks: Masks) -> Masks:
-    """Keep the largest weights of those that are left."""
-    ranked = scores.magnitude(target.split(params))
-    return target.masks(select_compiled(ranked, budget, target.leaf_masks(masks)))
 
 
 def _require_functions(**functions: Any) -> None:

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from swapjax import masks as masking
-from swapjax import scores, trees
+from swapjax import trees
 from swapjax.checks import require_fraction
 from swapjax.plan import Plan
 from swapjax.plan import plan as plan_globally
-from swapjax.selection import select_compiled
 from swapjax.training.exchange import exchange
+from swapjax.training.largest import largest
 from swapjax.training.trainer import Train, call, require_tree
 from swapjax.types import Masks, Params
 
@@ -146,7 +146,7 @@ def pruning_plasticity(
             started = time.perf_counter()
             target = plan(params, rate)
             target.require_entries("pruning_plasticity")
-            masks = _prune(target, params)
+            masks = largest(target, params)
             pruned = masking.apply_masks(params, masks)
             if regrown:
                 masks = _regenerate(target, pruned, slope, masks, regeneration)
@@ -176,13 +176,6 @@ def _cells(rates: Sequence[float], regrow: Sequence[bool]) -> list[_Cell]:
     for rate in numbers.tolist():
         require_fraction("each of rates", rate)
     return [_Cell(float(r), bool(on)) for r in numbers for on in switches]
-
-
-def _prune(target: Plan, params: Params) -> Masks:
-    """Keep the largest weights."""
-    return target.masks(
-        select_compiled(scores.magnitude(target.split(params)), target.budget)
-    )
 
 
 def _regenerate(

@@ -170,10 +170,9 @@ def rigl(
     """Sparse from the start: the smallest weights go, the steepest others come.
 
     RigL (Evci et al., ICML 2020, arXiv:1911.11134, algorithm 1). A schedule says when,
-    not how far: sparsity stays. The fraction falls
-    along ``last + (fraction - last) (1 + cos(pi t / T)) / 2``, T the schedule's end.
-    The authors round the number of entries down, so that small leaves may never
-    change; here it is rounded up.
+    not how far: sparsity stays. The fraction falls along ``last + (fraction - last)
+    (1 + cos(pi t / T)) / 2``, T the schedule's end. The authors round the number of
+    entries down, so that small leaves may never change; here it is rounded up.
 
     Args:
         fraction: of the active weights of a leaf, at the start, in [0, 1).

@@ -10,7 +10,7 @@ import numpy as np
 
 from swapjax import trees
 from swapjax.patterns import NM
-from swapjax.plan import Plan, plan
+from swapjax.plan import Plan, planned
 from swapjax.schedules import Schedule
 from swapjax.selection import Budget
 from swapjax.training.rules import Rule
@@ -98,11 +98,8 @@ def make(
         ValueError: for a plan of other params, as `swapjax.plan` does, and as
             `swapjax.within.allowed` does.
     """
-    if isinstance(sparsity, Plan):
-        target = sparsity.onto(params)
-        target.split(params)
-    else:
-        target = plan(params, sparsity, allocation=rule.allocation)
+    target = planned(params, sparsity, rule.allocation)
+    target.split(params)  # raises for another tree
     if schedule is None:
         schedule = Schedule("none", 0.0, lambda start, end, t, stages: end, 0, 0)
     assert schedule.start is not None

@@ -13,7 +13,7 @@ from swapjax.checks import require_count, take_key
 from swapjax.plan import Plan
 from swapjax.schedules import Schedule
 from swapjax.selection import select_compiled
-from swapjax.training.advance import alone, masked, straight_through
+from swapjax.training.advance import Update, alone, masked, straight_through
 from swapjax.training.rules import Rule
 from swapjax.training.state import SparseState
 from swapjax.training.timetable import Timetable, make
@@ -160,7 +160,7 @@ def sparse(
         masking.check(state.masks, params, "state.masks")
         step = straight_through if rule.straight_through else masked
         key = to_key(state.key)
-        return step(rule, table, wrapped, gradients, state, params, key, extra)
+        return step(Update(rule, table, wrapped, gradients, state, params, key, extra))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -211,7 +211,7 @@ def _first_masks(
     if rule.masks is not None:
         return _given_masks(rule.masks, plan, params, inside)
     if table.begin is None:
-        return inside or tuple(jnp.ones(w.shape, bool) for w in weights)
+        return inside or plan.everything()
     block = plan.block
     if rule.begin == "magnitude":
         strength = jnp.abs if block is None else block.strength
