@@ -153,7 +153,7 @@ def train(line: Line, data: datasets.Dataset) -> Line:
         before=round(experiments.evaluate(judge, params)[0], 4),
         after=round(experiments.evaluate(judge, cut.params)[0], 4),
         quantile=float(np.quantile(np.concatenate(gone), 0.999)),
-        left=swapjax.masks.count(cut.masks)[0],
+        left=swapjax.sparsity.masks.count(cut.masks)[0],
     )
 
 

@@ -30,8 +30,9 @@ from rich.table import Table
 from shared import DATA, RESULTS, clock, read_runs, start, write_runs
 
 import swapjax
-from swapjax import datasets, experiments, files, models, plot
+from swapjax import datasets, experiments, models, plot
 from swapjax.cli.screen import console, progress
+from swapjax.core import files
 from swapjax.gradients import form, recipe
 from swapjax.oneshot import Method, Problem
 from swapjax.sources import Source

@@ -24,9 +24,9 @@ from shared import DATA, RESULTS, read_runs, start, write_runs
 import swapjax
 from swapjax import datasets, experiments, models, plot, steps
 from swapjax.cli.screen import console, progress
+from swapjax.core.types import Params
 from swapjax.experiments import Setting
 from swapjax.training import Recovery, Trainer, fit
-from swapjax.types import Params
 
 RATES = (0.1,) * 4 + (0.01,) * 2 + (0.001,) * 2  # learning rates, by epoch
 BATCH, EXAMPLES = 128, 10_000  # of a step, and of the gradient to regrow by

@@ -30,11 +30,12 @@ from rich.table import Table
 from shared import RESULTS, clock, fastest, start
 
 import swapjax
-from swapjax import files, models, plot, sharding
+from swapjax import models, plot
 from swapjax.cli.screen import console, progress
+from swapjax.core import files, sharding
 from swapjax.gradients import form, recipe
 from swapjax.oneshot import Problem
-from swapjax.selection import select
+from swapjax.sparsity.topk import select
 from swapjax.transport import entropic
 
 WIDTHS = {"mlp-30k": 32, "mlp-1m": 512, "mlp-10m": 2048, "mlp-100m": 6800}

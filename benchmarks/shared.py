@@ -10,8 +10,8 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import jax
 
-from swapjax import files
 from swapjax.cli.screen import console
+from swapjax.core import files
 
 DATA = Path(__file__).parents[2] / "shared"  # MNIST, CIFAR-10, published weights
 RESULTS = Path(__file__).parent / "results"

@@ -25,10 +25,11 @@ from rich.table import Table
 from shared import RESULTS, fastest, start
 
 import swapjax
-from swapjax import files, models, plot
+from swapjax import models, plot
 from swapjax.cli.screen import console, progress
+from swapjax.core import files
 from swapjax.gradients import recipe
-from swapjax.selection import top_k_mask
+from swapjax.sparsity.topk import top_k_mask
 from swapjax.stored import store
 from swapjax.transport import entropic
 

@@ -26,12 +26,13 @@ import tyro
 from rich.table import Table
 
 import swapjax
-from swapjax import checkpoint, datasets, models, regression, scores
+from swapjax import checkpoint, datasets, models, regression
 from swapjax.cli.screen import console
 from swapjax.gradients import per_example_gradients, recipe
-from swapjax.masks import apply_masks
 from swapjax.oneshot import targets
-from swapjax.selection import select
+from swapjax.sparsity import scores
+from swapjax.sparsity.masks import apply_masks
+from swapjax.sparsity.topk import select
 
 SHARED = Path(__file__).parents[2] / "shared"
 METHODS = {

@@ -2,11 +2,9 @@
 
 # Prune a trained network, or one that is yet to be trained.
 from swapjax.calibrate import recalibrate_batchnorm
+from swapjax.core.types import Status
 from swapjax.finetune import FineTune
 from swapjax.gradients import per_example_gradients
-
-# What to do with masks, and what is told of a run.
-from swapjax.masks import apply_masks, churn, density, intersect
 from swapjax.noise import GradientNoise
 from swapjax.oneshot import (
     Method,
@@ -31,10 +29,13 @@ from swapjax.oneshot import (
     woodfisher,
 )
 
+# What to do with masks, and what is told of a run.
+from swapjax.sparsity.masks import apply_masks, churn, density, intersect
+
 # What to prune, and how far, and when.
-from swapjax.patterns import NM, Block
-from swapjax.plan import Plan, plan
-from swapjax.schedules import (
+from swapjax.sparsity.patterns import NM, Block
+from swapjax.sparsity.plan import Plan, plan
+from swapjax.sparsity.schedules import (
     constant,
     cubic,
     exponential,
@@ -60,7 +61,6 @@ from swapjax.training import (
     static,
     ste,
 )
-from swapjax.types import Status
 
 __all__ = [
     "NM",

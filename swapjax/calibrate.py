@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from swapjax import trees
+from swapjax.core import trees
+from swapjax.core.types import Params
 from swapjax.sources import count_examples
-from swapjax.types import Params
 
 
 def recalibrate_batchnorm(

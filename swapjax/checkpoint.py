@@ -18,8 +18,10 @@ import numpy as np
 import safetensors
 import safetensors.flax
 
-from swapjax import files, masks, pytorch, trees
-from swapjax.types import Masks, Params
+from swapjax import pytorch
+from swapjax.core import files, trees
+from swapjax.core.types import Masks, Params
+from swapjax.sparsity import masks
 
 if TYPE_CHECKING:
     from swapjax.models import Model

@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from swapjax import checkpoint, datasets, masks, models
+from swapjax import checkpoint, datasets, models
+from swapjax.core.types import Params
 from swapjax.finetune import FineTune, finetune
 from swapjax.noise import GradientNoise
 from swapjax.oneshot import Method, Pruned, prune
-from swapjax.plan import Plan
-from swapjax.types import Params
+from swapjax.sparsity import masks
+from swapjax.sparsity.plan import Plan
 
 _TEST_BATCH = 1000
 

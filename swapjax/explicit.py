@@ -12,7 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from swapjax.types import Leaves
+from swapjax.core.types import Leaves
 
 _NARROW_ROWS = 16  # rows of bfloat16 widened at a time
 _PANELS = 4  # of the rows of a Gram matrix; only those on and above the diagonal count

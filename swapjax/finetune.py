@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from swapjax import steps
+from swapjax.core.types import LossFn, Masks, Params
 from swapjax.sources import take
-from swapjax.types import LossFn, Masks, Params
 
 
 @dataclasses.dataclass(frozen=True)

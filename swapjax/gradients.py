@@ -7,14 +7,15 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from swapjax import explicit, sharding, trees
-from swapjax.checks import require_count
+from swapjax import explicit
+from swapjax.core import sharding, trees
+from swapjax.core.checks import require_count
+from swapjax.core.types import Leaves, LossFn, Params
 from swapjax.matrix_free import MatrixFreeRows
-from swapjax.plan import Plan
 from swapjax.rows import Corruption, Storage
 from swapjax.sources import count_examples
+from swapjax.sparsity.plan import Plan
 from swapjax.stored import StoredRows, store
-from swapjax.types import Leaves, LossFn, Params
 
 _STORE_BELOW = 2**31  # bytes of G that "auto" still stores
 _CHUNK_BYTES = 2**25  # bytes of gradient rows live at a time, on a device

@@ -13,9 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from swapjax import explicit, kept, trees
+from swapjax import explicit
+from swapjax.core import trees
+from swapjax.core.types import Leaves, LossFn, Params
 from swapjax.rows import Corruption
-from swapjax.types import Leaves, LossFn, Params
+from swapjax.sparsity import kept_index
 
 _GRAM_ENTRIES = 2**27  # of columns of a Gram matrix at a time, half a GiB, at least
 _COLUMNS = 2**13  # of those, gathered and multiplied at once
@@ -134,7 +136,7 @@ class MatrixFreeRows:
         most = max(
             1, min(room, math.ceil(total / width))
         )  # blocks of columns at a time
-        numbered = None if support is None else kept.number(support)
+        numbered = None if support is None else kept_index.number(support)
         count = total if numbered is None else numbered.total
         blocks = -(-count // width)
 

@@ -8,8 +8,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from swapjax.selection import top_keys
-from swapjax.types import Leaves
+from swapjax.core.types import Leaves
+from swapjax.sparsity.topk import top_keys
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from swapjax import files
+from swapjax.core import files
 from swapjax.experiments import Row
 from swapjax.oneshot import Stage
 from swapjax.training import Epoch, Level, Recovery

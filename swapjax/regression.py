@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from swapjax.types import Leaves
+from swapjax.core.types import Leaves
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 _ATTEMPTS = 20  # at a Cholesky factorisation; more are of no use to a matrix with NaN

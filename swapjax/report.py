@@ -11,11 +11,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from swapjax import files, trees
+from swapjax.core import files, trees
+from swapjax.core.types import Masks, Params
 from swapjax.experiments import Row
 from swapjax.oneshot import Stage
 from swapjax.training import Epoch, Level
-from swapjax.types import Masks, Params
 
 _ROWS = 24  # of a table of epochs
 

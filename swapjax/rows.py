@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 import jax
 
-from swapjax.types import Leaves
+from swapjax.core.types import Leaves
 
 # How rows are corrupted: (key of the row, key of all rows, index of the row, n, row) ->
 # row. See noise.py.

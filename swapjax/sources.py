@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from swapjax import sharding, trees
+from swapjax.core import sharding, trees
 
 
 class Source:

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from swapjax.core.types import LossFn, Masks, Params
 from swapjax.sources import count_examples
-from swapjax.types import LossFn, Masks, Params
 
 _STEPS_PER_CALL = 100
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from swapjax import explicit
+from swapjax.core.types import Leaves
 from swapjax.matrix_free import MatrixFreeRows
-from swapjax.types import Leaves
 
 
 @functools.partial(

@@ -11,10 +11,11 @@ import pytest
 from toy import N, apply, explicit, flat, setting, solve
 
 import swapjax
-from swapjax import GradientNoise, Status, grasp, plan, random, schedules, snip, synflow
+from swapjax import GradientNoise, Status, grasp, plan, random, snip, synflow
 from swapjax.oneshot import Problem
 from swapjax.oneshot.synflow import carried
-from swapjax.scores import gradient_flow
+from swapjax.sparsity import schedules
+from swapjax.sparsity.scores import gradient_flow
 
 KEY = jax.random.key(0)
 ONES = np.ones((1, 5))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import swapjax
-from swapjax.patterns import Block
+from swapjax.sparsity.patterns import Block
 
 BLOCK = Block(2, 3)
 RULES = [

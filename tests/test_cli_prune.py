@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import safetensors.flax
 
-from swapjax import checkpoint, datasets, experiments, masks, plot
+from swapjax import checkpoint, datasets, experiments, plot
 from swapjax.cli import main, screen
 from swapjax.oneshot import stages
+from swapjax.sparsity import masks
 
 RESULTS = ["masks.safetensors", "params.safetensors", "report.json", "report.png"]
 QUICK = ("--stages", "2", "--samples", "50")

@@ -13,12 +13,13 @@ import pytest
 import safetensors.flax
 
 import swapjax
-from swapjax import checkpoint, datasets, experiments, masks, models, plot
+from swapjax import checkpoint, datasets, experiments, models, plot
 from swapjax.cli import algorithms, main
 from swapjax.cli.algorithms import GRADUAL, AlgorithmName
 from swapjax.cli.train import Train
 from swapjax.experiments import Setting
 from swapjax.models import mlp
+from swapjax.sparsity import masks
 
 RESULTS = ["masks.safetensors", "params.safetensors", "report.json", "train.png"]
 STATE = "training.safetensors"

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from swapjax import checkpoint, files
-from swapjax.plan import plan
+from swapjax import checkpoint
+from swapjax.core import files
+from swapjax.sparsity.plan import plan
 
 
 def network(dtype=jnp.float32):

@@ -10,8 +10,8 @@ import optax
 import pytest
 
 from swapjax.finetune import FineTune, finetune
-from swapjax.plan import plan
 from swapjax.sources import Source
+from swapjax.sparsity.plan import plan
 
 KEY = jax.random.key(0)
 OPTIMIZERS = {

@@ -13,7 +13,7 @@ import safetensors.flax
 from toy import loss_fn, setting
 
 import swapjax
-from swapjax import masks as masking
+from swapjax.sparsity import masks as masking
 from swapjax.training import Epoch, fit
 
 KEY = jax.random.key(0)

@@ -8,7 +8,7 @@ import pytest
 from swapjax import explicit as kernels
 from swapjax.gradients import per_example_gradients
 from swapjax.noise import GradientNoise
-from swapjax.plan import plan
+from swapjax.sparsity.plan import plan
 
 STORAGES = ("stored", "matrix-free")
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from swapjax import kept
+from swapjax.sparsity import kept_index
 
 SHAPES = ((3, 4), (0,), (5,), (2, 1, 2))
 
@@ -29,7 +29,7 @@ def laid(leaves):
 def test_places_are_those_of_leaves_laid_end_to_end(seed, density, start):
     masks = some_masks(seed, density)
     places = np.flatnonzero(laid(masks))
-    numbered = jax.jit(kept.number)(masks)
+    numbered = jax.jit(kept_index.number)(masks)
     assert int(numbered.total) == len(places)
     got = jax.jit(lambda k, s: k.places(s, 6))(numbered, start)
     wanted = [*places[start : start + 6], *[21] * 6][:6]
@@ -42,7 +42,9 @@ def test_places_are_those_of_leaves_laid_end_to_end(seed, density, start):
 def test_values_go_to_their_entries_and_zero_elsewhere(seed, start, width):
     masks = some_masks(seed, 0.5)
     values = jnp.arange(1.0, 1 + width)
-    got = jax.jit(lambda m, v, s: kept.number(m).spread(v, s))(masks, values, start)
+    got = jax.jit(lambda m, v, s: kept_index.number(m).spread(v, s))(
+        masks, values, start
+    )
     wanted = np.zeros(21)
     places = np.flatnonzero(laid(masks))[start : start + width]
     wanted[places] = np.arange(1, 1 + len(places))
@@ -52,5 +54,5 @@ def test_values_go_to_their_entries_and_zero_elsewhere(seed, start, width):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_values_keep_their_dtype(dtype):
-    got = kept.number(some_masks(0, 0.5)).spread(jnp.ones(4, dtype))
+    got = kept_index.number(some_masks(0, 0.5)).spread(jnp.ones(4, dtype))
     assert {x.dtype for x in got} == {jnp.dtype(dtype)}

@@ -17,7 +17,7 @@ from swapjax.activations import second_moments
 from swapjax.gradients import form, recipe
 from swapjax.layers import Layer
 from swapjax.oneshot import Problem, columns, greedy, quadratic
-from swapjax.patterns import NM
+from swapjax.sparsity.patterns import NM
 
 # Compilation is most of the time these tests take, and their arrays are tiny.
 QUICK = {"xla_backend_optimization_level": 0}

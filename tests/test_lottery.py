@@ -90,7 +90,7 @@ def test_prunes_a_fifth_of_what_is_left_down_to_the_sparsity():
     assert [level.kept for level in seen] == [math.floor(120 * f + 0.5) for f in left]
     assert seen[-1].sparsity == pytest.approx(0.9)
     assert all(level.accuracy == 7.5 and level.seconds > 0 for level in seen)
-    assert swapjax.masks.count(ticket.masks) == (12, 120)
+    assert swapjax.sparsity.masks.count(ticket.masks) == (12, 120)
     assert equal(swapjax.apply_masks(ticket.params, ticket.masks), ticket.params)
     assert ticket.masks["fc1"]["bias"].shape == ()
 

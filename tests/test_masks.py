@@ -11,7 +11,8 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swapjax import masks, trees
+from swapjax.core import trees
+from swapjax.sparsity import masks
 
 
 def sparse():

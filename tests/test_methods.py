@@ -30,7 +30,7 @@ from swapjax.oneshot import Problem, first_order, targets
 from swapjax.oneshot.conjugate import prefers_cg
 from swapjax.oneshot.refit import prepare, refit
 from swapjax.regression import damp, diagonalise
-from swapjax.selection import select
+from swapjax.sparsity.topk import select
 
 METHODS = {
     "magnitude": magnitude(),

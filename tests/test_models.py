@@ -9,7 +9,8 @@ import pytest
 from flax import nnx
 
 import swapjax
-from swapjax import models, recalibrate_batchnorm, trees
+from swapjax import models, recalibrate_batchnorm
+from swapjax.core import trees
 from swapjax.models import resnet, vgg
 
 

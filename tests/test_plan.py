@@ -11,7 +11,7 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swapjax.plan import plan
+from swapjax.sparsity.plan import plan
 
 
 def shaped(*shapes, dtype=jnp.float32):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from swapjax import checkpoint, datasets, experiments, models, trees
+from swapjax import checkpoint, datasets, experiments, models
+from swapjax.core import trees
 
 SHARED = Path(__file__).parents[2] / "shared"
 

@@ -12,9 +12,9 @@ from rich.console import Console
 
 from swapjax import checkpoint, plot, report
 from swapjax.cli import main, screen
+from swapjax.core.types import Status
 from swapjax.experiments import Row
 from swapjax.oneshot import Stage
-from swapjax.types import Status
 
 PARAMS = {
     "fc1": {"bias": jnp.asarray([1.0, 0.0]), "kernel": jnp.ones((4, 2))},

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swapjax.schedules import (
+from swapjax.sparsity.schedules import (
     constant,
     cubic,
     exponential,

@@ -22,13 +22,13 @@ from swapjax import (
     woodfisher,
 )
 from swapjax.gradients import per_example_gradients
-from swapjax.masks import apply_masks
 from swapjax.oneshot import Problem, blocks
 from swapjax.oneshot.backsolve import backsolve
 from swapjax.oneshot.cbs import search
 from swapjax.oneshot.descent import descend
 from swapjax.regression import factor
-from swapjax.selection import select
+from swapjax.sparsity.masks import apply_masks
+from swapjax.sparsity.topk import select
 
 pytestmark = pytest.mark.usefixtures("x64")
 

@@ -10,10 +10,10 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import swapjax
-from swapjax import sharding
+from swapjax.core import sharding
 from swapjax.gradients import per_example_gradients
 from swapjax.noise import GradientNoise
-from swapjax.selection import select
+from swapjax.sparsity.topk import select
 
 EXAMPLES = 64
 KINDS = {"automatic": AxisType.Auto, "explicit": AxisType.Explicit}

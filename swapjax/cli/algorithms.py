@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import jax
 import optax
 
-from swapjax import schedules, training
-from swapjax.allocation import Allocation
+from swapjax import training
+from swapjax.core.types import Masks, Params
 from swapjax.experiments import Setting
 from swapjax.oneshot import prune, snip, synflow
-from swapjax.plan import Plan
-from swapjax.schedules import Schedule
+from swapjax.sparsity import schedules
+from swapjax.sparsity.allocation import Allocation
+from swapjax.sparsity.plan import Plan
+from swapjax.sparsity.schedules import Schedule
 from swapjax.training import Rule
-from swapjax.types import Masks, Params
 
 if TYPE_CHECKING:
     from swapjax.cli.train import Train

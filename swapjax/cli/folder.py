@@ -8,8 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from swapjax import files
 from swapjax.cli.options import Network
+from swapjax.core import files
 from swapjax.datasets import Dataset
 
 

@@ -10,16 +10,17 @@ import optax
 import tyro
 
 from swapjax import checkpoint as files
-from swapjax import datasets, experiments, models, schedules
+from swapjax import datasets, experiments, models
 from swapjax.cli.methods import METHODS, MethodName
 from swapjax.cli.screen import console, progress
+from swapjax.core.types import Params
 from swapjax.experiments import Setting
 from swapjax.finetune import FineTune
 from swapjax.noise import GradientNoise
 from swapjax.oneshot import Method
-from swapjax.patterns import NM
-from swapjax.plan import Plan, plan
-from swapjax.types import Params
+from swapjax.sparsity import schedules
+from swapjax.sparsity.patterns import NM
+from swapjax.sparsity.plan import Plan, plan
 
 _SPARSITY = 0.9
 

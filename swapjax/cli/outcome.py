@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from swapjax import experiments, masks
+from swapjax import experiments
 from swapjax.cli import algorithms
 from swapjax.cli.screen import progress
+from swapjax.core.types import Masks, Params
 from swapjax.experiments import Setting
 from swapjax.finetune import FineTune
-from swapjax.plan import Plan
+from swapjax.sparsity import masks
+from swapjax.sparsity.magnitude import largest
+from swapjax.sparsity.plan import Plan
 from swapjax.training import Epoch, Level, Trainer, fit, lottery, masks_of
-from swapjax.training.largest import largest
 from swapjax.training.state import is_sparse
-from swapjax.types import Masks, Params
 
 if TYPE_CHECKING:
     from swapjax.cli.train import Train

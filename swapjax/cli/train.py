@@ -7,17 +7,18 @@ from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
-from swapjax import checkpoint, experiments, masks, plot, report, steps
-from swapjax.checks import require_fraction
+from swapjax import checkpoint, experiments, plot, report, steps
 from swapjax.cli import algorithms
 from swapjax.cli.algorithms import GRADUAL, AlgorithmName
 from swapjax.cli.folder import circumstances, folder
 from swapjax.cli.options import Network, check_seed, shown
 from swapjax.cli.outcome import Outcome, carry_out
 from swapjax.cli.screen import console, require_writable
+from swapjax.core.checks import require_fraction
+from swapjax.core.types import Params
 from swapjax.experiments import Setting
-from swapjax.plan import Plan, plan
-from swapjax.types import Params
+from swapjax.sparsity import masks
+from swapjax.sparsity.plan import Plan, plan
 
 _STATE = "training.safetensors"
 _RESULTS = ("params.safetensors", "masks.safetensors", "report.json", "train.png")

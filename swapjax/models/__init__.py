@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from swapjax import trees
+from swapjax.core import trees
+from swapjax.core.types import Params
 from swapjax.models.cnn import CNN
 from swapjax.models.mlp import MLP
 from swapjax.models.mobilenet import MobileNetV1
 from swapjax.models.resnet import ResNet, resnet18, resnet20, resnet50
 from swapjax.models.vgg import POOLED, VGG16
-from swapjax.types import Params
 
 __all__ = ["CNN", "MLP", "NAMES", "VGG16", "MobileNetV1", "Model", "ResNet", "create"]
 

@@ -15,10 +15,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from swapjax import kept, regression
-from swapjax.masks import apply_masks
+from swapjax import regression
+from swapjax.core.types import Leaves
 from swapjax.rows import Rows
-from swapjax.types import Leaves
+from swapjax.sparsity import kept_index
+from swapjax.sparsity.masks import apply_masks
 
 _SIZES = (1.0, 0.7, 0.4)  # of n: the smaller systems that are compiled
 _SMALL = 256  # rows up to which the n x n system alone is, since it costs nothing
@@ -52,7 +53,7 @@ def backsolve(
         residual: r, [n].
         ridge: n lambda, 0 or more; may be traced.
     """
-    entries = kept.number(support)
+    entries = kept_index.number(support)
     largest = min(rows.n, sum(s.size for s in support))
     sizes = [max(1, round(largest * share)) for share in _SIZES]
 
@@ -103,7 +104,7 @@ def sweep(
         block: entries solved for at a time, consecutive ones of the support.
         sweeps: times that every block is solved for.
     """
-    entries = kept.number(support)
+    entries = kept_index.number(support)
     width = min(block, sum(s.size for s in support))
     blocks = -(-entries.total // width)
 
@@ -132,7 +133,7 @@ def sweep(
 
 def _factor(
     rows: Rows,
-    entries: kept.Kept,
+    entries: kept_index.Kept,
     start: jax.Array | int,
     width: int,
     dtype: jnp.dtype,

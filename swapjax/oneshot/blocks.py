@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from swapjax import regression
+from swapjax.core.types import Leaves
 from swapjax.rows import Rows
-from swapjax.types import Leaves
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 

@@ -7,16 +7,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from swapjax import explicit, scores, trees
-from swapjax.checks import require_count
-from swapjax.masks import apply_masks
+from swapjax import explicit
+from swapjax.core import trees
+from swapjax.core.checks import require_count
+from swapjax.core.types import Leaves
 from swapjax.oneshot.backsolve import backsolve
 from swapjax.oneshot.choice import best_of, conclude, stack
 from swapjax.oneshot.problem import Method, Problem, Solution, check_dampings, rows_of
 from swapjax.oneshot.woodfisher import rank
 from swapjax.rows import Rows
-from swapjax.selection import Budget, select, sort_keys, top_keys
-from swapjax.types import Leaves
+from swapjax.sparsity import scores
+from swapjax.sparsity.masks import apply_masks
+from swapjax.sparsity.topk import Budget, select, sort_keys, top_keys
 
 Start = Literal["magnitude", "obd", "woodfisher"]
 _HIGHEST = jax.lax.Precision.HIGHEST

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from swapjax.masks import apply_masks
+from swapjax.core.types import Leaves, Status
 from swapjax.oneshot.problem import Problem, Solution
-from swapjax.types import Leaves, Status
+from swapjax.sparsity.masks import apply_masks
 
 
 def lowest(losses: jax.Array) -> jax.Array:

@@ -12,8 +12,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from swapjax.patterns import NM
-from swapjax.selection import top_k_mask
+from swapjax.sparsity.patterns import NM
+from swapjax.sparsity.topk import top_k_mask
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 

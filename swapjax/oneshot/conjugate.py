@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import jax.scipy.sparse.linalg
 import optax
 
-from swapjax import masks, regression, trees
+from swapjax import regression
+from swapjax.core import trees
+from swapjax.core.types import Leaves
 from swapjax.oneshot.refit import Refit
 from swapjax.oneshot.targets import State, Target, describe
 from swapjax.rows import Rows
+from swapjax.sparsity import masks
 from swapjax.stored import StoredRows
-from swapjax.types import Leaves
 
 Algebra = Literal["auto", "gram", "cg"]
 _STEPS = 100  # of conjugate gradients, at most

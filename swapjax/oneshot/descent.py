@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from swapjax import explicit, trees
-from swapjax.masks import apply_masks
+from swapjax import explicit
+from swapjax.core import trees
+from swapjax.core.types import Leaves
+from swapjax.sparsity.masks import apply_masks
 from swapjax.stored import StoredRows
-from swapjax.types import Leaves
 
 _SIZES = 4  # how many numbers of gathered columns are compiled, each half of the last
 

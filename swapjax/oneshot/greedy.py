@@ -10,7 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from swapjax.patterns import NM
+from swapjax.sparsity.patterns import NM
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 _PATH_BYTES = 2**24  # of the inverses that are updated at a time

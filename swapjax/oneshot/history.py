@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, NamedTuple
 
-from swapjax.types import Masks, Params, Status
+from swapjax.core.types import Masks, Params, Status
 
 
 @dataclasses.dataclass(frozen=True)

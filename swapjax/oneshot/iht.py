@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from swapjax import regression, scores
-from swapjax.masks import apply_masks
+from swapjax import regression
+from swapjax.core.types import Leaves
 from swapjax.oneshot.choice import lowest
 from swapjax.oneshot.targets import State, Target
 from swapjax.rows import Rows
-from swapjax.selection import Budget, select
-from swapjax.types import Leaves
+from swapjax.sparsity import scores
+from swapjax.sparsity.masks import apply_masks
+from swapjax.sparsity.topk import Budget, select
 
 _GRID = 12  # trial steps beyond the support limit
 _GROWTH = 2.0  # from one to the next

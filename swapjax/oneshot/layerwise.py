@@ -7,13 +7,13 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from swapjax.core.types import Leaves
 from swapjax.layers import Layer
 from swapjax.oneshot import columns, greedy, quadratic
 from swapjax.oneshot.choice import conclude
 from swapjax.oneshot.problem import Problem, Solution, layers_of, rows_of
-from swapjax.patterns import NM
-from swapjax.selection import Budget, select
-from swapjax.types import Leaves
+from swapjax.sparsity.patterns import NM
+from swapjax.sparsity.topk import Budget, select
 
 Order = Literal["auto", "greedy", "columns"]
 Weigh = Literal["equal", "fisher"]

@@ -3,8 +3,7 @@
 import functools
 from typing import Any, Literal
 
-from swapjax import scores
-from swapjax.checks import require_count
+from swapjax.core.checks import require_count
 from swapjax.oneshot.layerwise import Order, Weigh, solve
 from swapjax.oneshot.problem import (
     Method,
@@ -14,7 +13,8 @@ from swapjax.oneshot.problem import (
     layers_of,
 )
 from swapjax.oneshot.scored import keep
-from swapjax.selection import Budget, select
+from swapjax.sparsity import scores
+from swapjax.sparsity.topk import Budget, select
 
 
 def layerwise_obs(

@@ -16,11 +16,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from swapjax import scores, transport
-from swapjax.masks import apply_masks
+from swapjax import transport
+from swapjax.core.types import Leaves, Status
 from swapjax.oneshot.problem import Problem, Solution
-from swapjax.selection import Budget, select
-from swapjax.types import Leaves, Status
+from swapjax.sparsity import scores
+from swapjax.sparsity.masks import apply_masks
+from swapjax.sparsity.topk import Budget, select
 
 DAMPING = 0.01
 _BISECTIONS = 50

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from swapjax.core.types import Leaves, Params
 from swapjax.layers import Layer
 from swapjax.rows import Rows
-from swapjax.selection import Budget
-from swapjax.types import Leaves, Params
+from swapjax.sparsity.topk import Budget
 
 
 @functools.partial(

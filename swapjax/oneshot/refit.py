@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from swapjax import masks, regression, trees
+from swapjax import regression
+from swapjax.core import trees
+from swapjax.core.types import Leaves
 from swapjax.oneshot import first_order
 from swapjax.oneshot.targets import State, Target, describe
 from swapjax.rows import Rows
-from swapjax.types import Leaves
+from swapjax.sparsity import masks
 
 
 class Ground(NamedTuple):

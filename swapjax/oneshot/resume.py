@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from swapjax import runs
+from swapjax.core.types import Params
 from swapjax.oneshot.history import Saved, Stage
 from swapjax.runs import digest, fingerprint
-from swapjax.types import Params
 
 __all__ = ["digest", "fingerprint", "load", "save"]
 

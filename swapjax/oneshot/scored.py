@@ -6,12 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from swapjax import scores
-from swapjax.checks import take_key
-from swapjax.masks import apply_masks
+from swapjax.core.checks import take_key
+from swapjax.core.types import Leaves, Status
 from swapjax.oneshot.problem import Method, Problem, Solution, rows_of
-from swapjax.selection import Budget, select
-from swapjax.types import Leaves, Status
+from swapjax.sparsity import scores
+from swapjax.sparsity.masks import apply_masks
+from swapjax.sparsity.topk import Budget, select
 
 
 def magnitude() -> Method:

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from swapjax import scores, trees
-from swapjax.masks import apply_masks
+from swapjax.core import trees
+from swapjax.core.types import Leaves, Status
 from swapjax.oneshot import conjugate
 from swapjax.oneshot.choice import lowest, pick, stack
 from swapjax.oneshot.conjugate import Algebra, prefers_cg
@@ -16,8 +16,9 @@ from swapjax.oneshot.iht import iht
 from swapjax.oneshot.problem import Problem, Solution, rows_of
 from swapjax.oneshot.refit import Refit, prepare, refit
 from swapjax.oneshot.targets import Target
-from swapjax.selection import Budget, select
-from swapjax.types import Leaves, Status
+from swapjax.sparsity import scores
+from swapjax.sparsity.masks import apply_masks
+from swapjax.sparsity.topk import Budget, select
 
 Support = Literal["magnitude", "obd", "iht"]
 

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from swapjax import masks as masking
-from swapjax import schedules, sharding, trees
 from swapjax.activations import second_moments
-from swapjax.checks import require_count
+from swapjax.core import sharding, trees
+from swapjax.core.checks import require_count
+from swapjax.core.types import Leaves, LossFn, Masks, Params, Status
 from swapjax.finetune import FineTune
 from swapjax.finetune import finetune as tune
 from swapjax.gradients import check_storage, form, recipe
@@ -20,12 +20,13 @@ from swapjax.matrix_free import MatrixFreeRows
 from swapjax.oneshot.history import Saved, Stage
 from swapjax.oneshot.problem import Method, Problem, Solution
 from swapjax.oneshot.swap import swap
-from swapjax.plan import Plan, plan
 from swapjax.rows import Corruption, Storage
-from swapjax.selection import Budget
 from swapjax.sources import Source
-from swapjax.types import Leaves, LossFn, Masks, Params, Status
-from swapjax.within import allowed, room
+from swapjax.sparsity import masks as masking
+from swapjax.sparsity import schedules
+from swapjax.sparsity.bounds import allowed, room
+from swapjax.sparsity.plan import Plan, plan
+from swapjax.sparsity.topk import Budget
 
 
 class Pruned(NamedTuple):

@@ -5,7 +5,7 @@ import math
 from typing import Any, Literal
 
 from swapjax import transport
-from swapjax.checks import require_count
+from swapjax.core.checks import require_count
 from swapjax.oneshot import official as released
 from swapjax.oneshot import targets
 from swapjax.oneshot.conjugate import Algebra

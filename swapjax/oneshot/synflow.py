@@ -15,12 +15,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from swapjax import explicit, trees
-from swapjax.checks import require_count
-from swapjax.masks import apply_masks
+from swapjax import explicit
+from swapjax.core import trees
+from swapjax.core.checks import require_count
+from swapjax.core.types import Leaves, Params
 from swapjax.oneshot.problem import Method, Problem, params_of
 from swapjax.oneshot.scored import ranked
-from swapjax.types import Leaves, Params
+from swapjax.sparsity.masks import apply_masks
 
 Total = Callable[[Leaves, jax.Array | float], jax.Array]
 

@@ -7,17 +7,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from swapjax import explicit, regression, trees
-from swapjax.checks import require_count
-from swapjax.masks import apply_masks
+from swapjax import explicit, regression
+from swapjax.core import trees
+from swapjax.core.checks import require_count
+from swapjax.core.types import Leaves
 from swapjax.oneshot import blocks as blockwise
 from swapjax.oneshot.backsolve import backsolve
 from swapjax.oneshot.blocks import Curvature, Update
 from swapjax.oneshot.choice import best_of, conclude
 from swapjax.oneshot.problem import Method, Problem, Solution, check_dampings, rows_of
 from swapjax.rows import Rows
-from swapjax.selection import Budget, count_by_group, select
-from swapjax.types import Leaves
+from swapjax.sparsity.masks import apply_masks
+from swapjax.sparsity.topk import Budget, count_by_group, select
 
 _DAMPINGS, _DAMPINGS_FIRST_ORDER = (1e-5, 1e-3), (1e-1,)
 

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from swapjax import trees
-from swapjax.plan import Plan
+from swapjax.core import trees
+from swapjax.core.types import Leaves, Params
+from swapjax.sparsity.plan import Plan
 from swapjax.training.moments import forget
 from swapjax.training.rules import MaskStep, Rule
 from swapjax.training.state import SparseState, examine
 from swapjax.training.timetable import Timetable
-from swapjax.types import Leaves, Params
 
 
 class Update(NamedTuple):

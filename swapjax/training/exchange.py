@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from swapjax.patterns import NM
-from swapjax.selection import sort_keys, top_keys
+from swapjax.sparsity.patterns import NM
+from swapjax.sparsity.topk import sort_keys, top_keys
 
 
 def exchange(

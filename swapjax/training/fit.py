@@ -12,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from swapjax import masks as masking
-from swapjax import sharding, steps, trees
-from swapjax.checks import require_count
-from swapjax.plan import plan
+from swapjax import steps
+from swapjax.core import sharding, trees
+from swapjax.core.checks import require_count
+from swapjax.core.types import LossFn, Masks, Params
+from swapjax.sparsity import masks as masking
+from swapjax.sparsity.plan import plan
 from swapjax.training.state import (
     check_state,
     is_sparse,
@@ -23,7 +25,6 @@ from swapjax.training.state import (
     masks_of,
 )
 from swapjax.training.trainer import describe
-from swapjax.types import LossFn, Masks, Params
 
 _KIND = "epochs"
 

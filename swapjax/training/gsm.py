@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from swapjax.plan import Plan, planned
-from swapjax.scores import saliency
-from swapjax.selection import select
-from swapjax.types import Params
+from swapjax.core.types import Params
+from swapjax.sparsity.plan import Plan, planned
+from swapjax.sparsity.scores import saliency
+from swapjax.sparsity.topk import select
 
 
 def gsm(sparsity: float | Plan) -> optax.GradientTransformation:

@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from swapjax import masks as masking
-from swapjax import sharding, trees
-from swapjax.checks import require_fraction
-from swapjax.plan import Plan, planned
-from swapjax.selection import Budget
-from swapjax.training.largest import largest
+from swapjax.core import sharding, trees
+from swapjax.core.checks import require_fraction
+from swapjax.core.types import Masks, Params
+from swapjax.sparsity import masks as masking
+from swapjax.sparsity.magnitude import largest
+from swapjax.sparsity.plan import Plan, planned
+from swapjax.sparsity.topk import Budget
 from swapjax.training.trainer import Train, call, describe
-from swapjax.types import Masks, Params
 
 _KIND = "levels"
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from swapjax.types import Masks, Params
+from swapjax.core.types import Masks, Params
 
 
 def forget(

@@ -11,15 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from swapjax import masks as masking
-from swapjax import trees
-from swapjax.checks import require_fraction
-from swapjax.plan import Plan
-from swapjax.plan import plan as plan_globally
+from swapjax.core import trees
+from swapjax.core.checks import require_fraction
+from swapjax.core.types import Masks, Params
+from swapjax.sparsity import masks as masking
+from swapjax.sparsity.magnitude import largest
+from swapjax.sparsity.plan import Plan
+from swapjax.sparsity.plan import plan as plan_globally
 from swapjax.training.exchange import exchange
-from swapjax.training.largest import largest
 from swapjax.training.trainer import Train, call, require_tree
-from swapjax.types import Masks, Params
 
 
 @dataclasses.dataclass(frozen=True)

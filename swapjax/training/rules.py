@@ -13,14 +13,14 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from swapjax.allocation import Allocation
-from swapjax.checks import require_fraction
-from swapjax.patterns import Block
-from swapjax.schedules import Schedule
-from swapjax.scores import magnitude
-from swapjax.selection import Budget, select
+from swapjax.core.checks import require_fraction
+from swapjax.core.types import Leaves, Masks
+from swapjax.sparsity.allocation import Allocation
+from swapjax.sparsity.patterns import Block
+from swapjax.sparsity.schedules import Schedule
+from swapjax.sparsity.scores import magnitude
+from swapjax.sparsity.topk import Budget, select
 from swapjax.training.exchange import exchange, random_score
-from swapjax.types import Leaves, Masks
 
 Grow = Literal["gradient", "random"]
 

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from swapjax import trees
+from swapjax.core import trees
+from swapjax.core.types import Leaves, Masks, Params, Status
 from swapjax.training.rules import Rule
-from swapjax.types import Leaves, Masks, Params, Status
 
 _ENOUGH = 16  # entries without gradient to call growth blind
 

@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from swapjax import trees
-from swapjax.patterns import NM
-from swapjax.plan import Plan, planned
-from swapjax.schedules import Schedule
-from swapjax.selection import Budget
+from swapjax.core import trees
+from swapjax.core.types import Masks, Params
+from swapjax.sparsity.bounds import allowed, room
+from swapjax.sparsity.patterns import NM
+from swapjax.sparsity.plan import Plan, planned
+from swapjax.sparsity.schedules import Schedule
+from swapjax.sparsity.topk import Budget
 from swapjax.training.rules import Rule
-from swapjax.types import Masks, Params
-from swapjax.within import allowed, room
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +96,7 @@ def make(
 
     Raises:
         ValueError: for a plan of other params, as `swapjax.plan` does, and as
-            `swapjax.within.allowed` does.
+            `swapjax.sparsity.bounds.allowed` does.
     """
     target = planned(params, sparsity, rule.allocation)
     target.split(params)  # raises for another tree

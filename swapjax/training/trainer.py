@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from swapjax import masks as masking
-from swapjax import trees
+from swapjax.core import trees
+from swapjax.core.types import LossFn, Masks, Params
 from swapjax.finetune import FineTune, finetune
-from swapjax.types import LossFn, Masks, Params
+from swapjax.sparsity import masks as masking
 
 Train = Callable[[Params, Masks, jax.Array], Params]
 

@@ -7,18 +7,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from swapjax import masks as masking
-from swapjax import sharding, trees
-from swapjax.checks import require_count, take_key
-from swapjax.plan import Plan
-from swapjax.schedules import Schedule
-from swapjax.selection import select_compiled
+from swapjax.core import sharding, trees
+from swapjax.core.checks import require_count, take_key
+from swapjax.core.types import Leaves, Masks, Params
+from swapjax.sparsity import masks as masking
+from swapjax.sparsity.bounds import room
+from swapjax.sparsity.plan import Plan
+from swapjax.sparsity.schedules import Schedule
+from swapjax.sparsity.topk import select_compiled
 from swapjax.training.advance import Update, alone, masked, straight_through
 from swapjax.training.rules import Rule
 from swapjax.training.state import SparseState
 from swapjax.training.timetable import Timetable, make
-from swapjax.types import Leaves, Masks, Params
-from swapjax.within import room
 
 
 def sparse(

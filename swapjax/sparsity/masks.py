@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from swapjax import trees
-from swapjax.types import Masks, Params
+from swapjax.core import trees
+from swapjax.core.types import Masks, Params
 
 
 def apply_masks(params: Params, masks: Masks) -> Params:

@@ -1,9 +1,9 @@
 """Masks of the largest weights, for what prunes a trained network by magnitude."""
 
-from swapjax import scores
-from swapjax.plan import Plan
-from swapjax.selection import Budget, select_compiled
-from swapjax.types import Leaves, Masks, Params
+from swapjax.core.types import Leaves, Masks, Params
+from swapjax.sparsity import scores
+from swapjax.sparsity.plan import Plan
+from swapjax.sparsity.topk import Budget, select_compiled
 
 
 def largest(

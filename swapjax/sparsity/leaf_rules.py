@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import jax
 
-from swapjax.allocation import some
+from swapjax.sparsity.allocation import some
 
 Rule = str | Sequence[str] | Callable[[str, jax.Array], bool]
 

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable
 from fractions import Fraction
 
-from swapjax.checks import require_count
+from swapjax.core.checks import require_count
 
 
 @dataclasses.dataclass(frozen=True)

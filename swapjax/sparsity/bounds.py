@@ -2,9 +2,9 @@
 
 import jax.numpy as jnp
 
-from swapjax import masks as masking
-from swapjax.plan import Plan
-from swapjax.types import Leaves, Masks, Params
+from swapjax.core.types import Leaves, Masks, Params
+from swapjax.sparsity import masks as masking
+from swapjax.sparsity.plan import Plan
 
 
 def allowed(within: Masks, params: Params, target: Plan) -> Leaves:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from swapjax.types import Params
+from swapjax.core.types import Params
 
 
 def paths(tree: Params) -> tuple[str, ...]:

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from swapjax import explicit
+from swapjax.core.types import Leaves
 from swapjax.layers import Layer
-from swapjax.types import Leaves
 
 
 def magnitude(weights: Leaves) -> Leaves:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Literal
 
-from swapjax.patterns import NM
+from swapjax.sparsity.patterns import NM
 
 Allocation = Literal["global", "uniform", "erk"]
 

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable
 import jax
 import jax.numpy as jnp
 
-from swapjax.patterns import NM
-from swapjax.types import Leaves
+from swapjax.core.types import Leaves
+from swapjax.sparsity.patterns import NM
 
 _LIMIT = 2**31 - 1
 

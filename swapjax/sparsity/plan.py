@@ -13,8 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from swapjax import trees
-from swapjax.allocation import (
+from swapjax.core import trees
+from swapjax.core.types import Leaves, Masks, Params
+from swapjax.sparsity.allocation import (
     Allocation,
     allocate,
     override_counts,
@@ -22,10 +23,9 @@ from swapjax.allocation import (
     round_half_up,
     spread,
 )
-from swapjax.matching import Rule, exact_sparsity, match, match_overrides
-from swapjax.patterns import NM, Block
-from swapjax.selection import Budget
-from swapjax.types import Leaves, Masks, Params
+from swapjax.sparsity.leaf_rules import Rule, exact_sparsity, match, match_overrides
+from swapjax.sparsity.patterns import NM, Block
+from swapjax.sparsity.topk import Budget
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from swapjax import trees
+from swapjax.core import trees
 
 
 class Spread(NamedTuple):

@@ -7,7 +7,7 @@ from fractions import Fraction
 import jax
 import jax.numpy as jnp
 
-from swapjax.checks import require_count
+from swapjax.core.checks import require_count
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from swapjax.types import Leaves
+from swapjax.core.types import Leaves
 
 
 class Kept(NamedTuple):

@@ -1,0 +1,1 @@
+"""What every room knows: types, trees, checks, device placement, atomic writes."""

@@ -1,0 +1,1 @@
+"""What may go and how much of it: plans, budgets, patterns, masks."""
