@@ -22,8 +22,9 @@ from rich.table import Table
 from shared import DATA, RESULTS, read_runs, start, write_runs
 
 import swapjax
-from swapjax import datasets, experiments, models, steps
+from swapjax import datasets, experiments, models
 from swapjax.cli.screen import console, progress
+from swapjax.loops import steps
 from swapjax.training import fit
 
 SPARSITY = 1 - 1 / 60

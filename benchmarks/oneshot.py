@@ -34,8 +34,8 @@ from swapjax import datasets, experiments, models, plot
 from swapjax.cli.screen import console, progress
 from swapjax.core import files
 from swapjax.gradients import form, recipe
+from swapjax.loops.examples import Source
 from swapjax.oneshot import Method, Problem
-from swapjax.sources import Source
 
 METHODS: dict[str, Method] = {
     "magnitude": swapjax.magnitude(),

@@ -22,10 +22,11 @@ from rich.table import Table
 from shared import DATA, RESULTS, read_runs, start, write_runs
 
 import swapjax
-from swapjax import datasets, experiments, models, plot, steps
+from swapjax import datasets, experiments, models, plot
 from swapjax.cli.screen import console, progress
 from swapjax.core.types import Params
 from swapjax.experiments import Setting
+from swapjax.loops import steps
 from swapjax.training import Recovery, Trainer, fit
 
 RATES = (0.1,) * 4 + (0.01,) * 2 + (0.001,) * 2  # learning rates, by epoch

@@ -27,9 +27,10 @@ from rich.table import Table
 from shared import DATA, RESULTS, read_runs, start, write_runs
 
 import swapjax
-from swapjax import datasets, experiments, models, plot, steps
+from swapjax import datasets, experiments, models, plot
 from swapjax.cli.screen import console, progress
 from swapjax.experiments import Setting
+from swapjax.loops import steps
 from swapjax.training import Rule, fit
 
 # Of JaxPruner in the same setting, means of two seeds.

@@ -1,10 +1,10 @@
 """Pruning of neural networks in JAX, robust to noisy gradients."""
 
 # Prune a trained network, or one that is yet to be trained.
-from swapjax.calibrate import recalibrate_batchnorm
 from swapjax.core.types import Status
-from swapjax.finetune import FineTune
 from swapjax.gradients import per_example_gradients
+from swapjax.loops.batchnorm import recalibrate_batchnorm
+from swapjax.loops.finetune import FineTune
 from swapjax.noise import GradientNoise
 from swapjax.oneshot import (
     Method,

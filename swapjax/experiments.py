@@ -12,7 +12,7 @@ import optax
 
 from swapjax import checkpoint, datasets, models
 from swapjax.core.types import Params
-from swapjax.finetune import FineTune, finetune
+from swapjax.loops.finetune import FineTune, finetune
 from swapjax.noise import GradientNoise
 from swapjax.oneshot import Method, Pruned, prune
 from swapjax.sparsity import masks

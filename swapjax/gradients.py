@@ -11,9 +11,9 @@ from swapjax import explicit
 from swapjax.core import sharding, trees
 from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves, LossFn, Params
+from swapjax.loops.examples import count_examples
 from swapjax.matrix_free import MatrixFreeRows
 from swapjax.rows import Corruption, Storage
-from swapjax.sources import count_examples
 from swapjax.sparsity.plan import Plan
 from swapjax.stored import StoredRows, store
 

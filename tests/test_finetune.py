@@ -9,8 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from swapjax.finetune import FineTune, finetune
-from swapjax.sources import Source
+from swapjax.loops.examples import Source
+from swapjax.loops.finetune import FineTune, finetune
 from swapjax.sparsity.plan import plan
 
 KEY = jax.random.key(0)

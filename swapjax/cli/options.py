@@ -15,7 +15,7 @@ from swapjax.cli.methods import METHODS, MethodName
 from swapjax.cli.screen import console, progress
 from swapjax.core.types import Params
 from swapjax.experiments import Setting
-from swapjax.finetune import FineTune
+from swapjax.loops.finetune import FineTune
 from swapjax.noise import GradientNoise
 from swapjax.oneshot import Method
 from swapjax.sparsity import schedules

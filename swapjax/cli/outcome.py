@@ -11,7 +11,7 @@ from swapjax.cli import algorithms
 from swapjax.cli.screen import progress
 from swapjax.core.types import Masks, Params
 from swapjax.experiments import Setting
-from swapjax.finetune import FineTune
+from swapjax.loops.finetune import FineTune
 from swapjax.sparsity import masks
 from swapjax.sparsity.magnitude import largest
 from swapjax.sparsity.plan import Plan

@@ -157,7 +157,7 @@ def convolution(
 
 
 def batch_norm(channels: int, *, rngs: nnx.Rngs) -> nnx.BatchNorm:
-    """Normalisation by running statistics; `swapjax.calibrate` estimates them."""
+    """Normalisation by running statistics; `swapjax.loops.batchnorm` estimates them."""
     return nnx.BatchNorm(channels, use_running_average=True, rngs=rngs)
 
 

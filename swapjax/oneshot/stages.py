@@ -13,15 +13,15 @@ from swapjax.activations import second_moments
 from swapjax.core import sharding, trees
 from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves, LossFn, Masks, Params, Status
-from swapjax.finetune import FineTune
-from swapjax.finetune import finetune as tune
 from swapjax.gradients import check_storage, form, recipe
+from swapjax.loops.examples import Source
+from swapjax.loops.finetune import FineTune
+from swapjax.loops.finetune import finetune as tune
 from swapjax.matrix_free import MatrixFreeRows
 from swapjax.oneshot.history import Saved, Stage
 from swapjax.oneshot.problem import Method, Problem, Solution
 from swapjax.oneshot.swap import swap
 from swapjax.rows import Corruption, Storage
-from swapjax.sources import Source
 from swapjax.sparsity import masks as masking
 from swapjax.sparsity import schedules
 from swapjax.sparsity.bounds import allowed, room

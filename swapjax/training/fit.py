@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from swapjax import steps
 from swapjax.core import sharding, trees
 from swapjax.core.checks import require_count
 from swapjax.core.types import LossFn, Masks, Params
+from swapjax.loops import steps
 from swapjax.sparsity import masks as masking
 from swapjax.sparsity.plan import plan
 from swapjax.training.state import (

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from swapjax.core import trees
 from swapjax.core.types import LossFn, Masks, Params
-from swapjax.finetune import FineTune, finetune
+from swapjax.loops.finetune import FineTune, finetune
 from swapjax.sparsity import masks as masking
 
 Train = Callable[[Params, Masks, jax.Array], Params]
@@ -17,7 +17,7 @@ Train = Callable[[Params, Masks, jax.Array], Params]
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-    """Trains by `swapjax.finetune.finetune`, the zeros of masks staying zero.
+    """Trains by `swapjax.loops.finetune.finetune`, the zeros of masks staying zero.
 
     Called as ``train(params, masks, key)``, as the drivers do. The optimizer starts
     afresh at each call, and the same key brings the same batches in the same order.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from swapjax.core.types import LossFn, Masks, Params
-from swapjax.sources import count_examples
+from swapjax.loops.examples import count_examples
 
 _STEPS_PER_CALL = 100
 

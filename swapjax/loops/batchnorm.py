@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from swapjax.core import trees
 from swapjax.core.types import Params
-from swapjax.sources import count_examples
+from swapjax.loops.examples import count_examples
 
 
 def recalibrate_batchnorm(

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from swapjax import steps
 from swapjax.core.types import LossFn, Masks, Params
-from swapjax.sources import take
+from swapjax.loops import steps
+from swapjax.loops.examples import take
 
 
 @dataclasses.dataclass(frozen=True)

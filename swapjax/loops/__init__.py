@@ -1,0 +1,1 @@
+"""Steps over examples: batches, gradient steps, fine-tuning, batch statistics."""
