@@ -33,7 +33,7 @@ import swapjax
 from swapjax import datasets, experiments, models, plot
 from swapjax.cli.screen import console, progress
 from swapjax.core import files
-from swapjax.gradients import form, recipe
+from swapjax.gradients.build import form, recipe
 from swapjax.loops.examples import Source
 from swapjax.oneshot import Method, Problem
 

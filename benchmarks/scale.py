@@ -33,7 +33,7 @@ import swapjax
 from swapjax import models, plot
 from swapjax.cli.screen import console, progress
 from swapjax.core import files, sharding
-from swapjax.gradients import form, recipe
+from swapjax.gradients.build import form, recipe
 from swapjax.oneshot import Problem
 from swapjax.sparsity.topk import select
 from swapjax.transport import entropic

@@ -28,9 +28,9 @@ import swapjax
 from swapjax import models, plot
 from swapjax.cli.screen import console, progress
 from swapjax.core import files
-from swapjax.gradients import recipe
+from swapjax.gradients.build import recipe
+from swapjax.gradients.stored import store
 from swapjax.sparsity.topk import top_k_mask
-from swapjax.stored import store
 from swapjax.transport import entropic
 
 Measured = dict[str, dict[str, float]]

@@ -2,10 +2,10 @@
 
 # Prune a trained network, or one that is yet to be trained.
 from swapjax.core.types import Status
-from swapjax.gradients import per_example_gradients
+from swapjax.gradients.build import per_example_gradients
+from swapjax.gradients.noise import GradientNoise
 from swapjax.loops.batchnorm import recalibrate_batchnorm
 from swapjax.loops.finetune import FineTune
-from swapjax.noise import GradientNoise
 from swapjax.oneshot import (
     Method,
     Problem,

@@ -21,8 +21,8 @@ from jax.extend import core
 
 from swapjax.core import trees
 from swapjax.core.types import Leaves
+from swapjax.gradients.matrix_free import MatrixFreeRows
 from swapjax.layers import Layer, Product, View, of_convolution, of_dot
-from swapjax.matrix_free import MatrixFreeRows
 
 # Equations that call another program, and the parameter that holds it. All are entered:
 # what they say of derivatives does not matter here.

@@ -12,8 +12,8 @@ import optax
 
 from swapjax import checkpoint, datasets, models
 from swapjax.core.types import Params
+from swapjax.gradients.noise import GradientNoise
 from swapjax.loops.finetune import FineTune, finetune
-from swapjax.noise import GradientNoise
 from swapjax.oneshot import Method, Pruned, prune
 from swapjax.sparsity import masks
 from swapjax.sparsity.plan import Plan

@@ -11,7 +11,7 @@ from flax import linen, nnx
 
 from swapjax import layers, plan
 from swapjax.activations import second_moments
-from swapjax.gradients import recipe
+from swapjax.gradients.build import recipe
 
 N, BATCH = 11, 2
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from swapjax import explicit as kernels
-from swapjax.gradients import per_example_gradients
-from swapjax.noise import GradientNoise
+from swapjax.gradients import products as kernels
+from swapjax.gradients.build import per_example_gradients
+from swapjax.gradients.noise import GradientNoise
 from swapjax.sparsity.plan import plan
 
 STORAGES = ("stored", "matrix-free")

@@ -25,7 +25,7 @@ from swapjax import (
     synflow,
     woodfisher,
 )
-from swapjax.gradients import per_example_gradients
+from swapjax.gradients.build import per_example_gradients
 from swapjax.oneshot import Problem, first_order, targets
 from swapjax.oneshot.conjugate import prefers_cg
 from swapjax.oneshot.refit import prepare, refit

@@ -21,7 +21,7 @@ from swapjax import (
     saliency,
     woodfisher,
 )
-from swapjax.gradients import per_example_gradients
+from swapjax.gradients.build import per_example_gradients
 from swapjax.oneshot import Problem, blocks
 from swapjax.oneshot.backsolve import backsolve
 from swapjax.oneshot.cbs import search

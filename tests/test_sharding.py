@@ -11,8 +11,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import swapjax
 from swapjax.core import sharding
-from swapjax.gradients import per_example_gradients
-from swapjax.noise import GradientNoise
+from swapjax.gradients.build import per_example_gradients
+from swapjax.gradients.noise import GradientNoise
 from swapjax.sparsity.topk import select
 
 EXAMPLES = 64

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from swapjax import plan
-from swapjax.gradients import per_example_gradients
+from swapjax.gradients.build import per_example_gradients
 from swapjax.oneshot import Problem
 
 N = 24

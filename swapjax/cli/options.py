@@ -15,8 +15,8 @@ from swapjax.cli.methods import METHODS, MethodName
 from swapjax.cli.screen import console, progress
 from swapjax.core.types import Params
 from swapjax.experiments import Setting
+from swapjax.gradients.noise import GradientNoise
 from swapjax.loops.finetune import FineTune
-from swapjax.noise import GradientNoise
 from swapjax.oneshot import Method
 from swapjax.sparsity import schedules
 from swapjax.sparsity.patterns import NM

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from swapjax import regression
 from swapjax.core.types import Leaves
-from swapjax.rows import Rows
+from swapjax.gradients.operator import Rows
 from swapjax.sparsity import kept_index
 from swapjax.sparsity.masks import apply_masks
 

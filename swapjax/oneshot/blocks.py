@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from swapjax import regression
 from swapjax.core.types import Leaves
-from swapjax.rows import Rows
+from swapjax.gradients.operator import Rows
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 

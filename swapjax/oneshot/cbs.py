@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from swapjax import explicit
 from swapjax.core import trees
 from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves
+from swapjax.gradients import products
+from swapjax.gradients.operator import Rows
 from swapjax.oneshot.backsolve import backsolve
 from swapjax.oneshot.choice import best_of, conclude, stack
 from swapjax.oneshot.problem import Method, Problem, Solution, check_dampings, rows_of
 from swapjax.oneshot.woodfisher import rank
-from swapjax.rows import Rows
 from swapjax.sparsity import scores
 from swapjax.sparsity.masks import apply_masks
 from swapjax.sparsity.topk import Budget, select, sort_keys, top_keys
@@ -194,7 +194,7 @@ def search(
         candidates: of either kind, per group.
         passes: the most.
     """
-    n, wide = rows.n, explicit.wide(weights)
+    n, wide = rows.n, products.wide(weights)
     weights = tuple(w.astype(wide) for w in weights)
     own = tuple(
         jnp.square(w) * (f + damping).astype(wide)

@@ -11,17 +11,17 @@ import optax
 from swapjax.core import trees
 from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves
+from swapjax.gradients.operator import Rows
+from swapjax.gradients.stored import StoredRows
 from swapjax.oneshot import targets
 from swapjax.oneshot.backsolve import backsolve, sweep
 from swapjax.oneshot.choice import best_of, conclude
 from swapjax.oneshot.descent import descend
 from swapjax.oneshot.iht import iht
 from swapjax.oneshot.problem import Method, Problem, Solution, check_dampings, rows_of
-from swapjax.rows import Rows
 from swapjax.sparsity import scores
 from swapjax.sparsity.masks import apply_masks
 from swapjax.sparsity.topk import Budget, count_by_group, select
-from swapjax.stored import StoredRows
 
 Search = Literal["shrink", "iht", "magnitude"]
 Polish = Literal["backsolve", "descent", "none"]

@@ -10,11 +10,11 @@ import optax
 from swapjax import regression
 from swapjax.core import trees
 from swapjax.core.types import Leaves
+from swapjax.gradients.operator import Rows
+from swapjax.gradients.stored import StoredRows
 from swapjax.oneshot.refit import Refit
 from swapjax.oneshot.targets import State, Target, describe
-from swapjax.rows import Rows
 from swapjax.sparsity import masks
-from swapjax.stored import StoredRows
 
 Algebra = Literal["auto", "gram", "cg"]
 _STEPS = 100  # of conjugate gradients, at most

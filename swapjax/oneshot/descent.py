@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from swapjax import explicit
 from swapjax.core import trees
 from swapjax.core.types import Leaves
+from swapjax.gradients import products
+from swapjax.gradients.stored import StoredRows
 from swapjax.sparsity.masks import apply_masks
-from swapjax.stored import StoredRows
 
 _SIZES = 4  # how many numbers of gathered columns are compiled, each half of the last
 
@@ -59,7 +59,7 @@ def descend(
         def sweep(size: int) -> tuple[jax.Array, jax.Array]:
             (index,) = jnp.nonzero(s.ravel(), size=size, fill_value=s.size)
             columns = jnp.take(
-                explicit.flat(m), index, axis=1, mode="fill", fill_value=0
+                products.flat(m), index, axis=1, mode="fill", fill_value=0
             )
             columns = columns.T.astype(r.dtype)
 

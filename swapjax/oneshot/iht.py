@@ -8,9 +8,9 @@ import optax
 
 from swapjax import regression
 from swapjax.core.types import Leaves
+from swapjax.gradients.operator import Rows
 from swapjax.oneshot.choice import lowest
 from swapjax.oneshot.targets import State, Target
-from swapjax.rows import Rows
 from swapjax.sparsity import scores
 from swapjax.sparsity.masks import apply_masks
 from swapjax.sparsity.topk import Budget, select

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 from swapjax.core.types import Leaves, Params
+from swapjax.gradients.operator import Rows
 from swapjax.layers import Layer
-from swapjax.rows import Rows
 from swapjax.sparsity.topk import Budget
 
 

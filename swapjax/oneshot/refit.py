@@ -9,9 +9,9 @@ import optax
 from swapjax import regression
 from swapjax.core import trees
 from swapjax.core.types import Leaves
+from swapjax.gradients.operator import Rows
 from swapjax.oneshot import first_order
 from swapjax.oneshot.targets import State, Target, describe
-from swapjax.rows import Rows
 from swapjax.sparsity import masks
 
 

@@ -13,15 +13,15 @@ from swapjax.activations import second_moments
 from swapjax.core import sharding, trees
 from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves, LossFn, Masks, Params, Status
-from swapjax.gradients import check_storage, form, recipe
+from swapjax.gradients.build import check_storage, form, recipe
+from swapjax.gradients.matrix_free import MatrixFreeRows
+from swapjax.gradients.operator import Corruption, Storage
 from swapjax.loops.examples import Source
 from swapjax.loops.finetune import FineTune
 from swapjax.loops.finetune import finetune as tune
-from swapjax.matrix_free import MatrixFreeRows
 from swapjax.oneshot.history import Saved, Stage
 from swapjax.oneshot.problem import Method, Problem, Solution
 from swapjax.oneshot.swap import swap
-from swapjax.rows import Corruption, Storage
 from swapjax.sparsity import masks as masking
 from swapjax.sparsity import schedules
 from swapjax.sparsity.bounds import allowed, room
@@ -149,7 +149,7 @@ def prune(
     if noise is not None and not callable(noise):
         raise ValueError(
             "noise must be a function of rows, such as "
-            f"swapjax.noise.GradientNoise(scale, proportion), got {noise!r}"
+            f"swapjax.gradients.noise.GradientNoise(scale, proportion), got {noise!r}"
         )
     trees.require_arrays(params, "params")
     params = brought = jax.tree.map(jnp.asarray, params)

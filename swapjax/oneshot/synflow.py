@@ -15,10 +15,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from swapjax import explicit
 from swapjax.core import trees
 from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves, Params
+from swapjax.gradients import products
 from swapjax.oneshot.problem import Method, Problem, params_of
 from swapjax.oneshot.scored import ranked
 from swapjax.sparsity.masks import apply_masks
@@ -114,7 +114,7 @@ def carried(
     rest, weights = params_of(problem), problem.weights
     if problem.within is not None:
         weights = apply_masks(weights, problem.within)
-    wide = explicit.wide(weights)
+    wide = products.wide(weights)
     rest = _positive(rest, adds, wide)
 
     def total(leaves: Leaves, scale: jax.Array | float) -> jax.Array:
@@ -136,7 +136,7 @@ def shares(total: Total, sizes: Leaves) -> Leaves:
         total: R of the prunable leaves and of a scale of the input.
         sizes: the leaves, 0 or more.
     """
-    wide = explicit.wide(sizes)
+    wide = products.wide(sizes)
     # A dense layer of i inputs and o outputs grows activations by sum/o on average;
     # sum/sqrt(i o) is the same over a chain of layers, and asks for no axes.
     even = tuple(

@@ -7,16 +7,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from swapjax import explicit, regression
+from swapjax import regression
 from swapjax.core import trees
 from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves
+from swapjax.gradients import products
+from swapjax.gradients.operator import Rows
 from swapjax.oneshot import blocks as blockwise
 from swapjax.oneshot.backsolve import backsolve
 from swapjax.oneshot.blocks import Curvature, Update
 from swapjax.oneshot.choice import best_of, conclude
 from swapjax.oneshot.problem import Method, Problem, Solution, check_dampings, rows_of
-from swapjax.rows import Rows
 from swapjax.sparsity.masks import apply_masks
 from swapjax.sparsity.topk import Budget, count_by_group, select
 
@@ -181,7 +182,7 @@ def rank(
 
 def _scores(weights: Leaves, inverse_diagonal: Leaves) -> Leaves:
     # In float32 at least: 1 / damping is beyond what float16 holds.
-    wide = explicit.wide(weights)
+    wide = products.wide(weights)
     return tuple(
         jnp.square(w.astype(wide)) / d.astype(wide)
         for w, d in zip(weights, inverse_diagonal, strict=True)

@@ -6,8 +6,8 @@ All but magnitude are in float32 or wider: squares of float16 leave its range.
 import jax
 import jax.numpy as jnp
 
-from swapjax import explicit
 from swapjax.core.types import Leaves
+from swapjax.gradients import products
 from swapjax.layers import Layer
 
 
@@ -23,7 +23,7 @@ def saliency(weights: Leaves, gradient: Leaves) -> Leaves:
         weights: the leaves.
         gradient: of the mean loss.
     """
-    wide = explicit.wide(weights)
+    wide = products.wide(weights)
     return tuple(
         jnp.abs(w.astype(wide) * g.astype(wide))
         for w, g in zip(weights, gradient, strict=True)
@@ -40,7 +40,7 @@ def gradient_flow(weights: Leaves, curved: Leaves) -> Leaves:
         weights: the leaves.
         curved: ``H g``, with the gradient g and the Hessian H of the mean loss.
     """
-    wide = explicit.wide(weights)
+    wide = products.wide(weights)
     return tuple(
         w.astype(wide) * c.astype(wide) for w, c in zip(weights, curved, strict=True)
     )
@@ -56,7 +56,7 @@ def fisher_diagonal(weights: Leaves, mean_squares: Leaves) -> Leaves:
         weights: the leaves.
         mean_squares: ``F_qq = (1/n) sum_i G_iq^2``, from `Rows.mean_squares`.
     """
-    wide = explicit.wide(weights)
+    wide = products.wide(weights)
     return tuple(
         jnp.square(w.astype(wide)) * f.astype(wide)
         for w, f in zip(weights, mean_squares, strict=True)

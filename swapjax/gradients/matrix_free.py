@@ -13,10 +13,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from swapjax import explicit
 from swapjax.core import trees
 from swapjax.core.types import Leaves, LossFn, Params
-from swapjax.rows import Corruption
+from swapjax.gradients import products
+from swapjax.gradients.operator import Corruption
 from swapjax.sparsity import kept_index
 
 _GRAM_ENTRIES = 2**27  # of columns of a Gram matrix at a time, half a GiB, at least
@@ -94,12 +94,12 @@ class MatrixFreeRows:
 
         def block(start: jax.Array) -> jax.Array:
             if formed:
-                return explicit.project(self.form(start), leaves)
+                return products.project(self.form(start), leaves)
             losses = functools.partial(self._losses, start=start, size=size)
             with jax.default_matmul_precision("highest"):
                 return jax.jvp(losses, (self._weights,), (leaves,))[1]
 
-        empty = jnp.zeros((self.lanes, self.slots), explicit.wide(leaves))
+        empty = jnp.zeros((self.lanes, self.slots), products.wide(leaves))
         return self._collect(empty, block, size)
 
     def pull_back(self, residual: jax.Array) -> Leaves:
@@ -109,7 +109,7 @@ class MatrixFreeRows:
 
         def block(start: jax.Array, r: jax.Array) -> Leaves:
             if formed:
-                return explicit.pull_back(self.form(start), r)
+                return products.pull_back(self.form(start), r)
             losses = functools.partial(self._losses, start=start, size=size)
             with jax.default_matmul_precision("highest"):
                 values, transpose = jax.vjp(losses, self._weights)
@@ -129,7 +129,7 @@ class MatrixFreeRows:
         As many as fit twice the memory of params, or half a GiB. Each time takes a pass
         that forms all rows, n/2 times the density of S for large params.
         """
-        wide = explicit.wide(self._weights)
+        wide = products.wide(self._weights)
         total = sum(w.size for w in self._weights)
         width = max(1, min(_COLUMNS, total))
         room = max(2 * total, _GRAM_ENTRIES) // (self.n * width)
@@ -154,7 +154,7 @@ class MatrixFreeRows:
                 rows = self.form(start)
 
                 def one(b: jax.Array, found: jax.Array) -> jax.Array:
-                    part = self._in_lanes(explicit.columns(rows, index[b]), self.chunk)
+                    part = self._in_lanes(products.columns(rows, index[b]), self.chunk)
                     at = (
                         b,
                         jnp.zeros_like(b),
@@ -170,7 +170,7 @@ class MatrixFreeRows:
             found = found.reshape(most, self.lanes * self.slots, width)
 
             def add(b: jax.Array, out: jax.Array) -> jax.Array:
-                return out + explicit.gram((found[b, : self.n],))
+                return out + products.gram((found[b, : self.n],))
 
             return jax.lax.fori_loop(0, here, add, out)
 
@@ -183,7 +183,7 @@ class MatrixFreeRows:
         def step(total: Leaves, i: jax.Array) -> tuple[Leaves, None]:
             rows = self.form(self._start(i, self.chunk))
             fresh = self._fresh(i, self.chunk)
-            part = explicit.sum_squares(rows, fresh, self.lanes)
+            part = products.sum_squares(rows, fresh, self.lanes)
             return jax.tree.map(jnp.add, total, part), None
 
         total = jax.lax.scan(step, self._zeros(), self._blocks(self.chunk))[0]
@@ -192,7 +192,7 @@ class MatrixFreeRows:
     def energies(self, factor: jax.Array) -> Leaves:
         """``|F G_q|^2``: some rows of F G at a time, summed up from all rows of G."""
         width = min(self.chunk, factor.shape[0])
-        wide = explicit.wide(self._weights)
+        wide = products.wide(self._weights)
 
         def squares(total: Leaves, a: jax.Array) -> tuple[Leaves, None]:
             start = jnp.minimum(a * width, factor.shape[0] - width)
@@ -207,7 +207,7 @@ class MatrixFreeRows:
                 )
                 part = jnp.where(self._fresh(i, self.chunk), part, 0)
                 return tuple(
-                    o + jnp.matmul(part, explicit.flat(m), precision=_HIGHEST)
+                    o + jnp.matmul(part, products.flat(m), precision=_HIGHEST)
                     for o, m in zip(out, self.form(start), strict=True)
                 ), None
 
@@ -224,10 +224,10 @@ class MatrixFreeRows:
     def columns(self, index: jax.Array) -> jax.Array:
         """Some columns, [n, m], from one pass that forms chunks of rows."""
         empty = jnp.zeros(
-            (self.lanes, self.slots, *index.shape), explicit.wide(self._weights)
+            (self.lanes, self.slots, *index.shape), products.wide(self._weights)
         )
         return self._collect(
-            empty, lambda start: explicit.columns(self.form(start), index), self.chunk
+            empty, lambda start: products.columns(self.form(start), index), self.chunk
         )
 
     def map_blocks(self, work: Callable, blocks: Leaves, *extras: Leaves) -> tuple:
@@ -238,12 +238,12 @@ class MatrixFreeRows:
             fresh = self._fresh(i, self.chunk)
 
             def add(t: jax.Array, m: jax.Array, index: jax.Array) -> jax.Array:
-                m = jnp.where(fresh[:, None], explicit.flat(m), 0)
-                return t + jax.lax.map(lambda b: explicit.moment(m, b), index)
+                m = jnp.where(fresh[:, None], products.flat(m), 0)
+                return t + jax.lax.map(lambda b: products.moment(m, b), index)
 
             return tuple(map(add, total, rows, blocks)), None
 
-        wide = explicit.wide(self._weights)
+        wide = products.wide(self._weights)
         zeros = tuple(jnp.zeros((*b.shape, b.shape[1]), wide) for b in blocks)
         moments = jax.lax.scan(step, zeros, self._blocks(self.chunk))[0]
         return tuple(
@@ -266,7 +266,7 @@ class MatrixFreeRows:
             fresh = self._fresh(i, self.span)
             return total + jnp.sum(jnp.where(fresh, losses, 0)), None
 
-        zero = jnp.zeros((), explicit.wide(self._weights))
+        zero = jnp.zeros((), products.wide(self._weights))
         return jax.lax.scan(step, zero, self._blocks(self.span))[0] / self.n
 
     def curve(self, leaves: Leaves) -> Leaves:
@@ -282,7 +282,7 @@ class MatrixFreeRows:
 
     def store(self) -> Leaves:
         """All rows, written chunk by chunk, [n, *shape] a leaf."""
-        dtype = self.dtype or explicit.wide(self._weights)
+        dtype = self.dtype or products.wide(self._weights)
         empty = tuple(
             jnp.zeros((self.lanes, self.slots, *w.shape), dtype) for w in self._weights
         )
@@ -296,7 +296,7 @@ class MatrixFreeRows:
 
         def row(batch: Any) -> Leaves:
             leaves = jax.grad(loss)(self._weights, batch)
-            return tuple(x.astype(explicit.wide(leaves)) for x in leaves)
+            return tuple(x.astype(products.wide(leaves)) for x in leaves)
 
         with jax.default_matmul_precision("highest"):
             rows = jax.vmap(row)(self._slice(start, self.chunk))
@@ -331,7 +331,7 @@ class MatrixFreeRows:
         return self.corruption is not None or self.dtype is not None
 
     def _zeros(self) -> Leaves:
-        wide = explicit.wide(self._weights)
+        wide = products.wide(self._weights)
         return tuple(jnp.zeros(w.shape, wide) for w in self._weights)
 
     def _blocks(self, size: int) -> jax.Array:

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from swapjax import explicit
 from swapjax.core.types import Leaves
-from swapjax.matrix_free import MatrixFreeRows
+from swapjax.gradients import products
+from swapjax.gradients.matrix_free import MatrixFreeRows
 
 
 @functools.partial(
@@ -43,29 +43,29 @@ class StoredRows:
 
     def project(self, leaves: Leaves) -> jax.Array:
         """``G v``."""
-        return explicit.project(self.matrices, leaves)
+        return products.project(self.matrices, leaves)
 
     def pull_back(self, residual: jax.Array) -> Leaves:
         """``G^T r``."""
-        return explicit.pull_back(self.matrices, residual)
+        return products.pull_back(self.matrices, residual)
 
     def gram(self, support: Leaves | None = None) -> jax.Array:
         """``G_S G_S^T``."""
-        return explicit.gram(self.matrices, support)
+        return products.gram(self.matrices, support)
 
     def mean_squares(self) -> Leaves:
         """``(1/n) sum_i G_iq^2``."""
         lanes = 1 if self.n % self.source.lanes else self.source.lanes
-        total = explicit.sum_squares(self.matrices, jnp.ones(self.n, bool), lanes)
+        total = products.sum_squares(self.matrices, jnp.ones(self.n, bool), lanes)
         return tuple(t / self.n for t in total)
 
     def energies(self, factor: jax.Array) -> Leaves:
         """``|F G_q|^2``."""
-        return explicit.energies(self.matrices, factor)
+        return products.energies(self.matrices, factor)
 
     def columns(self, index: jax.Array) -> jax.Array:
         """Some columns, [n, m]."""
-        return explicit.columns(self.matrices, index)
+        return products.columns(self.matrices, index)
 
     def map_blocks(self, work: Callable, blocks: Leaves, *extras: Leaves) -> tuple:
         """As `Rows.map_blocks`; a block at a time."""
@@ -73,7 +73,7 @@ class StoredRows:
         def on_leaf(matrix: jax.Array, *leaf: jax.Array) -> Any:
             def one(args: tuple) -> Any:
                 index, *rest = args
-                return work(explicit.moment(matrix, index) / self.n, *rest)
+                return work(products.moment(matrix, index) / self.n, *rest)
 
             return jax.lax.map(one, leaf)
 

@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from swapjax import explicit
 from swapjax.core import sharding, trees
 from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves, LossFn, Params
+from swapjax.gradients import products
+from swapjax.gradients.matrix_free import MatrixFreeRows
+from swapjax.gradients.operator import Corruption, Storage
+from swapjax.gradients.stored import StoredRows, store
 from swapjax.loops.examples import count_examples
-from swapjax.matrix_free import MatrixFreeRows
-from swapjax.rows import Corruption, Storage
 from swapjax.sparsity.plan import Plan
-from swapjax.stored import StoredRows, store
 
 _STORE_BELOW = 2**31  # bytes of G that "auto" still stores
 _CHUNK_BYTES = 2**25  # bytes of gradient rows live at a time, on a device
@@ -56,7 +56,7 @@ def per_example_gradients(
             recomputes it in every product; ``"auto"`` stores what is below 2 GiB.
         dtype: what rows are rounded to, ``jnp.bfloat16`` to halve the memory. By
             default float32, or float64 for params of float64.
-        corruption: what happens to each row, from `swapjax.noise`.
+        corruption: what happens to each row, from `swapjax.gradients.noise`.
         key: seeds the corruption.
         chunk: rows that a device works on at a time; by default as many as fit 32 MiB
             where they are formed, and 32 MiB on a CPU, elsewhere 1 GiB, where passes
@@ -140,7 +140,7 @@ def recipe(
         loss_fn=loss_fn,
         positions=plan.positions,
         corruption=corruption,
-        dtype=None if rounded == explicit.wide(weights) else rounded,
+        dtype=None if rounded == products.wide(weights) else rounded,
         chunk=min(chunk, slots),
         span=min(span, slots),
     )
@@ -215,7 +215,7 @@ def form(
     """
     check_storage(storage)
     if storage == "auto":
-        dtype = jnp.dtype(free.dtype or explicit.wide(plan.split(free.params)))
+        dtype = jnp.dtype(free.dtype or products.wide(plan.split(free.params)))
         small = free.n * plan.total * dtype.itemsize < _STORE_BELOW
         storage = "stored" if small else "matrix-free"
     rows = store(free) if storage == "stored" else free

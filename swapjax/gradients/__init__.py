@@ -1,0 +1,1 @@
+"""The operator G: one loss gradient a row, stored or recomputed."""
