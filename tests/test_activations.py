@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from flax import linen, nnx
 
-from swapjax import layers, plan
-from swapjax.activations import second_moments
+from swapjax import plan
+from swapjax.activations import layer as layer_module
+from swapjax.activations.trace import second_moments
 from swapjax.gradients.build import recipe
 
 N, BATCH = 11, 2
@@ -175,7 +176,7 @@ class TestConvolutions:
     @pytest.mark.parametrize("padding", ["SAME", "VALID", ((2, 0), (0, 1))])
     @pytest.mark.parametrize("dilation", [1, 2])
     def test_patches_of_an_image(self, stride, padding, dilation, monkeypatch):
-        monkeypatch.setattr(layers, "_PATCH_BYTES", 3000)  # several parts
+        monkeypatch.setattr(layer_module, "_PATCH_BYTES", 3000)  # several parts
         x, kernel = draw(0, N, 7, 6, 3), draw(1, 3, 2, 3, 4)
 
         def convolve(kernel, x):

@@ -13,9 +13,9 @@ import pytest
 
 import swapjax
 from swapjax import Status, layerwise_obs, plan, wanda
-from swapjax.activations import second_moments
+from swapjax.activations.layer import Layer
+from swapjax.activations.trace import second_moments
 from swapjax.gradients.build import form, recipe
-from swapjax.layers import Layer
 from swapjax.oneshot import Problem, columns, greedy, quadratic
 from swapjax.sparsity.patterns import NM
 

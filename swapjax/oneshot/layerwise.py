@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from swapjax.activations.layer import Layer
 from swapjax.core.types import Leaves
-from swapjax.layers import Layer
 from swapjax.oneshot import columns, greedy, quadratic
 from swapjax.oneshot.choice import conclude
 from swapjax.oneshot.problem import Problem, Solution, layers_of, rows_of

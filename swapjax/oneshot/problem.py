@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from swapjax.activations.layer import Layer
 from swapjax.core.types import Leaves, Params
 from swapjax.gradients.operator import Rows
-from swapjax.layers import Layer
 from swapjax.sparsity.topk import Budget
 
 

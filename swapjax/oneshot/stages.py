@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from swapjax.activations import second_moments
+from swapjax.activations.trace import second_moments
 from swapjax.core import sharding, trees
 from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves, LossFn, Masks, Params, Status

@@ -6,9 +6,9 @@ All but magnitude are in float32 or wider: squares of float16 leave its range.
 import jax
 import jax.numpy as jnp
 
+from swapjax.activations.layer import Layer
 from swapjax.core.types import Leaves
 from swapjax.gradients import products
-from swapjax.layers import Layer
 
 
 def magnitude(weights: Leaves) -> Leaves:

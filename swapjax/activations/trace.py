@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from swapjax.activations.layer import Layer, Product, View, of_convolution, of_dot
 from swapjax.core import trees
 from swapjax.core.types import Leaves
 from swapjax.gradients.matrix_free import MatrixFreeRows
-from swapjax.layers import Layer, Product, View, of_convolution, of_dot
 
 # Equations that call another program, and the parameter that holds it. All are entered:
 # what they say of derivatives does not matter here.

@@ -1,0 +1,1 @@
+"""What each layer reads, followed through the program of the loss."""
