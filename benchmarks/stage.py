@@ -26,9 +26,10 @@ import tyro
 from rich.table import Table
 
 import swapjax
-from swapjax import checkpoint, datasets, models, regression
+from swapjax import datasets, models, regression
 from swapjax.cli.screen import console
 from swapjax.gradients.build import per_example_gradients, recipe
+from swapjax.io import checkpoint
 from swapjax.oneshot import targets
 from swapjax.sparsity import scores
 from swapjax.sparsity.masks import apply_masks

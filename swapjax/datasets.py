@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from swapjax import checkpoint
+from swapjax.io import checkpoint
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from swapjax import checkpoint, datasets, models
+from swapjax import datasets, models
 from swapjax.core.types import Params
 from swapjax.gradients.noise import GradientNoise
+from swapjax.io import checkpoint
 from swapjax.loops.finetune import FineTune, finetune
 from swapjax.oneshot import Method, Pruned, prune
 from swapjax.sparsity import masks

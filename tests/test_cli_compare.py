@@ -6,11 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from swapjax import checkpoint, experiments
+from swapjax import experiments
 from swapjax.cli import main, screen
 from swapjax.cli.compare import Compare, _methods
 from swapjax.cli.methods import METHODS
 from swapjax.cli.options import Options
+from swapjax.io import checkpoint
 
 COLUMNS = {"method", "sparsity", "seed", "noise", "accuracy", "loss", "seconds"}
 COLUMNS |= {"nonzeros", "total", "status"}

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import safetensors.flax
 
-from swapjax import checkpoint, datasets, experiments, plot
+from swapjax import datasets, experiments, plot
 from swapjax.cli import main, screen
+from swapjax.io import checkpoint
 from swapjax.oneshot import stages
 from swapjax.sparsity import masks
 

@@ -13,11 +13,12 @@ import pytest
 import safetensors.flax
 
 import swapjax
-from swapjax import checkpoint, datasets, experiments, models, plot
+from swapjax import datasets, experiments, models, plot
 from swapjax.cli import algorithms, main
 from swapjax.cli.algorithms import GRADUAL, AlgorithmName
 from swapjax.cli.train import Train
 from swapjax.experiments import Setting
+from swapjax.io import checkpoint
 from swapjax.models import mlp
 from swapjax.sparsity import masks
 

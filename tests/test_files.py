@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from swapjax import checkpoint
 from swapjax.core import files
+from swapjax.io import checkpoint
 from swapjax.sparsity.plan import plan
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from swapjax import checkpoint, datasets, experiments, models
+from swapjax import datasets, experiments, models
 from swapjax.core import trees
+from swapjax.io import checkpoint
 
 SHARED = Path(__file__).parents[2] / "shared"
 

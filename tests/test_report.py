@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from swapjax import checkpoint, plot, report
+from swapjax import plot, report
 from swapjax.cli import main, screen
 from swapjax.core.types import Status
 from swapjax.experiments import Row
+from swapjax.io import checkpoint
 from swapjax.oneshot import Stage
 
 PARAMS = {

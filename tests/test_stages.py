@@ -219,7 +219,7 @@ def test_a_checkpoint_in_no_folder_is_refused_at_once(network, tmp_path):
 
 
 def test_files_that_are_no_states_are_refused(network, tmp_path):
-    from swapjax import checkpoint
+    from swapjax.io import checkpoint
 
     path = tmp_path / "params.safetensors"
     checkpoint.save_params(path, network[0])

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from swapjax import checkpoint, report
+from swapjax import report
 from swapjax.cli.screen import console
+from swapjax.io import checkpoint
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,13 +9,13 @@ from typing import Annotated, Any, Literal
 import optax
 import tyro
 
-from swapjax import checkpoint as files
 from swapjax import datasets, experiments, models
 from swapjax.cli.methods import METHODS, MethodName
 from swapjax.cli.screen import console, progress
 from swapjax.core.types import Params
 from swapjax.experiments import Setting
 from swapjax.gradients.noise import GradientNoise
+from swapjax.io import checkpoint as files
 from swapjax.loops.finetune import FineTune
 from swapjax.oneshot import Method
 from swapjax.sparsity import schedules

@@ -8,11 +8,12 @@ import jax
 import numpy as np
 import tyro
 
-from swapjax import checkpoint, experiments, plot, report
+from swapjax import experiments, plot, report
 from swapjax.cli.folder import circumstances, folder
 from swapjax.cli.options import Options
 from swapjax.cli.screen import console, progress, require_writable
 from swapjax.experiments import Row, Setting
+from swapjax.io import checkpoint
 from swapjax.oneshot import Pruned
 
 _STATE = "state.safetensors"

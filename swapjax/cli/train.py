@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
-from swapjax import checkpoint, experiments, plot, report
+from swapjax import experiments, plot, report
 from swapjax.cli import algorithms
 from swapjax.cli.algorithms import GRADUAL, AlgorithmName
 from swapjax.cli.folder import circumstances, folder
@@ -17,6 +17,7 @@ from swapjax.cli.screen import console, require_writable
 from swapjax.core.checks import require_fraction
 from swapjax.core.types import Params
 from swapjax.experiments import Setting
+from swapjax.io import checkpoint
 from swapjax.loops import steps
 from swapjax.sparsity import masks
 from swapjax.sparsity.plan import Plan, plan

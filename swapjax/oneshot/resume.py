@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from swapjax import runs
 from swapjax.core.types import Params
+from swapjax.io import resume
+from swapjax.io.resume import digest, fingerprint
 from swapjax.oneshot.history import Saved, Stage
-from swapjax.runs import digest, fingerprint
 
 __all__ = ["digest", "fingerprint", "load", "save"]
 
@@ -17,7 +17,7 @@ def save(path: str | Path, state: Saved, run: dict[str, str]) -> None:
     history = [stage.to_dict() for stage in state.history]
     trees = {"params": state.params, "masks": state.masks}
     notes = {"history": history, "batches": state.batches}
-    runs.save(path, runs.State(trees, notes), run, _KIND)
+    resume.save(path, resume.State(trees, notes), run, _KIND)
 
 
 def load(path: str | Path, params: Params, run: dict[str, str]) -> Saved | None:
@@ -26,7 +26,7 @@ def load(path: str | Path, params: Params, run: dict[str, str]) -> Saved | None:
     Raises:
         ValueError: for the state of a run with other arguments, naming them.
     """
-    found = runs.load(path, {"params": params, "masks": params}, run, _KIND)
+    found = resume.load(path, {"params": params, "masks": params}, run, _KIND)
     if found is None:
         return None
     trees, notes = found

@@ -169,8 +169,8 @@ def prune(
     state = Saved(params, None, (), 0)
     if checkpoint is not None:
         # Imported here so that the core does without safetensors.
+        from swapjax.io.resume import require_room
         from swapjax.oneshot import resume
-        from swapjax.runs import require_room
 
         require_room(checkpoint)
         run = resume.fingerprint(

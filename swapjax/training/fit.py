@@ -152,12 +152,12 @@ def fit(
     found, run = None, {}
     if checkpoint is not None:
         # Imported here so that the core does without safetensors.
-        from swapjax import runs
+        from swapjax.io import resume
 
-        runs.require_room(checkpoint)
-        run = runs.fingerprint(
-            params, key, epochs=epochs, batch=batch, data=runs.digest(data),
-            optimizer=steps.describe(optimizer, params), state=runs.digest(state),
+        resume.require_room(checkpoint)
+        run = resume.fingerprint(
+            params, key, epochs=epochs, batch=batch, data=resume.digest(data),
+            optimizer=steps.describe(optimizer, params), state=resume.digest(state),
             evaluate=describe(evaluate),
         )  # fmt: skip
         found = _load(checkpoint, Fitted(params, state, ()), run)
@@ -249,18 +249,18 @@ def _require_finite(losses: list[float], epoch: int) -> None:
 
 
 def _save(path: str | Path, found: Fitted, run: dict[str, str]) -> None:
-    from swapjax import runs
+    from swapjax.io import resume
 
     kept = {"params": found.params, "state": found.state}
     notes = {"history": [epoch.to_dict() for epoch in found.history]}
-    runs.save(path, runs.State(kept, notes), run, _KIND)
+    resume.save(path, resume.State(kept, notes), run, _KIND)
 
 
 def _load(path: str | Path, like: Fitted, run: dict[str, str]) -> Fitted | None:
-    from swapjax import runs
+    from swapjax.io import resume
 
     kept = {"params": like.params, "state": like.state}
-    state = runs.load(path, kept, run, _KIND)
+    state = resume.load(path, kept, run, _KIND)
     if state is None:
         return None
     kept = {k: sharding.put_like(tree, kept[k]) for k, tree in state.trees.items()}

@@ -148,10 +148,10 @@ def lottery(
     found, run = None, {}
     if checkpoint is not None:
         # Imported here so that the core does without safetensors.
-        from swapjax import runs
+        from swapjax.io import resume
 
-        runs.require_room(checkpoint)
-        run = runs.fingerprint(
+        resume.require_room(checkpoint)
+        run = resume.fingerprint(
             params, key, sparsity=float(target.sparsity), rate=rate, plan=repr(target),
             train=describe(train), rewind=describe(rewind),
             evaluate=describe(evaluate),
@@ -270,18 +270,18 @@ def _require_functions(**functions: Any) -> None:
 
 
 def _save(path: str | Path, found: Ticket, run: dict[str, str]) -> None:
-    from swapjax import runs
+    from swapjax.io import resume
 
     kept = {"params": found.params, "start": found.start, "masks": found.masks}
     notes = {"history": [level.to_dict() for level in found.history]}
-    runs.save(path, runs.State(kept, notes), run, _KIND)
+    resume.save(path, resume.State(kept, notes), run, _KIND)
 
 
 def _load(path: str | Path, params: Params, run: dict[str, str]) -> Ticket | None:
-    from swapjax import runs
+    from swapjax.io import resume
 
     like = dict.fromkeys(("params", "start", "masks"), params)
-    state = runs.load(path, like, run, _KIND)
+    state = resume.load(path, like, run, _KIND)
     if state is None:
         return None
     trained, start = (

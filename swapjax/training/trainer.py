@@ -53,7 +53,7 @@ class Trainer:
     def describe(self) -> str:
         """What tells it from others, by settings and data; not by its loss."""
         # Imported here so that the core does without safetensors.
-        from swapjax.runs import digest
+        from swapjax.io.resume import digest
 
         return f"{self.settings.describe()}, data={digest(self.data)}"
 

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from swapjax import checkpoint
 from swapjax.core import trees
 from swapjax.core.types import Params
+from swapjax.io import checkpoint
 
 
 class State(NamedTuple):

@@ -2,7 +2,7 @@
 
 Nothing is ever unpickled. A params file holds one array a leaf under its path, a masks
 file one bit an entry. PyTorch's names and layouts (``fc1.weight`` [out, in]) are
-understood when reading: see `swapjax.pytorch`.
+understood when reading: see `swapjax.io.torch_weights`.
 """
 
 import json
@@ -18,9 +18,9 @@ import numpy as np
 import safetensors
 import safetensors.flax
 
-from swapjax import pytorch
 from swapjax.core import files, trees
 from swapjax.core.types import Masks, Params
+from swapjax.io import torch_weights
 from swapjax.sparsity import masks
 
 if TYPE_CHECKING:
@@ -98,11 +98,11 @@ def from_torch(source: str | Path | Mapping[str, Any], model: "Model") -> Params
         ImportError: for a ``.pt`` file without PyTorch.
     """
     if isinstance(source, Mapping):
-        name, arrays = "state dict", pytorch.to_arrays(source)
+        name, arrays = "state dict", torch_weights.to_arrays(source)
     else:
         name, path = str(source), Path(source)
         torch_file = path.suffix in (".pt", ".pth")
-        arrays = pytorch.read(path) if torch_file else read(path)[0]
+        arrays = torch_weights.read(path) if torch_file else read(path)[0]
     return _fit(name, arrays, model.params, model.flattened)
 
 
@@ -205,7 +205,7 @@ def _fit(
 ) -> Params:
     wanted = _by_path(like)
     if not set(arrays) & set(wanted):
-        arrays = pytorch.rename(arrays, wanted, flattened)
+        arrays = torch_weights.rename(arrays, wanted, flattened)
     found = _match(path, arrays, wanted)
     return jax.tree.unflatten(jax.tree.structure(like), list(found.values()))
 

@@ -1,0 +1,1 @@
+"""Files: weights, masks and the states of runs."""
