@@ -35,7 +35,7 @@ from swapjax.cli.screen import console, progress
 from swapjax.core import files
 from swapjax.gradients.build import form, recipe
 from swapjax.loops.examples import Source
-from swapjax.oneshot import Method, Problem
+from swapjax.pruning import Method, Problem
 
 METHODS: dict[str, Method] = {
     "magnitude": swapjax.magnitude(),

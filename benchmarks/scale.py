@@ -34,9 +34,9 @@ from swapjax import models, plot
 from swapjax.cli.screen import console, progress
 from swapjax.core import files, sharding
 from swapjax.gradients.build import form, recipe
-from swapjax.oneshot import Problem
+from swapjax.pruning import Problem
+from swapjax.pruning.solvers.transport import entropic
 from swapjax.sparsity.topk import select
-from swapjax.transport import entropic
 
 WIDTHS = {"mlp-30k": 32, "mlp-1m": 512, "mlp-10m": 2048, "mlp-100m": 6800}
 

@@ -30,8 +30,8 @@ from swapjax.cli.screen import console, progress
 from swapjax.core import files
 from swapjax.gradients.build import recipe
 from swapjax.gradients.stored import store
+from swapjax.pruning.solvers.transport import entropic
 from swapjax.sparsity.topk import top_k_mask
-from swapjax.transport import entropic
 
 Measured = dict[str, dict[str, float]]
 

@@ -26,11 +26,11 @@ import tyro
 from rich.table import Table
 
 import swapjax
-from swapjax import datasets, models, regression
+from swapjax import datasets, models
 from swapjax.cli.screen import console
 from swapjax.gradients.build import per_example_gradients, recipe
 from swapjax.io import checkpoint
-from swapjax.oneshot import targets
+from swapjax.pruning.solvers import least_squares, targets
 from swapjax.sparsity import scores
 from swapjax.sparsity.masks import apply_masks
 from swapjax.sparsity.topk import select
@@ -184,12 +184,12 @@ def time_parts(
     @jax.jit
     def solve(rows: Any, fit: Any, support: Any, start: jax.Array) -> Any:
         def one(damping: jax.Array) -> Any:
-            system = regression.damp(spectrum, damping)
-            c = regression.solve(system, fit, start)
+            system = least_squares.damp(spectrum, damping)
+            c = least_squares.solve(system, fit, start)
             step = rows.pull_back(jnp.sum(system.inverse, axis=1))
             return rows.pull_back(c), step
 
-        spectrum = regression.diagonalise(rows.gram(support), fit.metric)
+        spectrum = least_squares.diagonalise(rows.gram(support), fit.metric)
         return jax.lax.map(one, jnp.asarray(DAMPINGS))
 
     loss = jax.jit(lambda rows, w: rows.loss(w))

@@ -6,7 +6,7 @@ from swapjax.gradients.build import per_example_gradients
 from swapjax.gradients.noise import GradientNoise
 from swapjax.loops.batchnorm import recalibrate_batchnorm
 from swapjax.loops.finetune import FineTune
-from swapjax.oneshot import (
+from swapjax.pruning import (
     Method,
     Problem,
     Pruned,

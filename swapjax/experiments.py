@@ -15,7 +15,7 @@ from swapjax.core.types import Params
 from swapjax.gradients.noise import GradientNoise
 from swapjax.io import checkpoint
 from swapjax.loops.finetune import FineTune, finetune
-from swapjax.oneshot import Method, Pruned, prune
+from swapjax.pruning import Method, Pruned, prune
 from swapjax.sparsity import masks
 from swapjax.sparsity.plan import Plan
 

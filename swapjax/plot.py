@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from swapjax.core import files
 from swapjax.experiments import Row
-from swapjax.oneshot import Stage
+from swapjax.pruning import Stage
 from swapjax.training import Epoch, Level, Recovery
 
 _LEGEND = 12  # layers that are told apart by name

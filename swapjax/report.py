@@ -14,7 +14,7 @@ from rich.text import Text
 from swapjax.core import files, trees
 from swapjax.core.types import Masks, Params
 from swapjax.experiments import Row
-from swapjax.oneshot import Stage
+from swapjax.pruning import Stage
 from swapjax.training import Epoch, Level
 
 _ROWS = 24  # of a table of epochs

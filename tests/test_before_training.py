@@ -12,8 +12,8 @@ from toy import N, apply, explicit, flat, setting, solve
 
 import swapjax
 from swapjax import GradientNoise, Status, grasp, plan, random, snip, synflow
-from swapjax.oneshot import Problem
-from swapjax.oneshot.synflow import carried
+from swapjax.pruning import Problem
+from swapjax.pruning.methods.synflow import carried
 from swapjax.sparsity import schedules
 from swapjax.sparsity.scores import gradient_flow
 

@@ -1,5 +1,6 @@
 """swapjax prune: what it writes, how it goes on, what it refuses."""
 
+import importlib
 import json
 import struct
 import subprocess
@@ -14,7 +15,6 @@ import safetensors.flax
 from swapjax import datasets, experiments, plot
 from swapjax.cli import main, screen
 from swapjax.io import checkpoint
-from swapjax.oneshot import stages
 from swapjax.sparsity import masks
 
 RESULTS = ["masks.safetensors", "params.safetensors", "report.json", "report.png"]
@@ -223,7 +223,8 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(dense, done, tm
 
 def interrupt_stage(monkeypatch, number):
     """Press Ctrl-C while a stage is at work."""
-    solve, calls = stages._solve, []
+    driver = importlib.import_module("swapjax.pruning.prune")
+    solve, calls = driver._solve, []
 
     def interrupted(*arguments):
         calls.append(number)
@@ -231,7 +232,7 @@ def interrupt_stage(monkeypatch, number):
             raise KeyboardInterrupt
         return solve(*arguments)
 
-    monkeypatch.setattr(stages, "_solve", interrupted)
+    monkeypatch.setattr(driver, "_solve", interrupted)
 
 
 @pytest.mark.parametrize("stage", [1, 2])

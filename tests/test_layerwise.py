@@ -16,7 +16,8 @@ from swapjax import Status, layerwise_obs, plan, wanda
 from swapjax.activations.layer import Layer
 from swapjax.activations.trace import second_moments
 from swapjax.gradients.build import form, recipe
-from swapjax.oneshot import Problem, columns, greedy, quadratic
+from swapjax.pruning import Problem
+from swapjax.pruning.solvers import layer_quadratic, obc_order, sparsegpt_order
 from swapjax.sparsity.patterns import NM
 
 # Compilation is most of the time these tests take, and their arrays are tiny.
@@ -25,7 +26,7 @@ solve = jax.jit(
     lambda method, *args: method(*args), static_argnums=0, compiler_options=QUICK
 )
 
-path = jax.jit(greedy.order, compiler_options=QUICK)
+path = jax.jit(obc_order.order, compiler_options=QUICK)
 ONE = {"exclude": "b/kernel"}
 
 METHODS = {
@@ -371,10 +372,10 @@ class TestColumns:
 
     def test_the_block_makes_no_difference_to_a_fixed_support(self):
         moment, _, weights = single(10, 4)
-        root = quadratic.damp(jnp.asarray(moment)[None], 0.01).root
+        root = layer_quadratic.damp(jnp.asarray(moment)[None], 0.01).root
         support = jnp.asarray(np.random.default_rng(0).random((1, 10, 4)) < 0.5)
         results = [
-            columns.sweep(
+            sparsegpt_order.sweep(
                 root, jnp.asarray(weights)[None], jnp.zeros((1, 10, 4), jnp.int32),
                 support, block=block, adapt=False,
             )
@@ -423,7 +424,7 @@ class TestQuadratic:
 
     def test_the_factor_of_the_inverse(self):
         moment, hessian, _ = single(7)
-        system = quadratic.damp(jnp.asarray(moment)[None], 0.01)
+        system = layer_quadratic.damp(jnp.asarray(moment)[None], 0.01)
         np.testing.assert_allclose(system.hessian[0], hessian, rtol=1e-12)
         root = np.asarray(system.root[0])
         assert not np.tril(root, -1).any()
@@ -434,8 +435,8 @@ class TestQuadratic:
 
     def test_removing_one_costs_its_saliency(self):
         moment, hessian, weights = single(5, 2)
-        root = quadratic.damp(jnp.asarray(moment)[None], 0.01).root
-        saliency = quadratic.saliency(root, jnp.asarray(weights)[None])[0]
+        root = layer_quadratic.damp(jnp.asarray(moment)[None], 0.01).root
+        saliency = layer_quadratic.saliency(root, jnp.asarray(weights)[None])[0]
         for q, o in itertools.product(range(5), range(2)):
             wbar = weights[:, o]
             w = dense(hessian, wbar, np.delete(np.arange(5), q))
@@ -638,7 +639,7 @@ class TestStages:
 @pytest.mark.usefixtures("x64")
 def test_auto_mixes_orders(monkeypatch):
     """Leaves of one budget that differ in order still keep exactly their count."""
-    from swapjax.oneshot import layerwise
+    from swapjax.pruning.solvers import layerwise
 
     problem, target = setting(sparsity=0.6)
     monkeypatch.setattr(layerwise, "_GREEDY_WORK", 6**3 * 8)

@@ -26,10 +26,11 @@ from swapjax import (
     woodfisher,
 )
 from swapjax.gradients.build import per_example_gradients
-from swapjax.oneshot import Problem, first_order, targets
-from swapjax.oneshot.conjugate import prefers_cg
-from swapjax.oneshot.refit import prepare, refit
-from swapjax.regression import damp, diagonalise
+from swapjax.pruning import Problem
+from swapjax.pruning.solvers import natural_step, targets
+from swapjax.pruning.solvers.conjugate_gradients import prefers_cg
+from swapjax.pruning.solvers.least_squares import damp, diagonalise
+from swapjax.pruning.solvers.refit import prepare, refit
 from swapjax.sparsity.topk import select
 
 METHODS = {
@@ -335,7 +336,7 @@ class TestFirstOrder:
             batch * (follow**2).mean()
         )
         system = damp(diagonalise(jnp.asarray(g @ g.T)), damping)
-        length = first_order.trusted_length(system, jnp.asarray(residual), batch)
+        length = natural_step.trusted_length(system, jnp.asarray(residual), batch)
         np.testing.assert_allclose(length, np.clip(expected, 0, 1 / batch), rtol=1e-8)
 
     def test_never_raises_the_loss_of_the_rows(self):

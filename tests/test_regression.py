@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.scipy.special import logsumexp
 
-from swapjax import regression, transport
+from swapjax.pruning.solvers import least_squares, transport
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -39,18 +39,20 @@ def dense(metric):
 
 
 def quadratic(fit, g, w, wbar, damping):
-    return regression.misfit(fit, g @ w) + regression.ridge((w,), (wbar,), N, damping)
+    return least_squares.misfit(fit, g @ w) + least_squares.ridge(
+        (w,), (wbar,), N, damping
+    )
 
 
 @pytest.mark.parametrize("kind", ["identity", "diagonal", "plan"])
 def test_gradient_is_that_of_the_objective(kind):
     (g, wbar), metric = problem(), metrics()[kind]
     t = jnp.asarray(np.random.default_rng(2).normal(size=N))
-    fit = regression.Fit(t, metric, jnp.asarray(0.7))
+    fit = least_squares.Fit(t, metric, jnp.asarray(0.7))
     w = wbar + 0.3
     expected = jax.grad(lambda w: quadratic(fit, g, w, wbar, 0.1))(w)
-    pulled = (g.T @ regression.slope(fit, g @ w),)
-    (got,) = regression.gradient(pulled, (w,), (wbar,), N, 0.1)
+    pulled = (g.T @ least_squares.slope(fit, g @ w),)
+    (got,) = least_squares.gradient(pulled, (w,), (wbar,), N, 0.1)
     np.testing.assert_allclose(got, expected, rtol=1e-10)
 
 
@@ -81,9 +83,9 @@ def test_gradient_through_a_converged_sinkhorn_holds_the_plan(weighted, epsilon)
         g @ w, y, epsilon, a, a, threshold=1e-12, max_iterations=50000
     )
     value = 0.5 * N * (coupling.cost + coupling.divergence)
-    fit = regression.Fit(coupling.targets, N * a, jnp.zeros(()))
-    (got,) = regression.gradient(
-        (g.T @ regression.slope(fit, g @ w),), (w,), (w,), N, 0.0
+    fit = least_squares.Fit(coupling.targets, N * a, jnp.zeros(()))
+    (got,) = least_squares.gradient(
+        (g.T @ least_squares.slope(fit, g @ w),), (w,), (w,), N, 0.0
     )
     np.testing.assert_allclose(value, unrolled(w), rtol=1e-8)
     np.testing.assert_allclose(got, jax.grad(unrolled)(w), rtol=1e-6, atol=1e-8)
@@ -98,9 +100,9 @@ def test_gradient_through_a_converged_sinkhorn_holds_the_plan(weighted, epsilon)
 def test_line_step_is_the_minimiser_along_a_direction(kind):
     (g, wbar), metric = problem(), metrics()[kind]
     rng = np.random.default_rng(3)
-    fit = regression.Fit(jnp.asarray(rng.normal(size=N)), metric, jnp.zeros(()))
+    fit = least_squares.Fit(jnp.asarray(rng.normal(size=N)), metric, jnp.zeros(()))
     w, d = wbar + 0.2, jnp.asarray(rng.normal(size=P))
-    tau = regression.line_step(fit, g @ w, (d,), g @ d, (w - wbar,), 0.1)
+    tau = least_squares.line_step(fit, g @ w, (d,), g @ d, (w - wbar,), 0.1)
     best = scipy.optimize.minimize_scalar(
         lambda t: float(quadratic(fit, g, w - t * d, wbar, 0.1)), tol=1e-12
     )
@@ -109,9 +111,9 @@ def test_line_step_is_the_minimiser_along_a_direction(kind):
 
 def test_a_direction_that_changes_nothing_has_a_step_of_zero():
     g, wbar = problem()
-    fit = regression.Fit(g @ wbar, None, jnp.zeros(()))
+    fit = least_squares.Fit(g @ wbar, None, jnp.zeros(()))
     zero = jnp.zeros(P)
-    tau = regression.line_step(fit, g @ wbar, (zero,), g @ zero, (zero,), 0.1)
+    tau = least_squares.line_step(fit, g @ wbar, (zero,), g @ zero, (zero,), 0.1)
     assert float(tau) == 0
 
 
@@ -124,7 +126,7 @@ def test_support_limit_is_where_the_largest_entries_change(seed, k):
     support[order[:k]] = True
     w[~support] = 0
     limit = float(
-        regression.support_limit(
+        least_squares.support_limit(
             (jnp.asarray(w),), (jnp.asarray(g),), (jnp.asarray(support),)
         )
     )
@@ -150,8 +152,8 @@ def test_support_limit_over_leaves_is_that_of_all_entries():
     support = jnp.asarray(np.abs(w) > np.median(np.abs(w)))
     w = jnp.where(support, jnp.asarray(w), 0)
     split = lambda v: (v[:5].reshape(1, 5), v[5:5], v[5:])  # noqa: E731
-    whole = regression.support_limit((w,), (g,), (support,))
-    parts = regression.support_limit(split(w), split(g), split(support))
+    whole = least_squares.support_limit((w,), (g,), (support,))
+    parts = least_squares.support_limit(split(w), split(g), split(support))
     assert float(whole) == float(parts)
 
 
@@ -163,12 +165,12 @@ def test_solve_equals_least_squares(kind, damping):
     rng = np.random.default_rng(6)
     t, support = rng.normal(size=N), rng.uniform(size=P) < 0.6
     gs, ws = np.asarray(g)[:, support], np.asarray(wbar)[support]
-    fit = regression.Fit(jnp.asarray(t), metric, jnp.zeros(()))
+    fit = least_squares.Fit(jnp.asarray(t), metric, jnp.zeros(()))
 
-    system = regression.damp(
-        regression.diagonalise(jnp.asarray(gs @ gs.T), metric), damping
+    system = least_squares.damp(
+        least_squares.diagonalise(jnp.asarray(gs @ gs.T), metric), damping
     )
-    c = regression.solve(system, fit, jnp.asarray(gs @ ws))
+    c = least_squares.solve(system, fit, jnp.asarray(gs @ ws))
     got = ws + gs.T @ np.asarray(c)
 
     m = dense(metric)
@@ -195,9 +197,11 @@ def test_solve_equals_the_update_of_the_surgeon():
     expected = wbar - inverse[:, removed] @ np.linalg.solve(block, wbar[removed])
 
     gs = g[:, kept]
-    fit = regression.Fit(jnp.asarray(g @ wbar), None, jnp.zeros(()))
-    system = regression.damp(regression.diagonalise(jnp.asarray(gs @ gs.T)), damping)
-    c = regression.solve(system, fit, jnp.asarray(gs @ wbar[kept]))
+    fit = least_squares.Fit(jnp.asarray(g @ wbar), None, jnp.zeros(()))
+    system = least_squares.damp(
+        least_squares.diagonalise(jnp.asarray(gs @ gs.T)), damping
+    )
+    c = least_squares.solve(system, fit, jnp.asarray(gs @ wbar[kept]))
     np.testing.assert_allclose(wbar[kept] + gs.T @ np.asarray(c), expected[kept])
     np.testing.assert_allclose(expected[removed], 0, atol=1e-12)
 
@@ -209,9 +213,9 @@ def test_float32_keeps_four_digits_at_tiny_damping():
 
     def solution(dtype):
         gs = jnp.asarray(g, dtype)
-        fit = regression.Fit(jnp.asarray(t, dtype), None, jnp.zeros((), dtype))
-        system = regression.damp(regression.diagonalise(gs @ gs.T), 1e-6)
-        return np.asarray(gs.T @ regression.solve(system, fit, jnp.zeros(50, dtype)))
+        fit = least_squares.Fit(jnp.asarray(t, dtype), None, jnp.zeros((), dtype))
+        system = least_squares.damp(least_squares.diagonalise(gs @ gs.T), 1e-6)
+        return np.asarray(gs.T @ least_squares.solve(system, fit, jnp.zeros(50, dtype)))
 
     wide, narrow = solution(jnp.float64), solution(jnp.float32)
     assert narrow.dtype == np.float32
@@ -222,9 +226,9 @@ def test_no_damping_takes_the_smallest_change_that_fits():
     g, wbar = problem()
     doubled = jnp.concatenate([g, g])  # rank N, 2 N rows
     t = jnp.concatenate([g @ wbar, g @ wbar]) + 1.0
-    system = regression.damp(regression.diagonalise(doubled @ doubled.T), 0.0)
-    fit = regression.Fit(t, None, jnp.zeros(()))
-    c = regression.solve(system, fit, doubled @ wbar)
+    system = least_squares.damp(least_squares.diagonalise(doubled @ doubled.T), 0.0)
+    fit = least_squares.Fit(t, None, jnp.zeros(()))
+    c = least_squares.solve(system, fit, doubled @ wbar)
     expected = np.linalg.pinv(np.asarray(doubled)) @ np.asarray(t - doubled @ wbar)
     assert bool(system.deficient)
     np.testing.assert_allclose(doubled.T @ c, expected, atol=1e-9)
@@ -234,9 +238,9 @@ def test_a_linear_term_is_a_shift_of_the_targets():
     """Adding s 1^T G w to Q moves every target by -s (spec: the first-order term)."""
     (g, wbar), s, damping = problem(), 0.3, 0.1
     y = g @ wbar
-    shifted = regression.Fit(y - s, None, jnp.zeros(()))
-    system = regression.damp(regression.diagonalise(g @ g.T), damping)
-    got = wbar + g.T @ regression.solve(system, shifted, y)
+    shifted = least_squares.Fit(y - s, None, jnp.zeros(()))
+    system = least_squares.damp(least_squares.diagonalise(g @ g.T), damping)
+    got = wbar + g.T @ least_squares.solve(system, shifted, y)
     hessian = g.T @ g + N * damping * jnp.eye(P)
     expected = wbar - jnp.linalg.solve(hessian, s * g.T @ jnp.ones(N))
     np.testing.assert_allclose(got, expected, rtol=1e-9)
@@ -244,14 +248,14 @@ def test_a_linear_term_is_a_shift_of_the_targets():
 
 def test_rows_that_are_zero_change_nothing():
     g, wbar = problem()
-    fit = regression.Fit(g @ wbar + 0.1, None, jnp.zeros(()))
-    small = regression.damp(regression.diagonalise(g @ g.T), 0.1 * 8 / 9)
-    want = regression.solve(small, fit, g @ wbar)
+    fit = least_squares.Fit(g @ wbar + 0.1, None, jnp.zeros(()))
+    small = least_squares.damp(least_squares.diagonalise(g @ g.T), 0.1 * 8 / 9)
+    want = least_squares.solve(small, fit, g @ wbar)
     padded = jnp.concatenate([g, jnp.zeros((1, P))])
-    fit = regression.Fit(padded @ wbar + 0.1, None, jnp.zeros(()))
+    fit = least_squares.Fit(padded @ wbar + 0.1, None, jnp.zeros(()))
     # n counts the empty row, so damping shrinks to hold n lambda where it was.
-    system = regression.damp(
-        regression.diagonalise(padded @ padded.T), 0.1 * 8 / 9 * 8 / 9
+    system = least_squares.damp(
+        least_squares.diagonalise(padded @ padded.T), 0.1 * 8 / 9 * 8 / 9
     )
-    got = regression.solve(system, fit, padded @ wbar)
+    got = least_squares.solve(system, fit, padded @ wbar)
     np.testing.assert_allclose(padded.T @ got, g.T @ want, rtol=1e-9)

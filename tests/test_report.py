@@ -15,7 +15,7 @@ from swapjax.cli import main, screen
 from swapjax.core.types import Status
 from swapjax.experiments import Row
 from swapjax.io import checkpoint
-from swapjax.oneshot import Stage
+from swapjax.pruning import Stage
 
 PARAMS = {
     "fc1": {"bias": jnp.asarray([1.0, 0.0]), "kernel": jnp.ones((4, 2))},

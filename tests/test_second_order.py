@@ -22,11 +22,12 @@ from swapjax import (
     woodfisher,
 )
 from swapjax.gradients.build import per_example_gradients
-from swapjax.oneshot import Problem, blocks
-from swapjax.oneshot.backsolve import backsolve
-from swapjax.oneshot.cbs import search
-from swapjax.oneshot.descent import descend
-from swapjax.regression import factor
+from swapjax.pruning import Problem
+from swapjax.pruning.methods.cbs import search
+from swapjax.pruning.solvers import fisher_blocks
+from swapjax.pruning.solvers.backsolve import backsolve
+from swapjax.pruning.solvers.coordinate_descent import descend
+from swapjax.pruning.solvers.least_squares import factor
 from swapjax.sparsity.masks import apply_masks
 from swapjax.sparsity.topk import select
 
@@ -104,7 +105,7 @@ class TestParts:
     @pytest.mark.parametrize("small", [0, 24])
     @pytest.mark.parametrize("kept", [0, 1, 5, 17, 18, 24, 25, 72])
     def test_backsolve_is_the_augmented_least_squares(self, kept, small, monkeypatch):
-        monkeypatch.setattr("swapjax.oneshot.backsolve._SMALL", small)
+        monkeypatch.setattr("swapjax.pruning.solvers.backsolve._SMALL", small)
         problem, _ = setting(jnp.float64)
         g = explicit(problem.rows)
         rng = np.random.default_rng(kept)
@@ -143,7 +144,7 @@ class TestParts:
     def test_blocks_hold_every_entry_once_output_by_output(self, axis, size):
         weights = (jnp.zeros((3, 4)), jnp.zeros((2, 3, 5)))
         for leaf, index in zip(
-            weights, blocks.partition(weights, size, axis), strict=True
+            weights, fisher_blocks.partition(weights, size, axis), strict=True
         ):
             places = np.asarray(index).ravel()
             real = places[places < leaf.size]
@@ -187,7 +188,7 @@ class TestWoodFisher:
         h, g = dense(problem, damping)
         if block is not None:
             same = np.zeros_like(h, bool)
-            cut = blocks.partition(problem.weights, block, -1)
+            cut = fisher_blocks.partition(problem.weights, block, -1)
             for leaf, offset in zip(cut, (0, 54), strict=True):
                 size = 54 if offset == 0 else 18
                 for row in np.asarray(leaf):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swapjax import transport
+from swapjax.pruning.solvers import transport
 
 pytestmark = pytest.mark.usefixtures("x64")
 

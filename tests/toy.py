@@ -6,7 +6,7 @@ import numpy as np
 
 from swapjax import plan
 from swapjax.gradients.build import per_example_gradients
-from swapjax.oneshot import Problem
+from swapjax.pruning import Problem
 
 N = 24
 

@@ -10,7 +10,7 @@ import optax
 from swapjax import training
 from swapjax.core.types import Masks, Params
 from swapjax.experiments import Setting
-from swapjax.oneshot import prune, snip, synflow
+from swapjax.pruning import prune, snip, synflow
 from swapjax.sparsity import schedules
 from swapjax.sparsity.allocation import Allocation
 from swapjax.sparsity.plan import Plan

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
-from swapjax.oneshot import (
+from swapjax.pruning import (
     Method,
     cbs,
     chita,

@@ -17,7 +17,7 @@ from swapjax.experiments import Setting
 from swapjax.gradients.noise import GradientNoise
 from swapjax.io import checkpoint as files
 from swapjax.loops.finetune import FineTune
-from swapjax.oneshot import Method
+from swapjax.pruning import Method
 from swapjax.sparsity import schedules
 from swapjax.sparsity.patterns import NM
 from swapjax.sparsity.plan import Plan, plan

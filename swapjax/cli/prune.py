@@ -14,7 +14,7 @@ from swapjax.cli.options import Options
 from swapjax.cli.screen import console, progress, require_writable
 from swapjax.experiments import Row, Setting
 from swapjax.io import checkpoint
-from swapjax.oneshot import Pruned
+from swapjax.pruning import Pruned
 
 _STATE = "state.safetensors"
 _DENSE = "dense.safetensors"

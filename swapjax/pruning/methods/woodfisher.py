@@ -7,17 +7,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from swapjax import regression
 from swapjax.core import trees
 from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves
 from swapjax.gradients import products
 from swapjax.gradients.operator import Rows
-from swapjax.oneshot import blocks as blockwise
-from swapjax.oneshot.backsolve import backsolve
-from swapjax.oneshot.blocks import Curvature, Update
-from swapjax.oneshot.choice import best_of, conclude
-from swapjax.oneshot.problem import Method, Problem, Solution, check_dampings, rows_of
+from swapjax.pruning.method import Method, Problem, Solution, check_dampings, rows_of
+from swapjax.pruning.solvers import fisher_blocks as blockwise
+from swapjax.pruning.solvers import least_squares
+from swapjax.pruning.solvers.backsolve import backsolve
+from swapjax.pruning.solvers.candidates import best_of, conclude
+from swapjax.pruning.solvers.fisher_blocks import Curvature, Update
 from swapjax.sparsity.masks import apply_masks
 from swapjax.sparsity.topk import Budget, count_by_group, select
 
@@ -211,15 +211,15 @@ class _Full:
     def __init__(self, rows: Rows, damping: jax.Array) -> None:
         self.rows, self.damping = rows, damping
 
-    def _factor(self) -> regression.Factor:
+    def _factor(self) -> least_squares.Factor:
         """Of ``G G^T``, never without a ridge: H, of rank n, would be singular."""
         gram = self.rows.gram()
         wanted = self.rows.n * self.damping
         least = jnp.trace(gram) * jnp.finfo(gram.dtype).eps
-        factor = regression.factor(gram, jnp.where(wanted > 0, wanted, least))
+        factor = least_squares.factor(gram, jnp.where(wanted > 0, wanted, least))
         return factor._replace(raised=factor.raised | (wanted <= 0))
 
-    def _solve(self, factor: regression.Factor, v: Leaves) -> Leaves:
+    def _solve(self, factor: least_squares.Factor, v: Leaves) -> Leaves:
         """``H^-1 v = (v - G^T (G G^T + n lambda I)^-1 G v) / lambda``."""
         inner = self.rows.pull_back(factor.solve(self.rows.project(v)))
         return tuple(

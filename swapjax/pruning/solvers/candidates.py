@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from swapjax.core.types import Leaves, Status
-from swapjax.oneshot.problem import Problem, Solution
+from swapjax.pruning.method import Problem, Solution
 from swapjax.sparsity.masks import apply_masks
 
 

@@ -19,9 +19,9 @@ from swapjax.gradients.operator import Corruption, Storage
 from swapjax.loops.examples import Source
 from swapjax.loops.finetune import FineTune
 from swapjax.loops.finetune import finetune as tune
-from swapjax.oneshot.history import Saved, Stage
-from swapjax.oneshot.problem import Method, Problem, Solution
-from swapjax.oneshot.swap import swap
+from swapjax.pruning.history import Saved, Stage
+from swapjax.pruning.method import Method, Problem, Solution
+from swapjax.pruning.methods.swap import swap
 from swapjax.sparsity import masks as masking
 from swapjax.sparsity import schedules
 from swapjax.sparsity.bounds import allowed, room
@@ -170,7 +170,7 @@ def prune(
     if checkpoint is not None:
         # Imported here so that the core does without safetensors.
         from swapjax.io.resume import require_room
-        from swapjax.oneshot import resume
+        from swapjax.pruning import resume
 
         require_room(checkpoint)
         run = resume.fingerprint(

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from swapjax import regression
 from swapjax.core.types import Leaves
 from swapjax.gradients.operator import Rows
+from swapjax.pruning.solvers import least_squares
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -133,7 +133,7 @@ def remove(
 
     def adapt(
         fisher: jax.Array, real: jax.Array, keep: jax.Array, gone: jax.Array
-    ) -> tuple[jax.Array, regression.Factor]:
+    ) -> tuple[jax.Array, least_squares.Factor]:
         inside = keep[:, None] & keep
         factor = _factor(jnp.where(inside, fisher, 0), real & keep, damping)
         pull = jnp.matmul(fisher, gone, precision=_HIGHEST)
@@ -167,7 +167,7 @@ def remove_alone(
         keep: jax.Array,
         gone: jax.Array,
         diagonal: jax.Array,
-    ) -> tuple[jax.Array, regression.Factor]:
+    ) -> tuple[jax.Array, least_squares.Factor]:
         factor = _factor(fisher, real, damping)
         share = gone / jnp.where(real, diagonal, 1)
         return -factor.solve(share), factor
@@ -180,7 +180,7 @@ def _remove(
     blocks: Leaves,
     weights: Leaves,
     support: Leaves,
-    adapt: Callable[..., tuple[jax.Array, regression.Factor]],
+    adapt: Callable[..., tuple[jax.Array, least_squares.Factor]],
     *extras: Leaves,
 ) -> Update:
     def work(
@@ -214,9 +214,9 @@ def _remove(
 
 def _factor(
     fisher: jax.Array, real: jax.Array, damping: jax.Array | float
-) -> regression.Factor:
+) -> least_squares.Factor:
     """``H_B`` factored; what is not real stands apart, and needs no damping."""
-    return regression.factor(fisher + jnp.diag(jnp.where(real, 0.0, 1.0)), damping)
+    return least_squares.factor(fisher + jnp.diag(jnp.where(real, 0.0, 1.0)), damping)
 
 
 def _value(fisher: jax.Array, change: jax.Array, ridge: jax.Array) -> jax.Array:

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import jax.scipy.sparse.linalg
 import optax
 
-from swapjax import regression
 from swapjax.core import trees
 from swapjax.core.types import Leaves
 from swapjax.gradients.operator import Rows
 from swapjax.gradients.stored import StoredRows
-from swapjax.oneshot.refit import Refit
-from swapjax.oneshot.targets import State, Target, describe
+from swapjax.pruning.solvers import least_squares
+from swapjax.pruning.solvers.refit import Refit
+from swapjax.pruning.solvers.targets import State, Target, describe
 from swapjax.sparsity import masks
 
 Algebra = Literal["auto", "gram", "cg"]
@@ -60,7 +60,7 @@ def refit(
     rounds: int,
     tolerance: float,
 ) -> Refit:
-    """As `swapjax.oneshot.refit.refit`, from products with G alone.
+    """As `swapjax.pruning.solvers.refit.refit`, from products with G alone.
 
     Solves ``(G_S^T M G_S + n lambda I) d = G_S^T M (t - G_S wbar_S)`` for the change d.
     Rows left out cannot be had from products, so that the first-order step is offered
@@ -87,23 +87,23 @@ def refit(
         pulled = tuple(g.astype(dtype) for g in rows.pull_back(residual))
         return masks.apply_masks(pulled, support)
 
-    def solve(fit: regression.Fit, right: jax.Array) -> tuple[Leaves, jax.Array]:
+    def solve(fit: least_squares.Fit, right: jax.Array) -> tuple[Leaves, jax.Array]:
         """``(G_S^T M G_S + n lambda I)^-1 G_S^T M r``, and whether it was reached."""
 
         def multiply(d: Leaves) -> Leaves:
-            moved = pull(regression.apply_metric(fit.metric, rows.project(d)))
+            moved = pull(least_squares.apply_metric(fit.metric, rows.project(d)))
             return tuple(m + ridge * x for m, x in zip(moved, d, strict=True))
 
-        vector = pull(regression.apply_metric(fit.metric, right))
+        vector = pull(least_squares.apply_metric(fit.metric, right))
         found, _ = jax.scipy.sparse.linalg.cg(
             multiply, vector, tol=_RESIDUAL, maxiter=_STEPS
         )
         left = optax.tree.norm(optax.tree.sub(vector, multiply(found)))
         return found, left <= 2 * _RESIDUAL * optax.tree.norm(vector)
 
-    def value(fit: regression.Fit, d: Leaves, x: jax.Array) -> jax.Array:
+    def value(fit: least_squares.Fit, d: Leaves, x: jax.Array) -> jax.Array:
         held = 0.5 * ridge * (optax.tree.norm(d, squared=True) + lost)
-        return (regression.misfit(fit, x) + held).astype(dtype)
+        return (least_squares.misfit(fit, x) + held).astype(dtype)
 
     def one_round(carry: tuple) -> tuple:
         i, _, fit, state, trace, _ = carry

@@ -19,8 +19,8 @@ from swapjax.core import trees
 from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves, Params
 from swapjax.gradients import products
-from swapjax.oneshot.problem import Method, Problem, params_of
-from swapjax.oneshot.scored import ranked
+from swapjax.pruning.method import Method, Problem, params_of
+from swapjax.pruning.methods.by_score import ranked
 from swapjax.sparsity.masks import apply_masks
 
 Total = Callable[[Leaves, jax.Array | float], jax.Array]

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from swapjax import transport
-from swapjax.regression import Fit
-from swapjax.transport import Coupling
+from swapjax.pruning.solvers import transport
+from swapjax.pruning.solvers.least_squares import Fit
+from swapjax.pruning.solvers.transport import Coupling
 
 
 class State(NamedTuple):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from swapjax.core.checks import take_key
 from swapjax.core.types import Leaves, Status
-from swapjax.oneshot.problem import Method, Problem, Solution, rows_of
+from swapjax.pruning.method import Method, Problem, Solution, rows_of
 from swapjax.sparsity import scores
 from swapjax.sparsity.masks import apply_masks
 from swapjax.sparsity.topk import Budget, select

@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from swapjax import regression
 from swapjax.core import trees
 from swapjax.core.types import Leaves
 from swapjax.gradients.operator import Rows
-from swapjax.oneshot import first_order
-from swapjax.oneshot.targets import State, Target, describe
+from swapjax.pruning.solvers import least_squares, natural_step
+from swapjax.pruning.solvers.targets import State, Target, describe
 from swapjax.sparsity import masks
 
 
@@ -32,8 +31,8 @@ class Ground(NamedTuple):
     kept: Leaves
     lost: jax.Array
     start: jax.Array
-    spectrum: regression.Spectrum
-    fit: regression.Fit
+    spectrum: least_squares.Spectrum
+    fit: least_squares.Fit
     state: State
 
 
@@ -86,7 +85,7 @@ def prepare(
     lost = optax.tree.norm(off, squared=True).astype(start.dtype)
     fit, state = target.fit(state, start, y)
     gram = rows.gram(support).astype(start.dtype)
-    spectrum = regression.diagonalise(gram, fit.metric)
+    spectrum = least_squares.diagonalise(gram, fit.metric)
     return Ground(support, kept, lost, start, spectrum, fit, state)
 
 
@@ -118,15 +117,15 @@ def refit(
     """
     n, start, gram = rows.n, ground.start, ground.spectrum.gram
     fit, state = ground.fit, ground.state
-    system = regression.damp(ground.spectrum, damping)
+    system = least_squares.damp(ground.spectrum, damping)
 
-    def objective(fit: regression.Fit, c: jax.Array, x: jax.Array) -> jax.Array:
+    def objective(fit: least_squares.Fit, c: jax.Array, x: jax.Array) -> jax.Array:
         held = 0.5 * n * damping * (jnp.vdot(c, gram @ c) + ground.lost)
-        return regression.misfit(fit, x) + held
+        return least_squares.misfit(fit, x) + held
 
     def one_round(carry: tuple) -> tuple:
         i, _, fit, state, trace = carry
-        c = regression.solve(system, fit, start)
+        c = least_squares.solve(system, fit, start)
         x = start + gram @ c
         fit, state = target.fit(state, x, y)
         value = objective(fit, c, x)
@@ -159,7 +158,7 @@ def refit(
         rounds=i,
         settled=settled | (not target.moves),
         deficient=system.deficient,
-        step=pull_back(first_order.direction(system)),
-        length=first_order.trusted_length(system, fit.targets - start, rows.batch),
+        step=pull_back(natural_step.direction(system)),
+        length=natural_step.trusted_length(system, fit.targets - start, rows.batch),
         couplings=describe(state),
     )

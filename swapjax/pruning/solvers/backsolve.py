@@ -15,9 +15,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from swapjax import regression
 from swapjax.core.types import Leaves
 from swapjax.gradients.operator import Rows
+from swapjax.pruning.solvers import least_squares
 from swapjax.sparsity import kept_index
 from swapjax.sparsity.masks import apply_masks
 
@@ -58,7 +58,7 @@ def backsolve(
     sizes = [max(1, round(largest * share)) for share in _SIZES]
 
     def dual() -> Backsolve:
-        factor = regression.factor(rows.gram(support).astype(residual.dtype), ridge)
+        factor = least_squares.factor(rows.gram(support).astype(residual.dtype), ridge)
         c = factor.solve(residual)
         change = apply_masks(rows.pull_back(c), support)
         value = 0.5 * factor.ridge * jnp.vdot(residual, c)
@@ -138,10 +138,10 @@ def _factor(
     width: int,
     dtype: jnp.dtype,
     ridge: jax.Array | float,
-) -> tuple[jax.Array, regression.Factor]:
+) -> tuple[jax.Array, least_squares.Factor]:
     """Columns C of some kept entries, and ``C^T C + ridge I`` factored."""
     columns = rows.columns(entries.places(start, width)).astype(dtype)
     gram = jnp.matmul(columns.T, columns, precision=_HIGHEST)
     # What is beyond the last entry stays at zero whatever the ridge.
     none = start + jnp.arange(width) >= entries.total
-    return columns, regression.factor(gram + jnp.diag(none.astype(dtype)), ridge)
+    return columns, least_squares.factor(gram + jnp.diag(none.astype(dtype)), ridge)

@@ -5,7 +5,7 @@ from pathlib import Path
 from swapjax.core.types import Params
 from swapjax.io import resume
 from swapjax.io.resume import digest, fingerprint
-from swapjax.oneshot.history import Saved, Stage
+from swapjax.pruning.history import Saved, Stage
 
 __all__ = ["digest", "fingerprint", "load", "save"]
 

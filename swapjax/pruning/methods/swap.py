@@ -4,13 +4,12 @@ import functools
 import math
 from typing import Any, Literal
 
-from swapjax import transport
 from swapjax.core.checks import require_count
-from swapjax.oneshot import official as released
-from swapjax.oneshot import targets
-from swapjax.oneshot.conjugate import Algebra
-from swapjax.oneshot.problem import Method, check_dampings
-from swapjax.oneshot.solver import Support, solve
+from swapjax.pruning.method import Method, check_dampings
+from swapjax.pruning.methods import swap_released as released
+from swapjax.pruning.methods.regression import Support, solve
+from swapjax.pruning.solvers import targets, transport
+from swapjax.pruning.solvers.conjugate_gradients import Algebra
 
 _EITHER: tuple[Support, ...] = ("magnitude", "obd")
 _DAMPINGS = (1e-2, 1e-1, 1.0)
@@ -91,11 +90,12 @@ def swap(
         tolerance: the relative change of the objective at which either stops.
         max_sinkhorn: the most iterations of Sinkhorn.
         algebra: ``"gram"`` solves the n x n system, ``"cg"`` takes conjugate gradients
-            on products with G, which need no n x n array; by default the one that
-            `swapjax.oneshot.conjugate.prefers_cg` expects to be faster.
+            on products with G, which need no n x n array; by default what
+            `swapjax.pruning.solvers.conjugate_gradients.prefers_cg` expects to be
+            faster.
         official: what the released code does instead, for comparisons: see
-            `swapjax.oneshot.official`. Epsilon is 1 by default; of the other arguments
-            only max_sinkhorn counts.
+            `swapjax.pruning.methods.swap_released`. Epsilon is 1 by default; of the
+            other arguments only max_sinkhorn counts.
 
     Returns:
         The method, for `swapjax.prune`.

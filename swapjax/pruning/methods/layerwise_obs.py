@@ -4,15 +4,9 @@ import functools
 from typing import Any, Literal
 
 from swapjax.core.checks import require_count
-from swapjax.oneshot.layerwise import Order, Weigh, solve
-from swapjax.oneshot.problem import (
-    Method,
-    Problem,
-    Solution,
-    check_dampings,
-    layers_of,
-)
-from swapjax.oneshot.scored import keep
+from swapjax.pruning.method import Method, Problem, Solution, check_dampings, layers_of
+from swapjax.pruning.methods.by_score import keep
+from swapjax.pruning.solvers.layerwise import Order, Weigh, solve
 from swapjax.sparsity import scores
 from swapjax.sparsity.topk import Budget, select
 

@@ -8,14 +8,14 @@ import optax
 
 from swapjax.core import trees
 from swapjax.core.types import Leaves, Status
-from swapjax.oneshot import conjugate
-from swapjax.oneshot.choice import lowest, pick, stack
-from swapjax.oneshot.conjugate import Algebra, prefers_cg
-from swapjax.oneshot.first_order import FRACTIONS
-from swapjax.oneshot.iht import iht
-from swapjax.oneshot.problem import Problem, Solution, rows_of
-from swapjax.oneshot.refit import Refit, prepare, refit
-from swapjax.oneshot.targets import Target
+from swapjax.pruning.method import Problem, Solution, rows_of
+from swapjax.pruning.solvers import conjugate_gradients
+from swapjax.pruning.solvers.candidates import lowest, pick, stack
+from swapjax.pruning.solvers.conjugate_gradients import Algebra, prefers_cg
+from swapjax.pruning.solvers.hard_thresholding import iht
+from swapjax.pruning.solvers.natural_step import FRACTIONS
+from swapjax.pruning.solvers.refit import Refit, prepare, refit
+from swapjax.pruning.solvers.targets import Target
 from swapjax.sparsity import scores
 from swapjax.sparsity.masks import apply_masks
 from swapjax.sparsity.topk import Budget, select
@@ -75,7 +75,7 @@ def solve(
 
     def fit_on(mask: Leaves) -> tuple[Refit, jax.Array, jax.Array]:
         if algebra == "cg":
-            make = lambda lam: conjugate.refit(  # noqa: E731
+            make = lambda lam: conjugate_gradients.refit(  # noqa: E731
                 rows, mask, wbar, y, target, state, damping=lam, **limits
             )
         else:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from swapjax import regression
+from swapjax.pruning.solvers import least_squares
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -53,7 +53,7 @@ def damp(moment: jax.Array, damping: float) -> Quadratic:
 
     def one(matrix: jax.Array) -> tuple[jax.Array, ...]:
         # Of the matrix turned round, so that the factor becomes upper triangular.
-        found = regression.factor(matrix[::-1, ::-1], damping)
+        found = least_squares.factor(matrix[::-1, ::-1], damping)
         upper = found.lower[::-1, ::-1]
         root = jax.scipy.linalg.solve_triangular(upper, eye)
         return root, found.ridge, found.raised

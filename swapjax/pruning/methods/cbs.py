@@ -12,10 +12,10 @@ from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves
 from swapjax.gradients import products
 from swapjax.gradients.operator import Rows
-from swapjax.oneshot.backsolve import backsolve
-from swapjax.oneshot.choice import best_of, conclude, stack
-from swapjax.oneshot.problem import Method, Problem, Solution, check_dampings, rows_of
-from swapjax.oneshot.woodfisher import rank
+from swapjax.pruning.method import Method, Problem, Solution, check_dampings, rows_of
+from swapjax.pruning.methods.woodfisher import rank
+from swapjax.pruning.solvers.backsolve import backsolve
+from swapjax.pruning.solvers.candidates import best_of, conclude, stack
 from swapjax.sparsity import scores
 from swapjax.sparsity.masks import apply_masks
 from swapjax.sparsity.topk import Budget, select, sort_keys, top_keys

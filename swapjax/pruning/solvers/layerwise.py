@@ -9,9 +9,9 @@ import jax.numpy as jnp
 
 from swapjax.activations.layer import Layer
 from swapjax.core.types import Leaves
-from swapjax.oneshot import columns, greedy, quadratic
-from swapjax.oneshot.choice import conclude
-from swapjax.oneshot.problem import Problem, Solution, layers_of, rows_of
+from swapjax.pruning.method import Problem, Solution, layers_of, rows_of
+from swapjax.pruning.solvers import layer_quadratic, obc_order, sparsegpt_order
+from swapjax.pruning.solvers.candidates import conclude
 from swapjax.sparsity.patterns import NM
 from swapjax.sparsity.topk import Budget, select
 
@@ -43,7 +43,7 @@ class _Part(NamedTuple):
     weights: jax.Array
     ranks: jax.Array
     factor: jax.Array
-    system: quadratic.Quadratic
+    system: layer_quadratic.Quadratic
     pattern: NM | None
     along: jax.Array
     greedy: bool
@@ -118,7 +118,7 @@ def _parts(
                 weights=weights,
                 ranks=ranks,
                 factor=factor,
-                system=quadratic.damp(layer.moment, damping),
+                system=layer_quadratic.damp(layer.moment, damping),
                 pattern=pattern
                 if inputs % (pattern.m if pattern else 1) == 0
                 else None,
@@ -165,7 +165,7 @@ def _supports(problem: Problem, budget: Budget, parts: list[_Part]) -> Leaves:
 
 
 def _path(part: _Part) -> jax.Array:
-    return greedy.order(
+    return obc_order.order(
         part.system.hessian,
         part.weights,
         part.ranks == 0,
@@ -176,7 +176,7 @@ def _path(part: _Part) -> jax.Array:
 
 
 def _saliency(part: _Part) -> jax.Array:
-    score = part.factor * quadratic.saliency(part.system.root, part.weights)
+    score = part.factor * layer_quadratic.saliency(part.system.root, part.weights)
     return jnp.where(part.ranks == 0, score, -1)
 
 
@@ -190,7 +190,7 @@ def _fit(
     if refit is None:
         refit = groups * outputs * inputs**3 <= _REFIT_WORK
     if not part.greedy:
-        swept, support = columns.sweep(
+        swept, support = sparsegpt_order.sweep(
             root,
             part.weights,
             part.ranks,
@@ -200,11 +200,11 @@ def _fit(
             adapt=part.along,
         )
     if part.greedy or refit:
-        fitted = quadratic.refit(hessian, part.weights, support)
+        fitted = layer_quadratic.refit(hessian, part.weights, support)
     else:
         fitted = swept
     cut = jnp.where(support, part.weights, 0)
-    errors = [quadratic.error(hessian, w, part.weights) for w in (cut, fitted)]
+    errors = [layer_quadratic.error(hessian, w, part.weights) for w in (cut, fitted)]
     return (
         part.layer.leaf(support, leaf.shape),
         part.layer.leaf(fitted.astype(leaf.dtype), leaf.shape),

@@ -13,12 +13,12 @@ from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves
 from swapjax.gradients.operator import Rows
 from swapjax.gradients.stored import StoredRows
-from swapjax.oneshot import targets
-from swapjax.oneshot.backsolve import backsolve, sweep
-from swapjax.oneshot.choice import best_of, conclude
-from swapjax.oneshot.descent import descend
-from swapjax.oneshot.iht import iht
-from swapjax.oneshot.problem import Method, Problem, Solution, check_dampings, rows_of
+from swapjax.pruning.method import Method, Problem, Solution, check_dampings, rows_of
+from swapjax.pruning.solvers import targets
+from swapjax.pruning.solvers.backsolve import backsolve, sweep
+from swapjax.pruning.solvers.candidates import best_of, conclude
+from swapjax.pruning.solvers.coordinate_descent import descend
+from swapjax.pruning.solvers.hard_thresholding import iht
 from swapjax.sparsity import scores
 from swapjax.sparsity.masks import apply_masks
 from swapjax.sparsity.topk import Budget, count_by_group, select
@@ -48,8 +48,8 @@ def chita(
       alone, so that it may come back. Not the authors': from one set of gradients it
       finds far better supports (MLPNet on MNIST, benchmarks/oneshot.py).
     - ``"iht"`` is iterative hard thresholding with exact steps on the support and a
-      line search beyond it (`swapjax.oneshot.iht`), as in the paper. Started from
-      magnitude it was never seen to change the support.
+      line search beyond it (`swapjax.pruning.solvers.hard_thresholding`), as in the
+      paper. Started from magnitude it was never seen to change the support.
     - ``"magnitude"`` takes the largest weights, as the authors' heuristics do.
 
     None takes new gradients. With stages this is CHITA++.

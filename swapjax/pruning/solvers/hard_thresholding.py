@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from swapjax import regression
 from swapjax.core.types import Leaves
 from swapjax.gradients.operator import Rows
-from swapjax.oneshot.choice import lowest
-from swapjax.oneshot.targets import State, Target
+from swapjax.pruning.solvers import least_squares
+from swapjax.pruning.solvers.candidates import lowest
+from swapjax.pruning.solvers.targets import State, Target
 from swapjax.sparsity import scores
 from swapjax.sparsity.masks import apply_masks
 from swapjax.sparsity.topk import Budget, select
@@ -79,8 +79,10 @@ def iht(
     weights = apply_masks(weights, support)
     safe = 1 / (_largest_eigenvalue(rows) + n * damping)
 
-    def value(fit: regression.Fit, x: jax.Array, w: Leaves) -> jax.Array:
-        return regression.misfit(fit, x) + regression.ridge(w, reference, n, damping)
+    def value(fit: least_squares.Fit, x: jax.Array, w: Leaves) -> jax.Array:
+        return least_squares.misfit(fit, x) + least_squares.ridge(
+            w, reference, n, damping
+        )
 
     def threshold(w: Leaves) -> tuple[Leaves, Leaves]:
         mask = select(scores.magnitude(w), budget, within)
@@ -90,7 +92,7 @@ def iht(
         return optax.tree.add_scale(w, -step, d), s
 
     def beyond(
-        fit: regression.Fit,
+        fit: least_squares.Fit,
         w: Leaves,
         s: Leaves,
         g: Leaves,
@@ -113,13 +115,13 @@ def iht(
 
     def step(carry: tuple) -> tuple:
         i, w, s, x, fit, state, trace = carry
-        pulled = rows.pull_back(regression.slope(fit, x))
-        g = regression.gradient(pulled, w, reference, n, damping)
+        pulled = rows.pull_back(least_squares.slope(fit, x))
+        g = least_squares.gradient(pulled, w, reference, n, damping)
         g = tuple(a.astype(b.dtype) for a, b in zip(g, w, strict=True))
         d = apply_masks(g, s)
         offset = optax.tree.sub(w, reference)
-        tau = regression.line_step(fit, x, d, rows.project(d), offset, damping)
-        limit = regression.support_limit(w, g, s)
+        tau = least_squares.line_step(fit, x, d, rows.project(d), offset, damping)
+        limit = least_squares.support_limit(w, g, s)
         tau, limit = tau.astype(x.dtype), limit.astype(x.dtype)
         now = value(fit, x, w)
         w, s = jax.lax.cond(

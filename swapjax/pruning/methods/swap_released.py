@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from swapjax import transport
 from swapjax.core.types import Leaves, Status
-from swapjax.oneshot.problem import Problem, Solution
+from swapjax.pruning.method import Problem, Solution
+from swapjax.pruning.solvers import transport
 from swapjax.sparsity import scores
 from swapjax.sparsity.masks import apply_masks
 from swapjax.sparsity.topk import Budget, select

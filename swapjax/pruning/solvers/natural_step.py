@@ -15,7 +15,7 @@ it. So the rows say how far to trust it, and the loss has the last word.
 import jax
 import jax.numpy as jnp
 
-from swapjax.regression import System
+from swapjax.pruning.solvers.least_squares import System
 
 FRACTIONS = (0.0, 0.25, 0.5, 1.0)  # of the trusted length, tried on the loss
 

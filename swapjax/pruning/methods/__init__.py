@@ -1,0 +1,1 @@
+"""The methods of post-training pruning, a file a method."""

@@ -1,0 +1,1 @@
+"""Mathematics that methods share; no method lives here."""
