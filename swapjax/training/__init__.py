@@ -1,6 +1,6 @@
 """Sparse training, and drivers that train, prune and train again."""
 
-from swapjax.training.exchange import exchange, random_score
+from swapjax.training.drop_and_grow import exchange, random_score
 from swapjax.training.fit import Epoch, Fitted, fit
 from swapjax.training.gsm import gsm
 from swapjax.training.lottery import Level, Ticket, lottery, reinit, shuffle
@@ -17,9 +17,9 @@ from swapjax.training.rules import (
     static,
     ste,
 )
+from swapjax.training.sparse import sparse
 from swapjax.training.state import SparseState, check_state, masks_of
-from swapjax.training.trainer import Trainer
-from swapjax.training.transform import sparse
+from swapjax.training.train_function import Trainer
 
 __all__ = [
     "Epoch",

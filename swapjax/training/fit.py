@@ -24,7 +24,7 @@ from swapjax.training.state import (
     last_mask_step,
     masks_of,
 )
-from swapjax.training.trainer import describe
+from swapjax.training.train_function import describe
 
 _KIND = "epochs"
 

@@ -19,7 +19,7 @@ from swapjax.sparsity import masks as masking
 from swapjax.sparsity.magnitude import largest
 from swapjax.sparsity.plan import Plan, planned
 from swapjax.sparsity.topk import Budget
-from swapjax.training.trainer import Train, call, describe
+from swapjax.training.train_function import Train, call, describe
 
 _KIND = "levels"
 

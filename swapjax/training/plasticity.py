@@ -18,8 +18,8 @@ from swapjax.sparsity import masks as masking
 from swapjax.sparsity.magnitude import largest
 from swapjax.sparsity.plan import Plan
 from swapjax.sparsity.plan import plan as plan_globally
-from swapjax.training.exchange import exchange
-from swapjax.training.trainer import Train, call, require_tree
+from swapjax.training.drop_and_grow import exchange
+from swapjax.training.train_function import Train, call, require_tree
 
 
 @dataclasses.dataclass(frozen=True)

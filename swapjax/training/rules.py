@@ -20,7 +20,7 @@ from swapjax.sparsity.patterns import Block
 from swapjax.sparsity.schedules import Schedule
 from swapjax.sparsity.scores import magnitude
 from swapjax.sparsity.topk import Budget, select
-from swapjax.training.exchange import exchange, random_score
+from swapjax.training.drop_and_grow import exchange, random_score
 
 Grow = Literal["gradient", "random"]
 

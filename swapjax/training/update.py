@@ -10,10 +10,10 @@ import optax
 from swapjax.core import trees
 from swapjax.core.types import Leaves, Params
 from swapjax.sparsity.plan import Plan
-from swapjax.training.moments import forget
+from swapjax.training.mask_schedule import Timetable
+from swapjax.training.optimizer_state import forget
 from swapjax.training.rules import MaskStep, Rule
 from swapjax.training.state import SparseState, examine
-from swapjax.training.timetable import Timetable
 
 
 class Update(NamedTuple):

@@ -15,10 +15,10 @@ from swapjax.sparsity.bounds import room
 from swapjax.sparsity.plan import Plan
 from swapjax.sparsity.schedules import Schedule
 from swapjax.sparsity.topk import select_compiled
-from swapjax.training.advance import Update, alone, masked, straight_through
+from swapjax.training.mask_schedule import Timetable, make
 from swapjax.training.rules import Rule
 from swapjax.training.state import SparseState
-from swapjax.training.timetable import Timetable, make
+from swapjax.training.update import Update, alone, masked, straight_through
 
 
 def sparse(
