@@ -22,8 +22,8 @@ from rich.table import Table
 from shared import DATA, RESULTS, read_runs, start, write_runs
 
 import swapjax
-from swapjax import datasets, experiments, models
 from swapjax.cli.screen import console, progress
+from swapjax.experiments import datasets, models, runner
 from swapjax.loops import steps
 from swapjax.training import fit
 
@@ -146,13 +146,13 @@ def train(line: Line, data: datasets.Dataset) -> Line:
         model.loss_fn, params, data.train, sparsity=SPARSITY, samples=1,
         method=swapjax.magnitude(), schedule=swapjax.one_shot(), key=jax.random.key(0),
     )  # fmt: skip
-    judge = experiments.Setting(data, model, params)
+    judge = runner.Setting(data, model, params)
     leaves = zip(jax.tree.leaves(params), jax.tree.leaves(cut.masks), strict=True)
     gone = [np.abs(np.asarray(w))[~np.asarray(m)] for w, m in leaves]
     return dataclasses.replace(
         line,
-        before=round(experiments.evaluate(judge, params)[0], 4),
-        after=round(experiments.evaluate(judge, cut.params)[0], 4),
+        before=round(runner.evaluate(judge, params)[0], 4),
+        after=round(runner.evaluate(judge, cut.params)[0], 4),
         quantile=float(np.quantile(np.concatenate(gone), 0.999)),
         left=swapjax.sparsity.masks.count(cut.masks)[0],
     )

@@ -31,8 +31,8 @@ from rich.table import Table
 from shared import DATA, RESULTS, read_runs, start, write_runs
 
 import swapjax
-from swapjax import datasets, experiments, models, plot
 from swapjax.cli.screen import console, progress
+from swapjax.experiments import datasets, models, plot, runner
 
 # Means that the better of the two regressions must reach from clean gradients.
 GOALS = {
@@ -121,8 +121,8 @@ def main(options: Options) -> None:
             sys.exit(f"{path}: not there; name it with --data or --checkpoint")
     data = datasets.load(options.data)
     model = models.create("mlpnet", data.shape, data.classes)
-    setting = experiments.set_up(data, model, weights=options.checkpoint)
-    accuracy, loss = experiments.evaluate(setting, setting.params)
+    setting = runner.set_up(data, model, weights=options.checkpoint)
+    accuracy, loss = runner.evaluate(setting, setting.params)
     console.print(f"Dense: {accuracy:.2f}%, loss {loss:.4f}.")
     options.out.mkdir(parents=True, exist_ok=True)
     target = options.out / "results.csv"
@@ -190,7 +190,7 @@ def plan_runs(options: Options) -> list[Run]:
     return runs
 
 
-def measure(setting: experiments.Setting, run: Run) -> Run:
+def measure(setting: runner.Setting, run: Run) -> Run:
     """Prune, and fill in what came of it."""
     recipe: dict[str, Any]
     if run.recipe == PLAIN:
@@ -198,7 +198,7 @@ def measure(setting: experiments.Setting, run: Run) -> Run:
     else:
         tune = swapjax.FineTune(_sgd(), steps=len(setting.data.y_train) // 64, batch=64)
         recipe = {"stages": 14, "schedule": swapjax.cubic(), "finetune": tune}
-    row, _ = experiments.run(
+    row, _ = runner.run(
         setting,
         METHODS[run.method],
         sparsity=run.sparsity,

@@ -30,9 +30,9 @@ from rich.table import Table
 from shared import DATA, RESULTS, clock, read_runs, start, write_runs
 
 import swapjax
-from swapjax import datasets, experiments, models, plot
 from swapjax.cli.screen import console, progress
 from swapjax.core import files
+from swapjax.experiments import datasets, models, plot, runner
 from swapjax.gradients.build import form, recipe
 from swapjax.loops.examples import Source
 from swapjax.pruning import Method, Problem
@@ -113,7 +113,7 @@ class Run:
 def main(options: Options) -> None:
     """Do what is left to do, then show everything."""
     setting, name = load(options)
-    accuracy, _ = experiments.evaluate(setting, setting.params)
+    accuracy, _ = runner.evaluate(setting, setting.params)
     console.print(f"Dense {name}: {accuracy:.2f}%.")
     options.out.mkdir(parents=True, exist_ok=True)
     target = options.out / "results.csv"
@@ -131,7 +131,7 @@ def main(options: Options) -> None:
         for run in left:
             label = f"{run.method}, {run.sparsity:g}, {run.stages} stages"
             bar.update(task, description=f"{label}, seed {run.seed}")
-            row, _ = experiments.run(
+            row, _ = runner.run(
                 setting,
                 METHODS[run.method],
                 sparsity=run.sparsity,
@@ -160,15 +160,15 @@ def main(options: Options) -> None:
     console.print(f"Written to {options.out}.", soft_wrap=True)
 
 
-def load(options: Options) -> tuple[experiments.Setting, str]:
+def load(options: Options) -> tuple[runner.Setting, str]:
     """The network, and the name of its data."""
     here = options.data.exists() and options.checkpoint.exists()
     data = datasets.load(options.data if here else "digits")
     model = models.create("mlpnet", data.shape, data.classes)
     if here:
-        return experiments.set_up(data, model, weights=options.checkpoint), "MNIST"
+        return runner.set_up(data, model, weights=options.checkpoint), "MNIST"
     console.print(f"{options.data} is not there; training on digits instead.")
-    return experiments.set_up(data, model), "digits"
+    return runner.set_up(data, model), "digits"
 
 
 def cost(options: Options, method: str) -> dict[str, float]:

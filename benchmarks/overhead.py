@@ -24,9 +24,9 @@ from rich.table import Table
 from shared import DATA, RESULTS, clock, start
 
 import swapjax
-from swapjax import datasets, models
 from swapjax.cli.screen import console, progress
 from swapjax.core import files
+from swapjax.experiments import datasets, models
 
 # JaxPruner's ratios in the same setting, with a mask step every 100, on quiet cores.
 JAXPRUNER = {"static": 1.05, "set": 2.6, "rigl": 2.5, "gmp": 1.4}

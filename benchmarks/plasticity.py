@@ -22,10 +22,10 @@ from rich.table import Table
 from shared import DATA, RESULTS, read_runs, start, write_runs
 
 import swapjax
-from swapjax import datasets, experiments, models, plot
 from swapjax.cli.screen import console, progress
 from swapjax.core.types import Params
-from swapjax.experiments import Setting
+from swapjax.experiments import datasets, models, plot, runner
+from swapjax.experiments.runner import Setting
 from swapjax.loops import steps
 from swapjax.training import Recovery, Trainer, fit
 
@@ -159,7 +159,7 @@ def measure(
         for x in swapjax.pruning_plasticity(
             Trainer(model.loss_fn, data.train, settings),
             {epoch: params},
-            evaluate=lambda params: round(experiments.evaluate(setting, params)[0], 4),
+            evaluate=lambda params: round(runner.evaluate(setting, params)[0], 4),
             rates=rates,
             gradient=slope,
             key=jax.random.key(seed),

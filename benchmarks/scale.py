@@ -30,9 +30,9 @@ from rich.table import Table
 from shared import RESULTS, clock, fastest, start
 
 import swapjax
-from swapjax import models, plot
 from swapjax.cli.screen import console, progress
 from swapjax.core import files, sharding
+from swapjax.experiments import models, plot
 from swapjax.gradients.build import form, recipe
 from swapjax.pruning import Problem
 from swapjax.pruning.solvers.transport import entropic

@@ -27,9 +27,9 @@ from rich.table import Table
 from shared import DATA, RESULTS, read_runs, start, write_runs
 
 import swapjax
-from swapjax import datasets, experiments, models, plot
 from swapjax.cli.screen import console, progress
-from swapjax.experiments import Setting
+from swapjax.experiments import datasets, models, plot, runner
+from swapjax.experiments.runner import Setting
 from swapjax.loops import steps
 from swapjax.training import Rule, fit
 
@@ -151,7 +151,7 @@ def train(line: Line, options: Options, data: datasets.Dataset) -> Line:
         params = swapjax.recalibrate_batchnorm(
             model.statistics, params, np.split(data.x_train[:5000], 10)
         )
-    accuracy, _ = experiments.evaluate(Setting(data, model, params), params)
+    accuracy, _ = runner.evaluate(Setting(data, model, params), params)
     prunable = swapjax.plan(params, 0.0).split(params)
     return dataclasses.replace(
         line,

@@ -25,9 +25,9 @@ from rich.table import Table
 from shared import RESULTS, fastest, start
 
 import swapjax
-from swapjax import models, plot
 from swapjax.cli.screen import console, progress
 from swapjax.core import files
+from swapjax.experiments import models, plot
 from swapjax.gradients.build import recipe
 from swapjax.gradients.stored import store
 from swapjax.pruning.solvers.transport import entropic

@@ -26,8 +26,8 @@ import tyro
 from rich.table import Table
 
 import swapjax
-from swapjax import datasets, models
 from swapjax.cli.screen import console
+from swapjax.experiments import datasets, models
 from swapjax.gradients.build import per_example_gradients, recipe
 from swapjax.io import checkpoint
 from swapjax.pruning.solvers import least_squares, targets

@@ -22,8 +22,8 @@ import tyro
 from flax import nnx
 
 import swapjax
-from swapjax import models
 from swapjax.cli.screen import console
+from swapjax.experiments import models
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,7 +29,7 @@ import hypothesis
 import jax
 import pytest
 
-from swapjax import datasets, experiments, models
+from swapjax.experiments import datasets, models, runner
 
 # Devices to shard over; what is not sharded stays on the first.
 jax.config.update("jax_num_cpu_devices", 8)
@@ -66,7 +66,7 @@ def digits():
     """Real scanned digits and a network trained on them for a moment."""
     data = datasets.load("digits")
     model = models.create("mlpnet", data.shape, data.classes)
-    return experiments.set_up(data, model, epochs=15)
+    return runner.set_up(data, model, epochs=15)
 
 
 @pytest.fixture(scope="session")
@@ -79,7 +79,7 @@ def mnist():
             pytest.skip(f"{path.name} is not in {path.parent}: get MNIST to run this")
     data = datasets.load(images)
     model = models.create("mlpnet", data.shape, data.classes)
-    return experiments.set_up(data, model, weights=weights)
+    return runner.set_up(data, model, weights=weights)
 
 
 @pytest.fixture(scope="session")

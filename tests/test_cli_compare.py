@@ -6,11 +6,11 @@ import json
 import numpy as np
 import pytest
 
-from swapjax import experiments
 from swapjax.cli import main, screen
 from swapjax.cli.compare import Compare, _methods
 from swapjax.cli.methods import METHODS
 from swapjax.cli.options import Options
+from swapjax.experiments import runner
 from swapjax.io import checkpoint
 
 COLUMNS = {"method", "sparsity", "seed", "noise", "accuracy", "loss", "seconds"}
@@ -40,20 +40,20 @@ def compare(dense):
 @pytest.fixture
 def runs(monkeypatch):
     """The runs that are really done, as (method, sparsity, seed)."""
-    run, calls = experiments.run, []
+    run, calls = runner.run, []
 
     def counted(setting, method, *, sparsity, seed, **options):
         result = run(setting, method, sparsity=sparsity, seed=seed, **options)
         calls.append((method.name, float(sparsity.sparsity), seed))
         return result
 
-    monkeypatch.setattr(experiments, "run", counted)
+    monkeypatch.setattr(runner, "run", counted)
     return calls
 
 
 def interrupt_run(patch, number):
     """Press Ctrl-C while a run is at work."""
-    run, calls = experiments.run, []
+    run, calls = runner.run, []
 
     def interrupted(*arguments, **options):
         calls.append(number)
@@ -61,7 +61,7 @@ def interrupt_run(patch, number):
             raise KeyboardInterrupt
         return run(*arguments, **options)
 
-    patch.setattr(experiments, "run", interrupted)
+    patch.setattr(runner, "run", interrupted)
 
 
 def without_seconds(rows):
@@ -122,7 +122,7 @@ def test_accuracy_is_percent_of_the_whole_test_set(compare, digits, tmp_path):
     path = tmp_path / "runs.json"
     assert compare("--sparsities", "0,0.9", "--json", path) == 0
     untouched, pruned = (row["accuracy"] for row in json.loads(path.read_text()))
-    assert untouched == experiments.evaluate(digits, digits.params)[0]
+    assert untouched == runner.evaluate(digits, digits.params)[0]
     assert pruned * 360 / 100 == pytest.approx(round(pruned * 360 / 100))
     assert untouched > pruned
 

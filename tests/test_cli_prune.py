@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import safetensors.flax
 
-from swapjax import datasets, experiments, plot
 from swapjax.cli import main, screen
+from swapjax.experiments import datasets, plot, runner
 from swapjax.io import checkpoint
 from swapjax.sparsity import masks
 
@@ -99,10 +99,10 @@ def test_it_writes_four_files_that_belong_together(done, digits):
 
 def test_the_reported_accuracies_are_those_of_the_saved_params(done, digits):
     report, (params, _) = report_of(done), load(done, digits)
-    accuracy, loss = experiments.evaluate(digits, params)
+    accuracy, loss = runner.evaluate(digits, params)
     assert report["result"]["accuracy"] == accuracy
     assert report["result"]["loss"] == pytest.approx(loss, rel=1e-6)
-    accuracy, loss = experiments.evaluate(digits, digits.params)
+    accuracy, loss = runner.evaluate(digits, digits.params)
     assert report["dense"] == {"accuracy": accuracy, "loss": pytest.approx(loss)}
     assert report["dense"]["accuracy"] > 90
 
@@ -137,7 +137,7 @@ def test_the_screen_tells_dense_and_pruned_accuracy_and_where_files_are(
     options = (*MAGNITUDE, "--checkpoint", dense)
     assert prune(*options, out=out) == 0
     text = capsys.readouterr().out
-    before, _ = experiments.evaluate(digits, digits.params)
+    before, _ = runner.evaluate(digits, digits.params)
     after = report_of(out)["result"]["accuracy"]
     assert f"{before:.2f}% of the test set correct" in text
     assert f"{before:.2f}% before, {after:.2f}% with 356 of 3,560 weights" in text
@@ -173,7 +173,7 @@ def test_without_a_checkpoint_it_trains_first_and_says_so(digits, tmp_path, caps
     assert said in capsys.readouterr().out
     assert names(tmp_path) == ["dense.safetensors", *RESULTS]
     trained = checkpoint.load_params(tmp_path / "dense.safetensors", digits.params)
-    accuracy, _ = experiments.evaluate(digits, trained)
+    accuracy, _ = runner.evaluate(digits, trained)
     assert report_of(tmp_path)["dense"]["accuracy"] == accuracy > 30
 
     first = bits(tmp_path)
@@ -324,7 +324,7 @@ def test_an_interruption_of_the_training_leaves_nothing(tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiments, "finetune", interrupted)
+    monkeypatch.setattr(runner, "finetune", interrupted)
     assert prune(*QUICK, out=tmp_path / "out") == 130
     assert not (tmp_path / "out").exists()
 
@@ -555,7 +555,7 @@ def test_a_failing_run_removes_only_files_of_its_own(dense, tmp_path, monkeypatc
         (out / "folder").mkdir()
         raise ValueError("a gradient is not finite")
 
-    monkeypatch.setattr(experiments, "run", fail)
+    monkeypatch.setattr(runner, "run", fail)
     assert prune(*QUICK, "--checkpoint", dense, out=out) == 2
     assert names(out) == ["folder", "notes.txt"]
 

@@ -13,13 +13,13 @@ import pytest
 import safetensors.flax
 
 import swapjax
-from swapjax import datasets, experiments, models, plot
 from swapjax.cli import algorithms, main
 from swapjax.cli.algorithms import GRADUAL, AlgorithmName
 from swapjax.cli.train import Train
-from swapjax.experiments import Setting
+from swapjax.experiments import datasets, models, plot, runner
+from swapjax.experiments.models import mlp
+from swapjax.experiments.runner import Setting
 from swapjax.io import checkpoint
-from swapjax.models import mlp
 from swapjax.sparsity import masks
 
 RESULTS = ["masks.safetensors", "params.safetensors", "report.json", "train.png"]
@@ -119,7 +119,7 @@ def test_every_algorithm_ends_at_the_exact_count_and_reports_it(
 
     report, text = report_of(tmp_path), capsys.readouterr().out
     result = report["result"]
-    accuracy, loss = experiments.evaluate(setting, params)
+    accuracy, loss = runner.evaluate(setting, params)
     assert result["accuracy"] == accuracy
     assert result["loss"] == pytest.approx(loss, rel=1e-5)
     assert result["total"] == total

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from swapjax import datasets, experiments
+from swapjax.experiments import datasets, runner
 
 
 def arrays(**changes):
@@ -61,7 +61,7 @@ def test_digits_hold_every_scan_once_and_in_the_same_order_each_time():
 def test_mnist_and_its_published_network_are_what_they_are_known_for(mnist):
     assert (mnist.data.mean, mnist.data.std) == (0.1307, 0.3081)
     assert mnist.data.x_train.shape == (60_000, 28, 28)
-    accuracy, _ = experiments.evaluate(mnist, mnist.params)
+    accuracy, _ = runner.evaluate(mnist, mnist.params)
     assert accuracy == 93.97
 
 

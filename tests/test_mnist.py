@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import swapjax
-from swapjax import experiments
+from swapjax.experiments import runner
 
 MAGNITUDE = {
     0.5: 93.93, 0.6: 93.78, 0.7: 93.62, 0.8: 92.88, 0.9: 90.28, 0.95: 83.64,
@@ -15,7 +15,7 @@ MAGNITUDE = {
 
 @pytest.mark.parametrize("sparsity", MAGNITUDE)
 def test_global_magnitude_has_the_known_accuracy(mnist, sparsity):
-    row, _ = experiments.run(mnist, swapjax.magnitude(), sparsity=sparsity, seed=0)
+    row, _ = runner.run(mnist, swapjax.magnitude(), sparsity=sparsity, seed=0)
     assert row.accuracy == pytest.approx(MAGNITUDE[sparsity], abs=0.02)
     assert row.nonzeros == round(row.total * (1 - sparsity))
 
@@ -30,7 +30,7 @@ def test_one_re_fit_has_the_known_accuracy(mnist, damping, known):
         damping=damping, support="magnitude", first_order=False
     )
     for sparsity, accuracy in zip((0.5, 0.7, 0.8, 0.9), known, strict=True):
-        row, _ = experiments.run(mnist, method, sparsity=sparsity, seed=0)
+        row, _ = runner.run(mnist, method, sparsity=sparsity, seed=0)
         assert row.accuracy == pytest.approx(accuracy, abs=0.3)
 
 

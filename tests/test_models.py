@@ -9,9 +9,10 @@ import pytest
 from flax import nnx
 
 import swapjax
-from swapjax import models, recalibrate_batchnorm
+from swapjax import recalibrate_batchnorm
 from swapjax.core import trees
-from swapjax.models import resnet, vgg
+from swapjax.experiments import models
+from swapjax.experiments.models import resnet, vgg
 
 
 def shapes_of(model):

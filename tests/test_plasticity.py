@@ -9,7 +9,8 @@ import optax
 import pytest
 
 import swapjax
-from swapjax import NM, FineTune, plot
+from swapjax import NM, FineTune
+from swapjax.experiments import plot
 from swapjax.training import Recovery, Trainer, pruning_plasticity
 
 KEY = jax.random.key(0)

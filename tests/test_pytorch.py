@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from swapjax import datasets, experiments, models
 from swapjax.core import trees
+from swapjax.experiments import datasets, models, runner
 from swapjax.io import checkpoint
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -174,7 +174,7 @@ def test_published_weights_score_what_they_should(name, accuracy, loss, cifar10)
     model = models.create("resnet20", cifar10.shape, 10)
     path = SHARED / "checkpoints" / f"{name}.npz"
     params = checkpoint.from_torch(path, model)
-    setting = experiments.Setting(cifar10, model, params)
-    found = experiments.evaluate(setting, params)
+    setting = runner.Setting(cifar10, model, params)
+    found = runner.evaluate(setting, params)
     assert abs(found[0] - accuracy) <= 0.05
     assert abs(found[1] - loss) <= 0.0005

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from swapjax import plot, report
 from swapjax.cli import main, screen
 from swapjax.core.types import Status
-from swapjax.experiments import Row
+from swapjax.experiments import plot, report
+from swapjax.experiments.runner import Row
 from swapjax.io import checkpoint
 from swapjax.pruning import Stage
 

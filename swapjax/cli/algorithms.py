@@ -9,7 +9,7 @@ import optax
 
 from swapjax import training
 from swapjax.core.types import Masks, Params
-from swapjax.experiments import Setting
+from swapjax.experiments.runner import Setting
 from swapjax.pruning import prune, snip, synflow
 from swapjax.sparsity import schedules
 from swapjax.sparsity.allocation import Allocation

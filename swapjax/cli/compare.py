@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, get_args
 
-from swapjax import experiments, plot, report
 from swapjax.cli.methods import METHODS, MethodName
 from swapjax.cli.options import Options, check_seed, shown
 from swapjax.cli.screen import console, progress, require_writable
-from swapjax.experiments import Row, Setting
+from swapjax.experiments import plot, report, runner
+from swapjax.experiments.runner import Row, Setting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ def carry_out(
     options = runs[0].options
     done = read(target, runs)
     setting = options.set_up(sparsities)
-    dense, _ = experiments.evaluate(setting, setting.params)
+    dense, _ = runner.evaluate(setting, setting.params)
     rows = run_all(runs, setting, target, done)
     console.print(f"Test accuracy in percent; the dense network has {dense:.2f}.")
     console.print(report.comparison_table(rows))
@@ -145,7 +145,7 @@ def run_all(
             bar.update(
                 task, description=f"{run.method} to {run.sparsity:g}, seed {run.seed}"
             )
-            row, _ = experiments.run(
+            row, _ = runner.run(
                 setting,
                 run.options.make_method(run.method),
                 sparsity=run.options.plan(setting.params, run.sparsity),

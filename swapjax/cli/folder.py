@@ -10,7 +10,7 @@ from typing import Any
 
 from swapjax.cli.options import Network
 from swapjax.core import files
-from swapjax.datasets import Dataset
+from swapjax.experiments.datasets import Dataset
 
 
 def circumstances(options: Network, data: Dataset) -> dict[str, Any]:

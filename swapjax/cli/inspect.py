@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from swapjax import report
 from swapjax.cli.screen import console
+from swapjax.experiments import report
 from swapjax.io import checkpoint
 
 

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal
 import optax
 import tyro
 
-from swapjax import datasets, experiments, models
 from swapjax.cli.methods import METHODS, MethodName
 from swapjax.cli.screen import console, progress
 from swapjax.core.types import Params
-from swapjax.experiments import Setting
+from swapjax.experiments import datasets, models, runner
+from swapjax.experiments.runner import Setting
 from swapjax.gradients.noise import GradientNoise
 from swapjax.io import checkpoint as files
 from swapjax.loops.finetune import FineTune
@@ -222,18 +222,18 @@ class Options(Network):
                 f"examples a stage; {data.name} has {available:,} to train"
             )
         if self.checkpoint is not None:
-            return experiments.set_up(data, model, weights=self.checkpoint)
+            return runner.set_up(data, model, weights=self.checkpoint)
         if trained is not None and self._is_ours(trained):
             console.print(
                 f"Taking the network trained before from {trained}.", soft_wrap=True
             )
-            return experiments.set_up(data, model, weights=trained)
+            return runner.set_up(data, model, weights=trained)
         console.print(
             f"No --checkpoint given: training {self.model} on {data.name} for "
             f"{self.epochs} epochs."
         )
         with progress("training", self.epochs) as (bar, task):
-            return experiments.set_up(
+            return runner.set_up(
                 data,
                 model,
                 epochs=self.epochs,

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from swapjax import experiments
 from swapjax.cli import algorithms
 from swapjax.cli.screen import progress
 from swapjax.core.types import Masks, Params
-from swapjax.experiments import Setting
+from swapjax.experiments import runner
+from swapjax.experiments.runner import Setting
 from swapjax.loops.finetune import FineTune
 from swapjax.sparsity import masks
 from swapjax.sparsity.magnitude import largest
@@ -72,7 +72,7 @@ def _fit(
             epochs=options.epochs,
             batch=options.batch,
             key=order,
-            evaluate=lambda params: experiments.evaluate(setting, params)[0],
+            evaluate=lambda params: runner.evaluate(setting, params)[0],
             checkpoint=state,
             callback=lambda epoch: bar.update(
                 task, description=f"epoch {epoch.epoch}: {epoch.accuracy:.2f}%"
@@ -83,7 +83,7 @@ def _fit(
         return Outcome(params, masks_of(last), history)
     if options.algorithm == "dense":
         return Outcome(params, target.masks(target.everything()), history)
-    before = experiments.evaluate(setting, params)
+    before = runner.evaluate(setting, params)
     kept = largest(target, params)
     return Outcome(masks.apply_masks(params, kept), kept, history, before)
 
@@ -105,7 +105,7 @@ def _find_ticket(
             model.params,
             sparsity=target,
             rate=algorithms.rate(options),
-            evaluate=lambda params: experiments.evaluate(setting, params)[0],
+            evaluate=lambda params: runner.evaluate(setting, params)[0],
             key=jax.random.split(jax.random.key(options.seed))[0],
             checkpoint=state,
             callback=lambda level: bar.update(

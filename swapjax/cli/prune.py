@@ -8,11 +8,11 @@ import jax
 import numpy as np
 import tyro
 
-from swapjax import experiments, plot, report
 from swapjax.cli.folder import circumstances, folder
 from swapjax.cli.options import Options
 from swapjax.cli.screen import console, progress, require_writable
-from swapjax.experiments import Row, Setting
+from swapjax.experiments import plot, report, runner
+from swapjax.experiments.runner import Row, Setting
 from swapjax.io import checkpoint
 from swapjax.pruning import Pruned
 
@@ -45,7 +45,7 @@ def prune(options: Prune) -> None:
     require_writable(options.out, "--out")
     (sparsity,) = options.levels([options.sparsity])
     setting = options.set_up([sparsity], trained=options.out / _DENSE)
-    accuracy, loss = experiments.evaluate(setting, setting.params)
+    accuracy, loss = runner.evaluate(setting, setting.params)
     console.print(
         f"Dense {options.model} on {setting.data.name}: {accuracy:.2f}% of the test "
         f"set correct, loss {loss:.4f}.\n"
@@ -62,7 +62,7 @@ def prune(options: Prune) -> None:
             console.print(f"Going on from {state}.", soft_wrap=True)
         if options.checkpoint is None:
             options.save_trained(options.out / _DENSE, setting)
-        row, pruned = experiments.run(
+        row, pruned = runner.run(
             setting,
             options.make_method(options.method),
             sparsity=target,

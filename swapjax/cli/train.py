@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
-from swapjax import experiments, plot, report
 from swapjax.cli import algorithms
 from swapjax.cli.algorithms import GRADUAL, AlgorithmName
 from swapjax.cli.folder import circumstances, folder
@@ -16,7 +15,8 @@ from swapjax.cli.outcome import Outcome, carry_out
 from swapjax.cli.screen import console, require_writable
 from swapjax.core.checks import require_fraction
 from swapjax.core.types import Params
-from swapjax.experiments import Setting
+from swapjax.experiments import plot, report, runner
+from swapjax.experiments.runner import Setting
 from swapjax.io import checkpoint
 from swapjax.loops import steps
 from swapjax.sparsity import masks
@@ -171,7 +171,7 @@ def train(options: Train) -> None:
         if state.exists():
             console.print(f"Going on from {state}.", soft_wrap=True)
         outcome = carry_out(options, setting, target, total, state)
-        accuracy, loss = experiments.evaluate(setting, outcome.params)
+        accuracy, loss = runner.evaluate(setting, outcome.params)
         result = _result(options, outcome, accuracy, loss)
         _write(options, setting, outcome, result, total)
     state.unlink(missing_ok=True)

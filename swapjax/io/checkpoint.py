@@ -24,7 +24,7 @@ from swapjax.io import torch_weights
 from swapjax.sparsity import masks
 
 if TYPE_CHECKING:
-    from swapjax.models import Model
+    from swapjax.experiments.models import Model
 
 # What the standard library raises for an archive that is damaged.
 _BROKEN_ZIP = (
@@ -62,8 +62,8 @@ def load_params(
         path: a ``.safetensors`` or ``.npz`` file, with the paths of `like` or with
             PyTorch's names and layouts.
         like: a tree with the structure, shapes and dtypes that are wanted.
-        flattened: `swapjax.models.Model.flattened` of the network, which PyTorch's
-            weights of a dense layer after a convolution need.
+        flattened: `swapjax.experiments.models.Model.flattened` of the network, which
+            PyTorch's weights of a dense layer after a convolution need.
 
     Returns:
         The tree, with the dtypes of `like`.
@@ -79,14 +79,14 @@ def load_params(
 
 
 def from_torch(source: str | Path | Mapping[str, Any], model: "Model") -> Params:
-    """Take the weights of a PyTorch network for one of `swapjax.models`.
+    """Take the weights of a PyTorch network for one of `swapjax.experiments.models`.
 
     Args:
         source: a state dict, of tensors or of arrays; or a file that holds one:
             ``.safetensors``, ``.npz``, or ``.pt`` and ``.pth`` where PyTorch is
             installed.
-        model: from `swapjax.models.create`. ResNets and VGG take the names of
-            torchvision, MobileNetV1 those of one sequence, ``model.0.0.weight``.
+        model: from `swapjax.experiments.models.create`. ResNets and VGG take the names
+            of torchvision, MobileNetV1 those of one sequence, ``model.0.0.weight``.
 
     Returns:
         Params as `model.params`, running statistics of batch norm included.

@@ -24,7 +24,7 @@ def recalibrate_batchnorm(
     Args:
         statistics: ``(params, batch) -> params`` with the statistics of the batch in
             place of running ones and all else as it was, such as
-            `swapjax.models.Model.statistics`.
+            `swapjax.experiments.models.Model.statistics`.
         params: the network.
         batches: pytrees of arrays with a leading axis of examples, as statistics takes
             them. Each counts by its examples. Hundreds of examples a batch are better

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from swapjax.core import files, trees
 from swapjax.core.types import Masks, Params
-from swapjax.experiments import Row
+from swapjax.experiments.runner import Row
 from swapjax.pruning import Stage
 from swapjax.training import Epoch, Level
 

@@ -3,7 +3,7 @@
 import jax
 from flax import nnx
 
-from swapjax.models.resnet import batch_norm, convolution
+from swapjax.experiments.models.resnet import batch_norm, convolution
 
 _WIDTHS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)) + (
     ((512, 1),) * 5 + ((1024, 2), (1024, 1))

@@ -12,11 +12,11 @@ from flax import nnx
 
 from swapjax.core import trees
 from swapjax.core.types import Params
-from swapjax.models.cnn import CNN
-from swapjax.models.mlp import MLP
-from swapjax.models.mobilenet import MobileNetV1
-from swapjax.models.resnet import ResNet, resnet18, resnet20, resnet50
-from swapjax.models.vgg import POOLED, VGG16
+from swapjax.experiments.models.cnn import CNN
+from swapjax.experiments.models.mlp import MLP
+from swapjax.experiments.models.mobilenet import MobileNetV1
+from swapjax.experiments.models.resnet import ResNet, resnet18, resnet20, resnet50
+from swapjax.experiments.models.vgg import POOLED, VGG16
 
 __all__ = ["CNN", "MLP", "NAMES", "VGG16", "MobileNetV1", "Model", "ResNet", "create"]
 

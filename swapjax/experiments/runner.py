@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from swapjax import datasets, models
 from swapjax.core.types import Params
+from swapjax.experiments import datasets, models
 from swapjax.gradients.noise import GradientNoise
 from swapjax.io import checkpoint
 from swapjax.loops.finetune import FineTune, finetune

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from swapjax.core import files
-from swapjax.experiments import Row
+from swapjax.experiments.runner import Row
 from swapjax.pruning import Stage
 from swapjax.training import Epoch, Level, Recovery
 

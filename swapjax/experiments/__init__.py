@@ -1,0 +1,1 @@
+"""The laboratory: data, networks, runs that are compared, reports and pictures."""
