@@ -22,7 +22,7 @@ from rich.table import Table
 from shared import DATA, RESULTS, read_runs, start, write_runs
 
 import swapjax
-from swapjax.cli.screen import console, progress
+from swapjax.cli.console import console, progress
 from swapjax.experiments import datasets, models, runner
 from swapjax.loops import steps
 from swapjax.training import fit

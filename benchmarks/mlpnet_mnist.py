@@ -31,7 +31,7 @@ from rich.table import Table
 from shared import DATA, RESULTS, read_runs, start, write_runs
 
 import swapjax
-from swapjax.cli.screen import console, progress
+from swapjax.cli.console import console, progress
 from swapjax.experiments import datasets, models, plot, runner
 
 # Means that the better of the two regressions must reach from clean gradients.

@@ -30,7 +30,7 @@ from rich.table import Table
 from shared import DATA, RESULTS, clock, read_runs, start, write_runs
 
 import swapjax
-from swapjax.cli.screen import console, progress
+from swapjax.cli.console import console, progress
 from swapjax.core import files
 from swapjax.experiments import datasets, models, plot, runner
 from swapjax.gradients.build import form, recipe

@@ -24,7 +24,7 @@ from rich.table import Table
 from shared import DATA, RESULTS, clock, start
 
 import swapjax
-from swapjax.cli.screen import console, progress
+from swapjax.cli.console import console, progress
 from swapjax.core import files
 from swapjax.experiments import datasets, models
 

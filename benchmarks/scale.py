@@ -30,7 +30,7 @@ from rich.table import Table
 from shared import RESULTS, clock, fastest, start
 
 import swapjax
-from swapjax.cli.screen import console, progress
+from swapjax.cli.console import console, progress
 from swapjax.core import files, sharding
 from swapjax.experiments import models, plot
 from swapjax.gradients.build import form, recipe

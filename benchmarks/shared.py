@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import jax
 
-from swapjax.cli.screen import console
+from swapjax.cli.console import console
 from swapjax.core import files
 
 DATA = Path(__file__).parents[2] / "shared"  # MNIST, CIFAR-10, published weights

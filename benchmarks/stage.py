@@ -26,7 +26,7 @@ import tyro
 from rich.table import Table
 
 import swapjax
-from swapjax.cli.screen import console
+from swapjax.cli.console import console
 from swapjax.experiments import datasets, models
 from swapjax.gradients.build import per_example_gradients, recipe
 from swapjax.io import checkpoint

@@ -22,7 +22,7 @@ import tyro
 from flax import nnx
 
 import swapjax
-from swapjax.cli.screen import console
+from swapjax.cli.console import console
 from swapjax.experiments import models
 
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from swapjax.cli import main, screen
+from swapjax.cli import console, main
 from swapjax.cli.compare import Compare, _methods
 from swapjax.cli.methods import METHODS
 from swapjax.cli.options import Options
@@ -130,7 +130,7 @@ def test_accuracy_is_percent_of_the_whole_test_set(compare, digits, tmp_path):
 def test_the_table_shows_a_line_a_method_and_a_column_a_sparsity(
     compare, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(screen.console, "width", 120)
+    monkeypatch.setattr(console.console, "width", 120)
     path = tmp_path / "runs.json"
     options = ("--methods", "magnitude,linear-regression", "--sparsities", "0.5,0.9")
     assert compare(*options, "--json", path) == 0
@@ -144,7 +144,7 @@ def test_the_table_shows_a_line_a_method_and_a_column_a_sparsity(
 
 
 def test_seeds_show_as_mean_and_deviation(compare, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(screen.console, "width", 120)
+    monkeypatch.setattr(console.console, "width", 120)
     path = tmp_path / "runs.json"
     options = ("--method", "linear-regression", "--seeds", "0,1,2", "--json", path)
     assert compare(*options) == 0
@@ -357,7 +357,7 @@ def tiny_demo(dense, monkeypatch):
     monkeypatch.setattr(demo, "Options", options)
     monkeypatch.setattr(demo, "_SPARSITIES", (0.5, 0.9))
     monkeypatch.setattr(demo, "METHODS", ("magnitude", "linear-regression"))
-    monkeypatch.setattr(screen.console, "width", 120)
+    monkeypatch.setattr(console.console, "width", 120)
 
 
 @pytest.mark.usefixtures("tiny_demo")

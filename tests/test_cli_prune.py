@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import safetensors.flax
 
-from swapjax.cli import main, screen
+from swapjax.cli import console, main
 from swapjax.experiments import datasets, plot, runner
 from swapjax.io import checkpoint
 from swapjax.sparsity import masks
@@ -347,7 +347,7 @@ def test_the_state_of_another_run_is_refused_and_kept(tmp_path, capsys):
 
 
 def test_the_time_left_is_told_even_for_stages_of_minutes():
-    with screen.progress("pruning", 10) as (bar, task):
+    with console.progress("pruning", 10) as (bar, task):
         for minutes in (0, 5, 10):
             bar.get_time = lambda now=60.0 * minutes: now
             bar.advance(task)

@@ -13,9 +13,9 @@ import pytest
 import safetensors.flax
 
 import swapjax
-from swapjax.cli import algorithms, main
-from swapjax.cli.algorithms import GRADUAL, AlgorithmName
+from swapjax.cli import main, train_algorithms
 from swapjax.cli.train import Train
+from swapjax.cli.train_algorithms import GRADUAL, AlgorithmName
 from swapjax.experiments import datasets, models, plot, runner
 from swapjax.experiments.models import mlp
 from swapjax.experiments.runner import Setting
@@ -174,8 +174,10 @@ def test_the_report_tells_layers_data_options_and_versions(train, tmp_path):
 )
 def test_gsm_fades_weights_without_gradient_in_runs_of_any_length(steps, momentum):
     options = Train(out=Path("nowhere"), algorithm="gsm")
-    assert algorithms.settings(options, steps)[1] == pytest.approx(momentum, abs=0.005)
-    optimizer = algorithms.inner(options, steps)
+    assert train_algorithms.settings(options, steps)[1] == pytest.approx(
+        momentum, abs=0.005
+    )
+    optimizer = train_algorithms.inner(options, steps)
 
     def step(carry, _):
         params, state = carry

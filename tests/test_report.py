@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from swapjax.cli import main, screen
+from swapjax.cli import console, main
 from swapjax.core.types import Status
 from swapjax.experiments import plot, report
 from swapjax.experiments.runner import Row
@@ -370,7 +370,7 @@ def test_a_comparison_draws_the_deviation_of_seeds_and_runs_that_failed(tmp_path
 @pytest.fixture
 def inspect(capsys, monkeypatch):
     """What the command prints about a file, cell by cell."""
-    monkeypatch.setattr(screen.console, "width", 120)
+    monkeypatch.setattr(console.console, "width", 120)
 
     def call(path):
         assert main(["inspect", str(path)]) == 0

@@ -8,10 +8,10 @@ import tyro
 from threadpoolctl import threadpool_limits
 
 from swapjax.cli.compare import Compare, compare
+from swapjax.cli.console import errors
 from swapjax.cli.demo import Demo, demo
 from swapjax.cli.inspect import Inspect, inspect
 from swapjax.cli.prune import Prune, prune
-from swapjax.cli.screen import errors
 from swapjax.cli.train import Train, train
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, get_args
 
+from swapjax.cli.console import console, progress, require_writable
 from swapjax.cli.methods import METHODS, MethodName
 from swapjax.cli.options import Options, check_seed, shown
-from swapjax.cli.screen import console, progress, require_writable
 from swapjax.experiments import plot, report, runner
 from swapjax.experiments.runner import Row, Setting
 

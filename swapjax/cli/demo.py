@@ -4,9 +4,9 @@ import dataclasses
 from pathlib import Path
 
 from swapjax.cli.compare import Run, carry_out
+from swapjax.cli.console import require_writable
 from swapjax.cli.methods import MethodName
 from swapjax.cli.options import Options
-from swapjax.cli.screen import require_writable
 
 METHODS: tuple[MethodName, ...] = ("magnitude", "linear-regression", "swap")
 _SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from swapjax.cli.screen import console
+from swapjax.cli.console import console
 from swapjax.experiments import report
 from swapjax.io import checkpoint
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 import optax
 import tyro
 
+from swapjax.cli.console import console, progress
 from swapjax.cli.methods import METHODS, MethodName
-from swapjax.cli.screen import console, progress
 from swapjax.core.types import Params
 from swapjax.experiments import datasets, models, runner
 from swapjax.experiments.runner import Setting

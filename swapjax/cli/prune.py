@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import tyro
 
-from swapjax.cli.folder import circumstances, folder
+from swapjax.cli.console import console, progress, require_writable
 from swapjax.cli.options import Options
-from swapjax.cli.screen import console, progress, require_writable
+from swapjax.cli.output import circumstances, folder
 from swapjax.experiments import plot, report, runner
 from swapjax.experiments.runner import Row, Setting
 from swapjax.io import checkpoint

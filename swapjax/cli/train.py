@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
-from swapjax.cli import algorithms
-from swapjax.cli.algorithms import GRADUAL, AlgorithmName
-from swapjax.cli.folder import circumstances, folder
+from swapjax.cli import train_algorithms
+from swapjax.cli.console import console, require_writable
 from swapjax.cli.options import Network, check_seed, shown
-from swapjax.cli.outcome import Outcome, carry_out
-from swapjax.cli.screen import console, require_writable
+from swapjax.cli.output import circumstances, folder
+from swapjax.cli.train_algorithms import GRADUAL, AlgorithmName
+from swapjax.cli.train_run import Outcome, carry_out
 from swapjax.core.checks import require_fraction
 from swapjax.core.types import Params
 from swapjax.experiments import plot, report, runner
@@ -134,7 +134,7 @@ class Train(Network):
                 f"--optimizer {self.optimizer}: gsm works by the momentum of sgd; "
                 "leave it out"
             )
-        name = algorithms.optimizer_name(self)
+        name = train_algorithms.optimizer_name(self)
         if self.momentum is not None and name != "sgd":
             raise ValueError(
                 f"--momentum: {name} has none of its own; leave it out, or take "
@@ -148,7 +148,7 @@ class Train(Network):
             ValueError: as `swapjax.plan` does.
         """
         sparsity = 0.0 if self.algorithm == "dense" else self.sparsity
-        return plan(params, sparsity, allocation=algorithms.allocation(self))
+        return plan(params, sparsity, allocation=train_algorithms.allocation(self))
 
 
 def train(options: Train) -> None:
@@ -190,14 +190,14 @@ def train(options: Train) -> None:
 
 def _introduction(options: Train, data: str, total: int) -> str:
     """What will happen, in a sentence or two."""
-    rate, momentum, decay = algorithms.settings(options, total)
-    name = algorithms.optimizer_name(options)
+    rate, momentum, decay = train_algorithms.settings(options, total)
+    name = train_algorithms.optimizer_name(options)
     text = f"Training {options.model} on {data}: {options.epochs} epochs, {total:,} "
     text += f"steps of {name} at {rate:.2g}"
     text += f" with momentum {momentum:.2g}" if name == "sgd" else ""
     text += f" and weight decay {decay:.2g}" if decay else ""
     if options.algorithm in GRADUAL:
-        every, end = algorithms.mask_steps(options, total)
+        every, end = train_algorithms.mask_steps(options, total)
         often = f"every {every} steps" if every > 1 else "at every step"
         text += f". Masks change {often}"
         goes_on = GRADUAL[options.algorithm].rule().goes_on
@@ -205,7 +205,7 @@ def _introduction(options: Train, data: str, total: int) -> str:
         text += f" step {end:,}"
     elif options.algorithm == "lottery":
         levels = math.ceil(
-            math.log1p(-options.sparsity) / math.log1p(-algorithms.rate(options))
+            math.log1p(-options.sparsity) / math.log1p(-train_algorithms.rate(options))
         )
         text += f", once in each of {1 + levels} levels"
     return text + "."
@@ -249,7 +249,7 @@ def _write(
         summary,
         {
             "result": result,
-            "training": algorithms.told(options, total),
+            "training": train_algorithms.told(options, total),
             parts: [part.to_dict() for part in outcome.history],
             "layers": layers,
             **circumstances(options, setting.data),

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from swapjax.cli import algorithms
-from swapjax.cli.screen import progress
+from swapjax.cli import train_algorithms
+from swapjax.cli.console import progress
 from swapjax.core.types import Masks, Params
 from swapjax.experiments import runner
 from swapjax.experiments.runner import Setting
@@ -63,7 +63,7 @@ def _fit(
     data, model = setting.data, setting.model
     order, draw = jax.random.split(jax.random.key(options.seed))
     with progress("compiling", total) as (bar, task):
-        optimizer = algorithms.whole(options, setting, target, total, draw)
+        optimizer = train_algorithms.whole(options, setting, target, total, draw)
         params, last, history = fit(
             model.loss_fn,
             model.params,
@@ -92,7 +92,7 @@ def _find_ticket(
     options: "Train", setting: Setting, target: Plan, total: int, state: Path
 ) -> Outcome:
     data, model = setting.data, setting.model
-    settings = FineTune(algorithms.inner(options, total), total, options.batch)
+    settings = FineTune(train_algorithms.inner(options, total), total, options.batch)
     examples = jax.tree.map(jnp.asarray, data.train)
     with progress("level 0", total) as (bar, task):
         ticket = lottery(
@@ -104,7 +104,7 @@ def _find_ticket(
             ),
             model.params,
             sparsity=target,
-            rate=algorithms.rate(options),
+            rate=train_algorithms.rate(options),
             evaluate=lambda params: runner.evaluate(setting, params)[0],
             key=jax.random.split(jax.random.key(options.seed))[0],
             checkpoint=state,
