@@ -32,8 +32,8 @@ from swapjax.gradients.build import per_example_gradients, recipe
 from swapjax.io import checkpoint
 from swapjax.pruning.solvers import least_squares, targets
 from swapjax.sparsity import scores
+from swapjax.sparsity.budget import select
 from swapjax.sparsity.masks import apply_masks
-from swapjax.sparsity.topk import select
 
 SHARED = Path(__file__).parents[2] / "shared"
 METHODS = {

@@ -31,7 +31,7 @@ from swapjax.pruning.solvers import natural_step, targets
 from swapjax.pruning.solvers.conjugate_gradients import prefers_cg
 from swapjax.pruning.solvers.least_squares import damp, diagonalise
 from swapjax.pruning.solvers.refit import prepare, refit
-from swapjax.sparsity.topk import select
+from swapjax.sparsity.budget import select
 
 METHODS = {
     "magnitude": magnitude(),

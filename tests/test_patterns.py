@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import swapjax
 from swapjax import NM, plan
-from swapjax.sparsity.topk import select
+from swapjax.sparsity.budget import select
 
 
 @given(

@@ -27,7 +27,7 @@ from sparse_toy import (
 
 import swapjax
 from swapjax import NM, constant, cubic
-from swapjax.sparsity.topk import Budget
+from swapjax.sparsity.budget import Budget
 from swapjax.training import (
     MaskStep,
     acdc,

@@ -28,8 +28,8 @@ from swapjax.pruning.solvers import fisher_blocks
 from swapjax.pruning.solvers.backsolve import backsolve
 from swapjax.pruning.solvers.coordinate_descent import descend
 from swapjax.pruning.solvers.least_squares import factor
+from swapjax.sparsity.budget import select
 from swapjax.sparsity.masks import apply_masks
-from swapjax.sparsity.topk import select
 
 pytestmark = pytest.mark.usefixtures("x64")
 

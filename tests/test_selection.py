@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swapjax.sparsity.topk import Budget, select, sort_keys, top_k_mask, top_k_masks
+from swapjax.sparsity.budget import Budget, select
+from swapjax.sparsity.topk import sort_keys, top_k_mask, top_k_masks
 
 SHAPES = ((3, 1, 4), (0, 5), (7,), ())
 SIZE = sum(int(np.prod(shape)) for shape in SHAPES)

@@ -13,7 +13,7 @@ import swapjax
 from swapjax.core import sharding
 from swapjax.gradients.build import per_example_gradients
 from swapjax.gradients.noise import GradientNoise
-from swapjax.sparsity.topk import select
+from swapjax.sparsity.budget import select
 
 EXAMPLES = 64
 KINDS = {"automatic": AxisType.Auto, "explicit": AxisType.Explicit}

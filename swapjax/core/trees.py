@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from swapjax.core.types import Params
+from swapjax.core.types import Leaves, Params
 
 
 def paths(tree: Params) -> tuple[str, ...]:
@@ -116,3 +116,24 @@ def split_flat(flat: jax.Array, like: tuple[jax.Array, ...]) -> tuple[jax.Array,
         parts.append(flat[offset : offset + leaf.size].reshape(leaf.shape))
         offset += leaf.size
     return tuple(parts)
+
+
+def wide(leaves: Leaves) -> jnp.dtype:
+    """What products of such arrays are accumulated in: float32 or wider."""
+    return jnp.result_type(jnp.float32, *(leaf.dtype for leaf in leaves))
+
+
+def count_examples(data: Any) -> int:
+    """Count the examples of a pytree of arrays with a leading example axis.
+
+    Raises:
+        ValueError: when there is no array, or the leaves disagree.
+    """
+    shapes = [np.shape(x) for x in jax.tree.leaves(data)]
+    sizes = {shape[0] if shape else None for shape in shapes}
+    if len(sizes) != 1 or None in sizes:
+        raise ValueError(
+            "data: must be a pytree of arrays with one leading axis of examples, got "
+            f"shapes {shapes}"
+        )
+    return shapes[0][0]

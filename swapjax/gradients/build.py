@@ -9,12 +9,11 @@ from jax.extend import core
 
 from swapjax.core import sharding, trees
 from swapjax.core.checks import require_count
+from swapjax.core.trees import count_examples
 from swapjax.core.types import Leaves, LossFn, Params
-from swapjax.gradients import products
 from swapjax.gradients.matrix_free import MatrixFreeRows
 from swapjax.gradients.operator import Corruption, Storage
 from swapjax.gradients.stored import StoredRows, store
-from swapjax.loops.examples import count_examples
 from swapjax.sparsity.plan import Plan
 
 _STORE_BELOW = 2**31  # bytes of G that "auto" still stores
@@ -140,7 +139,7 @@ def recipe(
         loss_fn=loss_fn,
         positions=plan.positions,
         corruption=corruption,
-        dtype=None if rounded == products.wide(weights) else rounded,
+        dtype=None if rounded == trees.wide(weights) else rounded,
         chunk=min(chunk, slots),
         span=min(span, slots),
     )
@@ -215,7 +214,7 @@ def form(
     """
     check_storage(storage)
     if storage == "auto":
-        dtype = jnp.dtype(free.dtype or products.wide(plan.split(free.params)))
+        dtype = jnp.dtype(free.dtype or trees.wide(plan.split(free.params)))
         small = free.n * plan.total * dtype.itemsize < _STORE_BELOW
         storage = "stored" if small else "matrix-free"
     rows = store(free) if storage == "stored" else free

@@ -99,7 +99,7 @@ class MatrixFreeRows:
             with jax.default_matmul_precision("highest"):
                 return jax.jvp(losses, (self._weights,), (leaves,))[1]
 
-        empty = jnp.zeros((self.lanes, self.slots), products.wide(leaves))
+        empty = jnp.zeros((self.lanes, self.slots), trees.wide(leaves))
         return self._collect(empty, block, size)
 
     def pull_back(self, residual: jax.Array) -> Leaves:
@@ -129,7 +129,7 @@ class MatrixFreeRows:
         As many as fit twice the memory of params, or half a GiB. Each time takes a pass
         that forms all rows, n/2 times the density of S for large params.
         """
-        wide = products.wide(self._weights)
+        wide = trees.wide(self._weights)
         total = sum(w.size for w in self._weights)
         width = max(1, min(_COLUMNS, total))
         room = max(2 * total, _GRAM_ENTRIES) // (self.n * width)
@@ -192,7 +192,7 @@ class MatrixFreeRows:
     def energies(self, factor: jax.Array) -> Leaves:
         """``|F G_q|^2``: some rows of F G at a time, summed up from all rows of G."""
         width = min(self.chunk, factor.shape[0])
-        wide = products.wide(self._weights)
+        wide = trees.wide(self._weights)
 
         def squares(total: Leaves, a: jax.Array) -> tuple[Leaves, None]:
             start = jnp.minimum(a * width, factor.shape[0] - width)
@@ -224,14 +224,14 @@ class MatrixFreeRows:
     def columns(self, index: jax.Array) -> jax.Array:
         """Some columns, [n, m], from one pass that forms chunks of rows."""
         empty = jnp.zeros(
-            (self.lanes, self.slots, *index.shape), products.wide(self._weights)
+            (self.lanes, self.slots, *index.shape), trees.wide(self._weights)
         )
         return self._collect(
             empty, lambda start: products.columns(self.form(start), index), self.chunk
         )
 
     def map_blocks(self, work: Callable, blocks: Leaves, *extras: Leaves) -> tuple:
-        """As `Rows.map_blocks`; holds all blocks at once, p times their size."""
+        """As the protocol says; holds all blocks at once, p times their size."""
 
         def step(total: tuple, i: jax.Array) -> tuple[tuple, None]:
             rows = self.form(self._start(i, self.chunk))
@@ -243,7 +243,7 @@ class MatrixFreeRows:
 
             return tuple(map(add, total, rows, blocks)), None
 
-        wide = products.wide(self._weights)
+        wide = trees.wide(self._weights)
         zeros = tuple(jnp.zeros((*b.shape, b.shape[1]), wide) for b in blocks)
         moments = jax.lax.scan(step, zeros, self._blocks(self.chunk))[0]
         return tuple(
@@ -266,7 +266,7 @@ class MatrixFreeRows:
             fresh = self._fresh(i, self.span)
             return total + jnp.sum(jnp.where(fresh, losses, 0)), None
 
-        zero = jnp.zeros((), products.wide(self._weights))
+        zero = jnp.zeros((), trees.wide(self._weights))
         return jax.lax.scan(step, zero, self._blocks(self.span))[0] / self.n
 
     def curve(self, leaves: Leaves) -> Leaves:
@@ -282,7 +282,7 @@ class MatrixFreeRows:
 
     def store(self) -> Leaves:
         """All rows, written chunk by chunk, [n, *shape] a leaf."""
-        dtype = self.dtype or products.wide(self._weights)
+        dtype = self.dtype or trees.wide(self._weights)
         empty = tuple(
             jnp.zeros((self.lanes, self.slots, *w.shape), dtype) for w in self._weights
         )
@@ -296,7 +296,7 @@ class MatrixFreeRows:
 
         def row(batch: Any) -> Leaves:
             leaves = jax.grad(loss)(self._weights, batch)
-            return tuple(x.astype(products.wide(leaves)) for x in leaves)
+            return tuple(x.astype(trees.wide(leaves)) for x in leaves)
 
         with jax.default_matmul_precision("highest"):
             rows = jax.vmap(row)(self._slice(start, self.chunk))
@@ -331,7 +331,7 @@ class MatrixFreeRows:
         return self.corruption is not None or self.dtype is not None
 
     def _zeros(self) -> Leaves:
-        wide = products.wide(self._weights)
+        wide = trees.wide(self._weights)
         return tuple(jnp.zeros(w.shape, wide) for w in self._weights)
 
     def _blocks(self, size: int) -> jax.Array:

@@ -21,7 +21,7 @@ Corruption = Callable[[jax.Array, jax.Array, jax.Array, int, Leaves], Leaves]
 Storage = Literal["auto", "stored", "matrix-free"]
 
 
-class Rows(Protocol):
+class GradientOperator(Protocol):
     """What a pruning method may ask of the gradient rows."""
 
     @property
@@ -75,7 +75,7 @@ class Rows(Protocol):
         """
         ...
 
-    def at(self, leaves: Leaves) -> "Rows":
+    def at(self, leaves: Leaves) -> "GradientOperator":
         """The rows of the same examples at other weights, stored like these."""
         ...
 

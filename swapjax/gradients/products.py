@@ -12,6 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from swapjax.core import trees
 from swapjax.core.types import Leaves
 
 _NARROW_ROWS = 16  # rows of bfloat16 widened at a time
@@ -23,14 +24,9 @@ _COLUMNS = 2048  # columns at a time where products of all of them would fill me
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
-def wide(leaves: Leaves) -> jnp.dtype:
-    """What products of such arrays are accumulated in: float32 or wider."""
-    return jnp.result_type(jnp.float32, *(leaf.dtype for leaf in leaves))
-
-
 def project(matrices: Leaves, leaves: Leaves) -> jax.Array:
     """``G v``, [n]."""
-    dtype = wide((*matrices, *leaves))
+    dtype = trees.wide((*matrices, *leaves))
 
     def product(m: jax.Array, v: jax.Array) -> jax.Array:
         v = v.astype(dtype)
@@ -47,7 +43,7 @@ def project(matrices: Leaves, leaves: Leaves) -> jax.Array:
 
 def pull_back(matrices: Leaves, residual: jax.Array) -> Leaves:
     """``G^T r``."""
-    dtype = wide(matrices)
+    dtype = trees.wide(matrices)
     r = residual.astype(dtype)
 
     def product(m: jax.Array) -> jax.Array:
@@ -66,7 +62,9 @@ def gram(matrices: Leaves, support: Leaves | None = None) -> jax.Array:
     parts = (
         _on_support(flat(m), None, s) for m, s in zip(matrices, masks, strict=True)
     )
-    return sum(parts, start=jnp.zeros((matrices[0].shape[0],) * 2, wide(matrices)))
+    return sum(
+        parts, start=jnp.zeros((matrices[0].shape[0],) * 2, trees.wide(matrices))
+    )
 
 
 def products(first: Leaves, second: Leaves, support: Leaves | None = None) -> jax.Array:
@@ -77,7 +75,7 @@ def products(first: Leaves, second: Leaves, support: Leaves | None = None) -> ja
         for a, b, s in zip(first, second, masks, strict=True)
     )
     shape = (first[0].shape[0], second[0].shape[0])
-    return sum(parts, start=jnp.zeros(shape, wide(first)))
+    return sum(parts, start=jnp.zeros(shape, trees.wide(first)))
 
 
 def sum_squares(matrices: Leaves, which: jax.Array, lanes: int = 1) -> Leaves:
@@ -88,7 +86,7 @@ def sum_squares(matrices: Leaves, which: jax.Array, lanes: int = 1) -> Leaves:
         which: ``bool[n]``.
         lanes: in how many equal parts rows lie on devices.
     """
-    dtype = wide(matrices)
+    dtype = trees.wide(matrices)
 
     def total(m: jax.Array) -> jax.Array:
         m = m.reshape(lanes, len(m) // lanes, *m.shape[1:])
@@ -109,7 +107,7 @@ def sum_squares(matrices: Leaves, which: jax.Array, lanes: int = 1) -> Leaves:
 
 def energies(matrices: Leaves, factor: jax.Array) -> Leaves:
     """Per column q, ``|F G_q|^2`` for a factor F, [any, n]."""
-    dtype = wide(matrices)
+    dtype = trees.wide(matrices)
 
     def one(m: jax.Array) -> jax.Array:
         columns = flat(m)
@@ -141,7 +139,7 @@ def columns(matrices: Leaves, index: jax.Array) -> jax.Array:
         index: ``int32[m]``, places in the leaves laid end to end; beyond their end
             stands for a column of zeros.
     """
-    dtype, offset = wide(matrices), 0
+    dtype, offset = trees.wide(matrices), 0
     out = jnp.zeros((matrices[0].shape[0], index.shape[0]), dtype)
     for m in matrices:
         size = math.prod(m.shape[1:])
@@ -167,19 +165,21 @@ def columns(matrices: Leaves, index: jax.Array) -> jax.Array:
 def moment(matrix: jax.Array, index: jax.Array) -> jax.Array:
     """``G_B^T G_B``, [c, c], of some columns B of one leaf; zeros beyond its end."""
     if not matrix.size:
-        return jnp.zeros(2 * index.shape, wide((matrix,)))
+        return jnp.zeros(2 * index.shape, trees.wide((matrix,)))
     some = jnp.take(flat(matrix), index, axis=1, mode="fill", fill_value=0)
-    some = some.astype(wide((matrix,)))
+    some = some.astype(trees.wide((matrix,)))
     return jnp.matmul(some.T, some, precision=_HIGHEST)
 
 
 def flat(leaf: jax.Array) -> jax.Array:
-    """Rows of a leaf as a matrix, [n, size]."""
+    """GradientOperator of a leaf as a matrix, [n, size]."""
     return leaf.reshape(leaf.shape[0], math.prod(leaf.shape[1:]))
 
 
 def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.matmul(a, b.T, precision=_HIGHEST, preferred_element_type=wide((a, b)))
+    return jnp.matmul(
+        a, b.T, precision=_HIGHEST, preferred_element_type=trees.wide((a, b))
+    )
 
 
 def _on_support(

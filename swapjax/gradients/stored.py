@@ -68,7 +68,7 @@ class StoredRows:
         return products.columns(self.matrices, index)
 
     def map_blocks(self, work: Callable, blocks: Leaves, *extras: Leaves) -> tuple:
-        """As `Rows.map_blocks`; a block at a time."""
+        """As `GradientOperator.map_blocks`; a block at a time."""
 
         def on_leaf(matrix: jax.Array, *leaf: jax.Array) -> Any:
             def one(args: tuple) -> Any:

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from swapjax.core import trees
+from swapjax.core.trees import count_examples
 from swapjax.core.types import Params
-from swapjax.loops.examples import count_examples
 
 
 def recalibrate_batchnorm(

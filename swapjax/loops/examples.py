@@ -37,7 +37,7 @@ class Source:
         self.spread = None
         if self._arrays is not None:
             self.spread = sharding.find_spread(self._arrays)
-            available = count_examples(self._arrays)
+            available = trees.count_examples(self._arrays)
             if available < wanted:
                 raise ValueError(
                     f"data: {available:,} examples, fewer than the {wanted:,} that "
@@ -85,7 +85,7 @@ class Source:
             ValueError: for an iterator that ends early, and entries not finite.
         """
         if self._iterator is None:
-            total = count_examples(self._arrays)
+            total = trees.count_examples(self._arrays)
             index = np.asarray(
                 jax.random.choice(key, total, (self._wanted,), replace=False)
             )
@@ -94,29 +94,13 @@ class Source:
         while have < self._wanted:
             (batch,) = take(self, 1)
             parts.append(batch)
-            have += count_examples(batch)
+            have += trees.count_examples(batch)
         drawn = jax.tree.map(
             lambda *x: jnp.concatenate([jnp.asarray(y) for y in x])[: self._wanted],
             *parts,
         )
         _require_finite(drawn)
         return drawn
-
-
-def count_examples(data: Any) -> int:
-    """Count the examples of a pytree of arrays with a leading example axis.
-
-    Raises:
-        ValueError: when there is no array, or the leaves disagree.
-    """
-    shapes = [np.shape(x) for x in jax.tree.leaves(data)]
-    sizes = {shape[0] if shape else None for shape in shapes}
-    if len(sizes) != 1 or None in sizes:
-        raise ValueError(
-            "data: must be a pytree of arrays with one leading axis of examples, got "
-            f"shapes {shapes}"
-        )
-    return shapes[0][0]
 
 
 def take(batches: Iterator, count: int) -> Iterator:

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from swapjax.core.trees import count_examples
 from swapjax.core.types import LossFn, Masks, Params
-from swapjax.loops.examples import count_examples
 
 _STEPS_PER_CALL = 100
 

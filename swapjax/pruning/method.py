@@ -11,8 +11,8 @@ import numpy as np
 
 from swapjax.activations.layer import Layer
 from swapjax.core.types import Leaves, Params
-from swapjax.gradients.operator import Rows
-from swapjax.sparsity.topk import Budget
+from swapjax.gradients.operator import GradientOperator
+from swapjax.sparsity.budget import Budget
 
 
 @functools.partial(
@@ -39,7 +39,7 @@ class Problem:
 
     weights: Leaves
     initial: Leaves
-    rows: Rows | None = None
+    rows: GradientOperator | None = None
     within: Leaves | None = None
     layers: tuple[Layer, ...] | None = None
     params: Params | None = None
@@ -67,7 +67,7 @@ class Solution(NamedTuple):
     details: dict[str, jax.Array]
 
 
-def rows_of(problem: Problem) -> Rows:
+def rows_of(problem: Problem) -> GradientOperator:
     """The gradient rows of a problem.
 
     Raises:

@@ -25,8 +25,8 @@ from swapjax.pruning.methods.swap import swap
 from swapjax.sparsity import masks as masking
 from swapjax.sparsity import schedules
 from swapjax.sparsity.bounds import allowed, room
+from swapjax.sparsity.budget import Budget
 from swapjax.sparsity.plan import Plan, plan
-from swapjax.sparsity.topk import Budget
 
 
 class Pruned(NamedTuple):

@@ -2,8 +2,8 @@
 
 from swapjax.core.types import Leaves, Masks, Params
 from swapjax.sparsity import scores
+from swapjax.sparsity.budget import Budget, select_compiled
 from swapjax.sparsity.plan import Plan
-from swapjax.sparsity.topk import Budget, select_compiled
 
 
 def largest(

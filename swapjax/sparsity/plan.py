@@ -23,9 +23,9 @@ from swapjax.sparsity.allocation import (
     round_half_up,
     spread,
 )
+from swapjax.sparsity.budget import Budget
 from swapjax.sparsity.leaf_rules import Rule, exact_sparsity, match, match_overrides
 from swapjax.sparsity.patterns import NM, Block
-from swapjax.sparsity.topk import Budget
 
 
 @dataclasses.dataclass(frozen=True)

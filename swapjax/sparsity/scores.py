@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from swapjax.activations.layer import Layer
+from swapjax.core import trees
 from swapjax.core.types import Leaves
-from swapjax.gradients import products
 
 
 def magnitude(weights: Leaves) -> Leaves:
@@ -23,7 +23,7 @@ def saliency(weights: Leaves, gradient: Leaves) -> Leaves:
         weights: the leaves.
         gradient: of the mean loss.
     """
-    wide = products.wide(weights)
+    wide = trees.wide(weights)
     return tuple(
         jnp.abs(w.astype(wide) * g.astype(wide))
         for w, g in zip(weights, gradient, strict=True)
@@ -40,7 +40,7 @@ def gradient_flow(weights: Leaves, curved: Leaves) -> Leaves:
         weights: the leaves.
         curved: ``H g``, with the gradient g and the Hessian H of the mean loss.
     """
-    wide = products.wide(weights)
+    wide = trees.wide(weights)
     return tuple(
         w.astype(wide) * c.astype(wide) for w, c in zip(weights, curved, strict=True)
     )
@@ -54,9 +54,9 @@ def fisher_diagonal(weights: Leaves, mean_squares: Leaves) -> Leaves:
 
     Args:
         weights: the leaves.
-        mean_squares: ``F_qq = (1/n) sum_i G_iq^2``, from `Rows.mean_squares`.
+        mean_squares: ``F_qq = (1/n) sum_i G_iq^2``, the rows' `mean_squares`.
     """
-    wide = products.wide(weights)
+    wide = trees.wide(weights)
     return tuple(
         jnp.square(w.astype(wide)) * f.astype(wide)
         for w, f in zip(weights, mean_squares, strict=True)

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import optax
 
 from swapjax.core.types import Params
+from swapjax.sparsity.budget import select
 from swapjax.sparsity.plan import Plan, planned
 from swapjax.sparsity.scores import saliency
-from swapjax.sparsity.topk import select
 
 
 def gsm(sparsity: float | Plan) -> optax.GradientTransformation:

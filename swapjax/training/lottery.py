@@ -16,9 +16,9 @@ from swapjax.core import sharding, trees
 from swapjax.core.checks import require_fraction
 from swapjax.core.types import Masks, Params
 from swapjax.sparsity import masks as masking
+from swapjax.sparsity.budget import Budget
 from swapjax.sparsity.magnitude import largest
 from swapjax.sparsity.plan import Plan, planned
-from swapjax.sparsity.topk import Budget
 from swapjax.training.train_function import Train, call, describe
 
 _KIND = "levels"

@@ -11,10 +11,10 @@ import numpy as np
 from swapjax.core import trees
 from swapjax.core.types import Masks, Params
 from swapjax.sparsity.bounds import allowed, room
+from swapjax.sparsity.budget import Budget
 from swapjax.sparsity.patterns import NM
 from swapjax.sparsity.plan import Plan, planned
 from swapjax.sparsity.schedules import Schedule
-from swapjax.sparsity.topk import Budget
 from swapjax.training.rules import Rule
 
 

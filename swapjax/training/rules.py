@@ -16,10 +16,10 @@ import jax.numpy as jnp
 from swapjax.core.checks import require_fraction
 from swapjax.core.types import Leaves, Masks
 from swapjax.sparsity.allocation import Allocation
+from swapjax.sparsity.budget import Budget, select
 from swapjax.sparsity.patterns import Block
 from swapjax.sparsity.schedules import Schedule
 from swapjax.sparsity.scores import magnitude
-from swapjax.sparsity.topk import Budget, select
 from swapjax.training.drop_and_grow import exchange, random_score
 
 Grow = Literal["gradient", "random"]

@@ -12,9 +12,9 @@ from swapjax.core.checks import require_count, take_key
 from swapjax.core.types import Leaves, Masks, Params
 from swapjax.sparsity import masks as masking
 from swapjax.sparsity.bounds import room
+from swapjax.sparsity.budget import select_compiled
 from swapjax.sparsity.plan import Plan
 from swapjax.sparsity.schedules import Schedule
-from swapjax.sparsity.topk import select_compiled
 from swapjax.training.mask_schedule import Timetable, make
 from swapjax.training.rules import Rule
 from swapjax.training.state import SparseState

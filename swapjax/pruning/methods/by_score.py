@@ -10,8 +10,8 @@ from swapjax.core.checks import take_key
 from swapjax.core.types import Leaves, Status
 from swapjax.pruning.method import Method, Problem, Solution, rows_of
 from swapjax.sparsity import scores
+from swapjax.sparsity.budget import Budget, select
 from swapjax.sparsity.masks import apply_masks
-from swapjax.sparsity.topk import Budget, select
 
 
 def magnitude() -> Method:

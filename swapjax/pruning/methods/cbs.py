@@ -10,15 +10,15 @@ import optax
 from swapjax.core import trees
 from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves
-from swapjax.gradients import products
-from swapjax.gradients.operator import Rows
+from swapjax.gradients.operator import GradientOperator
 from swapjax.pruning.method import Method, Problem, Solution, check_dampings, rows_of
 from swapjax.pruning.methods.woodfisher import rank
 from swapjax.pruning.solvers.backsolve import backsolve
 from swapjax.pruning.solvers.candidates import best_of, conclude, stack
 from swapjax.sparsity import scores
+from swapjax.sparsity.budget import Budget, select
 from swapjax.sparsity.masks import apply_masks
-from swapjax.sparsity.topk import Budget, select, sort_keys, top_keys
+from swapjax.sparsity.topk import sort_keys, top_keys
 
 Start = Literal["magnitude", "obd", "woodfisher"]
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -170,7 +170,7 @@ def _solve(
 
 
 def search(
-    rows: Rows,
+    rows: GradientOperator,
     weights: Leaves,
     support: Leaves,
     squares: Leaves,
@@ -194,7 +194,7 @@ def search(
         candidates: of either kind, per group.
         passes: the most.
     """
-    n, wide = rows.n, products.wide(weights)
+    n, wide = rows.n, trees.wide(weights)
     weights = tuple(w.astype(wide) for w in weights)
     own = tuple(
         jnp.square(w) * (f + damping).astype(wide)

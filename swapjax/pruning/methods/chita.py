@@ -11,7 +11,7 @@ import optax
 from swapjax.core import trees
 from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves
-from swapjax.gradients.operator import Rows
+from swapjax.gradients.operator import GradientOperator
 from swapjax.gradients.stored import StoredRows
 from swapjax.pruning.method import Method, Problem, Solution, check_dampings, rows_of
 from swapjax.pruning.solvers import targets
@@ -20,8 +20,8 @@ from swapjax.pruning.solvers.candidates import best_of, conclude
 from swapjax.pruning.solvers.coordinate_descent import descend
 from swapjax.pruning.solvers.hard_thresholding import iht
 from swapjax.sparsity import scores
+from swapjax.sparsity.budget import Budget, count_by_group, select
 from swapjax.sparsity.masks import apply_masks
-from swapjax.sparsity.topk import Budget, count_by_group, select
 
 Search = Literal["shrink", "iht", "magnitude"]
 Polish = Literal["backsolve", "descent", "none"]
@@ -271,7 +271,11 @@ def _solve(
 
 
 def _objective(
-    rows: Rows, weights: Leaves, kept: Leaves, target: jax.Array, lam: jax.Array
+    rows: GradientOperator,
+    weights: Leaves,
+    kept: Leaves,
+    target: jax.Array,
+    lam: jax.Array,
 ) -> jax.Array:
     """What a back-solve minimises, at weights on the support."""
     left = target - rows.project(weights)

@@ -8,7 +8,7 @@ from swapjax.pruning.method import Method, Problem, Solution, check_dampings, la
 from swapjax.pruning.methods.by_score import keep
 from swapjax.pruning.solvers.layerwise import Order, Weigh, solve
 from swapjax.sparsity import scores
-from swapjax.sparsity.topk import Budget, select
+from swapjax.sparsity.budget import Budget, select
 
 
 def layerwise_obs(

@@ -17,8 +17,8 @@ from swapjax.pruning.solvers.natural_step import FRACTIONS
 from swapjax.pruning.solvers.refit import Refit, prepare, refit
 from swapjax.pruning.solvers.targets import Target
 from swapjax.sparsity import scores
+from swapjax.sparsity.budget import Budget, select
 from swapjax.sparsity.masks import apply_masks
-from swapjax.sparsity.topk import Budget, select
 
 Support = Literal["magnitude", "obd", "iht"]
 

@@ -20,8 +20,8 @@ from swapjax.core.types import Leaves, Status
 from swapjax.pruning.method import Problem, Solution
 from swapjax.pruning.solvers import transport
 from swapjax.sparsity import scores
+from swapjax.sparsity.budget import Budget, select
 from swapjax.sparsity.masks import apply_masks
-from swapjax.sparsity.topk import Budget, select
 
 DAMPING = 0.01
 _BISECTIONS = 50

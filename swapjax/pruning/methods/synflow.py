@@ -18,7 +18,6 @@ import jax.numpy as jnp
 from swapjax.core import trees
 from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves, Params
-from swapjax.gradients import products
 from swapjax.pruning.method import Method, Problem, params_of
 from swapjax.pruning.methods.by_score import ranked
 from swapjax.sparsity.masks import apply_masks
@@ -114,7 +113,7 @@ def carried(
     rest, weights = params_of(problem), problem.weights
     if problem.within is not None:
         weights = apply_masks(weights, problem.within)
-    wide = products.wide(weights)
+    wide = trees.wide(weights)
     rest = _positive(rest, adds, wide)
 
     def total(leaves: Leaves, scale: jax.Array | float) -> jax.Array:
@@ -136,7 +135,7 @@ def shares(total: Total, sizes: Leaves) -> Leaves:
         total: R of the prunable leaves and of a scale of the input.
         sizes: the leaves, 0 or more.
     """
-    wide = products.wide(sizes)
+    wide = trees.wide(sizes)
     # A dense layer of i inputs and o outputs grows activations by sum/o on average;
     # sum/sqrt(i o) is the same over a chain of layers, and asks for no axes.
     even = tuple(

@@ -10,16 +10,15 @@ import optax
 from swapjax.core import trees
 from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves
-from swapjax.gradients import products
-from swapjax.gradients.operator import Rows
+from swapjax.gradients.operator import GradientOperator
 from swapjax.pruning.method import Method, Problem, Solution, check_dampings, rows_of
 from swapjax.pruning.solvers import fisher_blocks as blockwise
 from swapjax.pruning.solvers import least_squares
 from swapjax.pruning.solvers.backsolve import backsolve
 from swapjax.pruning.solvers.candidates import best_of, conclude
 from swapjax.pruning.solvers.fisher_blocks import Curvature, Update
+from swapjax.sparsity.budget import Budget, count_by_group, select
 from swapjax.sparsity.masks import apply_masks
-from swapjax.sparsity.topk import Budget, count_by_group, select
 
 _DAMPINGS, _DAMPINGS_FIRST_ORDER = (1e-5, 1e-3), (1e-1,)
 
@@ -109,7 +108,7 @@ def _solve(
         cut = blockwise.partition(problem.weights, block, output_axis)
 
     def once(
-        rows: Rows,
+        rows: GradientOperator,
         lam: jax.Array,
         weights: Leaves,
         budget: Budget,
@@ -172,7 +171,11 @@ def _solve(
 
 
 def rank(
-    rows: Rows, weights: Leaves, block: int, output_axis: int, damping: float
+    rows: GradientOperator,
+    weights: Leaves,
+    block: int,
+    output_axis: int,
+    damping: float,
 ) -> Leaves:
     """``w^2 / [H^-1]_qq`` with H in blocks: large means keep."""
     cut = blockwise.partition(weights, block, output_axis)
@@ -182,7 +185,7 @@ def rank(
 
 def _scores(weights: Leaves, inverse_diagonal: Leaves) -> Leaves:
     # In float32 at least: 1 / damping is beyond what float16 holds.
-    wide = products.wide(weights)
+    wide = trees.wide(weights)
     return tuple(
         jnp.square(w.astype(wide)) / d.astype(wide)
         for w, d in zip(weights, inverse_diagonal, strict=True)
@@ -192,7 +195,9 @@ def _scores(weights: Leaves, inverse_diagonal: Leaves) -> Leaves:
 class _Blocks:
     """The diagonal blocks of H."""
 
-    def __init__(self, rows: Rows, damping: jax.Array, blocks: Leaves) -> None:
+    def __init__(
+        self, rows: GradientOperator, damping: jax.Array, blocks: Leaves
+    ) -> None:
         self.rows, self.damping, self.blocks = rows, damping, blocks
 
     def examine(self, weights: Leaves, slope: Leaves | None) -> Curvature:
@@ -208,7 +213,7 @@ class _Blocks:
 class _Full:
     """H as a whole, through the n x n Gram matrix."""
 
-    def __init__(self, rows: Rows, damping: jax.Array) -> None:
+    def __init__(self, rows: GradientOperator, damping: jax.Array) -> None:
         self.rows, self.damping = rows, damping
 
     def _factor(self) -> least_squares.Factor:

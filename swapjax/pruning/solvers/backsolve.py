@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from swapjax.core.types import Leaves
-from swapjax.gradients.operator import Rows
+from swapjax.gradients.operator import GradientOperator
 from swapjax.pruning.solvers import least_squares
 from swapjax.sparsity import kept_index
 from swapjax.sparsity.masks import apply_masks
@@ -43,7 +43,10 @@ class Backsolve(NamedTuple):
 
 
 def backsolve(
-    rows: Rows, support: Leaves, residual: jax.Array, ridge: jax.Array | float
+    rows: GradientOperator,
+    support: Leaves,
+    residual: jax.Array,
+    ridge: jax.Array | float,
 ) -> Backsolve:
     """Find the change on a support that makes up for a residual.
 
@@ -81,7 +84,7 @@ def backsolve(
 
 
 def sweep(
-    rows: Rows,
+    rows: GradientOperator,
     support: Leaves,
     residual: jax.Array,
     ridge: jax.Array | float,
@@ -132,7 +135,7 @@ def sweep(
 
 
 def _factor(
-    rows: Rows,
+    rows: GradientOperator,
     entries: kept_index.Kept,
     start: jax.Array | int,
     width: int,

@@ -9,7 +9,7 @@ import optax
 
 from swapjax.core import trees
 from swapjax.core.types import Leaves
-from swapjax.gradients.operator import Rows
+from swapjax.gradients.operator import GradientOperator
 from swapjax.gradients.stored import StoredRows
 from swapjax.pruning.solvers import least_squares
 from swapjax.pruning.solvers.refit import Refit
@@ -24,7 +24,7 @@ _FORMING = 1.5  # passes that products with a vector take, for one that forms ro
 _STREAMING = 10  # times a product of matrices is faster than as many with vectors
 
 
-def prefers_cg(rows: Rows, weights: Leaves, solves: int) -> bool:
+def prefers_cg(rows: GradientOperator, weights: Leaves, solves: int) -> bool:
     """Whether conjugate gradients are likely to be faster than the Gram matrix.
 
     Counted in passes over the data for p weights, a tenth of them kept:
@@ -49,7 +49,7 @@ def prefers_cg(rows: Rows, weights: Leaves, solves: int) -> bool:
 
 
 def refit(
-    rows: Rows,
+    rows: GradientOperator,
     support: Leaves,
     reference: Leaves,
     y: jax.Array,

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from swapjax.core.types import Leaves
-from swapjax.gradients.operator import Rows
+from swapjax.gradients.operator import GradientOperator
 from swapjax.pruning.solvers import least_squares
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -79,7 +79,7 @@ def partition(weights: Leaves, size: int, axis: int) -> Leaves:
 
 
 def examine(
-    rows: Rows,
+    rows: GradientOperator,
     blocks: Leaves,
     weights: Leaves,
     damping: jax.Array | float,
@@ -112,7 +112,7 @@ def examine(
 
 
 def remove(
-    rows: Rows,
+    rows: GradientOperator,
     blocks: Leaves,
     weights: Leaves,
     support: Leaves,
@@ -143,7 +143,7 @@ def remove(
 
 
 def remove_alone(
-    rows: Rows,
+    rows: GradientOperator,
     blocks: Leaves,
     weights: Leaves,
     support: Leaves,
@@ -176,7 +176,7 @@ def remove_alone(
 
 
 def _remove(
-    rows: Rows,
+    rows: GradientOperator,
     blocks: Leaves,
     weights: Leaves,
     support: Leaves,

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import optax
 
 from swapjax.core.types import Leaves
-from swapjax.gradients.operator import Rows
+from swapjax.gradients.operator import GradientOperator
 from swapjax.pruning.solvers import least_squares
 from swapjax.pruning.solvers.candidates import lowest
 from swapjax.pruning.solvers.targets import State, Target
 from swapjax.sparsity import scores
+from swapjax.sparsity.budget import Budget, select
 from swapjax.sparsity.masks import apply_masks
-from swapjax.sparsity.topk import Budget, select
 
 _GRID = 12  # trial steps beyond the support limit
 _GROWTH = 2.0  # from one to the next
@@ -39,7 +39,7 @@ class Path(NamedTuple):
 
 
 def iht(
-    rows: Rows,
+    rows: GradientOperator,
     support: Leaves,
     weights: Leaves,
     reference: Leaves,
@@ -152,7 +152,7 @@ def iht(
     return Path(s, w, trace, i, jnp.asarray(swaps))
 
 
-def _largest_eigenvalue(rows: Rows) -> jax.Array:
+def _largest_eigenvalue(rows: GradientOperator) -> jax.Array:
     """Of ``G G^T``, by power iteration; a bound, but for a small undershoot."""
 
     def step(_: int, v: jax.Array) -> jax.Array:

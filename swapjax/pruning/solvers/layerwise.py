@@ -12,8 +12,8 @@ from swapjax.core.types import Leaves
 from swapjax.pruning.method import Problem, Solution, layers_of, rows_of
 from swapjax.pruning.solvers import layer_quadratic, obc_order, sparsegpt_order
 from swapjax.pruning.solvers.candidates import conclude
+from swapjax.sparsity.budget import Budget, select
 from swapjax.sparsity.patterns import NM
-from swapjax.sparsity.topk import Budget, select
 
 Order = Literal["auto", "greedy", "columns"]
 Weigh = Literal["equal", "fisher"]

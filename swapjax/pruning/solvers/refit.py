@@ -8,7 +8,7 @@ import optax
 
 from swapjax.core import trees
 from swapjax.core.types import Leaves
-from swapjax.gradients.operator import Rows
+from swapjax.gradients.operator import GradientOperator
 from swapjax.pruning.solvers import least_squares, natural_step
 from swapjax.pruning.solvers.targets import State, Target, describe
 from swapjax.sparsity import masks
@@ -62,7 +62,7 @@ class Refit(NamedTuple):
 
 
 def prepare(
-    rows: Rows,
+    rows: GradientOperator,
     support: Leaves,
     reference: Leaves,
     y: jax.Array,
@@ -90,7 +90,7 @@ def prepare(
 
 
 def refit(
-    rows: Rows,
+    rows: GradientOperator,
     ground: Ground,
     y: jax.Array,
     target: Target,
