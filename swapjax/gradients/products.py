@@ -172,7 +172,7 @@ def moment(matrix: jax.Array, index: jax.Array) -> jax.Array:
 
 
 def flat(leaf: jax.Array) -> jax.Array:
-    """GradientOperator of a leaf as a matrix, [n, size]."""
+    """Rows of a leaf as a matrix, [n, size]."""
     return leaf.reshape(leaf.shape[0], math.prod(leaf.shape[1:]))
 
 

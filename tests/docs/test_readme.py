@@ -1,11 +1,12 @@
 """The README's examples run as they are written."""
 
 import re
-
-from conftest import ROOT
+from pathlib import Path
 
 import swapjax
 from swapjax.cli.methods import METHODS
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_examples_run_one_after_the_other(capsys):

@@ -13,7 +13,7 @@ from swapjax.core import trees
 from swapjax.experiments import datasets, models, runner
 from swapjax.io import checkpoint
 
-SHARED = Path(__file__).parents[2] / "shared"
+SHARED = Path(__file__).parents[3] / "shared"
 
 # As PyTorch names what is named otherwise here.
 NAMES = {"scale": "weight", "mean": "running_mean", "var": "running_var"}
