@@ -190,7 +190,7 @@ def measure(options: Options, method: str) -> None:
             setting.model.loss_fn,
             setting.params,
             setting.data.train,
-            sparsity=plan,
+            plan=plan,
             method=chosen,
             samples=options.samples,
             batch=options.batch,

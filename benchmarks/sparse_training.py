@@ -174,10 +174,12 @@ def transformation(
     tx = optax.sgd(optax.cosine_decay_schedule(0.1, total), momentum=0.9)
     if algorithm == "dense":
         return tx
-    target: float | swapjax.Plan = sparsity
+    wrap = functools.partial(swapjax.sparse, tx, steps=total, key=key)
     if algorithm.endswith("by layer"):
-        target = swapjax.plan(model.params, sparsity, allocation="erk")
-    wrap = functools.partial(swapjax.sparse, tx, sparsity=target, steps=total, key=key)
+        plan = swapjax.plan(model.params, sparsity, allocation="erk")
+        wrap = functools.partial(wrap, plan=plan)
+    else:
+        wrap = functools.partial(wrap, sparsity=sparsity)
     if algorithm in BEFORE:
         return wrap(swapjax.static(masks_before(algorithm, sparsity, model, data, key)))
     when = swapjax.constant(0, 3 * total // 4, every=every)

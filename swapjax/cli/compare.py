@@ -148,7 +148,7 @@ def run_all(
             row, _ = runner.run(
                 setting,
                 run.options.make_method(run.method),
-                sparsity=run.options.plan(setting.params, run.sparsity),
+                plan=run.options.plan(setting.params, run.sparsity),
                 seed=run.seed,
                 callback=lambda _: bar.advance(task),
                 **run.options.run_options,

@@ -65,7 +65,7 @@ def prune(options: Prune) -> None:
         row, pruned = runner.run(
             setting,
             options.make_method(options.method),
-            sparsity=target,
+            plan=target,
             seed=options.seed,
             checkpoint=state,
             callback=lambda stage: bar.update(

@@ -184,14 +184,14 @@ def whole(
     if options.algorithm == "dense":
         return optimizer
     if options.algorithm == "gsm":
-        return optax.chain(training.gsm(target), optimizer)
+        return optax.chain(training.gsm(plan=target), optimizer)
     if options.algorithm in GRADUAL:
         every, end = mask_steps(options, steps)
         gradual = GRADUAL[options.algorithm]
         return training.sparse(
             optimizer,
             gradual.rule(),
-            sparsity=target,
+            plan=target,
             schedule=gradual.schedule(end, every),
             steps=steps,
             key=key,
@@ -199,7 +199,7 @@ def whole(
     masks = None
     if options.algorithm != "static":
         masks = before_training(options, setting, target, key)
-    return training.sparse(optimizer, training.static(masks), sparsity=target, key=key)
+    return training.sparse(optimizer, training.static(masks), plan=target, key=key)
 
 
 def before_training(
@@ -216,7 +216,7 @@ def before_training(
         model.loss_fn,
         model.params,
         data.train,
-        sparsity=target,
+        plan=target,
         method=method,
         stages=stages,
         schedule=schedule,

@@ -103,7 +103,7 @@ def _find_ticket(
                 progress=lambda done, _: bar.update(task, completed=done),
             ),
             model.params,
-            sparsity=target,
+            plan=target,
             rate=train_algorithms.rate(options),
             evaluate=lambda params: runner.evaluate(setting, params)[0],
             key=jax.random.split(jax.random.key(options.seed))[0],

@@ -144,7 +144,8 @@ def run(
     setting: Setting,
     method: Method,
     *,
-    sparsity: float | Plan,
+    sparsity: float | None = None,
+    plan: Plan | None = None,
     seed: int,
     noise: tuple[float, float] | None = None,
     **options: Any,
@@ -154,7 +155,8 @@ def run(
     Args:
         setting: network and data.
         method: how.
-        sparsity: how far; or a plan.
+        sparsity: how far.
+        plan: instead of a sparsity.
         seed: of the samples, the noise and the fine-tuning.
         noise: scale and proportion of `noise.GradientNoise`.
         options: what else `prune` takes.
@@ -167,6 +169,7 @@ def run(
         setting.params,
         setting.data.train,
         sparsity=sparsity,
+        plan=plan,
         method=method,
         key=jax.random.key(seed),
         noise=None if noise is None else GradientNoise(*noise),
@@ -174,7 +177,8 @@ def run(
     )
     accuracy, loss = evaluate(setting, pruned.params)
     total = masks.count(pruned.masks)[1]
-    level = sparsity.sparsity if isinstance(sparsity, Plan) else sparsity
+    level = sparsity if plan is None else plan.sparsity
+    assert level is not None
     nonzeros = masks.count(masks.from_zeros(pruned.params, pruned.masks))[0]
     worst = max((stage.status for stage in pruned.history), key=int)
     row = Row(

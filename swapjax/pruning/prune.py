@@ -26,7 +26,7 @@ from swapjax.sparsity import masks as masking
 from swapjax.sparsity import schedules
 from swapjax.sparsity.bounds import allowed, room
 from swapjax.sparsity.budget import Budget
-from swapjax.sparsity.plan import Plan, plan
+from swapjax.sparsity.plan import Plan, planned
 
 
 class Pruned(NamedTuple):
@@ -48,7 +48,8 @@ def prune(
     params: Params,
     data: Any,
     *,
-    sparsity: float | Plan,
+    sparsity: float | None = None,
+    plan: Plan | None = None,
     method: Method | None = None,
     stages: int = 1,
     samples: int = 1000,
@@ -80,8 +81,8 @@ def prune(
             draws ``samples * batch`` distinct ones; or an iterator of such batches,
             of which each stage takes as many as it needs.
         sparsity: the fraction of prunable entries to remove, in [0, 1); leaves named
-            ``kernel`` or ``weight`` of rank 2 or more are prunable. A plan made by
-            `swapjax.plan` brings rules of its own.
+            ``kernel`` or ``weight`` of rank 2 or more are prunable.
+        plan: instead of a sparsity, made by `swapjax.plan` with rules of its own.
         method: `swap` by default, or `linear_regression`, or `magnitude`.
         stages: how many rounds.
         samples: gradient rows a stage.
@@ -157,7 +158,7 @@ def prune(
     sharding.require_same_devices(params=params, data=arrays, within=within)
     params, within = sharding.leave_to_compiler((params, within))
     data = data if isinstance(data, Iterator) else sharding.leave_to_compiler(data)
-    target = sparsity if isinstance(sparsity, Plan) else plan(params, sparsity)
+    target = planned(params, sparsity, plan)
     target.require_entries("prune")
     initial = target.split(params)
     trees.require_finite(trees.paths(params), jax.tree.leaves(params), "params")

@@ -339,20 +339,31 @@ def plan(
 
 
 def planned(
-    params: Params, sparsity: float | Plan, allocation: Allocation = "global"
+    params: Params,
+    sparsity: float | Fraction | None,
+    given: Plan | None,
+    allocation: Allocation = "global",
 ) -> Plan:
-    """The plan that was brought, or one for a sparsity.
+    """Take the plan that was given, or make one for a sparsity.
 
     Args:
         params: what to prune, of the paths that the plan was made for.
-        sparsity: of all prunable leaves; or a plan, which is laid onto params.
+        sparsity: of all prunable leaves; None where a plan is given.
+        given: a plan, which is laid onto params; None where a sparsity is given.
         allocation: for a sparsity, as `plan` takes it.
 
     Raises:
-        ValueError: as `plan` does.
+        ValueError: for both or neither, and as `plan` does.
     """
     if isinstance(sparsity, Plan):
-        return sparsity.onto(params)
+        raise ValueError("sparsity: got a Plan; hand it over as plan=")
+    if given is not None and not isinstance(given, Plan):
+        raise ValueError(f"plan must be what swapjax.plan makes, got {given!r}")
+    if (sparsity is None) == (given is None):
+        got = "neither" if given is None else f"sparsity={sparsity} and a plan"
+        raise ValueError(f"sparsity or plan: give one of the two, got {got}")
+    if given is not None:
+        return given.onto(params)
     return plan(params, sparsity, allocation=allocation)
 
 

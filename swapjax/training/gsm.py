@@ -12,7 +12,9 @@ from swapjax.sparsity.plan import Plan, planned
 from swapjax.sparsity.scores import saliency
 
 
-def gsm(sparsity: float | Plan) -> optax.GradientTransformation:
+def gsm(
+    sparsity: float | None = None, *, plan: Plan | None = None
+) -> optax.GradientTransformation:
     """Let gradients through to the weights that matter most for the loss.
 
     Global Sparse Momentum SGD (Ding et al., NeurIPS 2019, arXiv:1909.12778). At every
@@ -26,7 +28,8 @@ def gsm(sparsity: float | Plan) -> optax.GradientTransformation:
     of 1,024, decay 1e-3 and a rate that starts at 0.1 (benchmarks/global_momentum.py).
 
     Args:
-        sparsity: the fraction of prunable entries that get no gradient; or a plan.
+        sparsity: the fraction of prunable entries that get no gradient.
+        plan: instead of a sparsity, by `swapjax.plan`.
 
     Returns:
         A transformation without state; ``update`` needs params.
@@ -46,7 +49,7 @@ def gsm(sparsity: float | Plan) -> optax.GradientTransformation:
     """
 
     def target(params: Params) -> Plan:
-        found = planned(params, sparsity)
+        found = planned(params, sparsity, plan)
         found.require_entries("gsm")
         return found
 

@@ -68,7 +68,8 @@ def lottery(
     train: Train,
     params: Params,
     *,
-    sparsity: float | Plan,
+    sparsity: float | None = None,
+    plan: Plan | None = None,
     rate: float = 0.2,
     rewind: Train | None = None,
     evaluate: Callable[[Params], float] | None = None,
@@ -95,8 +96,9 @@ def lottery(
             optimizer must start afresh, or from what it was at the step rewound to.
         params: the initial weights, any pytree of arrays.
         sparsity: the fraction of prunable entries to remove in the end, in [0, 1), by
-            magnitude among all layers; or a plan made by `swapjax.plan`, with rules
-            and an allocation of its own.
+            magnitude among all layers.
+        plan: instead of a sparsity, made by `swapjax.plan` with rules and an allocation
+            of its own.
         rate: the fraction of the remaining weights to prune after each level, in
             (0, 1); less after the last but one, so that the end is exact.
         rewind: as train, for the first steps only: levels start from what it returns
@@ -138,7 +140,7 @@ def lottery(
     require_fraction("rate", rate, zero=False)
     trees.require_arrays(params, "params")
     params = jax.tree.map(jnp.asarray, params)
-    target = planned(params, sparsity)
+    target = planned(params, sparsity, plan)
     target.require_entries("lottery")
     target.split(params)  # raises for another tree
     trees.require_finite(trees.paths(params), jax.tree.leaves(params), "params")

@@ -79,7 +79,8 @@ class Timetable:
 def make(
     rule: Rule,
     params: Params,
-    sparsity: float | Plan,
+    sparsity: float | None,
+    plan: Plan | None,
     schedule: Schedule | None,
     steps: int | None,
     within: Masks | None,
@@ -89,7 +90,8 @@ def make(
     Args:
         rule: what happens at mask steps.
         params: the network, or its shapes and dtypes.
-        sparsity: to reach; or a plan.
+        sparsity: to reach, or None.
+        plan: instead, or None.
         schedule: when, and how far; None for a rule without mask steps.
         steps: updates in all, if known.
         within: masks that may ever be active.
@@ -98,7 +100,7 @@ def make(
         ValueError: for a plan of other params, as `swapjax.plan` does, and as
             `swapjax.sparsity.bounds.allowed` does.
     """
-    target = planned(params, sparsity, rule.allocation)
+    target = planned(params, sparsity, plan, rule.allocation)
     target.split(params)  # raises for another tree
     if schedule is None:
         schedule = Schedule("none", 0.0, lambda start, end, t, stages: end, 0, 0)

@@ -25,7 +25,8 @@ def sparse(
     optimizer: optax.GradientTransformation,
     rule: Rule,
     *,
-    sparsity: float | Plan,
+    sparsity: float | None = None,
+    plan: Plan | None = None,
     schedule: Schedule | None = None,
     steps: int | None = None,
     within: Masks | None = None,
@@ -57,8 +58,9 @@ def sparse(
         optimizer: any transformation. Weight decay and learning rates belong here;
             clipping by a norm counts active weights only here, all of them outside.
         rule: as `swapjax.granet` makes it.
-        sparsity: to reach, of leaves named ``kernel`` or ``weight`` of rank 2 or more;
-            or a plan by `swapjax.plan`, made for the tree that ``init`` will get.
+        sparsity: to reach, of leaves named ``kernel`` or ``weight`` of rank 2 or more.
+        plan: instead of a sparsity, by `swapjax.plan`, made for the tree that ``init``
+            will get.
         schedule: when masks change, and how far each time: `swapjax.cubic` and others,
             with a start and an end. `swapjax.static` needs none.
         steps: updates in all, to make sure that the schedule ends before, and for rules
@@ -104,7 +106,7 @@ def sparse(
     @functools.lru_cache(maxsize=8)
     def timetable_of(treedef: Any, shapes: tuple) -> Timetable:
         like = treedef.unflatten([jax.ShapeDtypeStruct(*shape) for shape in shapes])
-        return make(rule, like, sparsity, schedule, steps, within)
+        return make(rule, like, sparsity, plan, schedule, steps, within)
 
     def timetable(params: Params) -> Timetable:
         leaves, treedef = jax.tree.flatten(params)

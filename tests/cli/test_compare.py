@@ -42,9 +42,9 @@ def runs(monkeypatch):
     """The runs that are really done, as (method, sparsity, seed)."""
     run, calls = runner.run, []
 
-    def counted(setting, method, *, sparsity, seed, **options):
-        result = run(setting, method, sparsity=sparsity, seed=seed, **options)
-        calls.append((method.name, float(sparsity.sparsity), seed))
+    def counted(setting, method, *, plan, seed, **options):
+        result = run(setting, method, plan=plan, seed=seed, **options)
+        calls.append((method.name, float(plan.sparsity), seed))
         return result
 
     monkeypatch.setattr(runner, "run", counted)

@@ -36,7 +36,8 @@ def network():
 
 def prune(network, **options):
     params, data = network
-    defaults = {"sparsity": 0.8, "method": LR, "samples": 60, "key": KEY}
+    goal = {} if "plan" in options else {"sparsity": 0.8}
+    defaults = {**goal, "method": LR, "samples": 60, "key": KEY}
     return swapjax.prune(loss_fn, params, data, **{**defaults, **options})
 
 
@@ -90,7 +91,7 @@ def test_the_same_key_gives_the_same_result(network):
 def test_a_plan_brings_its_own_rules(network):
     params, _ = network
     rule = swapjax.plan(params, 0.5, include="fc1/kernel", allocation="uniform")
-    pruned = prune(network, sparsity=rule)
+    pruned = prune(network, plan=rule)
     assert int(jnp.sum(pruned.params["fc1"]["kernel"] != 0)) == 30
     assert equal(pruned.params["fc2"], params["fc2"])
 

@@ -96,19 +96,19 @@ def test_prune_ends_in_the_pattern(stages):
     data = (jax.random.normal(keys[2], (50, 8)), jnp.ones((50, 3)))
     pruned = swapjax.prune(
         loss_fn, params, data, stages=stages, samples=30, key=keys[0],
-        sparsity=plan(params, pattern=NM(2, 4), overrides={"fc2": 0.5}),
+        plan=plan(params, pattern=NM(2, 4), overrides={"fc2": 0.5}),
     )  # fmt: skip
     kernel = np.asarray(pruned.params["fc1"]["kernel"])
     assert np.all((kernel.reshape(2, 4, 6) != 0).sum(1) == 2)
     again = swapjax.prune(
         loss_fn, pruned.params, data, samples=30, key=keys[0], within=pruned.masks,
-        sparsity=plan(params, pattern=NM(1, 4), overrides={"fc2": 0.5}),
+        plan=plan(params, pattern=NM(1, 4), overrides={"fc2": 0.5}),
     )  # fmt: skip
     assert not np.any(again.masks["fc1"]["kernel"] & ~pruned.masks["fc1"]["kernel"])
     with pytest.raises(ValueError, match="fewer entries than 2:4 keeps"):
         swapjax.prune(
             loss_fn, params, data, samples=30, key=keys[0],
-            sparsity=plan(params, pattern=NM(2, 4), overrides={"fc2": 0.5}),
+            plan=plan(params, pattern=NM(2, 4), overrides={"fc2": 0.5}),
             within={
                 "fc1": {
                     "kernel": jnp.ones((8, 6), bool).at[:3, 0].set(False),

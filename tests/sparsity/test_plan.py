@@ -11,7 +11,7 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swapjax.sparsity.plan import plan
+from swapjax.sparsity.plan import plan, planned
 
 
 def shaped(*shapes, dtype=jnp.float32):
@@ -366,3 +366,29 @@ def test_printing_a_plan_tells_what_will_happen():
     ]
     shared = str(plan(network(), 0.5)).splitlines()
     assert shared[1].split() == ["fc1/kernel", "6x5", "30", "global"]
+
+
+class TestPlanned:
+    """A sparsity or a plan, as every door takes them."""
+
+    def test_takes_either(self):
+        params = {"kernel": jnp.ones((4, 5))}
+        assert planned(params, 0.5, None).kept == 10
+        made = plan(params, 0.8)
+        assert planned(params, None, made) == made
+
+    @pytest.mark.parametrize(
+        ("sparsity", "given", "message"),
+        [
+            (None, None, "sparsity or plan: give one of the two, got neither"),
+            (0.5, "plan", r"give one of the two, got sparsity=0\.5 and a plan"),
+            ("plan", None, "sparsity: got a Plan; hand it over as plan="),
+            (None, 0.5, r"plan must be what swapjax\.plan makes, got 0\.5"),
+        ],
+    )
+    def test_says_what_is_wrong(self, sparsity, given, message):
+        params = {"kernel": jnp.ones((4, 5))}
+        made = plan(params, 0.8)
+        sparsity, given = (made if x == "plan" else x for x in (sparsity, given))
+        with pytest.raises(ValueError, match=message):
+            planned(params, sparsity, given)

@@ -87,7 +87,7 @@ def test_masks_are_whole_blocks_after_every_step(rule):
     plan = swapjax.plan(params, 0.75, pattern=BLOCK)
     make = swapjax.constant if rule.name in ("set", "rigl") else swapjax.cubic
     tx = swapjax.sparse(
-        optax.adam(0.05), rule, sparsity=plan, schedule=make(0, 6, every=2), steps=8,
+        optax.adam(0.05), rule, plan=plan, schedule=make(0, 6, every=2), steps=8,
         key=jax.random.key(1),
     )  # fmt: skip
 
@@ -121,7 +121,7 @@ def test_pruning_by_magnitude_takes_the_blocks_with_the_largest_mean():
     params = network()
     plan = swapjax.plan(params, 0.5, pattern=BLOCK, min_keep=0)
     tx = swapjax.sparse(
-        optax.sgd(0.0), swapjax.gmp(), sparsity=plan, schedule=swapjax.one_shot(0),
+        optax.sgd(0.0), swapjax.gmp(), plan=plan, schedule=swapjax.one_shot(0),
         key=jax.random.key(0),
     )  # fmt: skip
     masks = swapjax.masks_of(tx.init(params))
@@ -136,11 +136,11 @@ def test_within_is_never_left():
     params = network()
     inside = swapjax.sparse(
         optax.sgd(0.1), swapjax.static(), key=jax.random.key(3),
-        sparsity=swapjax.plan(params, 0.4, pattern=BLOCK),
+        plan=swapjax.plan(params, 0.4, pattern=BLOCK),
     ).init(params).masks  # fmt: skip
     tx = swapjax.sparse(
         optax.sgd(0.1), swapjax.rigl(), within=inside, key=jax.random.key(4),
-        sparsity=swapjax.plan(params, 0.75, pattern=BLOCK),
+        plan=swapjax.plan(params, 0.75, pattern=BLOCK),
         schedule=swapjax.constant(0, 4, every=1),
     )  # fmt: skip
     state = tx.init(params)
@@ -167,7 +167,7 @@ def test_who_takes_no_blocks_says_so():
     plan = swapjax.plan(params, 0.5, pattern=BLOCK)
     loss = lambda params, x: jnp.sum(x)  # noqa: E731
     with pytest.raises(ValueError, match="prune removes entries or N:M"):
-        swapjax.prune(loss, params, jnp.ones((3, 1)), sparsity=plan, samples=3,
+        swapjax.prune(loss, params, jnp.ones((3, 1)), plan=plan, samples=3,
                       method=swapjax.magnitude(), key=jax.random.key(0))  # fmt: skip
     with pytest.raises(ValueError, match="gsm removes entries or N:M"):
-        swapjax.gsm(plan).init(params)
+        swapjax.gsm(plan=plan).init(params)

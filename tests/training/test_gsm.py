@@ -66,9 +66,9 @@ def test_momentum_with_decay_is_that_of_a_loop(nesterov):
 
 
 def test_gradients_pass_where_they_matter_and_nowhere_else():
-    passing = lambda sparsity: jax.jit(gsm(sparsity).update, compiler_options=QUICK)  # noqa: E731
+    passing = lambda **goal: jax.jit(gsm(**goal).update, compiler_options=QUICK)  # noqa: E731
     params, gradient = initial(), gradients(1)[0]
-    passed, _ = passing(0.9)(gradient, optax.EmptyState(), params)
+    passed, _ = passing(sparsity=0.9)(gradient, optax.EmptyState(), params)
     for p, g, m in zip(
         leaves(passed),
         leaves(gradient),
@@ -78,7 +78,7 @@ def test_gradients_pass_where_they_matter_and_nowhere_else():
         np.testing.assert_array_equal(p, g * m)
     assert equal(passed["a"]["bias"], gradient["a"]["bias"])
     plan = swapjax.plan(params, 0.8, overrides={"b/kernel": 0.5})
-    passed, _ = passing(plan)(gradient, optax.EmptyState(), params)
+    passed, _ = passing(plan=plan)(gradient, optax.EmptyState(), params)
     assert [int((p != 0).sum()) for p in leaves(passed)] == [5, 9]
 
 
@@ -117,7 +117,7 @@ def test_what_it_needs_it_asks_for():
     plan = swapjax.plan(params, 0.5)
     other = {"kernel": jnp.ones((3, 3))}
     with pytest.raises(ValueError, match="params: the tree is not the one"):
-        gsm(plan).init(other)
+        gsm(plan=plan).init(other)
     with pytest.raises(ValueError, match=r"sparsity must be in \[0, 1\)"):
         gsm(1.0).init(params)
     with pytest.raises(ValueError, match="include"):

@@ -68,7 +68,8 @@ class Record:
 
 def find(train=None, **options):
     train = Record() if train is None else train
-    return lottery(train, PARAMS, **{"sparsity": 0.9, "key": KEY, **options})
+    goal = {} if "plan" in options else {"sparsity": 0.9}
+    return lottery(train, PARAMS, **{**goal, "key": KEY, **options})
 
 
 def equal(first, second):
@@ -150,14 +151,14 @@ def test_rewinding_trains_once_and_starts_there():
 @pytest.mark.parametrize("allocation", ["uniform", "erk"])
 def test_a_plan_says_how_layers_share(allocation):
     target = swapjax.plan(PARAMS, 0.7, allocation=allocation)
-    ticket = find(sparsity=target)
+    ticket = find(plan=target)
     kept = [int(m.sum()) for m in kernels(ticket.masks)]
     assert kept == [target.keep[g] for g in target.groups]
 
 
 def test_a_pattern_is_kept_to_and_no_level_prunes_nothing():
     target = swapjax.plan(PARAMS, pattern=NM(1, 2))
-    ticket = find(sparsity=target)
+    ticket = find(plan=target)
     assert [level.kept for level in ticket.history] == [120, 60]
     for mask in kernels(ticket.masks):
         assert np.all(mask.reshape(-1, 2, mask.shape[1]).sum(axis=1) == 1)
@@ -304,7 +305,7 @@ def test_controls_have_the_masks_or_the_weights_of_the_ticket():
         ({"train": 3}, "train must be a function, got 3"),
         ({"rewind": 500}, "rewind must be a function, got 500"),
         (
-            {"sparsity": swapjax.plan({"kernel": jnp.ones((2, 2))}, 0.5)},
+            {"plan": swapjax.plan({"kernel": jnp.ones((2, 2))}, 0.5)},
             "params: the tree",
         ),
     ],
@@ -338,7 +339,7 @@ def test_a_plan_of_another_kind_of_tree_will_do():
     plan = swapjax.plan(PARAMS, 0.5)
     train = lambda params, masks, key: params  # noqa: E731
     one, other = (
-        lottery(train, params, sparsity=plan, key=KEY).masks
+        lottery(train, params, plan=plan, key=KEY).masks
         for params in (PARAMS, flax.core.freeze(PARAMS))
     )
     for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True):

@@ -64,7 +64,8 @@ CASES = {
 
 
 def make(rule, schedule, optimizer=None, **options):
-    settings = {"sparsity": FINAL, "schedule": schedule, "steps": STEPS, "key": KEY}
+    goal = {} if "plan" in options else {"sparsity": FINAL}
+    settings = {**goal, "schedule": schedule, "steps": STEPS, "key": KEY}
     momentum = optax.sgd(RATE, momentum=BETA)
     return sparse(optimizer or momentum, rule, **(settings | options))
 
@@ -370,7 +371,7 @@ class TestPlans:
         rule, schedule = PLANNED[name]
         pattern = NM(1, 3)
         plan = swapjax.plan(initial(), pattern=pattern)
-        trail = run(make(rule, schedule, sparsity=plan))
+        trail = run(make(rule, schedule, plan=plan))
         for t, (_, state) in enumerate(trail):
             n = {0: 3, 1: 3, 2: 2, 3: 2}.get(t, 1) if name != "rigl" else 1
             for mask in leaves(masks_of(state)):
@@ -383,7 +384,7 @@ class TestPlans:
         assert plan.kept == 7
         # Gradients too small to lift the second kernel.
         small = [jax.tree.map(lambda g: 1e-5 * g, tree) for tree in gradients()]
-        trail = run(make(rule, schedule, sparsity=plan), faint(), small)
+        trail = run(make(rule, schedule, plan=plan), faint(), small)
         if name != "rigl":
             assert counts(trail[-1][1]) == [4, 3]
         for t, (_, state) in enumerate(trail):
@@ -394,7 +395,7 @@ class TestPlans:
     def test_overrides(self, name):
         rule, schedule = PLANNED[name]
         plan = swapjax.plan(initial(), FINAL, overrides={"b/kernel": 0.5})
-        trail = run(make(rule, schedule, sparsity=plan))
+        trail = run(make(rule, schedule, plan=plan))
         for t, (_, state) in enumerate(trail):
             if t >= 8 or name == "rigl":
                 assert counts(state) == [13, 9]

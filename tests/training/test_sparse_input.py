@@ -39,7 +39,8 @@ TIMES = cubic(1, 3, initial=0.3)
 
 
 def make(rule=None, **options):
-    settings = {"sparsity": 0.5, "schedule": TIMES, "steps": 4, "key": KEY}
+    goal = {} if "plan" in options else {"sparsity": 0.5}
+    settings = {**goal, "schedule": TIMES, "steps": 4, "key": KEY}
     return sparse(ADAM, rule or gmp(), **(settings | options))
 
 
@@ -122,10 +123,10 @@ class TestParams:
     def test_a_plan_of_other_params(self):
         plan = swapjax.plan({"kernel": jnp.ones((6, 9))}, 0.5)
         with pytest.raises(ValueError, match="params: the tree is not the one"):
-            make(sparsity=plan).init(initial())
+            make(plan=plan).init(initial())
         plan = swapjax.plan(initial(wide=7), 0.5)
         with pytest.raises(ValueError, match=r"a/kernel has shape \(6, 9\), planned f"):
-            make(sparsity=plan).init(initial())
+            make(plan=plan).init(initial())
 
     @pytest.mark.parametrize("rule", [gmp(), ste()], ids=str)
     def test_a_state_of_other_params(self, rule):

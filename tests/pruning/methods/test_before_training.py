@@ -209,7 +209,7 @@ class TestRandom:
         target = plan(params, 0.8, allocation="erk")
         pruned = swapjax.prune(
             lambda p, b: jnp.mean(chain(p, b)), params, np.ones((1, 30), np.float32),
-            sparsity=target, method=random(KEY), samples=1, key=KEY,
+            plan=target, method=random(KEY), samples=1, key=KEY,
         )  # fmt: skip
         kept = [int(layer["kernel"].sum()) for layer in pruned.masks.values()]
         assert kept == list(target.keep)
@@ -346,7 +346,7 @@ class TestSynflow:
         for stages in (1, 100):
             pruned = swapjax.prune(
                 lambda p, b: jnp.mean(chain(p, b)), params, x,
-                sparsity=plan(params, 0.99, min_keep=0), method=synflow(chain, (16,)),
+                plan=plan(params, 0.99, min_keep=0), method=synflow(chain, (16,)),
                 stages=stages, samples=1, schedule=schedules.geometric(), key=KEY,
             )  # fmt: skip
             kept[stages] = [int(leaf["kernel"].sum()) for leaf in pruned.masks.values()]

@@ -559,7 +559,7 @@ def test_a_convolution_is_a_product_with_patches(name, rule):
     ):
         pruned = swapjax.prune(
             loss, {"kernel": w}, x, method=METHODS[name], samples=12,
-            sparsity=plan({"kernel": w}, sparsity, pattern=pattern), key=keys[0],
+            plan=plan({"kernel": w}, sparsity, pattern=pattern), key=keys[0],
         )  # fmt: skip
         results.append(np.asarray(pruned.params["kernel"]).reshape(36, 5))
     np.testing.assert_allclose(*results, rtol=1e-7, atol=1e-10)
@@ -574,7 +574,7 @@ def test_layers_side_by_side_are_layers_of_their_own():
     def prune(loss_fn, params, x, rule):
         return swapjax.prune(
             loss_fn, params, x, method=method, samples=30, key=jax.random.key(2),
-            sparsity=rule,
+            plan=rule,
         ).params  # fmt: skip
 
     def batched(p, x):
@@ -612,7 +612,7 @@ class TestStages:
         params, data = network()
         rule = plan(params, pattern=NM(2, 4), exclude="a/kernel")
         pruned = swapjax.prune(
-            loss_fn, params, data, sparsity=rule, method=layerwise_obs(), stages=2,
+            loss_fn, params, data, plan=rule, method=layerwise_obs(), stages=2,
             samples=40, key=jax.random.key(0),
         )  # fmt: skip
         groups = np.asarray(pruned.masks["b"]["kernel"]).reshape(2, 4, 4).sum(1)
