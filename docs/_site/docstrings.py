@@ -1,0 +1,70 @@
+"""Make Markdown of what docstrings hold in other forms."""
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import griffe
+
+PACKAGE = Path(__file__).parents[2] / "swapjax" / "__init__.py"
+BORDER = re.compile(r"^=+( +=+)+$")
+
+
+def public() -> set[str]:
+    """Find the names in ``swapjax.__all__``, without an import."""
+    for node in ast.parse(PACKAGE.read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return set(ast.literal_eval(node.value))
+    raise ValueError(f"{PACKAGE} has no __all__")
+
+
+def table(lines: list[str]) -> list[str]:
+    """Turn a table with borders of ``=`` into one with ``|``."""
+    columns = [match.span() for match in re.finditer("=+", lines[0])]
+    columns[-1] = (columns[-1][0], max(map(len, lines)))
+    parts: list[list[list[str]]] = [[]]
+    for line in lines[1:-1]:
+        cells = [line[start:end].strip() for start, end in columns]
+        if BORDER.match(line):
+            parts.append([])
+        elif parts[-1] and not cells[0]:  # goes on
+            before = parts[-1][-1]
+            parts[-1][-1] = [f"{a} {b}".strip() for a, b in zip(before, cells)]
+        else:
+            parts[-1].append(cells)
+    head = parts[0] if len(parts) > 1 else [[""] * len(columns)]
+    rows = [*head, ["---"] * len(columns), *parts[-1]]
+    return ["", *("| " + " | ".join(row) + " |" for row in rows), ""]
+
+
+def markdown(text: str, names: set[str]) -> str:
+    """Rewrite tables, headings of examples, and names that the reference has."""
+    done: list[str] = []
+    lines = text.splitlines()
+    while lines:
+        if BORDER.match(lines[0]):
+            end = next((i for i, line in enumerate(lines[1:], 1) if not line), None)
+            done += table(lines[:end])
+            del lines[:end]
+        else:
+            done.append(lines.pop(0))
+    text = "\n".join(done).replace("\nExample:\n", "\nExamples:\n")
+
+    def link(match: re.Match) -> str:
+        name = match[1].removeprefix("swapjax.")
+        return f"[`{name}`][swapjax.{name}]" if name in names else match[0]
+
+    return re.sub(r"(?<!`)`([\w.]+)`(?!`)", link, text)
+
+
+class Docstrings(griffe.Extension):
+    """Rewrite each docstring as it is read."""
+
+    def __init__(self) -> None:
+        self.names = public()
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        """See every object once."""
+        if not obj.is_alias and obj.docstring:
+            obj.docstring.value = markdown(obj.docstring.value, self.names)
