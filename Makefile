@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test coverage lint types bench format clean
+.PHONY: help demo test coverage lint types docs bench format clean
 
 help:  ## Show what there is.
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -23,6 +23,10 @@ lint: .venv/.dev  ## Check style.
 types: .venv/.dev  ## Check types.
 	$(BIN)/mypy
 
+docs: .venv/.docs  ## Build the site of the docs into site/.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "Open site/index.html, or call $(BIN)/mkdocs serve and open http://localhost:8000."
+
 bench: .venv/.dev  ## Measure stages, then the comparisons on MNIST (hours, resumable).
 	$(BIN)/python benchmarks/stage.py
 	$(BIN)/python benchmarks/speed.py
@@ -40,7 +44,7 @@ format: .venv/.dev  ## Format the code.
 	$(BIN)/ruff format .
 
 clean:  ## Remove the environment, caches and the demo's output.
-	rm -rf .venv .cache .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache demo
+	rm -rf .venv .cache .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache demo site
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "swapjax needs Python 3.11 or newer; name one with make PYTHON=...")'
@@ -55,3 +59,8 @@ clean:  ## Remove the environment, caches and the demo's output.
 	@echo "Installing swapjax and its development tools into .venv (minutes the first time)."
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
 	@touch $@ .venv/.core
+
+.venv/.docs: pyproject.toml | .venv/bin/python
+	@echo "Installing swapjax and what builds its docs into .venv (a minute the first time)."
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[docs]"
+	@touch $@
