@@ -160,7 +160,7 @@ def prune(
     data = data if isinstance(data, Iterator) else sharding.leave_to_compiler(data)
     target = planned(params, sparsity, plan)
     target.require_entries("prune")
-    initial = target.split(params)
+    initial = target.layout.split(params)
     trees.require_finite(trees.paths(params), jax.tree.leaves(params), "params")
     source = Source(data, samples * batch)
     inside = None if within is None else allowed(within, params, target)
@@ -195,17 +195,19 @@ def prune(
         )  # fmt: skip
         before = _loss(rows, state.params)
         problem = Problem(
-            weights=target.split(state.params),
+            weights=target.layout.split(state.params),
             initial=initial,
             rows=form(rows, target, storage) if method.needs_rows else None,
             within=inside,
-            layers=second_moments(rows, target.paths) if method.needs_layers else None,
+            layers=second_moments(rows, target.layout.paths)
+            if method.needs_layers
+            else None,
             params=state.params if method.needs_params else None,
-            positions=target.positions,
+            layout=target.layout,
         )
         solution = _solve(method, problem, budgets[t])
-        new = target.merge(solution.weights, state.params)
-        masks = target.masks(solution.masks)
+        new = target.layout.merge(solution.weights, state.params)
+        masks = target.layout.masks(solution.masks)
         if finetune is not None:
             new = tune(loss_fn, new, source.stream, finetune, masks=masks, key=tune_key)
         if recalibrate is not None:
@@ -234,7 +236,7 @@ _solve = jax.jit(lambda method, *args: method(*args), static_argnums=0)
 def _loss(rows: MatrixFreeRows, params: Params) -> jax.Array:
     """The mean loss of the rows' examples at other params, prunable or not."""
     moved = dataclasses.replace(rows, params=params)
-    return moved.loss(trees.take(params, rows.positions))
+    return moved.loss(rows.layout.split(params))
 
 
 def _budgets(stages: list[Plan], inside: Leaves | None) -> list[Budget]:
