@@ -34,7 +34,8 @@ class Problem:
         layers: each leaf as a matrix with the second moment of what it reads, at the
             current weights; None for a method that does without.
         params: the whole network as it is now; None for a method that does without.
-        layout: the prunable leaves of params; None where there are no params.
+        layout: where the prunable leaves lie among those of params; None for a method
+            that does without.
     """
 
     weights: Leaves

@@ -33,7 +33,7 @@ class Plan:
     Attributes:
         sparsity: the fraction of prunable entries to remove.
         allocation: how the budget is spread over leaves.
-        layout: the prunable leaves, which all that follows counts in their order.
+        layout: the prunable leaves; what follows is in their order.
         floors: the fewest entries each may keep.
         overrides: the sparsity each was given by name, or None.
         patterns: the pattern of each, or None.
