@@ -29,8 +29,8 @@ def table(lines: list[str]) -> list[str]:
         if BORDER.match(line):
             parts.append([])
         elif parts[-1] and not cells[0]:  # goes on
-            before = parts[-1][-1]
-            parts[-1][-1] = [f"{a} {b}".strip() for a, b in zip(before, cells)]
+            pairs = zip(parts[-1][-1], cells, strict=True)
+            parts[-1][-1] = [f"{a} {b}".strip() for a, b in pairs]
         else:
             parts[-1].append(cells)
     head = parts[0] if len(parts) > 1 else [[""] * len(columns)]
@@ -58,11 +58,30 @@ def markdown(text: str, names: set[str]) -> str:
     return re.sub(r"(?<!`)`([\w.]+)`(?!`)", link, text)
 
 
+def of_same_name(package: griffe.Module, path: str) -> str:
+    """Follow a path to a module that has a function of its own name."""
+    found: Any = package
+    for part in path.split(".")[1:]:
+        found = found.members[part]
+        if found.is_alias:
+            return of_same_name(package, found.target_path)
+    name = path.rpartition(".")[2]
+    return f"{path}.{name}" if found.is_module and name in found.members else path
+
+
 class Docstrings(griffe.Extension):
     """Rewrite each docstring as it is read."""
 
     def __init__(self) -> None:
         self.names = public()
+
+    def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
+        """Tell functions from the modules that they have their names of."""
+        for name in self.names if pkg.path == "swapjax" else ():
+            alias = pkg.members.get(name)
+            if alias is not None and alias.is_alias:
+                path = of_same_name(pkg, alias.target_path)
+                pkg.set_member(name, griffe.Alias(name, path, parent=pkg))
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """See every object once."""

@@ -9,6 +9,7 @@ from latex2mathml.converter import convert
 FORMULA = re.compile(
     r'<(span|div) class="arithmatex">\\(?:\(|\[)(.*?)\\(?:\)|\])</\1>', re.DOTALL
 )
+BAR = re.compile("<mo[^>]*>(&#x0007C;|&#x02016;|\\||\u2016)</mo>")  # no space around
 
 
 def on_page_content(content: str, **_: Any) -> str:
@@ -17,6 +18,9 @@ def on_page_content(content: str, **_: Any) -> str:
     def one(match: re.Match) -> str:
         display = "block" if match[1] == "div" else "inline"
         formula = convert(html.unescape(match[2]).strip(), display=display)
+        formula = BAR.sub(
+            r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>', formula
+        )
         return f'<{match[1]} class="formula">{formula}</{match[1]}>'
 
     return FORMULA.sub(one, content)

@@ -1,4 +1,4 @@
-"""Take the pictures of the benchmarks onto the site, without copies in the repository."""
+"""Take the pictures of the benchmarks onto the site, without copies."""
 
 from pathlib import Path
 

@@ -2,9 +2,10 @@
 
 import re
 
-import swapjax
 from pages import DOCS
 from toy import loss_fn, setting, solve
+
+import swapjax
 
 TEXT = (DOCS / "glossary.md").read_text()
 NAMED = set(re.findall(r"`(\w+)`", TEXT))

@@ -2,8 +2,9 @@
 
 import re
 
-import swapjax
 from pages import DOCS, blocks, lines
+
+import swapjax
 
 PAGE = DOCS / "jobs.md"
 SPARSITY = {5: 0.9, 3: 0.9, 4: 0.9, 7: 0.8, 9: 0.9}

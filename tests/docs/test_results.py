@@ -51,9 +51,9 @@ RULES = {
 def rows(page):
     """The rows of a page's tables: name, cells."""
     text = (DOCS / "results" / page).read_text()
-    for line in re.findall(r"^\| (.*) \|$", text, re.MULTILINE):
-        name, *cells = line.split(" | ")
-        yield name.strip(), [cell.strip() for cell in cells]
+    for line in re.findall(r"^\|(.*)\|$", text, re.MULTILINE):
+        name, *cells = (cell.strip() for cell in line.split("|"))
+        yield name, cells
 
 
 def runs(folder, *keys):
