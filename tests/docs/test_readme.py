@@ -24,7 +24,7 @@ def test_it_is_short_and_names_every_method_and_rule():
     assert len(text.splitlines()) <= 150
     for folder, table in ("methods", METHODS), ("rules", RULES):
         for name in table:
-            assert f"docs/{folder}/{name.replace('_', '-')}.md" in text
+            assert f"docs/{folder}/{name.removesuffix('-released')}.md" in text
 
 
 def test_the_commands_that_are_named_exist():

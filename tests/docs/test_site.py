@@ -27,7 +27,7 @@ def test_the_reference_has_every_public_name_once():
 def test_methods_and_rules_have_pages():
     for folder, names in ("methods", METHODS), ("rules", RULES):
         for name in names:
-            page = DOCS / folder / f"{name.replace('_', '-')}.md"
+            page = DOCS / folder / f"{name.removesuffix('-released')}.md"
             text = page.read_text()
             assert text.startswith(f"# {page.stem}\n")
             for part in ("$$", "| source |", "| when |", "**Measured**", "API:"):
