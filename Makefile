@@ -50,6 +50,11 @@ clean:  ## Remove the environment, caches and the demo's output.
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "swapjax needs Python 3.11 or newer; name one with make PYTHON=...")'
 	$(PYTHON) -m venv .venv
 
+.venv/.docs: pyproject.toml | .venv/bin/python
+	@echo "Installing swapjax and what builds its docs into .venv (a minute the first time)."
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[docs]"
+	@touch $@
+
 .venv/.core: pyproject.toml | .venv/bin/python
 	@echo "Installing swapjax into .venv (a minute the first time)."
 	$(BIN)/pip install --quiet --disable-pip-version-check -e .
@@ -59,8 +64,3 @@ clean:  ## Remove the environment, caches and the demo's output.
 	@echo "Installing swapjax and its development tools into .venv (minutes the first time)."
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
 	@touch $@ .venv/.core
-
-.venv/.docs: pyproject.toml | .venv/bin/python
-	@echo "Installing swapjax and what builds its docs into .venv (a minute the first time)."
-	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[docs]"
-	@touch $@
