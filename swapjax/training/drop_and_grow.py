@@ -125,6 +125,7 @@ def exchange_by(grow: Grow) -> Callable[[MaskStep], Leaves]:
             if grow == "gradient":
                 score = jnp.abs(step.gradients[i])
             else:
+                assert step.key is not None  # since rules that grow so need one
                 score = random_score(jax.random.fold_in(step.key, i), weight)
             active = jnp.sum(mask, dtype=jnp.int32)
             # In float32 0.3 of 50 is above 15: a little less before it is rounded up.

@@ -123,7 +123,7 @@ def fit(
         ...     return jnp.mean((x @ params["kernel"] - 2 * x[:, :2]) ** 2)
         >>> tx = swapjax.sparse(
         ...     optax.sgd(0.1), swapjax.gmp(), sparsity=0.75,
-        ...     schedule=swapjax.cubic(0, 8, every=4), key=jax.random.key(1))
+        ...     schedule=swapjax.cubic(0, 8, every=4))
         >>> params = {"kernel": jnp.full((4, 2), 0.5)}
         >>> fitted = fit(loss_fn, params, tx, x, epochs=3, batch=8,
         ...              key=jax.random.key(2))

@@ -28,7 +28,7 @@ class MaskStep(NamedTuple):
         within: where entries may ever be active; None for anywhere.
         budget: how many to keep now.
         fraction: of the active entries of each leaf to exchange, ``float32[]``.
-        key: a PRNG key of this mask step.
+        key: a PRNG key of this mask step; None if `swapjax.sparse` was given none.
     """
 
     weights: Leaves
@@ -37,7 +37,7 @@ class MaskStep(NamedTuple):
     within: Leaves | None
     budget: Budget
     fraction: jax.Array
-    key: jax.Array
+    key: jax.Array | None
 
 
 def follow(schedule: Schedule, final: Fraction) -> tuple[Fraction, ...]:
@@ -72,6 +72,7 @@ class Rule:
         straight_through: whether gradients go to dense weights beside the params.
         decay: of those that are not active, if so.
         masks: to begin with, instead of what `begin` says.
+        draws: whether `choose` draws by the key of its `MaskStep`.
     """
 
     name: str
@@ -87,12 +88,13 @@ class Rule:
     straight_through: bool = False
     decay: float = 0.0
     masks: Masks | None = None
+    draws: bool = False
 
     @property
-    def draws(self) -> bool:
-        """Whether anything is drawn at random, so that training needs a key."""
-        drawn = self.begin == "random" and self.masks is None
-        return drawn or self.grows == "random"
+    def needs_key(self) -> bool:
+        """Whether anything is drawn at random, so that `swapjax.sparse` needs a key."""
+        first_masks = self.begin == "random" and self.masks is None
+        return first_masks or self.grows == "random" or self.draws
 
     def masks_at(self, step: MaskStep, block: Block | None = None) -> Leaves:
         """Choose the masks of a mask step.

@@ -229,9 +229,9 @@ class RuleEntry:
         return self.factory().allocation
 
     @property
-    def draws(self) -> bool:
-        """Whether it draws at random, so that `swapjax.sparse` needs a key."""
-        return self.factory().draws
+    def needs_key(self) -> bool:
+        """Whether anything is drawn at random, so that `swapjax.sparse` needs a key."""
+        return self.factory().needs_key
 
     @property
     def starts_sparse(self) -> bool:

@@ -1,10 +1,12 @@
 """Sparse training as an Optax transformation around any other."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from swapjax.core import sharding, trees
@@ -30,7 +32,7 @@ def sparse(
     schedule: Schedule | None = None,
     steps: int | None = None,
     within: Masks | None = None,
-    key: jax.Array,
+    key: jax.Array | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Train a sparse network with any Optax optimizer.
 
@@ -68,8 +70,8 @@ def sparse(
             at the last update, with no other to train it.
         within: masks outside of which nothing is ever active, to train a sparse network
             on.
-        key: a JAX PRNG key, for what is chosen at random; the same key gives the same
-            run.
+        key: a JAX PRNG key; the same key gives the same run. Only rules that draw at
+            random need one: those that start from random masks or grow at random.
 
     Returns:
         A transformation whose state holds a `SparseState`. Its ``update`` needs params.
@@ -78,7 +80,8 @@ def sparse(
 
     Raises:
         ValueError: for what is no optimizer, rule, schedule or key, a rule without a
-            schedule or with one for stages, and a schedule that ends after training.
+            schedule or with one for stages, a schedule that ends after training, and a
+            rule without the key that it needs.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, swapjax
@@ -99,9 +102,7 @@ def sparse(
     """
     _check(optimizer, rule, schedule, steps)
     wrapped = optax.with_extra_args_support(optimizer)
-    # On the host: a loop that donates its state must not take the key with it.
-    kind, seed = take_key(key)
-    to_key = functools.partial(jax.random.wrap_key_data, impl=kind)
+    to_key, seed = _take_key(rule, key)
 
     @functools.lru_cache(maxsize=8)
     def timetable_of(treedef: Any, shapes: tuple) -> Timetable:
@@ -205,8 +206,28 @@ def _check(
             )
 
 
+def _take_key(
+    rule: Rule, key: jax.Array | None
+) -> tuple[Callable[[jax.Array], jax.Array | None], np.ndarray]:
+    """Part a key into a function that wraps its numbers, and these numbers."""
+    if key is None:
+        if rule.needs_key:
+            raise ValueError(
+                f"key: {rule.name} draws at random and needs a PRNG key, got None"
+            )
+        # States are alike with and without a key.
+        return lambda _: None, np.zeros(2, np.uint32)
+    # On the host: a loop that donates its state must not take the key with it.
+    kind, seed = take_key(key)
+    return functools.partial(jax.random.wrap_key_data, impl=kind), seed
+
+
 def _first_masks(
-    rule: Rule, table: Timetable, params: Params, inside: Leaves | None, key: jax.Array
+    rule: Rule,
+    table: Timetable,
+    params: Params,
+    inside: Leaves | None,
+    key: jax.Array | None,
 ) -> Leaves:
     plan = table.plan
     weights = plan.split(params)
@@ -219,6 +240,7 @@ def _first_masks(
         strength = jnp.abs if block is None else block.strength
         scores: Leaves = tuple(map(strength, weights))
     else:
+        assert key is not None  # as _take_key has seen to
         keys = jax.random.split(jax.random.fold_in(key, 0), len(weights))
         scores = tuple(map(jax.random.uniform, keys, plan.grids))
     if block is not None and inside is not None:

@@ -19,7 +19,7 @@ class SparseState(NamedTuple):
     Attributes:
         count: ``int32[]``, the updates so far.
         masks: with the tree of params.
-        key: ``uint32``, the data of a PRNG key.
+        key: ``uint32``, the data of a PRNG key; zeros where there is none.
         inner: the state of the optimizer that is wrapped.
         extras: ``status``, ``int32[prunable leaves]``, the worst `swapjax.Status` that
             a mask step met in each; ``last``, ``int32[]``, the update of the last mask

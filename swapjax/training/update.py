@@ -26,7 +26,7 @@ class Update(NamedTuple):
         gradients: at params, dense.
         state: before the update.
         params: before the update.
-        key: of the run.
+        key: of the run, if it has one.
         extra: what the optimizer is given besides.
     """
 
@@ -36,7 +36,7 @@ class Update(NamedTuple):
     gradients: Params
     state: SparseState
     params: Params
-    key: jax.Array
+    key: jax.Array | None
     extra: dict[str, Any]
 
 
@@ -149,7 +149,7 @@ def _change_masks(given: Update, ranked: Leaves) -> _Changed:
             within=None if within is None else plan.leaf_masks(within),
             budget=budget,
             fraction=fraction,
-            key=jax.random.fold_in(key, t),
+            key=None if key is None else jax.random.fold_in(key, t),
         )
         found = examine(rule, t, masks, plan.split(params), step.weights, slopes)
         new = rule.masks_at(step, plan.block)

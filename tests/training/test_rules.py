@@ -200,7 +200,7 @@ class TestTable:
             assert entry.name == "ste" or rule.name in CASES
 
     def test_which_draw_and_which_start_sparse(self):
-        draw = {name for name, entry in RULES.items() if entry.draws}
+        draw = {name for name, entry in RULES.items() if entry.needs_key}
         assert draw == {"static", "set", "rigl", "granet-st"}
         assert draw == {name for name, e in RULES.items() if e.starts_sparse}
 

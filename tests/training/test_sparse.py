@@ -208,8 +208,24 @@ class TestContract:
                 assert equal(trail[-1], first[-1])
             else:
                 alike = equal(masks_of(trail[-1][1]), masks_of(first[-1][1]))
-                assert alike == (not RULES[rule].draws)
+                assert alike == (not RULES[rule].needs_key)
         assert step._cache_size() == 1
+
+    def test_a_key_is_needed_where_it_decides_and_nowhere_else(self, rule, dtype):
+        trails, _ = table(rule, dtype)
+        if RULES[rule].needs_key:
+            said = f"key: {RULES[rule].name} draws at random and needs a PRNG key, got "
+            with pytest.raises(ValueError, match=said + "None"):
+                make(rule, one_of(list(OPTIMIZERS.values())), key=None)
+            return
+        params = initial(dtype)
+        tx = make(rule, one_of(list(OPTIMIZERS.values())), key=None)
+        assert avals(tx.init(params)) == avals(trails["momentum"][0][1])
+        keyless = by_loss(tx, compiler_options=QUICK)
+        trail = follow(keyless, params, tx.init(params), batches(dtype))
+        for (p, s), (q, r) in zip(trail, trails["momentum"], strict=True):
+            assert equal(p, q)
+            assert equal(s._replace(key=r.key), r)
 
     def test_a_run_goes_on_from_a_file_as_if_nothing_were(self, rule, dtype, tmp_path):
         trails, step = table(rule, dtype)

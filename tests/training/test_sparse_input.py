@@ -22,6 +22,7 @@ from sparse_toy import (
 import swapjax
 from swapjax import constant, cubic
 from swapjax.training import (
+    Rule,
     check_state,
     gmp,
     granet,
@@ -339,11 +340,32 @@ def test_dead_inputs_are_not_taken_for_hidden_gradients():
 
 
 def test_a_key_and_an_optimizer_are_what_they_should_be():
-    for key, message in ((None, "a JAX PRNG key"), (jax.random.split(KEY), "one PRNG")):
+    for key, message in ((0, "a JAX PRNG key"), (jax.random.split(KEY), "one PRNG")):
         with pytest.raises(ValueError, match=f"key must be {message}"):
             make(key=key)
     with pytest.raises(ValueError, match="optimizer must be an Optax transformation"):
         sparse("adam", static(), sparsity=0.5, key=KEY)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [static(), set_(), rigl(), granet_st(), granet(grow="random"),
+     Rule("mine", lambda step: step.masks, draws=True)],
+    ids=str,
+)  # fmt: skip
+def test_a_rule_that_draws_needs_a_key(rule):
+    with pytest.raises(
+        ValueError, match=f"^key: {rule.name} draws at random and needs a PRNG key, got"
+    ):
+        make(rule, key=None)
+
+
+def test_given_masks_need_no_key():
+    params, masks = {"kernel": jnp.ones((4, 4))}, {"kernel": jnp.eye(4, dtype=bool)}
+    tx = sparse(optax.sgd(0.1), static(masks), sparsity=0.75)
+    updates, state = tx.update(params, tx.init(params), params)
+    check_state(state, optax.apply_updates(params, updates))
+    assert masks_of(state)["kernel"].tolist() == masks["kernel"].tolist()
 
 
 def test_a_state_that_cannot_be_told_by_params_is_explained():
