@@ -143,8 +143,6 @@ def ste(*, decay: float = 0.0) -> Rule:
     Raises:
         ValueError: for a negative decay.
     """
-    if not decay >= 0:
-        raise ValueError(f"decay must be 0 or more, got {decay}")
     return Rule("ste", keep_largest, (("decay", decay),), straight_through=True,
                 decay=decay)  # fmt: skip
 

@@ -107,6 +107,53 @@ class TestArguments:
         with pytest.raises(ValueError, match=r"sparsity must be in \[0, 1\)"):
             make(sparsity=value).init(initial())
 
+    @pytest.mark.parametrize(
+        ("fields", "said"),
+        [
+            ({"name": 3}, "name must be a string that names the rule, got 3"),
+            ({"name": ""}, "name must be a string that names the rule, got ''"),
+            (
+                {"choose": 7},
+                "choose must be a function of a MaskStep, or None .* got 7",
+            ),
+            ({"begin": "dense"}, "begin must be one of 'magnitude', 'random', got 'de"),
+            (
+                {"allocation": "fair"},
+                "allocation must be one of 'global', 'uniform', 'e",
+            ),
+            ({"levels": (0.5,)}, r"levels must be a function, got \(0.5,\)"),
+            ({"fraction": 0.3}, "fraction must be a function, got 0.3"),
+            (
+                {"grows": "large"},
+                "grows must be one of 'gradient', 'random', None, got",
+            ),
+            ({"decay": -1.0}, "decay must be 0 or more, got -1.0"),
+            ({"decay": "some"}, "decay must be 0 or more, got 'some'"),
+        ],
+    )
+    def test_fields_of_a_rule(self, fields, said):
+        with pytest.raises(ValueError, match=f"^{said}"):
+            Rule(**({"name": "mine", "choose": lambda step: step.masks} | fields))
+
+    @pytest.mark.parametrize(
+        ("choose", "got"),
+        [
+            (lambda step: step.masks[:1], r"\(bool\[6, 9\]\)"),
+            (lambda step: step.weights, r"\(float32\[6, 9\], float32\[9, 2\]\)"),
+            (lambda step: [m.T for m in step.masks], r"\(bool\[9, 6\], bool\[2, 9\]\)"),
+            (lambda step: None, r"\(a NoneType\)"),
+        ],
+    )
+    def test_what_a_rule_of_one_s_own_returns(self, choose, got):
+        tx, params = make(Rule("mine", choose)), initial()
+        said = (
+            r"rule mine: choose must return masks \(bool\[6, 9\], bool\[9, 2\]\), one"
+        )
+        with pytest.raises(
+            ValueError, match=f"^{said} for each prunable leaf, got {got}"
+        ):
+            tx.update(params, tx.init(params), params)
+
 
 class TestParams:
     """When params are there."""
