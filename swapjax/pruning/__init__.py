@@ -1,6 +1,6 @@
 """Pruning after training, or before it, from gradients of the network as it is."""
 
-from swapjax.pruning.history import Stage
+from swapjax.pruning.history import Pruned, Stage
 from swapjax.pruning.method import Method, Problem, Solution
 from swapjax.pruning.methods.by_score import (
     grasp,
@@ -16,7 +16,7 @@ from swapjax.pruning.methods.layerwise_obs import layerwise_obs, wanda
 from swapjax.pruning.methods.swap import linear_regression, swap
 from swapjax.pruning.methods.synflow import synflow
 from swapjax.pruning.methods.woodfisher import woodfisher
-from swapjax.pruning.prune import Pruned, prune
+from swapjax.pruning.prune import prune
 
 __all__ = [
     "Method",
