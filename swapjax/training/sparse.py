@@ -111,6 +111,11 @@ def sparse(
 
     def timetable(params: Params) -> Timetable:
         leaves, treedef = jax.tree.flatten(params)
+        for path, leaf in zip(trees.paths(params), leaves, strict=True):
+            if not hasattr(leaf, "shape"):
+                raise ValueError(
+                    f"params: {path} must be an array, got a {type(leaf).__name__}"
+                )
         return timetable_of(treedef, tuple((x.shape, x.dtype) for x in leaves))
 
     def init(params: Params) -> SparseState:
@@ -155,12 +160,10 @@ def sparse(
                 "params: sparse training needs them; call tx.update(gradients, state, "
                 "params)"
             )
-        if not isinstance(state, SparseState):
-            raise ValueError(
-                f"state: must be what tx.init gave, got a {type(state).__name__}"
-            )
+        _check_state(state, rule, within)
         table = timetable(params)
         masking.check(state.masks, params, "state.masks")
+        _check_gradients(gradients, params)
         step = straight_through if rule.straight_through else masked
         key = to_key(state.key)
         return step(Update(rule, table, wrapped, gradients, state, params, key, extra))
@@ -203,6 +206,34 @@ def _check(
             raise ValueError(
                 f"schedule: {schedule} ends after update {schedule.end}, training "
                 f"after {steps}"
+            )
+
+
+def _check_state(state: Any, rule: Rule, within: Masks | None) -> None:
+    if not isinstance(state, SparseState):
+        raise ValueError(
+            f"state: must be what tx.init gave, got a {type(state).__name__}"
+        )
+    wanted = {"dense": rule.straight_through, "within": within is not None}
+    missing = [name for name in wanted if wanted[name] and name not in state.extras]
+    if missing:
+        raise ValueError(
+            f"state: must be of the same rule and arguments, {rule} keeps "
+            f"{' and '.join(missing)}, got {', '.join(sorted(state.extras))}"
+        )
+
+
+def _check_gradients(gradients: Params, params: Params) -> None:
+    wanted: object = jax.tree.structure(params)
+    got: object = jax.tree.structure(gradients)
+    if wanted != got:
+        raise ValueError(f"gradients: must have the tree of params {wanted}, got {got}")
+    pairs = zip(jax.tree.leaves(gradients), jax.tree.leaves(params), strict=True)
+    for path, (gradient, param) in zip(trees.paths(params), pairs, strict=True):
+        if jnp.shape(gradient) != jnp.shape(param):
+            raise ValueError(
+                f"gradients: {path} must have the shape {jnp.shape(param)} of params, "
+                f"got {jnp.shape(gradient)}"
             )
 
 

@@ -187,8 +187,39 @@ class TestParams:
 
     def test_gradients_of_other_params(self):
         tx, params = make(), initial()
-        with pytest.raises(ValueError, match=r"\(7, 9\)|tree"):
+        with pytest.raises(
+            ValueError, match=r"gradients: a/kernel must .* got \(7, 9\)"
+        ):
             tx.update(initial(wide=7), tx.init(params), params)
+        with pytest.raises(ValueError, match="gradients: must have the tree of params"):
+            tx.update({"b": params["b"]}, tx.init(params), params)
+
+    def test_params_that_are_no_arrays(self):
+        with pytest.raises(
+            ValueError, match="params: kernel/0 must be an array, got a f"
+        ):
+            make().init({"kernel": [1.0, 2.0]})
+
+    def test_a_state_of_another_rule(self):
+        params = initial()
+        full = jax.tree.map(lambda x: jnp.ones(x.shape, bool), params)
+        for tx, name in ((make(ste()), "dense"), (make(within=full), "within")):
+            said = rf"state: must be of the same rule .* keeps {name}, got last, status"
+            with pytest.raises(ValueError, match=said):
+                tx.update(params, make(gmp()).init(params), params)
+
+    def test_a_restored_state_of_other_params(self):
+        """With a plan, and where only the params are new."""
+        params, other = initial(), initial(wide=7)
+        tx = make(plan=swapjax.plan(params, 0.5))
+        state = tx.init(params)
+        with pytest.raises(
+            ValueError, match=r"params: a/kernel has shape \(7, 9\), plan"
+        ):
+            tx.update(other, state, other)
+        less = {"a": params["a"]}
+        with pytest.raises(ValueError, match="params: the tree is not the one"):
+            tx.update(less, state, less)
 
     def test_integers(self):
         params = initial() | {"steps": jnp.zeros((2, 2), jnp.int32)}
