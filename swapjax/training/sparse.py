@@ -11,12 +11,11 @@ import optax
 
 from swapjax.core import sharding, trees
 from swapjax.core.checks import require_count, take_key
-from swapjax.core.types import Leaves, Masks, Params
+from swapjax.core.types import Masks, Params
 from swapjax.sparsity import masks as masking
-from swapjax.sparsity.bounds import room
-from swapjax.sparsity.budget import select_compiled
 from swapjax.sparsity.plan import Plan
 from swapjax.sparsity.schedules import Schedule
+from swapjax.training.first_masks import first_masks
 from swapjax.training.mask_schedule import Timetable, make
 from swapjax.training.rule import Rule
 from swapjax.training.state import SparseState
@@ -119,35 +118,11 @@ def sparse(
         return timetable_of(treedef, tuple((x.shape, x.dtype) for x in leaves))
 
     def init(params: Params) -> SparseState:
-        count = jnp.zeros((), jnp.int32)
-        extras: dict[str, Any]
         if not jax.tree.leaves(params):
-            # Optax finds out by such a tree what of a state belongs to params.
-            alike = {"within": within is not None, "dense": rule.straight_through}
-            extras = {name: params for name, there in alike.items() if there}
-            extras |= {"status": jnp.zeros(0, jnp.int32), "last": count}
-            inner = wrapped.init(params)
-            return SparseState(count, params, jnp.asarray(seed), inner, extras)
-        table = timetable(params)
-        weights = table.plan.split(params)
-        inside = None
-        if within is not None:
-            inside = table.plan.leaf_masks(trees.align(within, params))
-        first = _first_masks(rule, table, params, inside, to_key(jnp.asarray(seed)))
-        extras = {
-            "status": jnp.zeros(len(weights), jnp.int32),
-            "last": jnp.asarray(table.last, jnp.int32),
-        }
-        # Copies: a loop may donate params and this state, not what others hold.
-        copy = functools.partial(jax.tree.map, jnp.array)
-        if inside is not None:
-            extras["within"] = table.plan.masks(copy(inside))
-        if rule.straight_through:
-            extras["dense"] = alone(table.plan, copy(weights), params)
-        masks = sharding.put_like(table.plan.masks(copy(first)), params)
-        inner = wrapped.init(params)
-        made = SparseState(count, masks, jnp.asarray(seed), inner, extras)
-        return sharding.put_beside(made, params)
+            return _empty_state(rule, wrapped, params, within, seed)
+        return _first_state(
+            rule, timetable(params), wrapped, params, within, seed, to_key
+        )
 
     def update(
         gradients: Params,
@@ -169,6 +144,56 @@ def sparse(
         return step(Update(rule, table, wrapped, gradients, state, params, key, extra))
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _empty_state(
+    rule: Rule,
+    optimizer: optax.GradientTransformationExtraArgs,
+    params: Params,
+    within: Masks | None,
+    seed: np.ndarray,
+) -> SparseState:
+    """Make a state of params without leaves.
+
+    Optax finds out by such a tree what of a state belongs to params.
+    """
+    count = jnp.zeros((), jnp.int32)
+    alike = {"within": within is not None, "dense": rule.straight_through}
+    extras: dict[str, Any] = {name: params for name, there in alike.items() if there}
+    extras |= {"status": jnp.zeros(0, jnp.int32), "last": count}
+    inner = optimizer.init(params)
+    return SparseState(count, params, jnp.asarray(seed), inner, extras)
+
+
+def _first_state(
+    rule: Rule,
+    table: Timetable,
+    optimizer: optax.GradientTransformationExtraArgs,
+    params: Params,
+    within: Masks | None,
+    seed: np.ndarray,
+    to_key: Callable[[jax.Array], jax.Array | None],
+) -> SparseState:
+    """Make the state before the first update, its arrays placed as params are."""
+    weights = table.plan.split(params)
+    inside = None
+    if within is not None:
+        inside = table.plan.leaf_masks(trees.align(within, params))
+    first = first_masks(rule, table, params, inside, to_key(jnp.asarray(seed)))
+    extras: dict[str, Any] = {
+        "status": jnp.zeros(len(weights), jnp.int32),
+        "last": jnp.asarray(table.last, jnp.int32),
+    }
+    # Copies: a loop may donate params and this state, not what others hold.
+    copy = functools.partial(jax.tree.map, jnp.array)
+    if inside is not None:
+        extras["within"] = table.plan.masks(copy(inside))
+    if rule.straight_through:
+        extras["dense"] = alone(table.plan, copy(weights), params)
+    masks = sharding.put_like(table.plan.masks(copy(first)), params)
+    count, inner = jnp.zeros((), jnp.int32), optimizer.init(params)
+    made = SparseState(count, masks, jnp.asarray(seed), inner, extras)
+    return sharding.put_beside(made, params)
 
 
 def _check(
@@ -251,49 +276,3 @@ def _take_key(
     # On the host: a loop that donates its state must not take the key with it.
     kind, seed = take_key(key)
     return functools.partial(jax.random.wrap_key_data, impl=kind), seed
-
-
-def _first_masks(
-    rule: Rule,
-    table: Timetable,
-    params: Params,
-    inside: Leaves | None,
-    key: jax.Array | None,
-) -> Leaves:
-    plan = table.plan
-    weights = plan.split(params)
-    if rule.masks is not None:
-        return _given_masks(rule.masks, plan, params, inside)
-    if table.begin is None:
-        return inside or plan.everything()
-    block = plan.block
-    if rule.begin == "magnitude":
-        strength = jnp.abs if block is None else block.strength
-        scores: Leaves = tuple(map(strength, weights))
-    else:
-        assert key is not None  # as _take_key has seen to
-        keys = jax.random.split(jax.random.fold_in(key, 0), len(weights))
-        scores = tuple(map(jax.random.uniform, keys, plan.grids))
-    if block is not None and inside is not None:
-        inside = tuple(map(block.whole, inside))
-    chosen = select_compiled(scores, table.first_budget(), inside)
-    return chosen if block is None else tuple(map(block.expand, chosen))
-
-
-def _given_masks(
-    given: Masks, plan: Plan, params: Params, inside: Leaves | None
-) -> Leaves:
-    masks = trees.align(given, params)
-    masking.check(masks, params, "masks")
-    leaves = plan.leaf_masks(masks)
-    with jax.ensure_compile_time_eval():
-        kept = sum(room(plan, leaves))
-        if kept != plan.kept:
-            raise ValueError(
-                f"masks: keep {kept:,} of the {plan.total:,} prunable entries, the "
-                f"sparsity of {float(plan.sparsity):g} keeps {plan.kept:,}"
-            )
-        pairs = zip(leaves, inside or leaves, strict=True)
-        if any(jnp.any(leaf & ~limit) for leaf, limit in pairs):
-            raise ValueError("masks: have entries outside of within")
-    return leaves
