@@ -153,9 +153,12 @@ class Rule:
         """Choose the masks of a mask step.
 
         Args:
-            step: what is there.
-            block: what lives or dies as one, by its mean magnitudes; the budget then
-                counts blocks.
+            step: the arguments of the choice.
+            block: blocks that are kept or removed as one, by their mean magnitudes; the
+                budget then counts blocks.
+
+        Raises:
+            ValueError: for masks of other shapes or dtypes than those of the step.
         """
         if block is None:
             return self._choose(step)

@@ -35,10 +35,10 @@ def sparse(
 ) -> optax.GradientTransformationExtraArgs:
     """Train a sparse network with any Optax optimizer.
 
-    Nothing else changes in a training loop: the updates that come back move params on
-    the masks and set to exactly zero what leaves them, in every dtype. The optimizer
-    sees gradients of active weights only, and its moments of others are as new; a
-    weight that comes back starts at zero.
+    Nothing else changes in a training loop: the updates move params where masks are
+    True and make them exactly zero elsewhere, in every dtype. The optimizer sees
+    gradients of active weights only, and the moments of all others are reset; a weight
+    that comes back starts at zero.
 
     ========================= =======================================================
     update                    what happens
@@ -48,25 +48,27 @@ def sparse(
     1                         params are zero outside of the masks from here on
     start, start + every, ... a mask step: first the rule chooses masks by params and
     till the schedule's end   gradients, then the optimizer moves what these leave;
-                              with `swapjax.ste` it has moved dense weights before
+                              with `swapjax.ste` it moves the dense weights first
     ========================= =======================================================
 
     Gradients must be dense where a rule grows entries by them: take the gradient at
-    params as they are, and do not multiply by masks in the loss. `check_state` tells of
-    a mistake here.
+    params as they are, and do not multiply by masks in the loss. `check_state` finds
+    this mistake.
 
     Args:
-        optimizer: any transformation. Weight decay and learning rates belong here;
-            clipping by a norm counts active weights only here, all of them outside.
-        rule: as `swapjax.granet` makes it.
+        optimizer: any transformation. Weight decay and learning rates belong here. A
+            norm to clip by is that of active weights here, of all weights in a chain
+            before `sparse`.
+        rule: as `swapjax.granet` makes it, or a `swapjax.training.Rule` of your own.
         sparsity: to reach, of leaves named ``kernel`` or ``weight`` of rank 2 or more.
         plan: instead of a sparsity, by `swapjax.plan`, made for the tree that ``init``
             will get.
         schedule: when masks change, and how far each time: `swapjax.cubic` and others,
             with a start and an end. `swapjax.static` needs none.
-        steps: updates in all, to make sure that the schedule ends before, and for rules
-            that go on after it, which without it end with the schedule. Nothing grows
-            at the last update, with no other to train it.
+        steps: updates in all. With it, a schedule that ends later is an error, and
+            rules like `swapjax.granet` change masks until then instead of stopping with
+            the schedule. Nothing grows at the last update, since no other would train
+            it.
         within: masks outside of which nothing is ever active, to train a sparse network
             on.
         key: a JAX PRNG key; the same key gives the same run. Only rules that draw at
@@ -74,8 +76,9 @@ def sparse(
 
     Returns:
         A transformation whose state holds a `SparseState`. Its ``update`` needs params.
-        Masks lie as params do. ``init`` and ``update`` raise ValueError for a plan, a
-        state or `within` of other params, and for params that are missing.
+        Masks are sharded as params are. ``init`` and ``update`` raise ValueError for a
+        plan, a state, gradients or `within` of other params, and for params that are
+        missing.
 
     Raises:
         ValueError: for what is no optimizer, rule, schedule or key, a rule without a
@@ -265,7 +268,7 @@ def _check_gradients(gradients: Params, params: Params) -> None:
 def _take_key(
     rule: Rule, key: jax.Array | None
 ) -> tuple[Callable[[jax.Array], jax.Array | None], np.ndarray]:
-    """Part a key into a function that wraps its numbers, and these numbers."""
+    """Split a key into a function that makes it from numbers, and these numbers."""
     if key is None:
         if rule.needs_key:
             raise ValueError(

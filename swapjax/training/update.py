@@ -1,4 +1,4 @@
-"""One update of sparse training: which weights are active, and what moves them."""
+"""One update of sparse training: change masks, then move the active weights."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -17,17 +17,17 @@ from swapjax.training.state import SparseState, examine
 
 
 class Update(NamedTuple):
-    """What comes to an update.
+    """The arguments of an update.
 
     Attributes:
-        rule: that chooses masks.
-        table: when it does, and how many to keep.
-        optimizer: that moves weights.
+        rule: chooses masks.
+        table: the mask steps, and how many entries to keep at each.
+        optimizer: moves weights.
         gradients: at params, dense.
         state: before the update.
         params: before the update.
         key: of the run, if it has one.
-        extra: what the optimizer is given besides.
+        extra: further arguments of the optimizer.
     """
 
     rule: Rule
@@ -41,10 +41,10 @@ class Update(NamedTuple):
 
 
 def masked(given: Update) -> tuple[Params, SparseState]:
-    """Choose masks, then move what is active, as if nothing else had ever been there.
+    """Choose masks, then move the active weights.
 
-    In this order a choice needs nothing but what is in memory anyway. After the
-    optimizer it would need the updates, as arrays in memory at every step.
+    In this order the choice needs only arrays that are in memory anyway. After the
+    optimizer it would need the updates too, as arrays in memory at every step.
     """
     rule, table, optimizer, gradients, state, params, _, extra = given
     plan = table.plan
@@ -77,7 +77,7 @@ def masked(given: Update) -> tuple[Params, SparseState]:
 
 
 def straight_through(given: Update) -> tuple[Params, SparseState]:
-    """Move dense weights by the gradients of params, then choose which to show."""
+    """Move dense weights by the gradients at params, then choose masks by them."""
     rule, table, optimizer, gradients, state, params, _, extra = given
     plan = table.plan
     weights, slopes = plan.split(params), plan.split(gradients)
@@ -105,17 +105,17 @@ def straight_through(given: Update) -> tuple[Params, SparseState]:
 
 
 def alone(plan: Plan, leaves: Iterable[jax.Array], params: Params) -> Params:
-    """Leaves in the tree of params, with scalars for those that are not prunable."""
+    """Put prunable leaves into the tree of params, with scalars for all others."""
     nothing = jax.tree.map(lambda x: jnp.zeros((), x.dtype), params)
     return plan.merge(tuple(leaves), nothing)
 
 
 class _Changed(NamedTuple):
-    """What is active after an update. Leaves are prunable ones.
+    """Masks after an update. Leaves are prunable ones.
 
     Attributes:
-        masks: from now on.
-        stays: what was active before, too.
+        masks: the active entries from now on.
+        stays: those of them that were active before, too.
         status: the worst `swapjax.Status` so far, ``int32[leaves]``.
     """
 
@@ -125,11 +125,11 @@ class _Changed(NamedTuple):
 
 
 def _change_masks(given: Update, ranked: Leaves) -> _Changed:
-    """Let the rule choose if this is the update for it.
+    """Let the rule choose new masks if this update is a mask step.
 
     Args:
-        given: to the update.
-        ranked: weights by which it chooses: params, or the dense ones behind them.
+        given: the arguments of the update.
+        ranked: weights to choose by: params, or the dense weights behind them.
     """
     rule, table, _, gradients, state, params, key, _ = given
     plan = table.plan
@@ -163,7 +163,7 @@ def _change_masks(given: Update, ranked: Leaves) -> _Changed:
 
 
 def _only(masks: Leaves, leaves: Leaves) -> Leaves:
-    """The leaves, zero where masks are False, whatever is there."""
+    """Set leaves to zero where masks are False, even where they are not finite."""
     return tuple(
         jnp.where(m, x, jnp.zeros((), x.dtype))
         for m, x in zip(masks, leaves, strict=True)
