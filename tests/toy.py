@@ -38,9 +38,9 @@ def setting(
     rows = per_example_gradients(
         loss_fn, params, (x, y), target, storage=storage, **options
     )
-    weights = target.split(params)
+    weights = target.layout.split(params)
     start = tuple(w + 0.1 * jnp.sign(w) for w in weights)
-    whole = {"params": params, "positions": target.positions}
+    whole = {"params": params, "layout": target.layout}
     return Problem(weights, start, rows, **whole), target
 
 

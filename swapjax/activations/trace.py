@@ -129,10 +129,10 @@ class _Value(NamedTuple):
 
 def _find(rows: MatrixFreeRows, data: Any, paths: tuple[str, ...]) -> tuple[Layer, ...]:
     """The layers of a few rows [k, b, ...]; moments are summed, not averaged."""
-    leaves = trees.take(rows.params, rows.positions)
+    leaves = rows.layout.split(rows.params)
 
     def losses(leaves: Leaves, data: Any) -> jax.Array:
-        params = trees.put(leaves, rows.params, rows.positions)
+        params = rows.layout.merge(leaves, rows.params)
         return jax.vmap(lambda batch: rows.loss_fn(params, batch))(data)
 
     with jax.default_matmul_precision("highest"):

@@ -136,7 +136,7 @@ def place(
     params, within = sharding.leave_to_compiler((params, within))
     target = planned(params, sparsity, plan)
     target.require_entries("prune")
-    initial = target.split(params)
+    initial = target.layout.split(params)
     trees.require_finite(trees.paths(params), jax.tree.leaves(params), "params")
     source = _source(settings, data)
     inside = None if within is None else allowed(within, params, target)

@@ -13,12 +13,13 @@ from swapjax.activations.layer import Layer
 from swapjax.core.types import Leaves, Params
 from swapjax.gradients.operator import GradientOperator
 from swapjax.sparsity.budget import Budget
+from swapjax.sparsity.layout import Layout
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["weights", "initial", "rows", "within", "layers", "params"],
-    meta_fields=["positions"],
+    meta_fields=["layout"],
 )
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -32,9 +33,9 @@ class Problem:
         within: bool leaves outside of which nothing may be kept, or None.
         layers: each leaf as a matrix with the second moment of what it reads, at the
             current weights; None for a method that does without.
-        params: the whole network as it is now, with the prunable leaves at
-            `positions`; None for a method that does without.
-        positions: the place of each prunable leaf among all leaves of params.
+        params: the whole network as it is now; None for a method that does without.
+        layout: where the prunable leaves lie among those of params; None for a method
+            that does without.
     """
 
     weights: Leaves
@@ -43,7 +44,7 @@ class Problem:
     within: Leaves | None = None
     layers: tuple[Layer, ...] | None = None
     params: Params | None = None
-    positions: tuple[int, ...] = ()
+    layout: Layout | None = None
 
 
 class Solution(NamedTuple):
@@ -98,6 +99,17 @@ def params_of(problem: Problem) -> Params:
     if problem.params is None:
         raise ValueError("problem: this method needs params, got None")
     return problem.params
+
+
+def layout_of(problem: Problem) -> Layout:
+    """Take where the prunable leaves of a problem's network lie.
+
+    Raises:
+        ValueError: if it is not there.
+    """
+    if problem.layout is None:
+        raise ValueError("problem: this method needs a layout, got None")
+    return problem.layout
 
 
 @dataclasses.dataclass(frozen=True)

@@ -163,6 +163,7 @@ def _advance(settings: Settings, inputs: Inputs, state: Saved, number: int) -> S
     """Do one stage: gradients, support, re-fit, fine-tuning, batch statistics."""
     started = time.perf_counter()
     target, source, method = inputs.plan, inputs.source, settings.method
+    layout = target.layout
     draw_key, noise_key, tune_key = settings.keys(number)
     rows, before = None, jnp.asarray(jnp.nan)
     if source is not None:
@@ -174,21 +175,21 @@ def _advance(settings: Settings, inputs: Inputs, state: Saved, number: int) -> S
         )  # fmt: skip
         before = _loss(rows, state.params)
     problem = Problem(
-        weights=target.split(state.params),
+        weights=layout.split(state.params),
         initial=inputs.initial,
         rows=form(rows, target, settings.storage)
         if rows is not None and method.needs_rows
         else None,
         within=inputs.within,
-        layers=second_moments(rows, target.paths)
+        layers=second_moments(rows, layout.paths)
         if rows is not None and method.needs_layers
         else None,
         params=state.params if method.needs_params else None,
-        positions=target.positions,
+        layout=layout,
     )
     solution = _solve(method, problem, inputs.budgets[number])
-    new = target.merge(solution.weights, state.params)
-    masks = target.masks(solution.masks)
+    new = layout.merge(solution.weights, state.params)
+    masks = layout.masks(solution.masks)
     if settings.finetune is not None:
         assert settings.loss_fn is not None
         assert source is not None
@@ -229,7 +230,7 @@ _solve = jax.jit(lambda method, *args: method(*args), static_argnums=0)
 def _loss(rows: MatrixFreeRows, params: Params) -> jax.Array:
     """The mean loss of the rows' examples at other params, prunable or not."""
     moved = dataclasses.replace(rows, params=params)
-    return moved.loss(trees.take(params, rows.positions))
+    return moved.loss(rows.layout.split(params))
 
 
 def _report(

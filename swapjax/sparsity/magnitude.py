@@ -71,5 +71,5 @@ def largest(
     Returns:
         Masks with the tree of params.
     """
-    ranked = scores.magnitude(target.split(params))
-    return target.masks(select_compiled(ranked, budget or target.budget, within))
+    ranked = scores.magnitude(target.layout.split(params))
+    return target.layout.masks(select_compiled(ranked, budget or target.budget, within))

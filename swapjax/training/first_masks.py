@@ -34,11 +34,11 @@ def first_masks(
             another sparsity than the plan, or outside of `inside`.
     """
     plan = table.plan
-    weights = plan.split(params)
+    weights = plan.layout.split(params)
     if rule.masks is not None:
         return _given_masks(rule.masks, plan, params, inside)
     if table.begin is None:
-        return inside or plan.everything()
+        return inside or plan.layout.everything()
     block = plan.block
     if rule.begin == "magnitude":
         strength = jnp.abs if block is None else block.strength
@@ -58,13 +58,13 @@ def _given_masks(
 ) -> Leaves:
     masks = trees.align(given, params)
     masking.check(masks, params, "masks")
-    leaves = plan.leaf_masks(masks)
+    leaves = plan.layout.leaf_masks(masks)
     with jax.ensure_compile_time_eval():
         kept = sum(room(plan, leaves))
         if kept != plan.kept:
             raise ValueError(
-                f"masks: keep {kept:,} of the {plan.total:,} prunable entries, the "
-                f"sparsity of {float(plan.sparsity):g} keeps {plan.kept:,}"
+                f"masks: keep {kept:,} of the {plan.layout.total:,} prunable entries, "
+                f"the sparsity of {float(plan.sparsity):g} keeps {plan.kept:,}"
             )
         pairs = zip(leaves, inside or leaves, strict=True)
         if any(jnp.any(leaf & ~limit) for leaf, limit in pairs):

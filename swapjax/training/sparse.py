@@ -178,10 +178,10 @@ def _first_state(
     to_key: Callable[[jax.Array], jax.Array | None],
 ) -> SparseState:
     """Make the state before the first update, its arrays placed as params are."""
-    weights = table.plan.split(params)
+    weights = table.plan.layout.split(params)
     inside = None
     if within is not None:
-        inside = table.plan.leaf_masks(trees.align(within, params))
+        inside = table.plan.layout.leaf_masks(trees.align(within, params))
     first = first_masks(rule, table, params, inside, to_key(jnp.asarray(seed)))
     extras: dict[str, Any] = {
         "status": jnp.zeros(len(weights), jnp.int32),
@@ -190,10 +190,10 @@ def _first_state(
     # Copies: a loop may donate params and this state, not what others hold.
     copy = functools.partial(jax.tree.map, jnp.array)
     if inside is not None:
-        extras["within"] = table.plan.masks(copy(inside))
+        extras["within"] = table.plan.layout.masks(copy(inside))
     if rule.straight_through:
         extras["dense"] = alone(table.plan, copy(weights), params)
-    masks = sharding.put_like(table.plan.masks(copy(first)), params)
+    masks = sharding.put_like(table.plan.layout.masks(copy(first)), params)
     count, inner = jnp.zeros((), jnp.int32), optimizer.init(params)
     made = SparseState(count, masks, jnp.asarray(seed), inner, extras)
     return sharding.put_beside(made, params)

@@ -66,8 +66,8 @@ def with_norms(params):
 def problem_of(params, **options):
     target = plan(params, 0.5, min_keep=0)
     params = jax.tree.map(jnp.asarray, params)
-    weights = target.split(params)
-    whole = {"params": params, "positions": target.positions}
+    weights = target.layout.split(params)
+    whole = {"params": params, "layout": target.layout}
     return Problem(weights, weights, **whole, **options), target
 
 
@@ -198,7 +198,7 @@ class TestRandom:
     def test_entries_are_kept_wherever_they_lie(self):
         params = {"a": {"kernel": np.ones((400, 300))}, "b": {"kernel": np.ones(80000)}}
         target = plan(params, 0.7, include="kernel")
-        weights = target.split(jax.tree.map(jnp.float32, params))
+        weights = target.layout.split(jax.tree.map(jnp.float32, params))
         masks = solve(random(KEY), Problem(weights, weights), target.budget).masks
         for part in (*np.split(masks[0], 4), *np.split(masks[1], 4)):
             deviation = np.sqrt(0.3 * 0.7 / part.size)

@@ -63,8 +63,8 @@ def setting(dtype=jnp.float64, sparsity=0.5, within=None, **rules):
     params, data = network(dtype)
     target = plan(params, sparsity, **rules)
     rows = recipe(loss_fn, params, data, target)
-    weights = target.split(params)
-    layers = second_moments(rows, target.paths)
+    weights = target.layout.split(params)
+    layers = second_moments(rows, target.layout.paths)
     return Problem(weights, weights, form(rows, target), within, layers), target
 
 
