@@ -146,6 +146,22 @@ class Chunk(NamedTuple):
 
         return jax.tree.map(some, data)
 
+    def map_rows(self, work: Callable[[jax.Array, Any], Any], rows: Any) -> Any:
+        """Apply a function to each row, one slot after the other.
+
+        A function that goes over its row many times then finds it in a CPU's cache.
+
+        Args:
+            work: ``work(number, row)``, a new row of the same shapes.
+            rows: a pytree of arrays [lanes * size, ...].
+        """
+        by_slot = lambda x: jnp.moveaxis(self.chunks.in_lanes(x), 0, 1)  # noqa: E731
+        together = jax.tree.map(by_slot, (self.numbers, rows))
+        found = jax.lax.map(lambda pair: jax.vmap(work)(*pair), together)
+        return jax.tree.map(
+            lambda x, like: jnp.moveaxis(x, 1, 0).reshape(like.shape), found, rows
+        )
+
     def pick(self, values: jax.Array) -> jax.Array:
         """Take the chunk's entries of an array [..., n]; zero for rows not fresh."""
         some = jnp.take(values, self.numbers, axis=-1, mode="clip")
