@@ -1,13 +1,13 @@
-"""What every prunable leaf is multiplied with, found from the loss alone.
+"""Find the inputs of every layer from the loss alone.
 
-Layer-wise pruning needs the second moments of what each layer reads, and a network is
-only known as ``loss_fn(params, batch)``. So its program is evaluated equation by
-equation. On the way a leaf is followed through what merely rearranges it (transposes,
-reshapes, flips, changes of dtype) and into the programs that are called (``jit``,
-``jax.checkpoint``, functions with derivatives of their own). Where it meets a
+Layer-wise pruning needs the second moments of the inputs of each layer, and a network
+is only known as ``loss_fn(params, batch)``. So its program is evaluated equation by
+equation. Every prunable leaf is followed through equations that only rearrange it
+(transposes, reshapes, flips, changes of dtype) and into programs that are called
+(``jit``, ``jax.checkpoint``, functions with custom derivatives). Where it enters a
 ``dot_general``, or is the kernel of a ``conv_general_dilated``, the other operand is
-what its layer reads. Whatever else is done with a leaf makes it no layer, and that is
-an error which names it.
+the input of its layer. A leaf that enters any other equation is not a layer, which
+raises an error that names it.
 """
 
 import functools
@@ -25,7 +25,7 @@ from swapjax.core.types import Leaves
 from swapjax.gradients.matrix_free import MatrixFreeRows
 
 # Equations that call another program, and the parameter that holds it. All are entered:
-# what they say of derivatives does not matter here.
+# their rules for derivatives do not matter here.
 _CALLS = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
@@ -36,7 +36,7 @@ _CALLS = {
     "checkpoint": "jaxpr",
     "remat2": "jaxpr",
 }
-# Those that leave every entry where it is, and those that move entries about.
+# Equations that keep every entry in its place, and those that rearrange entries.
 _SAME = {
     "convert_element_type",
     "copy",
@@ -58,23 +58,23 @@ _LOOPS = {"scan", "while", "cond"}
 
 
 def second_moments(rows: MatrixFreeRows, paths: Sequence[str]) -> tuple[Layer, ...]:
-    """Measure what each prunable leaf is multiplied with, over the rows' examples.
+    """Measure the inputs of the layer of each prunable leaf, over the rows' examples.
 
-    One forward pass over chunks of rows. Only the moments outlive a chunk.
+    Takes one forward pass over chunks of rows; only the moments outlive a chunk.
 
     Args:
-        rows: the network, its weights and the examples. Their corruption is one of
-            gradients and does not matter here.
+        rows: the network, its weights and the examples. Their corruption is of
+            gradients and is not applied.
         paths: names of the prunable leaves, for messages.
 
     Returns:
-        One layer a prunable leaf, the moments in float32 or wider. The inputs of a
+        One layer per prunable leaf, the moments in float32 or wider. The inputs of a
         convolution are ordered by the pixels of its kernel, then by channel.
 
     Raises:
-        ValueError: naming the leaf, for one that is used in no product with what
-            depends on the data, as several matrices, within a loop or a branch, or in
-            any other way; and for activations that are not finite.
+        ValueError: naming the leaf, if it is in no product with a value that depends
+            on the data, or is used as several matrices, within a loop or a branch, or
+            in any other way; and for activations that are not finite.
     """
     paths = tuple(paths)
     layers = _measure(rows, paths)
@@ -99,7 +99,7 @@ def _measure(rows: MatrixFreeRows, paths: tuple[str, ...]) -> tuple[Layer, ...]:
         layers = chunk(start, size)
         return tuple(t + x.moment for t, x in zip(total, layers, strict=True))
 
-    # Nobody asks for the moments of this one, so the compiler leaves its network out.
+    # The moments of this one are not used, so the compiler removes its network.
     layers = chunk(0, 1)
     total = tuple(jnp.zeros_like(layer.moment) for layer in layers)
     starts = size * jnp.arange(count, dtype=jnp.int32)
@@ -118,8 +118,8 @@ class _Value(NamedTuple):
 
     Attributes:
         array: its value.
-        data: whether that depends on the data.
-        view: which leaf it is, if it is one.
+        data: whether the value depends on the data.
+        view: the leaf that it is a rearrangement of, or None.
     """
 
     array: Any
@@ -128,7 +128,7 @@ class _Value(NamedTuple):
 
 
 def _find(rows: MatrixFreeRows, data: Any, paths: tuple[str, ...]) -> tuple[Layer, ...]:
-    """The layers of a few rows [k, b, ...]; moments are summed, not averaged."""
+    """Find the layers of a few rows, [k, b, ...], with moments summed, not averaged."""
     leaves = rows.layout.split(rows.params)
 
     def losses(leaves: Leaves, data: Any) -> jax.Array:
@@ -148,7 +148,7 @@ def _find(rows: MatrixFreeRows, data: Any, paths: tuple[str, ...]) -> tuple[Laye
 
 
 def _join(products: list[Product], path: str, dtype: jnp.dtype) -> Layer:
-    """One layer of all the products with a leaf."""
+    """Join all products with a leaf to one layer."""
     if not products:
         raise _error(path, "is in no product with what depends on the data")
     for other in products[1:]:
@@ -220,10 +220,10 @@ def _evaluate(
 
 
 def _product(eqn: core.JaxprEqn, operands: list[_Value], path: str) -> Product:
-    """The product of an equation that a leaf enters.
+    """Take an equation that a leaf enters as a product.
 
     Raises:
-        ValueError: when it is none.
+        ValueError: when it is not one.
     """
     name = eqn.primitive.name
     if name in _LOOPS:
