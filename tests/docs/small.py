@@ -29,6 +29,11 @@ def prune(*args, samples=24, batch=1, stages=1, **kwargs):
     return swapjax.prune(*args, samples=24, stages=min(stages, 2), **kwargs)
 
 
+def finetune(optimizer, steps, batch=64):
+    """Train for a few steps."""
+    return swapjax.FineTune(optimizer, min(steps, 4), batch)
+
+
 def names():
     """The names that the pages take for granted."""
     params = {
@@ -38,7 +43,9 @@ def names():
     x = jax.random.normal(KEY, (96, 8))
     data = x, jax.nn.relu(x[:, :4])
     return {
-        "swapjax": types.SimpleNamespace(**{**vars(swapjax), "prune": prune}),
+        "swapjax": types.SimpleNamespace(
+            **{**vars(swapjax), "prune": prune, "FineTune": finetune}
+        ),
         "jax": jax,
         "optax": optax,
         "params": params,
