@@ -2,7 +2,7 @@
 
 from swapjax.pruning import methods
 from swapjax.pruning.history import Stage
-from swapjax.pruning.method import Method, Problem, Solution
+from swapjax.pruning.method import Method, Problem, Solution, by_score
 from swapjax.pruning.methods import *
 from swapjax.pruning.prune import Pruned, prune
 
@@ -12,6 +12,7 @@ __all__ = [
     "Pruned",
     "Solution",
     "Stage",
+    "by_score",
     "prune",
     *methods.__all__,
 ]

@@ -19,9 +19,10 @@ from swapjax.pruning.methods.by_score import (
 )
 from swapjax.pruning.methods.cbs import cbs
 from swapjax.pruning.methods.chita import chita
-from swapjax.pruning.methods.layerwise_obs import layerwise_obs, wanda
+from swapjax.pruning.methods.layerwise_obs import layerwise_obs
 from swapjax.pruning.methods.swap import linear_regression, swap
 from swapjax.pruning.methods.synflow import synflow
+from swapjax.pruning.methods.wanda import wanda
 from swapjax.pruning.methods.woodfisher import woodfisher
 
 __all__ = [

@@ -1,14 +1,11 @@
-"""The layer-wise methods: optimal brain surgery on each layer, and Wanda."""
+"""Optimal brain surgery on each layer, from what the layer reads."""
 
 import functools
 from typing import Any, Literal
 
 from swapjax.core.checks import require_count
-from swapjax.pruning.method import Method, Problem, Solution, check_dampings, layers_of
-from swapjax.pruning.methods.by_score import keep
+from swapjax.pruning.method import Method, check_dampings
 from swapjax.pruning.solvers.layerwise import Order, Weigh, solve
-from swapjax.sparsity import scores
-from swapjax.sparsity.budget import Budget, select
 
 
 def layerwise_obs(
@@ -95,32 +92,4 @@ def layerwise_obs(
         solve=functools.partial(solve, **settings),
         needs_rows=weigh == "fisher",
         needs_layers=True,
-    )
-
-
-def wanda(*, per_output: bool = False) -> Method:
-    """Keep what is large times how much it reads; kept weights stay as they are.
-
-    Scores ``|w_ij| sqrt(H_ii)`` with H the second moment of what the layer reads
-    (arXiv:2306.11695). One forward pass, no gradients and nothing to solve.
-
-    On MLPNet and MNIST (see `layerwise_obs`) 94.2, 92.2, 88.1 and 78.3 percent correct
-    at 0.5, 0.8, 0.9 and 0.95, more than magnitude at 0.5 only. If each output keeps the
-    same share it is 87.3, 61.4, 33.7 and 10.0.
-
-    Args:
-        per_output: whether each output keeps the same share of its weights, as in the
-            paper. By default outputs compete, and layers too where the plan lets them.
-
-    Returns:
-        The method, for `swapjax.prune`.
-    """
-
-    def solve(problem: Problem, budget: Budget) -> Solution:
-        layers = layers_of(problem)
-        ranked = scores.wanda(problem.weights, layers, per_output=per_output)
-        return keep(problem, select(ranked, budget, problem.within))
-
-    return Method(
-        "wanda", (("per_output", per_output),), solve, False, needs_layers=True
     )

@@ -18,8 +18,7 @@ import jax.numpy as jnp
 from swapjax.core import trees
 from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves, Params
-from swapjax.pruning.method import Method, Problem, params_of
-from swapjax.pruning.methods.by_score import ranked
+from swapjax.pruning.method import Method, Problem, by_score, params_of
 from swapjax.sparsity.masks import apply_masks
 
 Total = Callable[[Leaves, jax.Array | float], jax.Array]
@@ -96,7 +95,9 @@ def synflow(
     def score(problem: Problem) -> Leaves:
         return carried(problem, apply, shape, adds)
 
-    return ranked("synflow", score, settings, needs_rows=False, needs_params=True)
+    return by_score(
+        "synflow", score, settings=settings, needs_rows=False, needs_params=True
+    )
 
 
 def carried(
