@@ -23,7 +23,12 @@ from swapjax import (
 )
 from swapjax.activations.trace import second_moments
 from swapjax.gradients.build import per_example_gradients
-from swapjax.pruning import Problem, methods
+from swapjax.pruning import (
+    Problem,
+    linear_regression_released,
+    methods,
+    swap_released,
+)
 from swapjax.pruning.methods import METHODS
 from swapjax.pruning.solvers import natural_step, targets
 from swapjax.pruning.solvers.conjugate_gradients import prefers_cg
@@ -55,14 +60,12 @@ VARIANTS = {
     "chita in blocks": chita(block=10),
     "chita by thresholding": chita(search="iht", polish="none"),
     "chita by descent": chita(search="magnitude", polish="descent"),
-    "official": swap(official=True, max_sinkhorn=50),
-    "official regression": linear_regression(official=True),
 }
 EVERY = LISTED | VARIANTS
 
 
 NARROW = (
-    "magnitude", "hybrid in order", "official", "woodfisher in blocks", "chita",
+    "magnitude", "hybrid in order", "swap-released", "woodfisher in blocks", "chita",
     "grasp", "random", "synflow",
 )  # fmt: skip
 
@@ -266,7 +269,7 @@ class TestRegression:
         )
         problem = dataclasses.replace(problem, within=allowed)
         budget = target.at(0.8).budget
-        names = ("magnitude", "linear-regression", "hard thresholding", "official")
+        names = ("magnitude", "linear-regression", "hard thresholding", "swap-released")
         names += ("grasp", "random", "synflow")
         names += (
             "saliency",
@@ -352,17 +355,13 @@ class TestFirstOrder:
 
 
 @pytest.mark.usefixtures("x64")
-class TestOfficial:
+class TestReleased:
     """The released code's behaviour, from its description, with explicit G."""
 
     @pytest.mark.parametrize("paired", [True, False])
     def test_equals_an_explicit_reference(self, paired):
         problem, target = setting(jnp.float64)
-        method = (
-            linear_regression(official=True)
-            if paired
-            else swap(official=True, epsilon=0.0)
-        )
+        method = linear_regression_released() if paired else swap_released(epsilon=0.0)
         solution = solve(method, problem, target.budget)
         g, w = explicit(problem.rows), flat(problem.weights)
         start, k = flat(problem.initial), target.kept
@@ -384,9 +383,8 @@ class TestOfficial:
 
     def test_epsilon_may_be_infinite(self):
         problem, target = setting(jnp.float64)
-        solution = solve(
-            swap(official=True, epsilon=float("inf")), problem, target.budget
-        )
+        method = swap_released(epsilon=float("inf"))
+        solution = solve(method, problem, target.budget)
         np.testing.assert_allclose(solution.details["perplexity"], N)
 
 
@@ -405,7 +403,7 @@ def test_one_row_and_rows_of_zeros_are_harmless():
     small = plan({"w": {"kernel": jnp.ones((2, 2))}}, 0.5)
     weights = (jnp.arange(1.0, 5.0).reshape(2, 2),)
     silent = Problem(weights, weights, silent.rows)
-    for name in ("smoothed", "hybrid", "official"):
+    for name in ("smoothed", "hybrid", "swap-released"):
         solution = solve(EVERY[name], silent, small.budget)
         # Nothing to learn from: the largest weights stay as they are.
         np.testing.assert_allclose(solution.weights[0], [[0, 0], [3, 4]], atol=1e-6)
@@ -419,7 +417,7 @@ def test_one_row_and_rows_of_zeros_are_harmless():
         (jnp.ones((1, 6)), jnp.ones((1, 2))),
         target,
     )
-    for name in ("smoothed", "hybrid", "official"):
+    for name in ("smoothed", "hybrid", "swap-released"):
         solution = solve(
             EVERY[name], Problem(problem.weights, problem.weights, one), target.budget
         )
@@ -436,8 +434,8 @@ class TestTable:
     def test_the_factories_are_the_public_names(self):
         listed = [row.factory.__name__ for row in METHODS.values()]
         assert sorted(listed) == sorted(methods.__all__)
-        for name in listed:
-            assert getattr(swapjax, name) is getattr(swapjax.pruning, name)
+        for row in METHODS.values():
+            assert getattr(swapjax.pruning, row.factory.__name__) is row.factory
 
     @pytest.mark.parametrize("row", METHODS.values(), ids=list(METHODS))
     def test_rows_tell_the_truth(self, row):
@@ -477,6 +475,8 @@ def test_methods_of_the_same_settings_are_one():
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
+        (swap_released, {"epsilon": -1.0}, "epsilon must be 0 or more, got -1.0"),
+        (swap_released, {"max_sinkhorn": 0}, "max_sinkhorn must be 1 or more"),
         (swap, {"target": "other"}, "target must be 'exact', 'debiased'"),
         (swap, {"epsilon": -0.1}, "epsilon must be 0 or more, got -0.1"),
         (swap, {"epsilon": float("nan")}, "epsilon must be 0 or more, got nan"),
