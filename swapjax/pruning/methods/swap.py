@@ -13,7 +13,7 @@ from swapjax.pruning.methods.regression import (
     check_common,
     solve,
 )
-from swapjax.pruning.solvers import targets, transport
+from swapjax.pruning.solvers import sinkhorn, targets
 from swapjax.pruning.solvers.conjugate_gradients import Algebra
 
 
@@ -30,7 +30,7 @@ def swap(
     iterations: int = 10,
     rounds: int = 20,
     tolerance: float = 1e-4,
-    max_sinkhorn: int = transport.DEFAULT_ITERATIONS,
+    max_sinkhorn: int = sinkhorn.DEFAULT_ITERATIONS,
     algebra: Algebra = "auto",
 ) -> Method:
     """Re-fit on a support so that projections come close to transported ones (SWAP).

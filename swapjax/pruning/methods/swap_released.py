@@ -21,7 +21,7 @@ import optax
 from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves, Status
 from swapjax.pruning.method import Method, Problem, Solution, rows_of
-from swapjax.pruning.solvers import transport
+from swapjax.pruning.solvers import sinkhorn, transport
 from swapjax.sparsity import scores
 from swapjax.sparsity.budget import Budget, select
 from swapjax.sparsity.masks import apply_masks
@@ -35,7 +35,7 @@ _GROWTH_LIMIT = 2000
 
 
 def swap_released(
-    *, epsilon: float = 1.0, max_sinkhorn: int = transport.DEFAULT_ITERATIONS
+    *, epsilon: float = 1.0, max_sinkhorn: int = sinkhorn.DEFAULT_ITERATIONS
 ) -> Method:
     """Choose a mask as the released code of SWAP does, and keep the old values.
 
@@ -164,7 +164,7 @@ def _couple(
         return transport.in_order(x, y, return_plan=True)
     if math.isinf(epsilon):
         return transport.uniform(x, y, return_plan=True)
-    return transport.entropic(
+    return sinkhorn.entropic(
         x, y, epsilon, max_iterations=max_iterations, return_plan=True
     )
 

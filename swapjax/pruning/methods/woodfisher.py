@@ -115,23 +115,9 @@ def _solve(
         within: Leaves | None,
     ) -> tuple[Update, Leaves]:
         surgeon = _Full(rows, lam) if cut is None else _Blocks(rows, lam, cut)
-        slope = None
-        if first_order:
-            slope = rows.pull_back(jnp.full(rows.n, 1 / (rows.n * rows.batch)))
-        curvature = surgeon.examine(weights, slope)
-        if curvature.newton is not None:
-            moved = optax.tree.sub(weights, curvature.newton)
-            weights = trees.cast_like(moved, weights)
-        diagonal = curvature.inverse_diagonal
-        mask = select(_scores(weights, diagonal), budget, within)
-        alone = diagonal if update == "independent" else None
-        found = surgeon.remove(weights, mask, alone)
-        if update == "none":
-            kept = apply_masks(weights, mask)
-            found = found._replace(weights=kept, objective=found.objective[:1])
-        raised = found.raised | curvature.raised
-        used = jnp.maximum(found.damping, curvature.damping)
-        return found._replace(raised=raised, damping=used), mask
+        return _prune(
+            surgeon, weights, budget, within, update=update, first_order=first_order
+        )
 
     def several(lam: jax.Array) -> tuple[Update, Leaves]:
         """Remove a share of what is to go, take gradients anew, and so on."""
@@ -170,6 +156,35 @@ def _solve(
     return best_of(make, dampings, rows.loss)
 
 
+def _prune(
+    surgeon: "_Blocks | _Full",
+    weights: Leaves,
+    budget: Budget,
+    within: Leaves | None,
+    *,
+    update: str,
+    first_order: bool,
+) -> tuple[Update, Leaves]:
+    """Remove the entries that cost least, and update the others; see `woodfisher`."""
+    rows, slope = surgeon.rows, None
+    if first_order:
+        slope = rows.pull_back(jnp.full(rows.n, 1 / (rows.n * rows.batch)))
+    curvature = surgeon.examine(weights, slope)
+    if curvature.newton is not None:
+        moved = optax.tree.sub(weights, curvature.newton)
+        weights = trees.cast_like(moved, weights)
+    diagonal = curvature.inverse_diagonal
+    mask = select(_scores(weights, diagonal), budget, within)
+    alone = diagonal if update == "independent" else None
+    found = surgeon.remove(weights, mask, alone)
+    if update == "none":
+        kept = apply_masks(weights, mask)
+        found = found._replace(weights=kept, objective=found.objective[:1])
+    raised = found.raised | curvature.raised
+    used = jnp.maximum(found.damping, curvature.damping)
+    return found._replace(raised=raised, damping=used), mask
+
+
 def rank(
     rows: GradientOperator,
     weights: Leaves,
@@ -177,7 +192,7 @@ def rank(
     output_axis: int,
     damping: float,
 ) -> Leaves:
-    """``w^2 / [H^-1]_qq`` with H in blocks: large means keep."""
+    """Score by ``w^2 / [H^-1]_qq`` with H in blocks: large means keep."""
     cut = blockwise.partition(weights, block, output_axis)
     diagonal = blockwise.examine(rows, cut, weights, damping).inverse_diagonal
     return _scores(weights, diagonal)

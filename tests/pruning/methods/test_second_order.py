@@ -23,11 +23,11 @@ from swapjax import (
 )
 from swapjax.gradients.build import per_example_gradients
 from swapjax.pruning import Problem
-from swapjax.pruning.methods.cbs import search
 from swapjax.pruning.solvers import fisher_blocks
 from swapjax.pruning.solvers.backsolve import backsolve
 from swapjax.pruning.solvers.coordinate_descent import descend
 from swapjax.pruning.solvers.least_squares import factor
+from swapjax.pruning.solvers.pair_exchange import search
 from swapjax.sparsity.budget import select
 from swapjax.sparsity.masks import apply_masks
 
