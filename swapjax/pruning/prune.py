@@ -188,18 +188,25 @@ def prune(
     for t in range(len(state.history), stages):
         started = time.perf_counter()
         draw_key, noise_key, tune_key = jax.random.split(jax.random.fold_in(key, t), 3)
+        examples = source.draw(draw_key)
         rows = recipe(
-            loss_fn, state.params, source.draw(draw_key), target,
+            loss_fn, state.params, examples, target,
             batch=batch, dtype=dtype, corruption=noise, key=noise_key,
             spread=source.spread,
         )  # fmt: skip
         before = _loss(rows, state.params)
+        layers = None
+        if method.needs_layers:
+            layers = second_moments(
+                loss_fn, state.params, examples, target.paths,
+                batch=batch, chunk=rows.chunk,
+            )  # fmt: skip
         problem = Problem(
             weights=target.split(state.params),
             initial=initial,
             rows=form(rows, target, storage) if method.needs_rows else None,
             within=inside,
-            layers=second_moments(rows, target.paths) if method.needs_layers else None,
+            layers=layers,
             params=state.params if method.needs_params else None,
             positions=target.positions,
         )
