@@ -675,6 +675,7 @@ def test_fisher_weighs_outputs_by_their_gradient():
         ({"order": "random"}, "order"),
         ({"damping": -1.0}, "damping"),
         ({"damping": float("nan")}, "damping"),
+        ({"damping": [0.1, 0.2]}, "damping must be one number here"),
         ({"block": 0}, "block"),
         ({"weigh": "energy"}, "weigh"),
         ({"reference": "last"}, "reference"),
