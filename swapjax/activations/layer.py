@@ -39,7 +39,7 @@ class Layer:
     index: jax.Array
 
     def matrix(self, leaf: jax.Array) -> jax.Array:
-        """The leaf as [groups, inputs, outputs]."""
+        """Arrange the leaf as [groups, inputs, outputs]."""
         return leaf.ravel()[self.index]
 
     def leaf(self, matrix: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -63,7 +63,7 @@ class View(NamedTuple):
     moves: tuple[core.JaxprEqn, ...] = ()
 
     def places(self) -> jax.Array:
-        """The flat index into the leaf of each entry of the view."""
+        """Compute the flat index into the leaf of each entry of the view."""
         size = math.prod(self.shape)
         index = jax.lax.iota(jnp.int32, size).reshape(self.shape)
         for eqn in self.moves:
@@ -91,7 +91,7 @@ class Product(NamedTuple):
     moment: jax.Array
 
     def places(self) -> jax.Array:
-        """The flat index into the leaf of each entry of the matrix."""
+        """Compute the flat index into the leaf of each entry of the matrix."""
         axes = (self.groups, self.inputs, self.outputs)
         places = self.view.places().reshape(self.split)
         return places.transpose(tuple(itertools.chain(*axes))).reshape(
@@ -154,7 +154,7 @@ def of_convolution(
 def _moment_in_parts(
     images: jax.Array, patches: Callable[[jax.Array], jax.Array]
 ) -> jax.Array:
-    """The second moment of all patches, of which few are live at a time."""
+    """Sum the second moment of all patches, of which few are live at a time."""
     count = images.shape[0]
     one = jax.eval_shape(patches, images[:1])
     size = max(1, _PATCH_BYTES // max(1, one.size * one.dtype.itemsize))
@@ -177,7 +177,7 @@ def _moment_in_parts(
 def _patches(
     images: jax.Array, *, kernel: tuple[int, ...], params: dict[str, Any]
 ) -> jax.Array:
-    """What lies under a kernel at each of its positions.
+    """Read what lies under a kernel at each of its positions.
 
     Args:
         images: [examples, *pixels, channels].
@@ -221,7 +221,7 @@ def _moment(read: jax.Array) -> jax.Array:
 
 
 def _wide(dtype: jnp.dtype) -> jnp.dtype:
-    """What sums of such numbers are accumulated in: float32 or wider."""
+    """Name the dtype that sums of such numbers are accumulated in: float32 or wider."""
     return jnp.promote_types(jnp.float32, dtype)
 
 

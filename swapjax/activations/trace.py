@@ -268,7 +268,7 @@ def _evaluate(
 
 
 def _product(eqn: core.JaxprEqn, operands: list[_Value], path: str) -> Product:
-    """The product of an equation that a leaf enters.
+    """Read the product off an equation that a leaf enters.
 
     Raises:
         ValueError: when it is none.

@@ -12,7 +12,7 @@ from swapjax.sparsity import scores
 def magnitude() -> Method:
     """Keep the largest weights as they are: the control of every comparison.
 
-    Takes O(p) time and no gradients.
+    Takes O(p) time and no gradients. As all methods here it reports no details.
     """
     return by_score("magnitude", _size, needs_rows=False)
 
@@ -25,18 +25,20 @@ def _size(problem: Problem) -> Leaves:
 def saliency() -> Method:
     """Keep the entries with the largest ``|w g|``, g the gradient of the mean loss.
 
-    The first-order term of the loss (Mozer and Smolensky, NIPS 1988; SNIP, ICLR 2019,
-    scores untrained networks so). In a trained network g is mostly the noise of the
-    examples drawn. Takes one reverse pass, and O(p) memory with matrix-free rows.
+    The first-order term of the loss (Mozer and Smolensky, NIPS 1988; SNIP,
+    arXiv:1810.02340, scores untrained networks so). In a trained network g is mostly
+    the noise of the examples drawn. Takes one reverse pass, and O(p) memory with
+    matrix-free rows.
     """
     return by_score("saliency", _first_order)
 
 
 def snip() -> Method:
-    """Prune before training by the score of `saliency` (Lee et al., ICLR 2019).
+    """Prune before training by the score of `saliency` (SNIP).
 
-    For params as they were initialised and ``stages=1``. The absolute value is that of
-    the mean gradient of all examples drawn, not the mean of absolute values.
+    From Lee, Ajanthan and Torr, ICLR 2019, arXiv:1810.02340. For params as initialised
+    and ``stages=1``. The absolute value is that of the mean gradient of all examples
+    drawn, not the mean of absolute values.
     """
     return by_score("snip", _first_order)
 
@@ -55,9 +57,10 @@ def grasp() -> Method:
     Removing entry q changes ``g^T g`` by ``-2 w_q (H g)_q`` to first order, g the
     gradient and H the Hessian of the mean loss, both of the prunable entries alone. The
     entries with the largest ``w (H g)`` are kept; those whose removal raises ``g^T g``
-    most go first (GraSP, Wang et al., ICLR 2020). Signs count: nothing is kept for its
-    size. Noise corrupts g, and leaves H alone. Beside the pass of `saliency` takes
-    one that is differentiated, and O(p) memory with matrix-free rows. For ``stages=1``.
+    most go first (GraSP, Wang, Zhang and Grosse, ICLR 2020, arXiv:2002.07376). Signs
+    count: nothing is kept for its size. Noise corrupts g, and leaves H alone. Beside
+    the pass of `saliency` takes one that is differentiated, and O(p) memory with
+    matrix-free rows. For ``stages=1``.
     """
     return by_score("grasp", _gradient_flow)
 

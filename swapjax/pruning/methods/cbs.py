@@ -34,11 +34,12 @@ def cbs(
 
     The model of removing a set P is ``f(P) = w_P^T H w_P`` with ``H = (1/n) G^T G +
     lambda I``, in which weights that point the same way in G add up and others cancel
-    (CBS, ICML 2022). Each pass takes the removed weights that are the dearest and the
-    kept ones that are the cheapest, and exchanges pairs of them, always the pair that
-    lowers f most given the exchanges before it. Of all the masks passed through, the
-    one counts under which the examples' loss is lowest, weights kept as they are. Then
-    what is kept makes up for what is removed, all at once, by a back-solve.
+    (Yu et al., ICML 2022, arXiv:2203.04466). Each pass takes the removed weights that
+    are the dearest and the kept ones that are the cheapest, and exchanges pairs of
+    them, always the pair that lowers f most given the exchanges before it. Of all the
+    masks passed through, the one counts under which the examples' loss is lowest,
+    weights kept as they are. Then what is kept makes up for what is removed, all at
+    once, by a back-solve.
 
     A pass costs three products with G and one system of candidates: O(n p + n c^2 +
     c^3) time, O(n c) memory. The search ends where no two candidates can be exchanged
@@ -57,7 +58,10 @@ def cbs(
         output_axis: as in `woodfisher`.
 
     Returns:
-        The method, for `swapjax.prune`.
+        The method, for `swapjax.prune`. Its details are ``damping``, the lambda of the
+        back-solve, in the units of the argument; ``exchanges``, the pairs exchanged;
+        ``selection``, f of the mask; and, of several starts or dampings, ``loss``, the
+        mean loss of the stage's examples with the weights returned.
 
     Raises:
         ValueError: for values out of range, naming the argument; when called, for a

@@ -41,15 +41,16 @@ def chita(
     """Keep ``G w`` close to ``G wbar`` with k non-zeros: L0 regression (CHITA).
 
     Minimises ``1/2 |G w - G wbar|^2 + n lambda/2 |w - wbar|^2`` with at most k
-    non-zeros (CHITA, ICML 2023). Three ways to search for the support:
+    non-zeros (Benbaki et al., ICML 2023, arXiv:2302.14623). Three ways to search for
+    the support:
 
     - ``"shrink"`` thresholds a little at a time, with a back-solve in between. What is
       off the support stands for the value that minimises the objective in that weight
-      alone, so that it may come back. Not the authors': from one set of gradients it
-      finds far better supports (MLPNet on MNIST, benchmarks/oneshot.py).
+      alone, so that it may come back. It is not in the authors' code; from one set of
+      gradients it finds far better supports.
     - ``"iht"`` is iterative hard thresholding with exact steps on the support and a
-      line search beyond it (`swapjax.pruning.solvers.hard_thresholding`), as in the
-      paper. Started from magnitude it was never seen to change the support.
+      line search beyond it (`swapjax.pruning.solvers.hard_thresholding`), after the
+      authors' code. Started from magnitude it rarely changes the support.
     - ``"magnitude"`` takes the largest weights, as the authors' heuristics do.
 
     None takes new gradients. With stages this is CHITA++.
@@ -75,7 +76,10 @@ def chita(
             ``-1/batch``. With few rows that is mostly noise.
 
     Returns:
-        The method, for `swapjax.prune`.
+        The method, for `swapjax.prune`. Its details are ``damping``, the lambda used,
+        in the units of the argument; ``support_swaps``, the entries kept that are not
+        among the largest weights; and, of several dampings, ``loss``, the mean loss of
+        the stage's examples with the weights returned.
 
     Raises:
         ValueError: for values out of range, naming the argument; when called, for
@@ -162,7 +166,7 @@ def _solve(
         return _Fit(new, values, fit.ridge / rows.n, fit.raised)
 
     def search_for(lam: jax.Array) -> tuple[Leaves, Leaves, jax.Array]:
-        """The support, weights on it, and the rounds that it took."""
+        """Find the support, weights on it, and the rounds that it took."""
         if search == "shrink":
             return shrink(
                 rows, wbar, target, budget, lambda mask: refit(mask, lam).weights,

@@ -36,9 +36,10 @@ def woodfisher(
 
     With ``H = (1/n) G^T G + lambda I`` an entry scores ``w_q^2 / [H^-1]_qq``, twice
     what the loss rises by when it alone is removed and the others make up for it
-    (Optimal Brain Surgeon; WoodFisher, NeurIPS 2020). Through the identity of Woodbury
-    the full H costs one n x n system, O(n^2 p) time; blocks cost O(n p c + p c^2) time
-    and c^2 memory with stored rows, p c with matrix-free ones.
+    (Optimal Brain Surgeon; WoodFisher, Singh and Alistarh, NeurIPS 2020,
+    arXiv:2004.14340). Through the identity of Woodbury the full H costs one n x n
+    system, O(n^2 p) time; blocks cost O(n p c + p c^2) time and c^2 memory with stored
+    rows, p c with matrix-free ones.
 
     Args:
         block: entries of a diagonal block of H, chunks of each leaf; None for the full
@@ -48,7 +49,7 @@ def woodfisher(
             first_order, which small dampings let run away.
         update: how kept weights make up for removed ones. ``"joint"`` solves for all
             of them at once; ``"independent"`` adds up what each removal alone calls
-            for, as the authors do; ``"none"`` keeps weights as they are.
+            for, as the authors' code does; ``"none"`` keeps weights as they are.
         first_order: WoodTaylor, which also follows the gradient: everything above
             counts from ``w - H^-1 g``.
         rounds: steps in which entries are removed, with gradients taken anew of the
@@ -58,7 +59,10 @@ def woodfisher(
             one as far as it can: -1 for Flax's kernels, 0 for PyTorch's weights.
 
     Returns:
-        The method, for `swapjax.prune`.
+        The method, for `swapjax.prune`. Its details are ``damping``, the largest
+        lambda that a block needed, in the units of the argument; and, of several
+        dampings, ``loss``, the mean loss of the stage's examples with the weights
+        returned.
 
     Raises:
         ValueError: for values out of range, naming the argument.
@@ -286,7 +290,7 @@ class _Full:
 
 
 def _on_the_way(mask: Leaves, budget: Budget, r: jax.Array, rounds: int) -> Budget:
-    """The counts of round r of those left: an equal share of what is to go each."""
+    """Count what is kept after round r: every round left removes an equal share."""
     kept = count_by_group(mask, budget)
     go = jnp.maximum(kept - budget.keep, 0) // (rounds - r)
     return Budget(kept - go, budget.groups, budget.floors, budget.patterns)
