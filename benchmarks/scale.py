@@ -127,10 +127,10 @@ def measure(line: Line, side: int) -> dict[str, float]:
     """Each part of a stage by itself, then all of it."""
     loss_fn, params, data = network(line, side)
     plan = swapjax.plan(params, 0.9)
-    found: dict[str, float] = {"weights": plan.total}
+    found: dict[str, float] = {"weights": plan.layout.total}
     free = recipe(loss_fn, params, data, plan)
     rows = form(free, plan, line.storage)  # type: ignore[arg-type]
-    weights, budget = plan.split(params), plan.budget
+    weights, budget = plan.layout.split(params), plan.budget
     if line.network in WIDTHS:
         found |= measure_parts(rows, weights, budget)
     method = swapjax.swap(damping=0.1, support="magnitude", first_order=False)
@@ -141,7 +141,7 @@ def measure(line: Line, side: int) -> dict[str, float]:
     found["stage"] = clock(compiled, rows, weights, budget)
     # On Linux in KiB.
     found["peak"] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return found | bounds(line, plan.total, plan.kept)
+    return found | bounds(line, plan.layout.total, plan.kept)
 
 
 def measure_parts(rows: Any, weights: Any, budget: Any) -> dict[str, float]:

@@ -143,7 +143,7 @@ def gradients(options: Options) -> Measured:
     def loop() -> list:
         return [one(params, (x[i : i + 1], y[i : i + 1])) for i in range(options.rows)]
 
-    v = plan.split(params)
+    v = plan.layout.split(params)
     project = jax.jit(lambda r, v: r.project(v))
     return {
         f"{options.rows:,} gradients": {

@@ -30,6 +30,7 @@ from swapjax.pruning import (
 )
 
 # What to do with masks, and what is told of a run.
+from swapjax.sparsity.magnitude import magnitude_masks
 from swapjax.sparsity.masks import apply_masks, churn, density, intersect
 
 # What to prune, and how far, and when.
@@ -96,6 +97,7 @@ __all__ = [
     "linear_regression",
     "lottery",
     "magnitude",
+    "magnitude_masks",
     "masks_of",
     "obd",
     "one_shot",

@@ -40,9 +40,9 @@ def setting(
     rows = per_example_gradients(
         loss_fn, params, (x, y), target, storage=storage, **options
     )
-    weights = target.split(params)
+    weights = target.layout.split(params)
     start = tuple(w + 0.1 * jnp.sign(w) for w in weights)
-    whole = {"params": params, "positions": target.positions}
+    whole = {"params": params, "layout": target.layout}
     return Problem(weights, start, rows, **whole), target
 
 
@@ -85,7 +85,7 @@ def small(sparsity, n=9):
 
     target = plan(params, sparsity, min_keep=0)
     rows = per_example_gradients(loss, params, (x, y), target)
-    weights = target.split(params)
+    weights = target.layout.split(params)
     g = np.asarray(rows.matrices[0]).reshape(n, -1)
     return Problem(weights, weights, rows), target, g
 

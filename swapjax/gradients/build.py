@@ -116,7 +116,7 @@ def recipe(
             f"data: {examples} examples do not make whole rows of batch={batch}"
         )
     n = examples // batch
-    weights = plan.split(params)
+    weights = plan.layout.split(params)
     spread = sharding.find_spread(data) if spread is None else spread
     data = _in_lanes(data, n, spread)
     slots = jax.tree.leaves(data)[0].shape[1]
@@ -127,7 +127,7 @@ def recipe(
         room = _SPAN_BYTES.get(jax.default_backend(), _SPAN_BYTES_ELSEWHERE)
         fits = room // live
         span = min(_CHUNK_ROWS, max(1, fits))
-        chunk = min(span, max(1, _CHUNK_BYTES // (4 * plan.total)))
+        chunk = min(span, max(1, _CHUNK_BYTES // (4 * plan.layout.total)))
     rounded = None if dtype is None else jnp.dtype(dtype)
     if rounded is not None and not jnp.issubdtype(rounded, jnp.floating):
         raise ValueError(f"dtype must be one of floats, got {rounded}")
@@ -137,7 +137,7 @@ def recipe(
         key=jax.random.key(0) if key is None else key,
         n=n,
         loss_fn=loss_fn,
-        positions=plan.positions,
+        layout=plan.layout,
         corruption=corruption,
         dtype=None if rounded == trees.wide(weights) else rounded,
         chunk=min(chunk, slots),
@@ -214,11 +214,11 @@ def form(
     """
     check_storage(storage)
     if storage == "auto":
-        dtype = jnp.dtype(free.dtype or trees.wide(plan.split(free.params)))
-        small = free.n * plan.total * dtype.itemsize < _STORE_BELOW
+        dtype = jnp.dtype(free.dtype or trees.wide(plan.layout.split(free.params)))
+        small = free.n * plan.layout.total * dtype.itemsize < _STORE_BELOW
         storage = "stored" if small else "matrix-free"
     rows = store(free) if storage == "stored" else free
-    trees.require_finite(plan.paths, _sum_rows(rows), "gradients")
+    trees.require_finite(plan.layout.paths, _sum_rows(rows), "gradients")
     return rows
 
 

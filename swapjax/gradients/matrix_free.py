@@ -18,6 +18,7 @@ from swapjax.core.types import Leaves, LossFn, Params
 from swapjax.gradients import products
 from swapjax.gradients.operator import Corruption
 from swapjax.sparsity import kept_index
+from swapjax.sparsity.layout import Layout
 
 _GRAM_ENTRIES = 2**27  # of columns of a Gram matrix at a time, half a GiB, at least
 _COLUMNS = 2**13  # of those, gathered and multiplied at once
@@ -28,7 +29,7 @@ _HIGHEST = jax.lax.Precision.HIGHEST
     jax.tree_util.register_dataclass,
     data_fields=["params", "data", "key"],
     meta_fields=[
-        "n", "loss_fn", "positions", "corruption", "dtype", "chunk", "span"
+        "n", "loss_fn", "layout", "corruption", "dtype", "chunk", "span"
     ],
 )  # fmt: skip
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,7 @@ class MatrixFreeRows:
             product sees the same corrupted rows.
         n: the number of rows.
         loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch.
-        positions: the prunable leaves among all leaves of params.
+        layout: the prunable leaves of params.
         corruption: what happens to each row, or None. With one, the products form
             a chunk of rows each time, since noise has no forward mode.
         dtype: what rows are rounded to before products take them, or None for the
@@ -60,7 +61,7 @@ class MatrixFreeRows:
     key: jax.Array
     n: int
     loss_fn: LossFn
-    positions: tuple[int, ...]
+    layout: Layout
     corruption: Corruption | None
     dtype: Any
     chunk: int
@@ -253,7 +254,7 @@ class MatrixFreeRows:
 
     def at(self, leaves: Leaves) -> "MatrixFreeRows":
         """The rows of the same examples at other weights."""
-        params = trees.put(leaves, self.params, self.positions)
+        params = self.layout.merge(leaves, self.params)
         return dataclasses.replace(self, params=params)
 
     def loss(self, leaves: Leaves) -> jax.Array:
@@ -292,7 +293,7 @@ class MatrixFreeRows:
         """The rows of a chunk of slots from `start` on, formed and corrupted."""
 
         def loss(leaves: Leaves, batch: Any) -> jax.Array:
-            return self.loss_fn(trees.put(leaves, self.params, self.positions), batch)
+            return self.loss_fn(self.layout.merge(leaves, self.params), batch)
 
         def row(batch: Any) -> Leaves:
             leaves = jax.grad(loss)(self._weights, batch)
@@ -323,7 +324,7 @@ class MatrixFreeRows:
 
     @property
     def _weights(self) -> Leaves:
-        return trees.take(self.params, self.positions)
+        return self.layout.split(self.params)
 
     @property
     def _is_formed(self) -> bool:
@@ -385,7 +386,7 @@ class MatrixFreeRows:
         )
 
     def _losses(self, leaves: Leaves, start: jax.Array, size: int) -> jax.Array:
-        params = trees.put(leaves, self.params, self.positions)
+        params = self.layout.merge(leaves, self.params)
         with jax.default_matmul_precision("highest"):
             return jax.vmap(lambda batch: self.loss_fn(params, batch))(
                 self._slice(start, size)

@@ -75,8 +75,11 @@ class Source:
         if self._iterator is not None:
             collections.deque(take(self, batches), maxlen=0)
 
-    def draw(self, key: jax.Array) -> Any:
+    def draw(self, key: jax.Array | None) -> Any:
         """Take the wanted number of examples, distinct ones of arrays.
+
+        Args:
+            key: which of the arrays' examples; None for the first.
 
         Returns:
             A pytree of arrays [wanted, ...] on the device.
@@ -86,9 +89,11 @@ class Source:
         """
         if self._iterator is None:
             total = trees.count_examples(self._arrays)
-            index = np.asarray(
-                jax.random.choice(key, total, (self._wanted,), replace=False)
-            )
+            index = np.arange(self._wanted)
+            if key is not None:
+                index = np.asarray(
+                    jax.random.choice(key, total, (self._wanted,), replace=False)
+                )
             return jax.tree.map(lambda x: jnp.asarray(x[index]), self._arrays)
         parts, have = [], 0
         while have < self._wanted:

@@ -18,13 +18,14 @@ from swapjax.activations.layer import Layer
 from swapjax.core.types import Leaves, Params, Status
 from swapjax.gradients.operator import GradientOperator
 from swapjax.sparsity.budget import Budget, select
+from swapjax.sparsity.layout import Layout
 from swapjax.sparsity.masks import apply_masks
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["weights", "initial", "rows", "within", "layers", "params"],
-    meta_fields=["positions"],
+    meta_fields=["layout"],
 )
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -38,9 +39,9 @@ class Problem:
         within: bool leaves outside of which nothing may be kept, or None.
         layers: each leaf as a matrix with the second moment of what it reads, at the
             current weights; None for a method that does without.
-        params: the whole network as it is now, with the prunable leaves at
-            `positions`; None for a method that does without.
-        positions: the place of each prunable leaf among all leaves of params.
+        params: the whole network as it is now; None for a method that does without.
+        layout: where the prunable leaves lie among those of params; None for a method
+            that does without.
     """
 
     weights: Leaves
@@ -49,7 +50,7 @@ class Problem:
     within: Leaves | None = None
     layers: tuple[Layer, ...] | None = None
     params: Params | None = None
-    positions: tuple[int, ...] = ()
+    layout: Layout | None = None
 
 
 class Solution(NamedTuple):
@@ -104,6 +105,17 @@ def params_of(problem: Problem) -> Params:
     if problem.params is None:
         raise ValueError("problem: this method needs params, got None")
     return problem.params
+
+
+def layout_of(problem: Problem) -> Layout:
+    """Take where the prunable leaves of a problem's network lie.
+
+    Raises:
+        ValueError: if it is not there.
+    """
+    if problem.layout is None:
+        raise ValueError("problem: this method needs a layout, got None")
+    return problem.layout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +205,7 @@ def by_score(
     settings = _pairs(settings)
 
     def solve(problem: Problem, budget: Budget) -> Solution:
-        found = _check_scores(name, score(problem), problem.weights)
+        found = _check_scores(name, score(problem), problem)
         mask = select(found, budget, problem.within)
         finite = jnp.stack([jnp.all(jnp.isfinite(f)) for f in found]).all()
         status = jnp.where(finite, Status.CONVERGED, Status.NOT_FINITE)
@@ -230,12 +242,13 @@ def _pairs(settings: Any) -> tuple[tuple[str, Any], ...]:
     return settings
 
 
-def _check_scores(name: str, found: Any, weights: Leaves) -> Leaves:
+def _check_scores(name: str, found: Any, problem: Problem) -> Leaves:
     """Take what a score returned for leaves.
 
     Raises:
         ValueError: for another number of leaves, other shapes, and other than floats.
     """
+    weights, layout = problem.weights, problem.layout
     if not isinstance(found, Sequence) or len(found) != len(weights):
         got = f"{len(found)} of them" if isinstance(found, Sequence) else repr(found)
         raise ValueError(
@@ -245,8 +258,9 @@ def _check_scores(name: str, found: Any, weights: Leaves) -> Leaves:
     leaves = tuple(jnp.asarray(leaf) for leaf in found)
     for i, (leaf, w) in enumerate(zip(leaves, weights, strict=True)):
         if leaf.shape != w.shape or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            path = f"leaf {i}" if layout is None else layout.paths[i]
             raise ValueError(
-                f"score of {name}: leaf {i} must be floats of shape {w.shape}, got "
+                f"score of {name}: {path} must be floats of shape {w.shape}, got "
                 f"{leaf.dtype} of shape {leaf.shape}"
             )
     return leaves

@@ -10,12 +10,14 @@ from swapjax.core.types import Leaves
 
 
 def magnitude(weights: Leaves) -> Leaves:
-    """``|w|``."""
+    """Score by magnitude, ``|w|``."""
     return tuple(jnp.abs(w) for w in weights)
 
 
 def saliency(weights: Leaves, gradient: Leaves) -> Leaves:
-    """``|w_q g_q|``: what the loss changes by, to first order, without the entry.
+    """Score by ``|w_q g_q|``, the change of the loss without an entry, to first order.
+
+    SNIP (arXiv:1810.02340).
 
     Args:
         weights: the leaves.
@@ -29,10 +31,11 @@ def saliency(weights: Leaves, gradient: Leaves) -> Leaves:
 
 
 def gradient_flow(weights: Leaves, curved: Leaves) -> Leaves:
-    """``w_q (H g)_q``: what half of ``g^T g`` loses, to first order, with the entry.
+    """Score by ``w_q (H g)_q``, what ``g^T g / 2`` loses with it, to first order.
 
     Removing entry q moves the weights by ``-w_q e_q`` and ``g^T g`` by
-    ``-2 w_q (H g)_q``. GraSP, which ranks by ``-w (H g)`` and removes the largest.
+    ``-2 w_q (H g)_q``. GraSP (arXiv:2002.07376) ranks by ``-w (H g)`` and removes the
+    largest.
 
     Args:
         weights: the leaves.
@@ -45,7 +48,7 @@ def gradient_flow(weights: Leaves, curved: Leaves) -> Leaves:
 
 
 def fisher_diagonal(weights: Leaves, mean_squares: Leaves) -> Leaves:
-    """``w_q^2 F_qq``: what the loss rises by, twice, if the entry alone is removed.
+    """Score by ``w_q^2 F_qq``, twice the rise of the loss without the entry alone.
 
     Optimal Brain Damage with the diagonal of the empirical Fisher for the Hessian.
     Nothing is added to F: a constant would drown scores in float32.

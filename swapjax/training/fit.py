@@ -214,7 +214,7 @@ def _prunable(params: Params) -> Masks:
         target = plan(params, 0.0)
     except ValueError:  # there is none
         return jax.tree.map(lambda _: jnp.asarray(True), params)
-    return target.masks(target.everything())
+    return target.layout.masks(target.layout.everything())
 
 
 def _compare(before: Masks, after: Masks) -> tuple[dict[str, float], float, int]:

@@ -55,19 +55,19 @@ def gsm(
 
     def init(params: Params) -> optax.EmptyState:
         if jax.tree.leaves(params):
-            target(params).split(params)
+            target(params).layout.split(params)
         return optax.EmptyState()
 
     def update(gradients: Params, state: Any, params: Params | None = None) -> tuple:
         if params is None:
             raise ValueError("params: gsm needs them; call tx.update with params")
         chosen = target(params)
-        slopes = chosen.split(gradients)
-        active = select(saliency(chosen.split(params), slopes), chosen.budget)
+        slopes = chosen.layout.split(gradients)
+        active = select(saliency(chosen.layout.split(params), slopes), chosen.budget)
         kept = tuple(
             jnp.where(m, g, jnp.zeros((), g.dtype))
             for m, g in zip(active, slopes, strict=True)
         )
-        return chosen.merge(kept, gradients), state
+        return chosen.layout.merge(kept, gradients), state
 
     return optax.GradientTransformation(init, update)

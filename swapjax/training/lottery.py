@@ -142,10 +142,10 @@ def lottery(
     params = jax.tree.map(jnp.asarray, params)
     target = planned(params, sparsity, plan)
     target.require_entries("lottery")
-    target.split(params)  # raises for another tree
+    target.layout.split(params)  # raises for another tree
     trees.require_finite(trees.paths(params), jax.tree.leaves(params), "params")
     budgets = _budgets(target, rate)
-    dense = target.masks(target.everything())
+    dense = target.layout.masks(target.layout.everything())
 
     found, run = None, {}
     if checkpoint is not None:
@@ -168,7 +168,7 @@ def lottery(
         started = time.perf_counter()
         masks = found.masks
         if number > 0:
-            budget, left = budgets[number - 1], target.leaf_masks(masks)
+            budget, left = budgets[number - 1], target.layout.leaf_masks(masks)
             masks = largest(target, found.params, budget, left)
         # From the start, not from what the level before has trained.
         reset = masking.apply_masks(found.start, masks)
@@ -260,7 +260,7 @@ def _budgets(target: Plan, rate: float) -> list[Budget]:
 def _dense(target: Plan) -> tuple[int, ...]:
     """The entries there are, by group of leaves."""
     sizes = [0] * len(target.keep)
-    for group, shape in zip(target.groups, target.shapes, strict=True):
+    for group, shape in zip(target.groups, target.layout.shapes, strict=True):
         sizes[group] += math.prod(shape)
     return tuple(sizes)
 

@@ -61,7 +61,10 @@ class Timetable:
             patterns = tuple(
                 p and dataclasses.replace(p, n=n[group] // (size // p.m))
                 for p, group, size in zip(
-                    self.plan.patterns, self.plan.groups, self.plan.sizes, strict=True
+                    self.plan.patterns,
+                    self.plan.groups,
+                    self.plan.layout.sizes,
+                    strict=True,
                 )
             )
         floors = _in_units(self.plan, self.plan.floors)
@@ -101,7 +104,7 @@ def make(
             `swapjax.sparsity.bounds.allowed` does.
     """
     target = planned(params, sparsity, plan, rule.allocation)
-    target.split(params)  # raises for another tree
+    target.layout.split(params)  # raises for another tree
     if schedule is None:
         schedule = Schedule("none", 0.0, lambda start, end, t, stages: end, 0, 0)
     assert schedule.start is not None

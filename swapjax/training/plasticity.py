@@ -183,14 +183,14 @@ def _regenerate(
 ) -> Masks:
     """Drop a fraction of what every leaf has left, and regrow it by gradient."""
     share = Fraction(repr(float(fraction)))
-    weights, slopes = target.split(params), target.split(gradient)
+    weights, slopes = target.layout.split(params), target.layout.split(gradient)
     new = []
     for weight, slope, mask, pattern in zip(
-        weights, slopes, target.leaf_masks(masks), target.patterns, strict=True
+        weights, slopes, target.layout.leaf_masks(masks), target.patterns, strict=True
     ):
         drop = math.ceil(share * int(jnp.sum(mask, dtype=jnp.int32)))
         new.append(_exchange(weight, jnp.abs(slope), mask, drop, pattern=pattern))
-    return target.masks(tuple(new))
+    return target.layout.masks(tuple(new))
 
 
 _exchange = jax.jit(exchange, static_argnames="pattern")

@@ -123,10 +123,10 @@ def sparse(
             inner = wrapped.init(params)
             return SparseState(count, params, jnp.asarray(seed), inner, extras)
         table = timetable(params)
-        weights = table.plan.split(params)
+        weights = table.plan.layout.split(params)
         inside = None
         if within is not None:
-            inside = table.plan.leaf_masks(trees.align(within, params))
+            inside = table.plan.layout.leaf_masks(trees.align(within, params))
         first = _first_masks(rule, table, params, inside, to_key(jnp.asarray(seed)))
         extras = {
             "status": jnp.zeros(len(weights), jnp.int32),
@@ -135,10 +135,10 @@ def sparse(
         # Copies: a loop may donate params and this state, not what others hold.
         copy = functools.partial(jax.tree.map, jnp.array)
         if inside is not None:
-            extras["within"] = table.plan.masks(copy(inside))
+            extras["within"] = table.plan.layout.masks(copy(inside))
         if rule.straight_through:
             extras["dense"] = alone(table.plan, copy(weights), params)
-        masks = sharding.put_like(table.plan.masks(copy(first)), params)
+        masks = sharding.put_like(table.plan.layout.masks(copy(first)), params)
         inner = wrapped.init(params)
         made = SparseState(count, masks, jnp.asarray(seed), inner, extras)
         return sharding.put_beside(made, params)
@@ -209,11 +209,11 @@ def _first_masks(
     rule: Rule, table: Timetable, params: Params, inside: Leaves | None, key: jax.Array
 ) -> Leaves:
     plan = table.plan
-    weights = plan.split(params)
+    weights = plan.layout.split(params)
     if rule.masks is not None:
         return _given_masks(rule.masks, plan, params, inside)
     if table.begin is None:
-        return inside or plan.everything()
+        return inside or plan.layout.everything()
     block = plan.block
     if rule.begin == "magnitude":
         strength = jnp.abs if block is None else block.strength
@@ -232,13 +232,13 @@ def _given_masks(
 ) -> Leaves:
     masks = trees.align(given, params)
     masking.check(masks, params, "masks")
-    leaves = plan.leaf_masks(masks)
+    leaves = plan.layout.leaf_masks(masks)
     with jax.ensure_compile_time_eval():
         kept = sum(room(plan, leaves))
         if kept != plan.kept:
             raise ValueError(
-                f"masks: keep {kept:,} of the {plan.total:,} prunable entries, the "
-                f"sparsity of {float(plan.sparsity):g} keeps {plan.kept:,}"
+                f"masks: keep {kept:,} of the {plan.layout.total:,} prunable entries, "
+                f"the sparsity of {float(plan.sparsity):g} keeps {plan.kept:,}"
             )
         pairs = zip(leaves, inside or leaves, strict=True)
         if any(jnp.any(leaf & ~limit) for leaf, limit in pairs):

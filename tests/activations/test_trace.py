@@ -18,8 +18,10 @@ N, BATCH = 11, 2
 
 def measure(loss_fn, params, x, batch=BATCH, chunk=4, **rules):
     target = plan(params, 0.5, **rules)
-    found = second_moments(loss_fn, params, x, target.paths, batch=batch, chunk=chunk)
-    return dict(zip(target.paths, found, strict=True)), target
+    found = second_moments(
+        loss_fn, params, x, target.layout.paths, batch=batch, chunk=chunk
+    )
+    return dict(zip(target.layout.paths, found, strict=True)), target
 
 
 def draw(seed, *shape, dtype=None):
@@ -310,7 +312,7 @@ class TestLibraries:
         found, target = measure(loss_fn, params, x)
         first = jax.vmap(eqx.combine(params, static).layers[0])(x)
         hidden = jax.nn.relu(first).reshape(len(x), -1)
-        conv, dense = (found[path] for path in target.paths)
+        conv, dense = (found[path] for path in target.layout.paths)
         check(dense, moment(hidden)[None], rtol=1e-4)
         read = patches(x.transpose(0, 2, 3, 1), (3, 3), 1, ((1, 1), (1, 1)))
         check(conv, moment(read)[None], rtol=1e-4)

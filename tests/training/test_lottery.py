@@ -178,7 +178,7 @@ def test_levels_only_ever_lose_and_end_exactly(shapes, allocation, sparsity, rat
     }
     target = swapjax.plan(params, sparsity, allocation=allocation, min_keep=0)
     counts = [np.asarray(budget.keep) for budget in _budgets(target, rate)]
-    sizes = np.bincount(target.groups, weights=target.sizes)
+    sizes = np.bincount(target.groups, weights=target.layout.sizes)
     table = np.stack([sizes, *counts])
     assert np.all(np.diff(table, axis=0) <= 0)
     assert np.all(np.diff(table.sum(axis=1)) < 0)

@@ -423,7 +423,7 @@ class TestModels:
         params = nnx.state(model, nnx.Param)
         options = dict(SMALL)
         if given != "sparsity":
-            options["sparsity"] = swapjax.plan(params, 0.5)
+            options["plan"] = swapjax.plan(params, options.pop("sparsity"))
             options["within"] = jax.tree.map(lambda p: p > -1, nnx.as_pure(params))
         tx = sparse(optax.adam(0.01), rule, **options)
         optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from swapjax.core import trees
 from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves, Params
-from swapjax.pruning.method import Method, Problem, by_score, params_of
+from swapjax.pruning.method import Method, Problem, by_score, layout_of, params_of
 from swapjax.sparsity.masks import apply_masks
 
 Total = Callable[[Leaves, jax.Array | float], jax.Array]
@@ -116,13 +116,14 @@ def carried(
         adds: what is found in the paths of leaves that add something.
     """
     rest, weights = params_of(problem), problem.weights
+    layout = layout_of(problem)
     if problem.within is not None:
         weights = apply_masks(weights, problem.within)
     wide = trees.wide(weights)
     rest = _positive(rest, adds, wide)
 
     def total(leaves: Leaves, scale: jax.Array | float) -> jax.Array:
-        network = trees.put(leaves, rest, problem.positions)
+        network = layout.merge(leaves, rest)
         x = jnp.ones((1, *shape), wide) * scale
         with jax.default_matmul_precision("highest"):
             outputs = jax.tree.leaves(apply(network, x))

@@ -163,11 +163,11 @@ class TestOwnCriterion:
             (lambda p: None, "one array for each of the 2 prunable leaves, got None"),
             (
                 lambda p: [jnp.sum(w, axis=0) for w in p.weights],
-                r"leaf 0 must be floats of shape \(6, 9\), got float32 of shape \(9,\)",
+                r"fc1/kernel must be floats of shape \(6, 9\), got float32",
             ),
             (
                 lambda p: [p.weights[0], p.weights[1] > 0],
-                r"leaf 1 must be floats of shape \(9, 2\), got bool of shape \(9, 2\)",
+                r"fc2/kernel must be floats of shape \(9, 2\), got bool",
             ),
         ],
         ids=["fewer", "an array", "nothing", "another shape", "bools"],
@@ -301,7 +301,7 @@ class TestRandom:
     def test_entries_are_kept_wherever_they_lie(self):
         params = {"a": {"kernel": np.ones((400, 300))}, "b": {"kernel": np.ones(80000)}}
         target = plan(params, 0.7, include="kernel")
-        weights = target.split(jax.tree.map(jnp.float32, params))
+        weights = target.layout.split(jax.tree.map(jnp.float32, params))
         masks = solve(random(KEY), Problem(weights, weights), target.budget).masks
         for part in (*np.split(masks[0], 4), *np.split(masks[1], 4)):
             deviation = np.sqrt(0.3 * 0.7 / part.size)

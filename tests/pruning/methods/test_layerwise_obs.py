@@ -63,8 +63,8 @@ def setting(dtype=jnp.float64, sparsity=0.5, within=None, **rules):
     params, data = network(dtype)
     target = plan(params, sparsity, **rules)
     rows = per_example_gradients(loss_fn, params, data, target)
-    weights = target.split(params)
-    layers = second_moments(loss_fn, params, data, target.paths)
+    weights = target.layout.split(params)
+    layers = second_moments(loss_fn, params, data, target.layout.paths)
     return Problem(weights, weights, rows, within, layers), target
 
 

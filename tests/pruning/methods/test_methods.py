@@ -71,7 +71,7 @@ def test_keeps_the_contract(name, dtype):
     problem, target = setting(jnp.dtype(dtype))
     if EVERY[name].needs_layers:
         data = jax.tree.map(lambda x: x[:, 0], problem.rows.source.examples)
-        layers = second_moments(loss_fn, problem.params, data, target.paths)
+        layers = second_moments(loss_fn, problem.params, data, target.layout.paths)
         problem = dataclasses.replace(problem, layers=layers)
     solution = solve(EVERY[name], problem, target.budget)
     kept = flat(solution.masks).astype(bool)

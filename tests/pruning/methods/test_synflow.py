@@ -43,8 +43,8 @@ def with_norms(params):
 def problem_of(params, **options):
     target = plan(params, 0.5, min_keep=0)
     params = jax.tree.map(jnp.asarray, params)
-    weights = target.split(params)
-    whole = {"params": params, "positions": target.positions}
+    weights = target.layout.split(params)
+    whole = {"params": params, "layout": target.layout}
     return Problem(weights, weights, **whole, **options), target
 
 

@@ -109,7 +109,7 @@ class TestWoodFisher:
             lambda p, b: jnp.sum(jnp.square(b @ p["fc1"]["kernel"])),
             params, jnp.ones((5, 6)), target,
         )  # fmt: skip
-        one = Problem(target.split(params), target.split(params), rows)
+        one = Problem(target.layout.split(params), target.layout.split(params), rows)
         for method in (woodfisher(), chita(), obd()):
             (mask,) = solve(method, one, target.budget).masks
             assert np.all(np.asarray(mask).reshape(3, 2, 9).sum(1) == 1)
