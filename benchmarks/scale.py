@@ -35,7 +35,7 @@ from swapjax.core import files, sharding
 from swapjax.experiments import models, plot
 from swapjax.gradients.build import form, recipe
 from swapjax.pruning import Problem
-from swapjax.pruning.solvers.transport import entropic
+from swapjax.pruning.solvers.sinkhorn import entropic
 from swapjax.sparsity.budget import select
 
 WIDTHS = {"mlp-30k": 32, "mlp-1m": 512, "mlp-10m": 2048, "mlp-100m": 6800}

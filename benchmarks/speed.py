@@ -30,7 +30,7 @@ from swapjax.core import files
 from swapjax.experiments import models, plot
 from swapjax.gradients.build import recipe
 from swapjax.gradients.stored import store
-from swapjax.pruning.solvers.transport import entropic
+from swapjax.pruning.solvers.sinkhorn import entropic
 from swapjax.sparsity.topk import top_k_mask
 
 Measured = dict[str, dict[str, float]]

@@ -165,15 +165,21 @@ def _advance(settings: Settings, inputs: Inputs, state: Saved, number: int) -> S
     target, source, method = inputs.plan, inputs.source, settings.method
     layout = target.layout
     draw_key, noise_key, tune_key = settings.keys(number)
-    rows, before = None, jnp.asarray(jnp.nan)
+    rows, layers, before = None, None, jnp.asarray(jnp.nan)
     if source is not None:
         assert settings.loss_fn is not None
+        examples = source.draw(draw_key)
         rows = recipe(
-            settings.loss_fn, state.params, source.draw(draw_key), target,
+            settings.loss_fn, state.params, examples, target,
             batch=settings.batch, dtype=settings.dtype, corruption=settings.noise,
             key=noise_key, spread=source.spread,
         )  # fmt: skip
         before = _loss(rows, state.params)
+        if method.needs_layers:
+            layers = second_moments(
+                settings.loss_fn, state.params, examples, layout.paths,
+                batch=settings.batch, chunk=rows.chunk,
+            )  # fmt: skip
     problem = Problem(
         weights=layout.split(state.params),
         initial=inputs.initial,
@@ -181,9 +187,7 @@ def _advance(settings: Settings, inputs: Inputs, state: Saved, number: int) -> S
         if rows is not None and method.needs_rows
         else None,
         within=inputs.within,
-        layers=second_moments(rows, layout.paths)
-        if rows is not None and method.needs_layers
-        else None,
+        layers=layers,
         params=state.params if method.needs_params else None,
         layout=layout,
     )

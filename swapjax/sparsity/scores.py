@@ -3,10 +3,8 @@
 All but magnitude are in float32 or wider: squares of float16 leave its range.
 """
 
-import jax
 import jax.numpy as jnp
 
-from swapjax.activations.layer import Layer
 from swapjax.core import trees
 from swapjax.core.types import Leaves
 
@@ -64,28 +62,3 @@ def fisher_diagonal(weights: Leaves, mean_squares: Leaves) -> Leaves:
         jnp.square(w.astype(wide)) * f.astype(wide)
         for w, f in zip(weights, mean_squares, strict=True)
     )
-
-
-def wanda(
-    weights: Leaves, layers: tuple[Layer, ...], *, per_output: bool = False
-) -> Leaves:
-    """Score by ``|w_ij| sqrt(H_ii)``, how much of an output input i makes up.
-
-    Wanda (arXiv:2306.11695).
-
-    Args:
-        weights: the leaves.
-        layers: what each of them reads, with its second moment H.
-        per_output: whether to score by the rank among the weights of an output, as a
-            fraction of their number, so that every output keeps the same share.
-    """
-
-    def score(leaf: jax.Array, layer: Layer) -> jax.Array:
-        size = jnp.sqrt(jnp.diagonal(layer.moment, axis1=1, axis2=2))
-        result = jnp.abs(layer.matrix(leaf)).astype(size.dtype) * size[:, :, None]
-        if per_output:
-            rank = jnp.argsort(jnp.argsort(result, axis=1), axis=1)
-            result = rank.astype(size.dtype) / result.shape[1]
-        return layer.leaf(result, leaf.shape)
-
-    return tuple(score(w, layer) for w, layer in zip(weights, layers, strict=True))

@@ -12,15 +12,15 @@ from flax import linen, nnx
 from swapjax import plan
 from swapjax.activations import layer as layer_module
 from swapjax.activations.trace import second_moments
-from swapjax.gradients.build import recipe
 
 N, BATCH = 11, 2
 
 
 def measure(loss_fn, params, x, batch=BATCH, chunk=4, **rules):
     target = plan(params, 0.5, **rules)
-    rows = recipe(loss_fn, params, x, target, batch=batch, chunk=chunk)
-    found = second_moments(rows, target.layout.paths)
+    found = second_moments(
+        loss_fn, params, x, target.layout.paths, batch=batch, chunk=chunk
+    )
     return dict(zip(target.layout.paths, found, strict=True)), target
 
 
@@ -395,3 +395,21 @@ def test_activations_that_are_not_finite_name_the_leaf():
 
     with pytest.raises(ValueError, match=r"activations: .* b/kernel"):
         measure(loss_fn, params, draw(2, 8, 4))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"paths": ("bias",)}, "paths: 'bias' is no leaf of params"),
+        ({"batch": 2}, "examples: 3 of them do not make whole batches of batch=2"),
+        ({"batch": 0}, "batch must be 1 or more, got 0"),
+        ({"chunk": 1.5}, "chunk must be a whole number, got 1.5"),
+    ],
+)
+def test_bad_arguments_are_named(options, message):
+    given = {"paths": ("kernel",), **options}
+    with pytest.raises(ValueError, match=message):
+        second_moments(
+            lambda p, x: jnp.mean(x @ p["kernel"]),
+            {"kernel": jnp.ones((2, 2))}, jnp.ones((3, 2)), **given,
+        )  # fmt: skip
