@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from swapjax.activations.layer import Layer
 from swapjax.activations.trace import second_moments
 from swapjax.core import sharding, trees
 from swapjax.core.types import LossFn, Masks, Params, Status
@@ -165,27 +166,14 @@ def _advance(settings: Settings, inputs: Inputs, state: Saved, number: int) -> S
     target, source, method = inputs.plan, inputs.source, settings.method
     layout = target.layout
     draw_key, noise_key, tune_key = settings.keys(number)
-    rows, layers, before = None, None, jnp.asarray(jnp.nan)
-    if source is not None:
-        assert settings.loss_fn is not None
-        examples = source.draw(draw_key)
-        rows = recipe(
-            settings.loss_fn, state.params, examples, target,
-            batch=settings.batch, dtype=settings.dtype, corruption=settings.noise,
-            key=noise_key, spread=source.spread,
-        )  # fmt: skip
-        before = _loss(rows, state.params)
-        if method.needs_layers:
-            layers = second_moments(
-                settings.loss_fn, state.params, examples, layout.paths,
-                batch=settings.batch, chunk=rows.chunk,
-            )  # fmt: skip
+    free, layers = _look(settings, inputs, state.params, draw_key, noise_key)
+    before, rows = _loss(free, state.params), None
+    if free is not None and method.needs_rows:
+        rows = form(free, target, settings.storage)
     problem = Problem(
         weights=layout.split(state.params),
         initial=inputs.initial,
-        rows=form(rows, target, settings.storage)
-        if rows is not None and method.needs_rows
-        else None,
+        rows=rows,
         within=inputs.within,
         layers=layers,
         params=state.params if method.needs_params else None,
@@ -205,10 +193,35 @@ def _advance(settings: Settings, inputs: Inputs, state: Saved, number: int) -> S
         new = masking.apply_masks(settings.recalibrate(new), masks)
     new = sharding.put_like(new, inputs.params)
     trees.require_finite(trees.paths(new), jax.tree.leaves(new), "params")
-    after = before if rows is None else _loss(rows, new)
-    stage = _report(number + 1, masks, solution, before, after, started)
+    stage = _report(number + 1, masks, solution, before, _loss(free, new), started)
     taken = 0 if source is None else source.taken
     return Saved(new, masks, (*state.history, stage), taken)
+
+
+def _look(
+    settings: Settings,
+    inputs: Inputs,
+    params: Params,
+    draw_key: jax.Array | None,
+    noise_key: jax.Array | None,
+) -> tuple[MatrixFreeRows | None, tuple[Layer, ...] | None]:
+    """Draw examples: the rows that follow from them, unformed, and what layers read."""
+    if inputs.source is None:
+        return None, None
+    assert settings.loss_fn is not None
+    examples = inputs.source.draw(draw_key)
+    rows = recipe(
+        settings.loss_fn, params, examples, inputs.plan,
+        batch=settings.batch, dtype=settings.dtype, corruption=settings.noise,
+        key=noise_key, spread=inputs.source.spread,
+    )  # fmt: skip
+    if not settings.method.needs_layers:
+        return rows, None
+    layers = second_moments(
+        settings.loss_fn, params, examples, inputs.plan.layout.paths,
+        batch=settings.batch, chunk=rows.chunk,
+    )  # fmt: skip
+    return rows, layers
 
 
 def _fingerprint(settings: Settings, inputs: Inputs) -> dict[str, str]:
@@ -231,8 +244,10 @@ _solve = jax.jit(lambda method, *args: method(*args), static_argnums=0)
 
 
 @jax.jit
-def _loss(rows: MatrixFreeRows, params: Params) -> jax.Array:
-    """The mean loss of the rows' examples at other params, prunable or not."""
+def _loss(rows: MatrixFreeRows | None, params: Params) -> jax.Array:
+    """Take the mean loss of the rows' examples at other params; NaN without rows."""
+    if rows is None:
+        return jnp.asarray(jnp.nan)
     moved = dataclasses.replace(rows, params=params)
     return moved.loss(rows.layout.split(params))
 

@@ -191,10 +191,6 @@ def _solve(
                 rows, support, weights, wbar, target, lam,
                 sweeps=sweeps if polish == "descent" else 0,
             )  # fmt: skip
-        swaps = sum(
-            jnp.sum(new & ~old, dtype=jnp.int32)
-            for new, old in zip(support, first, strict=True)
-        )
         return conclude(
             problem,
             weights,
@@ -204,7 +200,7 @@ def _solve(
             raised=raised,
             details={
                 "damping": ridge * rows.batch,
-                "support_swaps": jnp.asarray(swaps),
+                "support_swaps": _count_new(support, first),
             },
         )
 
@@ -214,6 +210,12 @@ def _solve(
     )
     dampings = jnp.asarray(damping, target.dtype) / rows.batch
     return best_of(make, dampings, rows.loss)
+
+
+def _count_new(support: Leaves, other: Leaves) -> jax.Array:
+    """Count the entries of a support that are not in another."""
+    pairs = zip(support, other, strict=True)
+    return jnp.asarray(sum(jnp.sum(a & ~b, dtype=jnp.int32) for a, b in pairs))
 
 
 def _polish(
