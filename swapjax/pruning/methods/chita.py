@@ -15,7 +15,7 @@ from swapjax.gradients.stored import StoredRows
 from swapjax.pruning.method import Method, Problem, Solution, check_dampings, rows_of
 from swapjax.pruning.solvers import targets
 from swapjax.pruning.solvers.backsolve import backsolve, sweep
-from swapjax.pruning.solvers.candidates import best_of, conclude
+from swapjax.pruning.solvers.candidates import best_of, conclude, count_new
 from swapjax.pruning.solvers.coordinate_descent import descend
 from swapjax.pruning.solvers.hard_thresholding import iht
 from swapjax.pruning.solvers.shrink import shrink
@@ -191,10 +191,6 @@ def _solve(
                 rows, support, weights, wbar, target, lam,
                 sweeps=sweeps if polish == "descent" else 0,
             )  # fmt: skip
-        swaps = sum(
-            jnp.sum(new & ~old, dtype=jnp.int32)
-            for new, old in zip(support, first, strict=True)
-        )
         return conclude(
             problem,
             weights,
@@ -204,7 +200,7 @@ def _solve(
             raised=raised,
             details={
                 "damping": ridge * rows.batch,
-                "support_swaps": jnp.asarray(swaps),
+                "support_swaps": count_new(support, first),
             },
         )
 
