@@ -1,13 +1,13 @@
-"""What every prunable leaf is multiplied with, found from the loss alone.
+"""Find the inputs of every layer from the loss alone.
 
-Layer-wise pruning needs the second moments of what each layer reads, and a network is
-only known as ``loss_fn(params, batch)``. So its program is evaluated equation by
-equation. On the way a leaf is followed through what merely rearranges it (transposes,
-reshapes, flips, changes of dtype) and into the programs that are called (``jit``,
-``jax.checkpoint``, functions with derivatives of their own). Where it meets a
+Layer-wise pruning needs the second moments of the inputs of each layer, and a network
+is only known as ``loss_fn(params, batch)``. So its program is evaluated equation by
+equation. Every prunable leaf is followed through equations that only rearrange it
+(transposes, reshapes, flips, changes of dtype) and into programs that are called
+(``jit``, ``jax.checkpoint``, functions with custom derivatives). Where it enters a
 ``dot_general``, or is the kernel of a ``conv_general_dilated``, the other operand is
-what its layer reads. Whatever else is done with a leaf makes it no layer, and that is
-an error which names it.
+the input of its layer. A leaf that enters any other equation is not a layer, which
+raises an error that names it.
 """
 
 import functools
@@ -25,7 +25,7 @@ from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves, LossFn, Params
 
 # Equations that call another program, and the parameter that holds it. All are entered:
-# what they say of derivatives does not matter here.
+# their rules for derivatives do not matter here.
 _CALLS = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
@@ -36,7 +36,7 @@ _CALLS = {
     "checkpoint": "jaxpr",
     "remat2": "jaxpr",
 }
-# Those that leave every entry where it is, and those that move entries about.
+# Equations that keep every entry in its place, and those that rearrange entries.
 _SAME = {
     "convert_element_type",
     "copy",
@@ -80,7 +80,7 @@ def second_moments(
         chunk: such batches that are evaluated at a time.
 
     Returns:
-        One layer a prunable leaf, the moments in float32 or wider. The inputs of a
+        One layer per prunable leaf, the moments in float32 or wider. The inputs of a
         convolution are ordered by the pixels of its kernel, then by channel.
 
     Raises:
@@ -151,8 +151,8 @@ class _Value(NamedTuple):
 
     Attributes:
         array: its value.
-        data: whether that depends on the data.
-        view: which leaf it is, if it is one.
+        data: whether the value depends on the data.
+        view: the leaf that it is a rearrangement of, or None.
     """
 
     array: Any
@@ -271,7 +271,7 @@ def _product(eqn: core.JaxprEqn, operands: list[_Value], path: str) -> Product:
     """Read the product off an equation that a leaf enters.
 
     Raises:
-        ValueError: when it is none.
+        ValueError: when it is not one.
     """
     name = eqn.primitive.name
     if name in _LOOPS:

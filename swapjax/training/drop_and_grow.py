@@ -1,10 +1,16 @@
-"""Drop the weakest weights of a leaf and grow as many elsewhere."""
+"""Drop the weakest weights and grow as many elsewhere: what rules choose by."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from swapjax.core.types import Leaves
+from swapjax.sparsity.budget import select
 from swapjax.sparsity.patterns import NM
+from swapjax.sparsity.scores import magnitude
 from swapjax.sparsity.topk import sort_keys, top_keys
+from swapjax.training.rule import Grow, MaskStep
 
 
 def exchange(
@@ -18,15 +24,15 @@ def exchange(
 ) -> jax.Array:
     """Move a number of active entries to where the score is largest.
 
-    The `drop` smallest ``|weight|`` among the active entries go, then as many of the
-    largest scores come, among all entries that are inactive by then: those that just
-    went may come back. Their number stays as it was. With scores ``|g|`` this is the
-    exchange of RigL (Evci et al., ICML 2020, arXiv:1911.11134) and the regeneration of
-    GraNet (Liu et al., NeurIPS 2021, arXiv:2106.10404); with random ones that of SET
-    (Mocanu et al., 2018, arXiv:1707.04780).
+    The `drop` active entries with the smallest ``|weight|`` are removed, then as many
+    with the largest scores are added, among all entries that are inactive by then:
+    those just removed may come back. The count stays as it was. With scores ``|g|``, g
+    the gradient, this is the exchange of RigL (Evci et al., ICML 2020,
+    arXiv:1911.11134) and the regeneration of GraNet (Liu et al., NeurIPS 2021,
+    arXiv:2106.10404); with random ones that of SET (Mocanu et al., 2018,
+    arXiv:1707.04780).
 
-    The new mask tells nothing of values: set to zero what is new in it, and what is
-    gone.
+    Only the mask is made here: set weights to zero that are new in it or no longer.
 
     Args:
         weight: floats of any shape. NaN is the smallest.
@@ -34,15 +40,15 @@ def exchange(
             inactive weights are zero but not hidden from it; or `random_score`. NaN
             ranks lowest.
         mask: bool of the same shape, the active entries.
-        drop: how many to exchange, may be traced; held between none and all that are
-            active.
+        drop: how many to exchange, may be traced; clipped to 0 and the number of
+            active entries.
         within: bool of the same shape; nothing grows where it is False. Where that
             leaves too little room, which a mask inside of it never does, fewer grow.
-        pattern: one that mask keeps to. Every group is then filled up to its n.
+        pattern: an N:M pattern that mask has. Each group keeps its n entries.
 
     Returns:
-        The new mask, bool of the same shape. Ties go to the lower flat index, both of
-        what stays and of what grows.
+        The new mask, bool of the same shape. Ties go to the lower flat index, among
+        what stays and among what grows.
 
     Raises:
         ValueError: for shapes that differ.
@@ -81,14 +87,61 @@ def exchange(
 
 
 def random_score(key: jax.Array, weight: jax.Array) -> jax.Array:
-    """Scores that grow entries at random, each as likely as the others.
+    """Draw scores by which `exchange` grows entries uniformly at random.
 
     Args:
         key: a JAX PRNG key, another one for every exchange.
-        weight: an array of the shape that is wanted.
+        weight: an array of the wanted shape.
 
     Returns:
-        ``uint32`` of that shape, which `exchange` compares as they are: uniform floats
+        ``uint32`` of that shape, which `exchange` compares as integers: uniform floats
         have only 2^23 values, and ties favour low indices.
     """
     return jax.random.bits(key, weight.shape, jnp.uint32)
+
+
+def prune_smallest(step: MaskStep) -> Leaves:
+    """Keep the largest of the weights that are active."""
+    return select(magnitude(step.weights), step.budget, step.masks)
+
+
+def keep_largest(step: MaskStep) -> Leaves:
+    """Keep the largest weights, active so far or not."""
+    # What comes of masks lies as they do on a mesh with explicit axes.
+    within = step.within or tuple(m | True for m in step.masks)
+    return select(magnitude(step.weights), step.budget, within)
+
+
+def exchange_by(grow: Grow) -> Callable[[MaskStep], Leaves]:
+    """Make a choice that exchanges a fraction of each leaf, rounded up.
+
+    Args:
+        grow: where the ``"gradient"`` is largest, or at ``"random"``.
+    """
+
+    def choose(step: MaskStep) -> Leaves:
+        new = []
+        for i, (weight, mask) in enumerate(zip(step.weights, step.masks, strict=True)):
+            if grow == "gradient":
+                score = jnp.abs(step.gradients[i])
+            else:
+                assert step.key is not None  # since rules that grow so need one
+                score = random_score(jax.random.fold_in(step.key, i), weight)
+            active = jnp.sum(mask, dtype=jnp.int32)
+            # In float32 0.3 of 50 is above 15: a little less before it is rounded up.
+            share = step.fraction * (1 - 2.0**-21) * active.astype(jnp.float32)
+            drop = jnp.ceil(share)
+            within = None if step.within is None else step.within[i]
+            new.append(
+                exchange(
+                    weight,
+                    score,
+                    mask,
+                    drop.astype(jnp.int32),
+                    within,
+                    pattern=step.budget.pattern(i),
+                )
+            )
+        return tuple(new)
+
+    return choose

@@ -1,4 +1,4 @@
-"""One update of sparse training: which weights are active, and what moves them."""
+"""One update of sparse training: change masks, then move the active weights."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -11,22 +11,22 @@ from swapjax.core.types import Leaves, Params
 from swapjax.sparsity.plan import Plan
 from swapjax.training.mask_schedule import Timetable
 from swapjax.training.optimizer_state import forget
-from swapjax.training.rules import MaskStep, Rule
+from swapjax.training.rule import MaskStep, Rule
 from swapjax.training.state import SparseState, examine
 
 
 class Update(NamedTuple):
-    """What comes to an update.
+    """The arguments of an update.
 
     Attributes:
-        rule: that chooses masks.
-        table: when it does, and how many to keep.
-        optimizer: that moves weights.
+        rule: chooses masks.
+        table: the mask steps, and how many entries to keep at each.
+        optimizer: moves weights.
         gradients: at params, dense.
         state: before the update.
         params: before the update.
-        key: of the run.
-        extra: what the optimizer is given besides.
+        key: of the run, if it has one.
+        extra: further arguments of the optimizer.
     """
 
     rule: Rule
@@ -35,15 +35,15 @@ class Update(NamedTuple):
     gradients: Params
     state: SparseState
     params: Params
-    key: jax.Array
+    key: jax.Array | None
     extra: dict[str, Any]
 
 
 def masked(given: Update) -> tuple[Params, SparseState]:
-    """Choose masks, then move what is active, as if nothing else had ever been there.
+    """Choose masks, then move the active weights.
 
-    In this order a choice needs nothing but what is in memory anyway. After the
-    optimizer it would need the updates, as arrays in memory at every step.
+    In this order the choice needs only arrays that are in memory anyway. After the
+    optimizer it would need the updates too, as arrays in memory at every step.
     """
     rule, table, optimizer, gradients, state, params, _, extra = given
     plan, layout = table.plan, table.plan.layout
@@ -76,7 +76,7 @@ def masked(given: Update) -> tuple[Params, SparseState]:
 
 
 def straight_through(given: Update) -> tuple[Params, SparseState]:
-    """Move dense weights by the gradients of params, then choose which to show."""
+    """Move dense weights by the gradients at params, then choose masks by them."""
     rule, table, optimizer, gradients, state, params, _, extra = given
     plan, layout = table.plan, table.plan.layout
     weights, slopes = layout.split(params), layout.split(gradients)
@@ -104,17 +104,17 @@ def straight_through(given: Update) -> tuple[Params, SparseState]:
 
 
 def alone(plan: Plan, leaves: Iterable[jax.Array], params: Params) -> Params:
-    """Leaves in the tree of params, with scalars for those that are not prunable."""
+    """Put prunable leaves into the tree of params, with scalars for all others."""
     nothing = jax.tree.map(lambda x: jnp.zeros((), x.dtype), params)
     return plan.layout.merge(tuple(leaves), nothing)
 
 
 class _Changed(NamedTuple):
-    """What is active after an update. Leaves are prunable ones.
+    """Masks after an update. Leaves are prunable ones.
 
     Attributes:
-        masks: from now on.
-        stays: what was active before, too.
+        masks: the active entries from now on.
+        stays: those of them that were active before, too.
         status: the worst `swapjax.Status` so far, ``int32[leaves]``.
     """
 
@@ -124,11 +124,11 @@ class _Changed(NamedTuple):
 
 
 def _change_masks(given: Update, ranked: Leaves) -> _Changed:
-    """Let the rule choose if this is the update for it.
+    """Let the rule choose new masks if this update is a mask step.
 
     Args:
-        given: to the update.
-        ranked: weights by which it chooses: params, or the dense ones behind them.
+        given: the arguments of the update.
+        ranked: weights to choose by: params, or the dense weights behind them.
     """
     rule, table, _, gradients, state, params, key, _ = given
     plan, layout = table.plan, table.plan.layout
@@ -148,7 +148,7 @@ def _change_masks(given: Update, ranked: Leaves) -> _Changed:
             within=None if within is None else layout.leaf_masks(within),
             budget=budget,
             fraction=fraction,
-            key=jax.random.fold_in(key, t),
+            key=None if key is None else jax.random.fold_in(key, t),
         )
         found = examine(rule, t, masks, layout.split(params), step.weights, slopes)
         new = rule.masks_at(step, plan.block)
@@ -162,7 +162,7 @@ def _change_masks(given: Update, ranked: Leaves) -> _Changed:
 
 
 def _only(masks: Leaves, leaves: Leaves) -> Leaves:
-    """The leaves, zero where masks are False, whatever is there."""
+    """Set leaves to zero where masks are False, even where they are not finite."""
     return tuple(
         jnp.where(m, x, jnp.zeros((), x.dtype))
         for m, x in zip(masks, leaves, strict=True)
