@@ -232,7 +232,7 @@ _solve = jax.jit(lambda method, *args: method(*args), static_argnums=0)
 
 @jax.jit
 def _loss(rows: MatrixFreeRows, params: Params) -> jax.Array:
-    """The mean loss of the rows' examples at other params, prunable or not."""
+    """Evaluate the mean loss of the rows' examples at other params, prunable or not."""
     moved = dataclasses.replace(rows, params=params)
     return moved.loss(rows.layout.split(params))
 
