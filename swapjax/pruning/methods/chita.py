@@ -15,7 +15,7 @@ from swapjax.gradients.stored import StoredRows
 from swapjax.pruning.method import Method, Problem, Solution, check_dampings, rows_of
 from swapjax.pruning.solvers import targets
 from swapjax.pruning.solvers.backsolve import backsolve, sweep
-from swapjax.pruning.solvers.candidates import best_of, conclude
+from swapjax.pruning.solvers.candidates import best_of, conclude, count_new
 from swapjax.pruning.solvers.coordinate_descent import descend
 from swapjax.pruning.solvers.hard_thresholding import iht
 from swapjax.pruning.solvers.shrink import shrink
@@ -200,7 +200,7 @@ def _solve(
             raised=raised,
             details={
                 "damping": ridge * rows.batch,
-                "support_swaps": _count_new(support, first),
+                "support_swaps": count_new(support, first),
             },
         )
 
@@ -210,12 +210,6 @@ def _solve(
     )
     dampings = jnp.asarray(damping, target.dtype) / rows.batch
     return best_of(make, dampings, rows.loss)
-
-
-def _count_new(support: Leaves, other: Leaves) -> jax.Array:
-    """Count the entries of a support that are not in another."""
-    pairs = zip(support, other, strict=True)
-    return jnp.asarray(sum(jnp.sum(a & ~b, dtype=jnp.int32) for a, b in pairs))
 
 
 def _polish(

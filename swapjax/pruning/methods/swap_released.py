@@ -71,8 +71,8 @@ def swap_released(
 def linear_regression_released() -> Method:
     """Choose a mask as the released code does without transport.
 
-    The linear regression that the released code of SWAP compares itself with; for
-    comparisons with `linear_regression`.
+    The linear regression that the released code of SWAP (arXiv:2310.04918) compares
+    itself with; for comparisons with `linear_regression`.
 
     Returns:
         The method, for `swapjax.prune`. Its details are those of `swap_released`.

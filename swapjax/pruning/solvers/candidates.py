@@ -26,6 +26,16 @@ def pick(index: jax.Array, stacked: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[index], stacked)
 
 
+def count_new(masks: Leaves, before: Leaves) -> jax.Array:
+    """Count the entries that are in masks and were not in those before."""
+    return jnp.asarray(
+        sum(
+            jnp.sum(new & ~old, dtype=jnp.int32)
+            for new, old in zip(masks, before, strict=True)
+        )
+    )
+
+
 def best_of(
     make: Callable[[Any], Solution], options: Any, loss: Callable[[Leaves], jax.Array]
 ) -> Solution:

@@ -10,7 +10,7 @@ import optax
 from swapjax.core.types import Leaves
 from swapjax.gradients.operator import GradientOperator
 from swapjax.pruning.solvers import least_squares
-from swapjax.pruning.solvers.candidates import lowest
+from swapjax.pruning.solvers.candidates import count_new, lowest
 from swapjax.pruning.solvers.targets import State, Target
 from swapjax.sparsity import scores
 from swapjax.sparsity.budget import Budget, select
@@ -124,11 +124,7 @@ def iht(
     zero = jnp.zeros((), jnp.int32)
     carry = step((zero, weights, support, x, fit, state, trace))
     i, w, s, *_, trace = jax.lax.while_loop(moving, step, carry)
-    swaps = sum(
-        jnp.sum(new & ~old, dtype=jnp.int32)
-        for new, old in zip(s, support, strict=True)
-    )
-    return Path(s, w, trace, i, jnp.asarray(swaps))
+    return Path(s, w, trace, i, count_new(s, support))
 
 
 def _step_beyond(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import re
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +83,11 @@ def test_keeps_the_contract(name, dtype):
     assert {m.dtype.name for m in solution.masks} == {"bool"}
     assert Status(int(solution.status)).sentence.endswith(".")
     assert all(np.ndim(value) == 0 for value in solution.details.values())
+    text = METHODS[EVERY[name].name].factory.__doc__
+    for other in re.findall(r"details are those of `(\w+)`", text):
+        text += getattr(methods, other).__doc__
+    for key in solution.details:
+        assert f"``{key}``" in text
 
 
 @pytest.mark.parametrize(
@@ -193,6 +199,8 @@ class TestTable:
         assert got == needs[row.needs]
         assert set(row.options) <= set(inspect.signature(row.factory).parameters)
         assert not row.summary.endswith(".")
+        for paper in re.findall(r"arXiv:[\d.]+", row.source):
+            assert paper in row.factory.__doc__
 
     def test_lines_of_pictures_are_told_apart(self):
         assert len({row.colour for row in METHODS.values()}) == len(METHODS)
