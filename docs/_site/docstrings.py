@@ -1,22 +1,19 @@
 """Make Markdown of what docstrings hold in other forms."""
 
-import ast
 import re
 from pathlib import Path
 from typing import Any
 
 import griffe
 
-PACKAGE = Path(__file__).parents[2] / "swapjax" / "__init__.py"
+REFERENCE = Path(__file__).parents[1] / "reference"
 BORDER = re.compile(r"^=+( +=+)+$")
 
 
 def public() -> set[str]:
-    """Find the names in ``swapjax.__all__``, without an import."""
-    for node in ast.parse(PACKAGE.read_text()).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-            return set(ast.literal_eval(node.value))
-    raise ValueError(f"{PACKAGE} has no __all__")
+    """Find the names that the reference has."""
+    text = "".join(page.read_text() for page in REFERENCE.glob("*.md"))
+    return set(re.findall(r"^::: swapjax\.(\w+)$", text, re.MULTILINE))
 
 
 def table(lines: list[str]) -> list[str]:
