@@ -25,7 +25,7 @@ types: .venv/.dev  ## Check types.
 
 docs: .venv/.docs  ## Build the site of the docs into site/.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	@echo "Open site/index.html, or call $(BIN)/mkdocs serve and open http://localhost:8000."
+	@echo "Open site/index.html; to search it too, call $(BIN)/mkdocs serve and open what it says."
 
 bench: .venv/.dev  ## Measure stages, then the comparisons on MNIST (hours, resumable).
 	$(BIN)/python benchmarks/stage.py
