@@ -29,23 +29,24 @@ def saliency() -> Method:
     scores untrained networks so). In a trained network g is mostly the noise of the
     examples drawn. Takes one reverse pass, and O(p) memory with matrix-free rows.
     """
-
-    def score(problem: Problem) -> Leaves:
-        rows = rows_of(problem)
-        return scores.saliency(
-            problem.weights, rows.pull_back(jnp.full(rows.n, 1 / rows.n))
-        )
-
-    return ranked("saliency", score)
+    return ranked("saliency", _first_order)
 
 
 def snip() -> Method:
-    """Prune before training by `saliency`, which it is (Lee et al., ICLR 2019).
+    """Prune before training by the score of `saliency` (Lee et al., ICLR 2019).
 
     For params as they were initialised and ``stages=1``. The absolute value is that of
     the mean gradient of all examples drawn, not the mean of absolute values.
     """
-    return saliency()
+    return ranked("snip", _first_order)
+
+
+def _first_order(problem: Problem) -> Leaves:
+    """Score by ``|w g|``, g the mean gradient."""
+    rows = rows_of(problem)
+    return scores.saliency(
+        problem.weights, rows.pull_back(jnp.full(rows.n, 1 / rows.n))
+    )
 
 
 def grasp() -> Method:

@@ -113,8 +113,14 @@ class TestSnip:
         mean_last = np.abs(w * g).mean(0)
         assert set(np.argsort(-mean_last)[: target.kept]) != set(np.flatnonzero(kept))
 
-    def test_is_saliency(self):
-        assert snip() == swapjax.saliency()
+    def test_is_saliency_under_its_own_name(self):
+        assert str(snip()) == "snip()"
+        problem, target = setting()
+        got, wanted = (
+            flat(solve(method, problem, target.budget).masks)
+            for method in (snip(), swapjax.saliency())
+        )
+        np.testing.assert_array_equal(got, wanted)
 
 
 @pytest.mark.usefixtures("x64")

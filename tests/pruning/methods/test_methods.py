@@ -1,6 +1,7 @@
 """Every method through one contract, and each against an explicit reference."""
 
 import dataclasses
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -8,34 +9,32 @@ import numpy as np
 import pytest
 from toy import N, apply, explicit, flat, loss_fn, setting, solve
 
+import swapjax
 from swapjax import (
+    NM,
     GradientNoise,
     Status,
-    cbs,
     chita,
-    grasp,
     linear_regression,
     magnitude,
-    obd,
     plan,
-    random,
-    saliency,
-    snip,
     swap,
-    synflow,
     woodfisher,
 )
+from swapjax.activations.trace import second_moments
 from swapjax.gradients.build import per_example_gradients
-from swapjax.pruning import Problem
+from swapjax.pruning import Problem, methods
+from swapjax.pruning.methods import METHODS
 from swapjax.pruning.solvers import natural_step, targets
 from swapjax.pruning.solvers.conjugate_gradients import prefers_cg
 from swapjax.pruning.solvers.least_squares import damp, diagonalise
 from swapjax.pruning.solvers.refit import prepare, refit
 from swapjax.sparsity.budget import select
 
-METHODS = {
-    "magnitude": magnitude(),
-    "linear regression": linear_regression(),
+# What factories need that have arguments without defaults.
+GIVEN = {"random": (jax.random.key(3),), "synflow": (apply, (6,))}
+LISTED = {name: row.factory(*GIVEN.get(name, ())) for name, row in METHODS.items()}
+VARIANTS = {
     "conjugate gradients": linear_regression(algebra="cg"),
     "hybrid by conjugate gradients": swap(algebra="cg", rounds=3),
     "one rule": linear_regression(support="obd", first_order=False),
@@ -48,40 +47,36 @@ METHODS = {
     "exact in order": swap(target="exact", epsilon=0.0),
     "exact uniform": swap(target="exact", epsilon=float("inf")),
     "initial reference": swap(reference="initial"),
-    "saliency": saliency(),
-    "snip": snip(),
-    "grasp": grasp(),
-    "random": random(jax.random.key(3)),
-    "synflow": synflow(apply, (6,)),
-    "obd": obd(),
-    "woodfisher": woodfisher(block=10),
+    "woodfisher in blocks": woodfisher(block=10),
     "woodfisher full": woodfisher(block=None),
     "woodfisher alone": woodfisher(block=10, update="independent", rounds=2),
     "woodfisher full alone": woodfisher(block=None, update="independent"),
     "woodtaylor": woodfisher(block=10, first_order=True, update="none"),
-    "cbs": cbs(),
-    "chita": chita(),
     "chita in blocks": chita(block=10),
     "chita by thresholding": chita(search="iht", polish="none"),
     "chita by descent": chita(search="magnitude", polish="descent"),
     "official": swap(official=True, max_sinkhorn=50),
     "official regression": linear_regression(official=True),
 }
+EVERY = LISTED | VARIANTS
 
 
 NARROW = (
-    "magnitude", "hybrid in order", "official", "woodfisher", "chita", "grasp",
-    "random", "synflow",
+    "magnitude", "hybrid in order", "official", "woodfisher in blocks", "chita",
+    "grasp", "random", "synflow",
 )  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [(name, "float32") for name in METHODS] + [(name, "bfloat16") for name in NARROW],
+    [(name, "float32") for name in EVERY] + [(name, "bfloat16") for name in NARROW],
 )
 def test_keeps_the_contract(name, dtype):
     problem, target = setting(jnp.dtype(dtype))
-    solution = solve(METHODS[name], problem, target.budget)
+    if EVERY[name].needs_layers:
+        layers = second_moments(problem.rows.source, target.paths)
+        problem = dataclasses.replace(problem, layers=layers)
+    solution = solve(EVERY[name], problem, target.budget)
     kept = flat(solution.masks).astype(bool)
     assert kept.sum() == target.kept
     assert not flat(solution.weights)[~kept].any()
@@ -95,15 +90,16 @@ def test_keeps_the_contract(name, dtype):
 @pytest.mark.parametrize(
     "name",
     [
-        "linear regression", "hybrid in order", "saliency", "grasp", "obd",
-        "woodfisher", "woodfisher full alone", "woodfisher alone", "cbs", "chita",
+        "linear-regression", "hybrid in order", "saliency", "grasp", "obd",
+        "woodfisher in blocks", "woodfisher full alone", "woodfisher alone", "cbs",
+        "chita",
     ],
 )  # fmt: skip
 def test_matrix_free_and_stored_agree(name):
     solutions = []
     for storage in ("stored", "matrix-free"):
         problem, target = setting(storage=storage)
-        solutions.append(solve(METHODS[name], problem, target.budget))
+        solutions.append(solve(EVERY[name], problem, target.budget))
     stored, free = solutions
     assert all((a == b).all() for a, b in zip(stored.masks, free.masks, strict=True))
     np.testing.assert_allclose(
@@ -209,7 +205,7 @@ class TestRegression:
 
     @pytest.mark.parametrize("name", ["exact", "hybrid", "exact in order"])
     def test_the_alternation_lowers_the_objective_every_round(self, name):
-        settings = dict(METHODS[name].settings)
+        settings = dict(EVERY[name].settings)
         method = swap(
             target=settings["target"], epsilon=settings["epsilon"],
             perplexity=settings["perplexity"], rounds=12,
@@ -270,11 +266,18 @@ class TestRegression:
         )
         problem = dataclasses.replace(problem, within=allowed)
         budget = target.at(0.8).budget
-        names = ("magnitude", "linear regression", "hard thresholding", "official")
+        names = ("magnitude", "linear-regression", "hard thresholding", "official")
         names += ("grasp", "random", "synflow")
-        names += ("saliency", "obd", "woodfisher", "woodfisher alone", "cbs", "chita")
+        names += (
+            "saliency",
+            "obd",
+            "woodfisher in blocks",
+            "woodfisher alone",
+            "cbs",
+            "chita",
+        )
         for name in names:
-            solution = solve(METHODS[name], problem, budget)
+            solution = solve(EVERY[name], problem, budget)
             for mask, inside in zip(solution.masks, allowed, strict=True):
                 assert not np.any(mask & ~inside)
 
@@ -403,7 +406,7 @@ def test_one_row_and_rows_of_zeros_are_harmless():
     weights = (jnp.arange(1.0, 5.0).reshape(2, 2),)
     silent = Problem(weights, weights, silent.rows)
     for name in ("smoothed", "hybrid", "official"):
-        solution = solve(METHODS[name], silent, small.budget)
+        solution = solve(EVERY[name], silent, small.budget)
         # Nothing to learn from: the largest weights stay as they are.
         np.testing.assert_allclose(solution.weights[0], [[0, 0], [3, 4]], atol=1e-6)
 
@@ -418,15 +421,50 @@ def test_one_row_and_rows_of_zeros_are_harmless():
     )
     for name in ("smoothed", "hybrid", "official"):
         solution = solve(
-            METHODS[name], Problem(problem.weights, problem.weights, one), target.budget
+            EVERY[name], Problem(problem.weights, problem.weights, one), target.budget
         )
         assert np.isfinite(flat(solution.weights)).all()
 
 
 def test_noise_leaves_the_contract_alone():
     problem, target = setting(corruption=GradientNoise(4.0, 0.5), key=jax.random.key(1))
-    solution = solve(METHODS["smoothed"], problem, target.budget)
+    solution = solve(EVERY["smoothed"], problem, target.budget)
     assert flat(solution.masks).sum() == target.kept
+
+
+class TestTable:
+    def test_the_factories_are_the_public_names(self):
+        listed = [row.factory.__name__ for row in METHODS.values()]
+        assert sorted(listed) == sorted(methods.__all__)
+        for name in listed:
+            assert getattr(swapjax, name) is getattr(swapjax.pruning, name)
+
+    @pytest.mark.parametrize("row", METHODS.values(), ids=list(METHODS))
+    def test_rows_tell_the_truth(self, row):
+        method = LISTED[row.name]
+        assert method.name == row.name == row.factory.__name__.replace("_", "-")
+        needs = {
+            "nothing": (False, False, False),
+            "gradients": (True, False, False),
+            "activations": (False, True, False),
+            "network": (False, False, True),
+        }
+        got = (method.needs_rows, method.needs_layers, method.needs_params)
+        assert got == needs[row.needs]
+        assert set(row.options) <= set(inspect.signature(row.factory).parameters)
+        assert not row.summary.endswith(".")
+
+    def test_lines_of_pictures_are_told_apart(self):
+        assert len({row.colour for row in METHODS.values()}) == len(METHODS)
+
+    @pytest.mark.parametrize(
+        "name", [n for n, row in METHODS.items() if "patterns" in row.unsupported]
+    )
+    def test_what_a_method_cannot_do_is_refused(self, name):
+        problem, _ = setting()
+        patterned = plan(problem.params, pattern=NM(2, 3))
+        with pytest.raises(ValueError, match="pattern"):
+            LISTED[name](problem, patterned.budget)
 
 
 def test_methods_of_the_same_settings_are_one():
