@@ -1,22 +1,13 @@
 """Sparse training, and drivers that train, prune and train again."""
 
+from swapjax.training import rules
 from swapjax.training.drop_and_grow import exchange, random_score
 from swapjax.training.fit import Epoch, Fitted, fit
 from swapjax.training.gsm import gsm
 from swapjax.training.lottery import Level, Ticket, lottery, reinit, shuffle
 from swapjax.training.plasticity import Recovery, pruning_plasticity
-from swapjax.training.rules import (
-    MaskStep,
-    Rule,
-    acdc,
-    gmp,
-    granet,
-    granet_st,
-    rigl,
-    set_,
-    static,
-    ste,
-)
+from swapjax.training.rule import MaskStep, Rule
+from swapjax.training.rules import *
 from swapjax.training.sparse import sparse
 from swapjax.training.state import SparseState, check_state, masks_of
 from swapjax.training.train_function import Trainer
@@ -31,23 +22,16 @@ __all__ = [
     "SparseState",
     "Ticket",
     "Trainer",
-    "acdc",
     "check_state",
     "exchange",
     "fit",
-    "gmp",
-    "granet",
-    "granet_st",
     "gsm",
     "lottery",
     "masks_of",
     "pruning_plasticity",
     "random_score",
     "reinit",
-    "rigl",
-    "set_",
     "shuffle",
     "sparse",
-    "static",
-    "ste",
 ]
+__all__ += rules.__all__

@@ -1,10 +1,16 @@
-"""Drop the weakest weights of a leaf and grow as many elsewhere."""
+"""Drop the weakest weights and grow as many elsewhere: what rules choose by."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from swapjax.core.types import Leaves
+from swapjax.sparsity.budget import select
 from swapjax.sparsity.patterns import NM
+from swapjax.sparsity.scores import magnitude
 from swapjax.sparsity.topk import sort_keys, top_keys
+from swapjax.training.rule import Grow, MaskStep
 
 
 def exchange(
@@ -92,3 +98,49 @@ def random_score(key: jax.Array, weight: jax.Array) -> jax.Array:
         have only 2^23 values, and ties favour low indices.
     """
     return jax.random.bits(key, weight.shape, jnp.uint32)
+
+
+def prune_smallest(step: MaskStep) -> Leaves:
+    """Keep the largest of the weights that are active."""
+    return select(magnitude(step.weights), step.budget, step.masks)
+
+
+def keep_largest(step: MaskStep) -> Leaves:
+    """Keep the largest weights, active so far or not."""
+    # What comes of masks lies as they do on a mesh with explicit axes.
+    within = step.within or tuple(m | True for m in step.masks)
+    return select(magnitude(step.weights), step.budget, within)
+
+
+def exchange_by(grow: Grow) -> Callable[[MaskStep], Leaves]:
+    """Make a choice that exchanges a fraction of each leaf, rounded up.
+
+    Args:
+        grow: where the ``"gradient"`` is largest, or at ``"random"``.
+    """
+
+    def choose(step: MaskStep) -> Leaves:
+        new = []
+        for i, (weight, mask) in enumerate(zip(step.weights, step.masks, strict=True)):
+            if grow == "gradient":
+                score = jnp.abs(step.gradients[i])
+            else:
+                score = random_score(jax.random.fold_in(step.key, i), weight)
+            active = jnp.sum(mask, dtype=jnp.int32)
+            # In float32 0.3 of 50 is above 15: a little less before it is rounded up.
+            share = step.fraction * (1 - 2.0**-21) * active.astype(jnp.float32)
+            drop = jnp.ceil(share)
+            within = None if step.within is None else step.within[i]
+            new.append(
+                exchange(
+                    weight,
+                    score,
+                    mask,
+                    drop.astype(jnp.int32),
+                    within,
+                    pattern=step.budget.pattern(i),
+                )
+            )
+        return tuple(new)
+
+    return choose

@@ -15,7 +15,7 @@ from swapjax.sparsity.budget import Budget
 from swapjax.sparsity.patterns import NM
 from swapjax.sparsity.plan import Plan, planned
 from swapjax.sparsity.schedules import Schedule
-from swapjax.training.rules import Rule
+from swapjax.training.rule import Rule
 
 
 @dataclasses.dataclass(frozen=True)

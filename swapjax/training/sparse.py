@@ -16,7 +16,7 @@ from swapjax.sparsity.budget import select_compiled
 from swapjax.sparsity.plan import Plan
 from swapjax.sparsity.schedules import Schedule
 from swapjax.training.mask_schedule import Timetable, make
-from swapjax.training.rules import Rule
+from swapjax.training.rule import Rule
 from swapjax.training.state import SparseState
 from swapjax.training.update import Update, alone, masked, straight_through
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from swapjax.core import trees
 from swapjax.core.types import Leaves, Masks, Params, Status
-from swapjax.training.rules import Rule
+from swapjax.training.rule import Rule
 
 _ENOUGH = 16  # entries without gradient to call growth blind
 

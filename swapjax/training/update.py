@@ -12,7 +12,7 @@ from swapjax.core.types import Leaves, Params
 from swapjax.sparsity.plan import Plan
 from swapjax.training.mask_schedule import Timetable
 from swapjax.training.optimizer_state import forget
-from swapjax.training.rules import MaskStep, Rule
+from swapjax.training.rule import MaskStep, Rule
 from swapjax.training.state import SparseState, examine
 
 

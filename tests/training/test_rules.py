@@ -1,7 +1,9 @@
 """What rules drop and grow, against sorts with NumPy, and rules against each other."""
 
+import inspect
 import itertools
 import math
+import re
 from fractions import Fraction
 
 import jax
@@ -28,6 +30,7 @@ from sparse_toy import (
 import swapjax
 from swapjax import NM, constant, cubic
 from swapjax.sparsity.budget import Budget
+from swapjax.sparsity.schedules import Schedule
 from swapjax.training import (
     MaskStep,
     acdc,
@@ -38,11 +41,13 @@ from swapjax.training import (
     masks_of,
     random_score,
     rigl,
+    rules,
     set_,
     sparse,
     static,
     ste,
 )
+from swapjax.training.rules import RULES
 
 RATE, BETA = 0.05, 0.9
 MASK_STEPS = 2, 4, 6, 8
@@ -163,6 +168,41 @@ def oracle(name, masks, given):
                 traces[i] = np.where(n, g + np.float32(BETA) * traces[i], 0)
                 weights[i] = weights[i] - np.float32(RATE) * traces[i]
         yield list(weights), masks, back
+
+
+class TestTable:
+    """What the table says of every rule."""
+
+    def test_it_lists_what_the_module_gives(self):
+        assert sorted(rules.__all__) == sorted(
+            e.factory.__name__ for e in RULES.values()
+        )
+        assert {e.name for e in RULES.values()} == set(RULES)
+        assert len({e.colour for e in RULES.values()}) == len(RULES)
+
+    @pytest.mark.parametrize("entry", RULES.values(), ids=list(RULES))
+    def test_a_row_speaks_of_its_rule(self, entry):
+        rule = entry.factory()
+        assert rule.name == entry.name.replace("-", "_")
+        assert re.search(r"\d{4}, arXiv:\d{4}\.\d{5}$", entry.source)
+        assert entry.source.split(", ")[-1] in inspect.getdoc(entry.factory)
+        assert re.fullmatch("#[0-9a-f]{6}", entry.colour)
+        assert entry.summary
+        assert "\n" not in entry.summary
+        assert (entry.schedule is None) == (rule.choose is None)
+        assert entry.allocation == rule.allocation
+        if entry.schedule is not None:
+            when = entry.schedule(12, 3)
+            assert isinstance(when, Schedule)
+            assert (when.end, when.every) == (12, 3)
+            assert entry.schedule(1, 1).mask_steps >= 1
+            # What an oracle knows step by step.
+            assert entry.name == "ste" or rule.name in CASES
+
+    def test_which_draw_and_which_start_sparse(self):
+        draw = {name for name, entry in RULES.items() if entry.draws}
+        assert draw == {"static", "set", "rigl", "granet-st"}
+        assert draw == {name for name, e in RULES.items() if e.starts_sparse}
 
 
 class TestOracles:

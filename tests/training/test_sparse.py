@@ -29,34 +29,13 @@ from sparse_toy import (
 
 import swapjax
 from swapjax import constant, cubic
-from swapjax.training import (
-    acdc,
-    check_state,
-    gmp,
-    granet,
-    granet_st,
-    masks_of,
-    rigl,
-    set_,
-    sparse,
-    static,
-    ste,
-)
+from swapjax.training import check_state, gmp, granet, masks_of, rigl, sparse, ste
+from swapjax.training.rule import follow as rises
+from swapjax.training.rule import stay
+from swapjax.training.rules import RULES as TABLE
 
-RULES = {
-    "static": static(),
-    "gmp": gmp(),
-    "set": set_(),
-    "rigl": rigl(),
-    "rigl skipping": rigl(skip_update=True),
-    "granet": granet(),
-    "granet_st": granet_st(),
-    "ste": ste(),
-    "acdc": acdc(),
-}
-LAYERED = "static", "set", "rigl", "rigl skipping"
-RANDOM = (*LAYERED, "granet_st")
-GRADUAL = "gmp", "granet", "granet_st", "ste"
+RULES = {name: entry.factory() for name, entry in TABLE.items()}
+RULES["rigl skipping"] = rigl(skip_update=True)
 OPTIMIZERS = {
     "momentum": optax.sgd(0.05, momentum=0.9),
     "adam": optax.adam(0.02),
@@ -70,9 +49,9 @@ MASK_STEPS = 2, 4, 6, 8
 
 
 def schedule_of(name):
-    if name in GRADUAL:
+    if RULES[name].levels is rises:
         return cubic(2, 8, every=2, initial=0.4)
-    return None if name == "static" else constant(2, 8, every=2)
+    return None if RULES[name].choose is None else constant(2, 8, every=2)
 
 
 def make(name, optimizer, key=KEY, **options):
@@ -120,12 +99,12 @@ def expected(name, params):
     target = swapjax.plan(params, FINAL)
     final, first = Fraction(7, 10), Fraction(4, 10)
     plans, now = [], target.at(0)
-    if name in LAYERED:
-        now = swapjax.plan(params, FINAL, allocation="erk")
-    elif name == "granet_st":
-        now = swapjax.plan(params, FINAL, allocation="erk").at(first)
+    stays = RULES[name].levels is stay
+    if RULES[name].begin == "random":
+        layered = swapjax.plan(params, FINAL, allocation="erk")
+        now = layered if stays else layered.at(first)
     for t in range(STEPS + 1):
-        if t in MASK_STEPS and name not in LAYERED:
+        if t in MASK_STEPS and not stays:
             i = MASK_STEPS.index(t)
             level = final + (first - final) * (1 - Fraction(i, 3)) ** 3
             if name == "acdc":
@@ -193,7 +172,7 @@ class TestContract:
                 t for t in range(1, STEPS + 1) if not equal(masks[t - 1], masks[t])
             }
             due = set() if rule == "static" else set(MASK_STEPS)
-            if rule.startswith("granet"):
+            if RULES[rule].goes_on:
                 due |= {10, 12}
             assert moved <= due, name
             assert {t for t in due if plans[t].keep != plans[t - 1].keep} <= moved, name
@@ -229,7 +208,7 @@ class TestContract:
                 assert equal(trail[-1], first[-1])
             else:
                 alike = equal(masks_of(trail[-1][1]), masks_of(first[-1][1]))
-                assert alike == (rule not in RANDOM)
+                assert alike == (not RULES[rule].draws)
         assert step._cache_size() == 1
 
     def test_a_run_goes_on_from_a_file_as_if_nothing_were(self, rule, dtype, tmp_path):
@@ -262,7 +241,7 @@ def test_one_of_many_optimizers_is_as_that_one_alone(rule, optimizer):
 
 
 def test_compiled_or_not_it_is_the_same():
-    tx = make("granet_st", optax.adam(0.02), schedule=cubic(1, 2, initial=0.4))
+    tx = make("granet-st", optax.adam(0.02), schedule=cubic(1, 2, initial=0.4))
     params = initial()
     state = tx.init(params)
     one = follow(by_loss(tx), params, state, batches()[:2])
@@ -345,7 +324,7 @@ def through_a_file(tree, folder, like):
         return saver.restore(folder / "run", target)
 
 
-@pytest.mark.parametrize("rule", ["granet_st", "ste"])
+@pytest.mark.parametrize("rule", ["granet-st", "ste"])
 def test_a_transformation_that_has_seen_no_params_goes_on_from_a_file(rule, tmp_path):
     """As in a new process, with masks to stay within."""
     within = jax.tree.map(lambda x: jnp.ones(x.shape, bool), initial())
@@ -423,7 +402,8 @@ class TestModels:
         params = nnx.state(model, nnx.Param)
         options = dict(SMALL)
         if given != "sparsity":
-            options["sparsity"] = swapjax.plan(params, 0.5)
+            del options["sparsity"]
+            options["plan"] = swapjax.plan(params, 0.5)
             options["within"] = jax.tree.map(lambda p: p > -1, nnx.as_pure(params))
         tx = sparse(optax.adam(0.01), rule, **options)
         optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
