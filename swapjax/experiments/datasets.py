@@ -220,7 +220,7 @@ def _standardise(
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
-    """A copy; bytes are brought to [0, 1], floats are taken as they are."""
+    """Copy; bring bytes to [0, 1], and take floats as they are."""
     unit = x.astype(np.float32)
     if x.dtype == np.uint8:
         unit /= np.float32(255)

@@ -107,7 +107,7 @@ def _as_functions(name: str, network: nnx.Module, flattened: dict) -> Model:
     fixed = {i for i, path in enumerate(trees.paths(params)) if path in running}
 
     def restore(params: Params) -> nnx.Module:
-        """The network with these weights; its running statistics are constants."""
+        """Make the network with these weights; running statistics are constants."""
         leaves, treedef = jax.tree.flatten(params)
         leaves = [
             jax.lax.stop_gradient(x) if i in fixed else x for i, x in enumerate(leaves)
