@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     lines = [f"  • {name:10}{summary}" for name, summary in COMMANDS.items()]
     parser = argparse.ArgumentParser(
         prog="swapjax",
-        usage="swapjax COMMAND [OPTIONS]",
+        usage=f"swapjax {{{','.join(COMMANDS)}}} [OPTIONS]",
         description="Prune neural networks in JAX.",
         epilog="\n".join(["commands, each with a --help of its own:", *lines]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
