@@ -23,7 +23,8 @@ lint: .venv/.dev  ## Check style.
 types: .venv/.dev  ## Check types.
 	$(BIN)/mypy
 
-bench: .venv/.dev  ## Measure stages, then the comparisons on MNIST (hours, resumable).
+bench: .venv/.dev  ## Measure starts and stages, then the comparisons on MNIST (hours, resumable).
+	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/stage.py
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/scale.py
