@@ -7,7 +7,7 @@ BIN := .venv/bin
 help:  ## Show what there is.
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
-demo: .venv/.core  ## Prune real digits in three ways: a table, and the picture demo/demo.png.
+demo: .venv/.cli  ## Prune real digits in three ways: a table, and the picture demo/demo.png.
 	$(BIN)/swapjax demo
 
 test: .venv/.dev  ## Run the tests, the examples of the docs and the notebooks.
@@ -23,7 +23,8 @@ lint: .venv/.dev  ## Check style.
 types: .venv/.dev  ## Check types.
 	$(BIN)/mypy
 
-bench: .venv/.dev  ## Measure stages, then the comparisons on MNIST (hours, resumable).
+bench: .venv/.dev  ## Measure starts and stages, then the comparisons on MNIST (hours, resumable).
+	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/stage.py
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/scale.py
@@ -46,12 +47,12 @@ clean:  ## Remove the environment, caches and the demo's output.
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "swapjax needs Python 3.11 or newer; name one with make PYTHON=...")'
 	$(PYTHON) -m venv .venv
 
-.venv/.core: pyproject.toml | .venv/bin/python
+.venv/.cli: pyproject.toml | .venv/bin/python
 	@echo "Installing swapjax into .venv (a minute the first time)."
-	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[cli]"
 	@touch $@
 
 .venv/.dev: pyproject.toml | .venv/bin/python
 	@echo "Installing swapjax and its development tools into .venv (minutes the first time)."
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
-	@touch $@ .venv/.core
+	@touch $@ .venv/.cli
