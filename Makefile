@@ -7,7 +7,7 @@ BIN := .venv/bin
 help:  ## Show what there is.
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
-demo: .venv/.core  ## Prune real digits in three ways: a table, and the picture demo/demo.png.
+demo: .venv/.cli  ## Prune real digits in three ways: a table, and the picture demo/demo.png.
 	$(BIN)/swapjax demo
 
 test: .venv/.dev  ## Run the tests, the examples of the docs and the notebooks.
@@ -27,7 +27,8 @@ docs: .venv/.docs  ## Build the site of the docs into site/.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "Open site/index.html; to search it too, call $(BIN)/mkdocs serve and open what it says."
 
-bench: .venv/.dev  ## Measure stages, then the comparisons on MNIST (hours, resumable).
+bench: .venv/.dev  ## Measure starts and stages, then the comparisons on MNIST (hours, resumable).
+	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/stage.py
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/scale.py
@@ -55,12 +56,12 @@ clean:  ## Remove the environment, caches and the demo's output.
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[docs]"
 	@touch $@
 
-.venv/.core: pyproject.toml | .venv/bin/python
+.venv/.cli: pyproject.toml | .venv/bin/python
 	@echo "Installing swapjax into .venv (a minute the first time)."
-	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[cli]"
 	@touch $@
 
 .venv/.dev: pyproject.toml | .venv/bin/python
 	@echo "Installing swapjax and its development tools into .venv (minutes the first time)."
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
-	@touch $@ .venv/.core
+	@touch $@ .venv/.cli

@@ -10,6 +10,7 @@ Writes results.csv after every run and goes on where it stopped.
 """
 
 import dataclasses
+import functools
 import itertools
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -19,12 +20,12 @@ import numpy as np
 import optax
 import tyro
 from rich.table import Table
-from shared import DATA, RESULTS, read_runs, start, write_runs
+from shared import DATA, RESULTS, complete_csv, console, start
 
 import swapjax
-from swapjax.cli.console import console, progress
 from swapjax.experiments import datasets, models, runner
 from swapjax.loops import steps
+from swapjax.sparsity import masks
 from swapjax.training import fit
 
 SPARSITY = 1 - 1 / 60
@@ -84,6 +85,9 @@ class Line:
     quantile: float = float("nan")
     left: int = 0
 
+    def __str__(self) -> str:
+        return f"{self.setting}, {self.training}, seed {self.seed}"
+
     @property
     def key(self) -> tuple:
         """What tells it from others."""
@@ -95,18 +99,13 @@ def main(options: Options) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     data = datasets.load(options.data)
     target = options.out / "results.csv"
-    done = {line.key: line for line in read_runs(target, Line)}
     wanted = [
         Line(setting, training, seed)
         for setting in options.settings
         for training in options.trainings
         for seed in options.seeds
     ]
-    left = [line for line in wanted if line.key not in done]
-    console.print(f"{len(wanted) - len(left)} of {len(wanted)} runs are done already.")
-    for line in left:
-        done[line.key] = train(line, data)
-        write_runs(target, list(done.values()))
+    done = complete_csv(target, wanted, functools.partial(train, data=data))
     console.print(table([done[line.key] for line in wanted]))
     console.print(f"Written to {options.out}.", soft_wrap=True)
 
@@ -130,18 +129,15 @@ def train(line: Line, data: datasets.Dataset) -> Line:
     if line.training == "gsm":
         tx = optax.chain(swapjax.gsm(SPARSITY), tx)
     parts = (
-        ("before", optax.sgd(falls, momentum=0.9), 256, BEFORE),
-        (line.training, tx, setting.batch, sum(epochs)),
+        (optax.sgd(falls, momentum=0.9), 256, BEFORE),
+        (tx, setting.batch, sum(epochs)),
     )
     params = model.params
-    for i, (name, optimizer, batch, length) in enumerate(parts):
-        total = length * steps.per_epoch(data.train, batch, "batch")
-        with progress(f"{name}, seed {line.seed}", total) as (bar, task):
-            params = fit(
-                model.loss_fn, params, optimizer, data.train, epochs=length,
-                batch=batch, key=jax.random.key(2 * line.seed + i),
-                progress=lambda done, _: bar.update(task, completed=done),
-            ).params  # fmt: skip
+    for i, (optimizer, batch, length) in enumerate(parts):
+        params = fit(
+            model.loss_fn, params, optimizer, data.train, epochs=length, batch=batch,
+            key=jax.random.key(2 * line.seed + i),
+        ).params  # fmt: skip
     cut = swapjax.prune(
         model.loss_fn, params, data.train, sparsity=SPARSITY, samples=1,
         method=swapjax.magnitude(), schedule=swapjax.one_shot(), key=jax.random.key(0),
@@ -154,7 +150,7 @@ def train(line: Line, data: datasets.Dataset) -> Line:
         before=round(runner.evaluate(judge, params)[0], 4),
         after=round(runner.evaluate(judge, cut.params)[0], 4),
         quantile=float(np.quantile(np.concatenate(gone), 0.999)),
-        left=swapjax.sparsity.masks.count(cut.masks)[0],
+        left=masks.count(cut.masks)[0],
     )
 
 

@@ -28,10 +28,9 @@ import tyro
 from matplotlib.figure import Figure
 from peers import Peer, matching, read
 from rich.table import Table
-from shared import DATA, RESULTS, read_runs, start, write_runs
+from shared import DATA, RESULTS, complete_csv, console, start
 
 import swapjax
-from swapjax.cli.console import console, progress
 from swapjax.experiments import datasets, models, plot, runner
 from swapjax.pruning import swap_released
 
@@ -101,6 +100,10 @@ class Run:
     seconds: float | None = None
     status: str | None = None
 
+    def __str__(self) -> str:
+        name = f"{self.recipe}, {self.method}, {self.noise}, {self.sparsity:g}"
+        return f"{name}, seed {self.seed}"
+
     @property
     def key(self) -> tuple:
         """What tells it from other runs."""
@@ -127,17 +130,7 @@ def main(options: Options) -> None:
     console.print(f"Dense: {accuracy:.2f}%, loss {loss:.4f}.")
     options.out.mkdir(parents=True, exist_ok=True)
     target = options.out / "results.csv"
-    done = {run.key: run for run in read_runs(target, Run)}
-    wanted = plan_runs(options)
-    left = [run for run in wanted if run.key not in done]
-    console.print(f"{len(wanted) - len(left)} of {len(wanted)} runs are done already.")
-    with progress("pruning", len(left)) as (bar, task):
-        for run in left:
-            name = f"{run.recipe}, {run.method}, {run.noise}, {run.sparsity:g}"
-            bar.update(task, description=f"{name}, seed {run.seed}")
-            done[run.key] = measure(setting, run)
-            write_runs(target, list(done.values()))
-            bar.advance(task)
+    done = complete_csv(target, plan_runs(options), functools.partial(measure, setting))
     peers = read(options.peers) if options.peers.exists() else []
     runs = list(done.values())
     plot.save(figure(runs, peers), options.out / "results.png")

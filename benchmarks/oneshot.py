@@ -27,10 +27,9 @@ import tyro
 from matplotlib.figure import Figure
 from peers import read_oneshot
 from rich.table import Table
-from shared import DATA, RESULTS, clock, read_runs, start, write_runs
+from shared import DATA, RESULTS, clock, complete_csv, console, start, told
 
 import swapjax
-from swapjax.cli.console import console, progress
 from swapjax.core import files
 from swapjax.experiments import datasets, models, plot, runner
 from swapjax.gradients.build import form, recipe
@@ -104,6 +103,10 @@ class Run:
     accuracy: float = float("nan")
     status: str = ""
 
+    def __str__(self) -> str:
+        label = f"{self.method}, {self.sparsity:g}, {self.stages} stages"
+        return f"{label}, seed {self.seed}"
+
     @property
     def key(self) -> tuple:
         """What tells it from other runs."""
@@ -117,7 +120,6 @@ def main(options: Options) -> None:
     console.print(f"Dense {name}: {accuracy:.2f}%.")
     options.out.mkdir(parents=True, exist_ok=True)
     target = options.out / "results.csv"
-    done = {run.key: run for run in read_runs(target, Run)}
     wanted = [
         Run(name, method, stages, sparsity, seed)
         for stages in options.stages
@@ -125,32 +127,10 @@ def main(options: Options) -> None:
         for sparsity in (options.sparsities if stages == 1 else options.late)
         for seed in options.seeds
     ]
-    left = [run for run in wanted if run.key not in done]
-    console.print(f"{len(wanted) - len(left)} of {len(wanted)} runs are done already.")
-    with progress("pruning", len(left)) as (bar, task):
-        for run in left:
-            label = f"{run.method}, {run.sparsity:g}, {run.stages} stages"
-            bar.update(task, description=f"{label}, seed {run.seed}")
-            row, _ = runner.run(
-                setting,
-                METHODS[run.method],
-                sparsity=run.sparsity,
-                seed=run.seed,
-                stages=run.stages,
-                samples=options.samples,
-                batch=options.batch,
-            )
-            found = round(row.accuracy, 4)
-            done[run.key] = dataclasses.replace(run, accuracy=found, status=row.status)
-            write_runs(target, list(done.values()))
-            bar.advance(task)
+    done = complete_csv(target, wanted, lambda run: score(options, setting, run))
     runs = [done[run.key] for run in wanted]
-    costs = {}
-    with progress("timing", len(options.methods)) as (bar, task):
-        for method in options.methods:
-            bar.update(task, description=f"timing {method}")
-            costs[method] = cost(options, method)
-            bar.advance(task)
+    console.print("Time and memory of one stage:")
+    costs = {method: cost(options, method) for method in told(options.methods)}
     peers = read_oneshot(options.peers) if name == "MNIST" else {}
     console.print(table(runs, costs, peers))
     files.write_text(options.out / "costs.json", json.dumps(costs, indent=2) + "\n")
@@ -158,6 +138,20 @@ def main(options: Options) -> None:
     if name == "MNIST":
         show_goals(runs)
     console.print(f"Written to {options.out}.", soft_wrap=True)
+
+
+def score(options: Options, setting: runner.Setting, run: Run) -> Run:
+    """Prune, and fill in what came of it."""
+    row, _ = runner.run(
+        setting,
+        METHODS[run.method],
+        sparsity=run.sparsity,
+        seed=run.seed,
+        stages=run.stages,
+        samples=options.samples,
+        batch=options.batch,
+    )
+    return dataclasses.replace(run, accuracy=round(row.accuracy, 4), status=row.status)
 
 
 def load(options: Options) -> tuple[runner.Setting, str]:

@@ -21,10 +21,9 @@ import numpy as np
 import optax
 import tyro
 from rich.table import Table
-from shared import DATA, RESULTS, clock, start
+from shared import DATA, RESULTS, clock, console, start
 
 import swapjax
-from swapjax.cli.console import console, progress
 from swapjax.core import files
 from swapjax.experiments import datasets, models
 
@@ -79,13 +78,13 @@ def overhead(data: datasets.Dataset, rounds: int) -> dict[str, dict[str, float]]
     }
     blocks = {name: block(model, one, x, y) for name, one in chosen.items()}
     times: dict[str, list[float]] = {name: [] for name in chosen}
-    with progress("timing steps", rounds) as (bar, task):
-        for i in range(rounds):
-            for name, work in blocks.items():
-                seconds = clock(work)
-                if i:
-                    times[name].append(10 * seconds)
-            bar.advance(task)
+    for i in range(rounds):
+        if i % 10 == 0:
+            console.print(f"{i} of {rounds} rounds")
+        for name, work in blocks.items():
+            seconds = clock(work)
+            if i:
+                times[name].append(10 * seconds)
     bare = np.asarray(times["bare"])
     return {
         name: {

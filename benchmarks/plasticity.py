@@ -12,6 +12,7 @@ results.png.
 
 import dataclasses
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +20,9 @@ import numpy as np
 import optax
 import tyro
 from rich.table import Table
-from shared import DATA, RESULTS, read_runs, start, write_runs
+from shared import DATA, RESULTS, complete, console, read_runs, start, write_runs
 
 import swapjax
-from swapjax.cli.console import console, progress
 from swapjax.core.types import Params
 from swapjax.experiments import datasets, models, plot, runner
 from swapjax.experiments.runner import Setting
@@ -76,6 +76,16 @@ class Line:
                         self.before, self.after, self.seconds)  # fmt: skip
 
 
+class Start(NamedTuple):
+    """A network to be pruned."""
+
+    seed: int
+    epoch: int
+
+    def __str__(self) -> str:
+        return f"epoch {self.epoch}, seed {self.seed}"
+
+
 def main(options: Options) -> None:
     """Do what is left to do, then show everything."""
     if not set(options.epochs) <= set(range(1, len(RATES) + 1)):
@@ -84,27 +94,24 @@ def main(options: Options) -> None:
     data = datasets.load(options.data)
     target = options.out / "results.csv"
     done = {line.key: line for line in read_runs(target, Line)}
-    with progress("pruning", len(options.seeds) * len(options.epochs)) as (bar, task):
-        for seed in options.seeds:
-            left = {
-                epoch: [
-                    rate
-                    for rate in options.rates
-                    if (seed, options.longer, epoch, rate, 1) not in done
-                ]
-                for epoch in options.epochs
-            }
-            last = max((epoch for epoch, rates in left.items() if rates), default=0)
-            networks = train(seed, last, data)
-            for epoch, rates in left.items():
-                bar.update(task, description=f"epoch {epoch}, seed {seed}")
-                if rates:
-                    more = measure(
-                        options.longer, data, seed, epoch, networks[epoch], rates
-                    )
-                    done |= {line.key: line for line in more}
-                    write_runs(target, list(done.values()))
-                bar.advance(task)
+    known: dict[Start, Params] = {}
+
+    def keys(of: Start) -> list[tuple]:
+        return [(of.seed, options.longer, of.epoch, rate, 1) for rate in options.rates]
+
+    def work(of: Start) -> dict[tuple, Line]:
+        left = [key[3] for key in keys(of) if key not in done]
+        params = train(*of, data, known)
+        more = measure(options.longer, data, *of, params, left)
+        return {line.key: line for line in more}
+
+    complete(
+        [Start(seed, epoch) for seed in options.seeds for epoch in options.epochs],
+        done,
+        work,
+        lambda done: write_runs(target, list(done.values())),
+        keys,
+    )
     lines = [
         done[seed, options.longer, epoch, rate, on]
         for seed in options.seeds
@@ -125,17 +132,21 @@ def network(data: datasets.Dataset, seed: int) -> models.Model:
     return models.create("lenet300", data.shape, data.classes, seed=seed)
 
 
-def train(seed: int, last: int, data: datasets.Dataset) -> dict[int, Params]:
-    """The dense network after each epoch."""
+def train(
+    seed: int, epoch: int, data: datasets.Dataset, known: dict[Start, Params]
+) -> Params:
+    """Train the dense network up to an epoch, from the last that is known before it."""
     model = network(data, seed)
-    params, found = model.params, {}
-    for epoch in range(1, last + 1):
+    if epoch == 0:
+        return model.params
+    if Start(seed, epoch) not in known:
         # Momentum starts anew at each, as it does for those that are pruned.
-        params = found[epoch] = fit(
-            model.loss_fn, params, optax.sgd(RATES[epoch - 1], momentum=0.9),
-            data.train, epochs=1, batch=BATCH, key=jax.random.key(100 * seed + epoch),
+        known[Start(seed, epoch)] = fit(
+            model.loss_fn, train(seed, epoch - 1, data, known),
+            optax.sgd(RATES[epoch - 1], momentum=0.9), data.train, epochs=1,
+            batch=BATCH, key=jax.random.key(100 * seed + epoch),
         ).params  # fmt: skip
-    return found
+    return known[Start(seed, epoch)]
 
 
 def measure(

@@ -27,10 +27,9 @@ import tyro
 from flax import nnx
 from matplotlib.figure import Figure
 from rich.table import Table
-from shared import RESULTS, clock, fastest, start
+from shared import RESULTS, clock, complete, console, fastest, start
 
 import swapjax
-from swapjax.cli.console import console, progress
 from swapjax.core import files, sharding
 from swapjax.experiments import models, plot
 from swapjax.gradients.build import form, recipe
@@ -91,13 +90,15 @@ def main(options: Options) -> None:
         for line in GRID
         if line.network in options.networks and line.n <= options.largest
     ]
-    left = [line for line in wanted if str(line) not in done]
-    with progress("measuring", len(left)) as (bar, task):
-        for line in left:
-            bar.update(task, description=str(line))
-            done[str(line)] = dataclasses.asdict(line) | in_own_process(line, options)
-            files.write_text(target, json.dumps(done, indent=1) + "\n")
-            bar.advance(task)
+    complete(
+        wanted,
+        done,
+        lambda line: {
+            str(line): dataclasses.asdict(line) | in_own_process(line, options)
+        },
+        lambda done: files.write_text(target, json.dumps(done, indent=1) + "\n"),
+        lambda line: (str(line),),
+    )
     found = [done[str(line)] for line in wanted]
     console.print(table(found))
     plot.save(figure(found), options.out / "results.png")

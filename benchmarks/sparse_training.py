@@ -24,10 +24,9 @@ import optax
 import tyro
 from matplotlib.figure import Figure
 from rich.table import Table
-from shared import DATA, RESULTS, read_runs, start, write_runs
+from shared import DATA, RESULTS, complete_csv, console, start
 
 import swapjax
-from swapjax.cli.console import console, progress
 from swapjax.experiments import datasets, models, plot, runner
 from swapjax.experiments.runner import Setting
 from swapjax.loops import steps
@@ -102,6 +101,9 @@ class Line:
     left: int = 0
     seconds: float = float("nan")
 
+    def __str__(self) -> str:
+        return f"{self.algorithm} to {self.sparsity:g}, seed {self.seed}"
+
     @property
     def key(self) -> tuple:
         """What tells it from others."""
@@ -114,22 +116,13 @@ def main(options: Options) -> None:
     default = "mnist.npz" if options.network == "lenet300" else "cifar10_jpeg.npz"
     data = datasets.load(options.data or DATA / "data" / default)
     target = options.out / "results.csv"
-    done = {line.key: line for line in read_runs(target, Line)}
     wanted = [
         Line(options.network, algorithm, level, seed, options.epochs)
         for algorithm in options.algorithms
         for level in ((0.0,) if algorithm == "dense" else options.sparsities)
         for seed in options.seeds
     ]
-    left = [line for line in wanted if line.key not in done]
-    console.print(f"{len(wanted) - len(left)} of {len(wanted)} runs are done already.")
-    with progress("training", len(left)) as (bar, task):
-        for line in left:
-            label = f"{line.algorithm} to {line.sparsity:g}, seed {line.seed}"
-            bar.update(task, description=label)
-            done[line.key] = train(line, options, data)
-            write_runs(target, list(done.values()))
-            bar.advance(task)
+    done = complete_csv(target, wanted, lambda line: train(line, options, data))
     lines = [done[line.key] for line in wanted]
     console.print(table(lines))
     plot.save(figure(lines), options.out / "results.png")

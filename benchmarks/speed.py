@@ -22,10 +22,9 @@ import tyro
 from flax import nnx
 from matplotlib.figure import Figure
 from rich.table import Table
-from shared import RESULTS, fastest, start
+from shared import RESULTS, console, fastest, start, told
 
 import swapjax
-from swapjax.cli.console import console, progress
 from swapjax.core import files
 from swapjax.experiments import models, plot
 from swapjax.gradients.build import recipe
@@ -54,13 +53,10 @@ class Options:
 
 def main(options: Options) -> None:
     """Measure everything, then show it."""
-    tasks = (selection, coupling, gradients)
+    tasks = {t.__name__: t for t in (selection, coupling, gradients)}
     found: Measured = {}
-    with progress("measuring", len(tasks)) as (bar, task):
-        for measure in tasks:
-            bar.update(task, description=measure.__name__)
-            found |= measure(options)
-            bar.advance(task)
+    for name in told(list(tasks)):
+        found |= tasks[name](options)
     console.print(table(found))
     options.out.mkdir(parents=True, exist_ok=True)
     files.write_text(options.out / "results.json", json.dumps(found, indent=1) + "\n")

@@ -24,9 +24,9 @@ import jax
 import jax.numpy as jnp
 import tyro
 from rich.table import Table
+from shared import DATA, console
 
 import swapjax
-from swapjax.cli.console import console
 from swapjax.experiments import datasets, models
 from swapjax.gradients.build import per_example_gradients, recipe
 from swapjax.io import checkpoint
@@ -35,7 +35,6 @@ from swapjax.sparsity import scores
 from swapjax.sparsity.budget import select
 from swapjax.sparsity.masks import apply_masks
 
-SHARED = Path(__file__).parents[2] / "shared"
 METHODS = {
     "magnitude": swapjax.magnitude(),
     "linear-regression": swapjax.linear_regression(),
@@ -64,9 +63,9 @@ class Options:
     """Rows."""
     repeats: int = 5
     """The median counts."""
-    data: Path = SHARED / "data" / "mnist.npz"
+    data: Path = DATA / "data" / "mnist.npz"
     """MNIST; digits and untrained weights stand in where it is not there."""
-    checkpoint: Path = SHARED / "checkpoints" / "mlpnet_mnist.npz"
+    checkpoint: Path = DATA / "checkpoints" / "mlpnet_mnist.npz"
     """The published weights."""
     only: str | None = None
     """Measure one METHOD/STORAGE in this process and print JSON; for internal use."""

@@ -20,9 +20,9 @@ import numpy as np
 import optax
 import tyro
 from flax import nnx
+from shared import console
 
 import swapjax
-from swapjax.cli.console import console
 from swapjax.experiments import models
 
 

@@ -1,18 +1,20 @@
 """The command line: swapjax prune, train, compare, inspect, demo."""
 
+import argparse
+import sys
 from collections.abc import Sequence
-from typing import Any
+from importlib import metadata
 
-import scipy.linalg  # noqa: F401  # loads the BLAS that JAX will call
-import tyro
-from threadpoolctl import threadpool_limits
+from swapjax.core import extras
 
-from swapjax.cli.compare import Compare, compare
-from swapjax.cli.console import errors
-from swapjax.cli.demo import Demo, demo
-from swapjax.cli.inspect import Inspect, inspect
-from swapjax.cli.prune import Prune, prune
-from swapjax.cli.train import Train, train
+# Here only words are told apart: what a command needs is imported once it is chosen.
+COMMANDS = {
+    "prune": "Prune a trained network.",
+    "train": "Train a network that is sparse in the end.",
+    "compare": "Compare methods at several sparsities and seeds.",
+    "inspect": "Show the arrays of a file of params or masks.",
+    "demo": "Prune a small network on real digits in three ways.",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,34 +24,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those of the process by default.
 
     Returns:
-        The exit code: 0, 2 for bad arguments or input, 130 after Ctrl-C.
+        The exit code: 0, 2 for bad arguments, bad input and missing packages, 130 after
+        Ctrl-C.
     """
-    commands: dict[type, Any] = {
-        Prune: prune,
-        Train: train,
-        Compare: compare,
-        Inspect: inspect,
-        Demo: demo,
-    }
-    options = tyro.extras.subcommand_cli_from_dict(
-        {kind.__name__.lower(): kind for kind in commands},
-        prog="swapjax",
-        description="Prune neural networks in JAX.",
-        args=arguments,
-    )
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    command = _parser().parse_args(words[:1]).command
     try:
-        # OpenBLAS waits by spinning: on shared cores its threads cost minutes, and on
-        # idle ones they gain nothing here. One thread also makes results repeatable.
-        with threadpool_limits(1, user_api="blas"):
-            commands[type(options)](options)
-    except (ValueError, ImportError, OSError) as e:
-        errors.print(f"swapjax: {e}", highlight=False, soft_wrap=True)
+        extras.require("cli", "this")
+    except ImportError as e:
+        sys.stderr.write(f"swapjax: {e}\n")
         return 2
-    except KeyboardInterrupt:
-        errors.print(
-            "swapjax: interrupted. Stages, epochs and runs that were finished are "
-            "kept: call it again in the same words to go on.",
-            soft_wrap=True,
-        )
-        return 130
-    return 0
+    from swapjax.cli import commands
+
+    return commands.run(command, words[1:])
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Make the parser of the first word alone."""
+    lines = [f"  • {name:10}{summary}" for name, summary in COMMANDS.items()]
+    parser = argparse.ArgumentParser(
+        prog="swapjax",
+        usage=f"swapjax {{{','.join(COMMANDS)}}} [OPTIONS]",
+        description="Prune neural networks in JAX.",
+        epilog="\n".join(["commands, each with a --help of its own:", *lines]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=f"swapjax {metadata.version('swapjax')}",
+        help="show the version and exit",
+    )
+    parser.add_argument(
+        "command", metavar="COMMAND", choices=COMMANDS, help=argparse.SUPPRESS
+    )
+    return parser

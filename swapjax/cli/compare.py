@@ -4,34 +4,12 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, get_args
 
+from swapjax.cli import methods, setup
 from swapjax.cli.console import console, progress, require_writable
-from swapjax.cli.methods import METHODS, MethodName
-from swapjax.cli.options import Options, check_seed, shown
+from swapjax.cli.options import Compare, Options, check, check_seed
 from swapjax.experiments import plot, report, runner
 from swapjax.experiments.runner import Row, Setting
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Compare(Options):
-    """Compare methods at several sparsities and seeds.
-
-    Prints a table of test accuracies. With --json each run is one line of a JSON list;
-    runs that are already there are not repeated, so that an interrupted comparison
-    goes on when it is called again in the same words.
-    """
-
-    methods: Annotated[str | None, shown("A,B,C", "")] = None
-    """Separated by commas, or all. By default --method alone."""
-    sparsities: Annotated[str | None, shown("S1,S2", "")] = None
-    """Separated by commas. By default --sparsity alone."""
-    seeds: Annotated[str | None, shown("I,J", "")] = None
-    """Separated by commas. By default --seed alone."""
-    json: Annotated[Path | None, shown("FILE", "")] = None
-    """The file to write the runs to."""
-    out: Annotated[Path | None, shown("DIR", "")] = None
-    """A folder for compare.png, and compare.json unless --json says where."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,22 +17,21 @@ class Run:
     """One line of the table to be."""
 
     options: Options
-    method: MethodName
+    method: str
     sparsity: float
     seed: int
 
     @functools.cached_property
     def key(self) -> tuple:
         """What tells its row from others."""
-        settings = str(self.options.make_method(self.method))
+        settings = str(methods.make(self.method, self.options))
         return settings, self.sparsity, self.seed, self.setup
 
     @functools.cached_property
     def setup(self) -> str:
         """All that runs of one table must share besides the settings of methods."""
         own = {"methods", "sparsities", "seeds", "json", "out"}
-        own |= {"method", "sparsity", "target", "epsilon", "perplexity", "damping"}
-        own |= {"block", "first_order", "storage"}
+        own |= {"method", "sparsity", "storage"} | methods.OPTIONS
         fields = dataclasses.asdict(self.options).items()
         return ", ".join(f"{k}={v}" for k, v in fields if k not in own)
 
@@ -65,11 +42,11 @@ def compare(options: Compare) -> None:
     Raises:
         ValueError: for bad arguments and data, before anything is written.
     """
-    methods = _methods(options)
+    names = _methods(options)
     asked = _numbers(options.sparsities, "--sparsities", float, options.sparsity)
-    sparsities = options.levels(asked)
+    sparsities = setup.levels(options, asked)
     seeds = _numbers(options.seeds, "--seeds", int, options.seed)
-    options.check()
+    check(options)
     for seed in seeds:
         check_seed(seed, "--seeds")
     target = options.json
@@ -80,7 +57,7 @@ def compare(options: Compare) -> None:
         target = target or options.out / "compare.json"
     runs = [
         Run(options, method, sparsity, seed)
-        for method in methods
+        for method in names
         for sparsity in sparsities
         for seed in seeds
     ]
@@ -107,7 +84,7 @@ def carry_out(
     """
     options = runs[0].options
     done = read(target, runs)
-    setting = options.set_up(sparsities)
+    setting = setup.set_up(options, sparsities)
     dense, _ = runner.evaluate(setting, setting.params)
     rows = run_all(runs, setting, target, done)
     console.print(f"Test accuracy in percent; the dense network has {dense:.2f}.")
@@ -147,11 +124,11 @@ def run_all(
             )
             row, _ = runner.run(
                 setting,
-                run.options.make_method(run.method),
-                plan=run.options.plan(setting.params, run.sparsity),
+                methods.make(run.method, run.options),
+                plan=setup.make_plan(run.options, setting.params, run.sparsity),
                 seed=run.seed,
                 callback=lambda _: bar.advance(task),
-                **run.options.run_options,
+                **setup.run_options(run.options),
             )
             done.append(
                 dataclasses.replace(row, sparsity=run.sparsity, setup=run.setup)
@@ -189,26 +166,25 @@ def _find(run: Run, rows: Sequence[Row]) -> Row | None:
     return None
 
 
-def _methods(options: Compare) -> list[MethodName]:
+def _methods(options: Compare) -> list[str]:
+    able = [name for name in methods.NAMES if _can_do(name, options)]
     if options.methods is None:
         return [options.method]
     if options.methods == "all":
-        return [name for name in METHODS if name not in _left_out(options)]
+        return able
     names = [name.strip() for name in options.methods.split(",")]
     for name in names:
-        if name not in get_args(MethodName):
-            raise ValueError(
-                f"--methods: {name!r} is not one of {', '.join(METHODS)}, or all"
-            )
-    for name in _left_out(options):
-        if name in names:
+        if name not in methods.NAMES:
+            known = ", ".join(methods.NAMES)
+            raise ValueError(f"--methods: {name!r} is not one of {known}, or all")
+    for name in names:
+        if name not in able:
             raise ValueError(f"--methods: {name} does not take --pattern; leave it out")
-    return list(dict.fromkeys(names))  # type: ignore[arg-type]
+    return list(dict.fromkeys(names))
 
 
-def _left_out(options: Compare) -> tuple[MethodName, ...]:
-    """Methods that cannot do what the other options ask for."""
-    return ("cbs",) if options.pattern is not None else ()
+def _can_do(name: str, options: Compare) -> bool:
+    return options.pattern is None or methods.takes_patterns(name)
 
 
 def _numbers(text: str | None, name: str, kind: type, default: float) -> list:

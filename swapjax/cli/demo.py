@@ -1,29 +1,14 @@
 """swapjax demo: real digits, three methods, clean and noisy gradients, in a minute."""
 
 import dataclasses
-from pathlib import Path
 
 from swapjax.cli.compare import Run, carry_out
 from swapjax.cli.console import require_writable
-from swapjax.cli.methods import MethodName
-from swapjax.cli.options import Options
+from swapjax.cli.options import Demo, Options
 
-METHODS: tuple[MethodName, ...] = ("magnitude", "linear-regression", "swap")
+METHODS = ("magnitude", "linear-regression", "swap")
 _SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95)
 _NOISES = (None, (4.0, 0.5))
-
-
-@dataclasses.dataclass(frozen=True)
-class Demo:
-    """Prune a small network on real digits in three ways, in about a minute.
-
-    Trains MLPNet on the scans that ship with scikit-learn, prunes it to five
-    sparsities, from clean gradients and from noisy ones, prints a table and draws a
-    picture.
-    """
-
-    out: Path = Path("demo")
-    """The folder for demo.json and demo.png; made if need be."""
 
 
 def demo(options: Demo) -> None:

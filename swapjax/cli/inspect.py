@@ -1,22 +1,11 @@
 """swapjax inspect: what is in a file of params or masks."""
 
-import dataclasses
-from pathlib import Path
-
 import numpy as np
-import tyro
 
 from swapjax.cli.console import console
+from swapjax.cli.options import Inspect
 from swapjax.experiments import report
 from swapjax.io import checkpoint
-
-
-@dataclasses.dataclass(frozen=True)
-class Inspect:
-    """Show the arrays of a file of params or masks, and how sparse they are."""
-
-    file: tyro.conf.Positional[Path]
-    """A .safetensors or .npz file."""
 
 
 def inspect(options: Inspect) -> None:

@@ -1,71 +1,36 @@
-"""The methods by their names on the command line, and the options that concern them."""
+"""The methods that the command line offers, and the options that concern them."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import Any
 
-from swapjax.pruning import (
-    Method,
-    cbs,
-    chita,
-    layerwise_obs,
-    linear_regression,
-    magnitude,
-    obd,
-    saliency,
-    swap,
-    wanda,
-    woodfisher,
-)
+from swapjax.pruning import Method
+from swapjax.pruning.methods import METHODS
 
-MethodName = Literal[
-    "magnitude",
-    "saliency",
-    "obd",
-    "woodfisher",
-    "cbs",
-    "chita",
-    "layerwise-obs",
-    "wanda",
-    "linear-regression",
-    "swap",
-]
+NAMES = tuple(name for name, row in METHODS.items() if row.kind == "trained")
+# All options that some method takes.
+OPTIONS = frozenset(option for name in NAMES for option in METHODS[name].options)
 
 
-if TYPE_CHECKING:
-    from swapjax.cli.options import Options
+def make(name: str, options: Any) -> Method:
+    """Make a method with the options that concern it.
+
+    Args:
+        name: one of `NAMES`.
+        options: with an attribute for every option that the method takes; None leaves
+            the method's own default.
+
+    Raises:
+        ValueError: for a value that the method cannot take.
+    """
+    row = METHODS[name]
+    given = {option: getattr(options, option) for option in row.options}
+    return row.factory(**{k: v for k, v in given.items() if v is not None})
 
 
-def _damping(options: "Options") -> dict:
-    return {} if options.damping is None else {"damping": options.damping}
+def users(option: str) -> str:
+    """Name the methods that take an option."""
+    return ", ".join(name for name in NAMES if option in METHODS[name].options)
 
 
-def _block(options: "Options") -> dict:
-    return {} if options.block is None else {"block": options.block}
-
-
-def _transport(options: "Options") -> Method:
-    return swap(
-        target=options.target,
-        epsilon=options.epsilon,
-        perplexity=options.perplexity,
-        first_order=options.first_order,
-        **_damping(options),
-    )
-
-
-def _regression(options: "Options") -> Method:
-    return linear_regression(first_order=options.first_order, **_damping(options))
-
-
-METHODS: dict[MethodName, Callable[["Options"], Method]] = {
-    "magnitude": lambda _: magnitude(),
-    "saliency": lambda _: saliency(),
-    "obd": lambda _: obd(),
-    "woodfisher": lambda o: woodfisher(**_damping(o), **_block(o)),
-    "cbs": lambda o: cbs(**_damping(o), **_block(o)),
-    "chita": lambda o: chita(**_damping(o), **_block(o)),
-    "layerwise-obs": lambda _: layerwise_obs(),
-    "wanda": lambda _: wanda(),
-    "linear-regression": _regression,
-    "swap": _transport,
-}
+def takes_patterns(name: str) -> bool:
+    """Tell whether a method can prune to a pattern."""
+    return "patterns" not in METHODS[name].unsupported

@@ -1,33 +1,30 @@
-"""The options that the commands have in common."""
+"""The options of the commands as data, and what finds bad ones."""
 
 import dataclasses
-import functools
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import optax
 import tyro
+from tyro.extras import literal_type_from_choices
 
-from swapjax.cli.console import console, progress
-from swapjax.cli.methods import METHODS, MethodName
-from swapjax.core.types import Params
-from swapjax.experiments import datasets, models, runner
-from swapjax.experiments.runner import Setting
+from swapjax.cli import methods
+from swapjax.cli.methods import users
 from swapjax.gradients.noise import GradientNoise
-from swapjax.io import checkpoint as files
-from swapjax.loops.finetune import FineTune
-from swapjax.pruning import Method
-from swapjax.sparsity import schedules
-from swapjax.sparsity.patterns import NM
-from swapjax.sparsity.plan import Plan, plan
 
-_SPARSITY = 0.9
+SPARSITY = 0.9
 
 
-def shown(metavar: str, default: str | None = None) -> Any:
-    """How --help names a value, and what it says of the default."""
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=default)
+def shown(metavar: str, default: str | None = None, help: str | None = None) -> Any:
+    """Say how --help names a value, tells of its default and explains it."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=default, help=help)
+
+
+def one_of(names: tuple[str, ...], default: str) -> Any:
+    """Accept one of some names, which --help lists."""
+    return tyro.conf.arg(
+        constructor=literal_type_from_choices(names),
+        help_behavior_hint=f"(default: {default})",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,28 +41,6 @@ class Network:
     seed: int = 0
     """Of all that is random; the same seed gives the same result."""
 
-    def load(self) -> tuple[datasets.Dataset, models.Model]:
-        """The data, and the network with its initial weights.
-
-        Raises:
-            ValueError: for what cannot be loaded or does not go together.
-        """
-        data = datasets.load(self.data, data_dir=self.data_dir)
-        return data, models.create(self.model, data.shape, data.classes, seed=self.seed)
-
-    def require_counts(self, *names: str) -> None:
-        """Raise for options that count something, and are not 1 or more.
-
-        Raises:
-            ValueError: naming the option.
-        """
-        for name in names:
-            if getattr(self, name) < 1:
-                option = name.replace("_", "-")
-                raise ValueError(
-                    f"--{option} must be 1 or more, got {getattr(self, name)}"
-                )
-
 
 @dataclasses.dataclass(frozen=True)
 class Options(Network):
@@ -75,9 +50,9 @@ class Options(Network):
     """Trained weights, .safetensors or .npz, PyTorch's names and layouts included."""
     epochs: int = 60
     """Passes over the training set, if the network is trained first."""
-    method: MethodName = "swap"
-    """How to choose and re-fit; the README has a table of all ten."""
-    sparsity: float = _SPARSITY
+    method: Annotated[str, one_of(methods.NAMES, "swap")] = "swap"
+    """How to choose and re-fit; the documentation has a page on each."""
+    sparsity: float = SPARSITY
     """The fraction of prunable weights to remove."""
     pattern: Annotated[str | None, shown("N:M", "(default: any entries)")] = None
     """Keep N of every M weights along the inputs, as 2:4; it implies the sparsity."""
@@ -107,10 +82,21 @@ class Options(Network):
         None
     )
     """The ridge that holds weights where they were; more for noisier gradients."""
-    block: Annotated[int | None, shown("C", "(default: the method's)")] = None
-    """Entries of a diagonal block of the Fisher in woodfisher, cbs and chita."""
-    first_order: bool = True
-    """swap, linear-regression: follow the mean gradient too, as far as it holds up."""
+    block: Annotated[
+        int | None,
+        shown(
+            "C",
+            "(default: the method's)",
+            f"Entries of a diagonal block of the Fisher; for {users('block')}.",
+        ),
+    ] = None
+    first_order: Annotated[
+        bool,
+        tyro.conf.arg(
+            help="Follow the mean gradient too, as far as it holds up; for "
+            f"{users('first_order')}."
+        ),
+    ] = True
     finetune_steps: int = 0
     """Adam steps after each stage."""
     finetune_rate: float = 1e-3
@@ -120,146 +106,97 @@ class Options(Network):
     storage: Literal["auto", "stored", "matrix-free"] = "auto"
     """Keep the gradient rows in memory, or recompute them in every product."""
 
-    def make_method(self, name: MethodName) -> Method:
-        """Make a method with the options that concern it."""
-        return METHODS[name](self)
 
-    def levels(self, sparsities: Sequence[float]) -> list[float]:
-        """The sparsities asked for, or the one that the pattern implies.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prune(Options):
+    """Prune a trained network.
 
-        Raises:
-            ValueError: for others than that.
-        """
-        if self.pattern is None:
-            return list(sparsities)
-        pattern = NM.parse(self.pattern)
-        implied = 1 - pattern.n / pattern.m
-        if set(sparsities) - {_SPARSITY, implied}:
-            raise ValueError(
-                f"--pattern {self.pattern} removes {implied:g}; leave the sparsity out"
-            )
-        return [implied]
+    Writes params.safetensors, masks.safetensors (one bit a weight), report.json and
+    report.png to a folder, and dense.safetensors if it trained the network. Called
+    again in the same words after an interruption, it goes on where it stopped.
+    """
 
-    def plan(self, params: Params, sparsity: float) -> Plan:
-        """What to prune of params.
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """The folder to write to; made if need be."""
 
-        Raises:
-            ValueError: as `swapjax.plan` does.
-        """
-        return plan(
-            params,
-            None if self.pattern else sparsity,
-            pattern=None if self.pattern is None else NM.parse(self.pattern),
-            allocation=self.allocation,
-            exclude=self.exclude or (),
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compare(Options):
+    """Compare methods at several sparsities and seeds.
+
+    Prints a table of test accuracies. With --json each run is one line of a JSON list;
+    runs that are already there are not repeated, so that an interrupted comparison
+    goes on when it is called again in the same words.
+    """
+
+    methods: Annotated[str | None, shown("A,B,C", "")] = None
+    """Separated by commas, or all. By default --method alone."""
+    sparsities: Annotated[str | None, shown("S1,S2", "")] = None
+    """Separated by commas. By default --sparsity alone."""
+    seeds: Annotated[str | None, shown("I,J", "")] = None
+    """Separated by commas. By default --seed alone."""
+    json: Annotated[Path | None, shown("FILE", "")] = None
+    """The file to write the runs to."""
+    out: Annotated[Path | None, shown("DIR", "")] = None
+    """A folder for compare.png, and compare.json unless --json says where."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """Prune a small network on real digits in three ways, in about a minute.
+
+    Trains MLPNet on the scans that ship with scikit-learn, prunes it to five
+    sparsities, from clean gradients and from noisy ones, prints a table and draws a
+    picture.
+    """
+
+    out: Path = Path("demo")
+    """The folder for demo.json and demo.png; made if need be."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspect:
+    """Show the arrays of a file of params or masks, and how sparse they are."""
+
+    file: tyro.conf.Positional[Path]
+    """A .safetensors or .npz file."""
+
+
+def check(options: Options) -> None:
+    """Find bad values before anything is loaded or trained.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    counts = ("epochs", "stages", "samples", "batch", "finetune_batch")
+    require_counts(options, *counts)
+    if options.finetune_steps < 0:
+        raise ValueError(
+            f"--finetune-steps must be 0 or more, got {options.finetune_steps}"
         )
-
-    @property
-    def run_options(self) -> dict[str, Any]:
-        """What `experiments.run` takes besides method, sparsity and seed."""
-        tune = None
-        if self.finetune_steps:
-            tune = FineTune(
-                _adam(self.finetune_rate), self.finetune_steps, self.finetune_batch
-            )
-        schedule = {
-            "exponential": schedules.exponential(initial=0.1),
-            "cubic": schedules.cubic(initial=0.1),
-            "linear": schedules.linear(initial=0.1),
-            "one-shot": schedules.one_shot(),
-        }[self.schedule]
-        return {
-            "noise": self.noise,
-            "stages": self.stages,
-            "samples": self.samples,
-            "batch": self.batch,
-            "schedule": schedule,
-            "finetune": tune,
-            "storage": self.storage,
-        }
-
-    def check(self) -> None:
-        """Find bad values before anything is loaded or trained.
-
-        Raises:
-            ValueError: naming the option.
-        """
-        self.require_counts("epochs", "stages", "samples", "batch", "finetune_batch")
-        if self.finetune_steps < 0:
-            raise ValueError(
-                f"--finetune-steps must be 0 or more, got {self.finetune_steps}"
-            )
-        if not self.finetune_rate > 0:
-            raise ValueError(
-                f"--finetune-rate must be positive, got {self.finetune_rate}"
-            )
-        check_seed(self.seed, "--seed")
-        if self.noise is not None:
-            GradientNoise(*self.noise)
-        for name in METHODS:  # an option may be bad for a method not asked for
-            self.make_method(name)
-
-    def set_up(
-        self, sparsities: Sequence[float], trained: Path | None = None
-    ) -> Setting:
-        """Load data and weights, or train.
-
-        Args:
-            sparsities: that will be asked of the network.
-            trained: where an earlier call may have left the weights it trained.
-
-        Raises:
-            ValueError: for what cannot be loaded or does not go together, before any
-                training starts.
-        """
-        data, model = self.load()
-        for sparsity in sparsities:
-            self.plan(model.params, sparsity)
-        wanted, available = self.samples * self.batch, len(data.y_train)
-        if wanted > available:
-            raise ValueError(
-                f"--samples {self.samples} times --batch {self.batch} are {wanted:,} "
-                f"examples a stage; {data.name} has {available:,} to train"
-            )
-        if self.checkpoint is not None:
-            return runner.set_up(data, model, weights=self.checkpoint)
-        if trained is not None and self._is_ours(trained):
-            console.print(
-                f"Taking the network trained before from {trained}.", soft_wrap=True
-            )
-            return runner.set_up(data, model, weights=trained)
-        console.print(
-            f"No --checkpoint given: training {self.model} on {data.name} for "
-            f"{self.epochs} epochs."
+    if not options.finetune_rate > 0:
+        raise ValueError(
+            f"--finetune-rate must be positive, got {options.finetune_rate}"
         )
-        with progress("training", self.epochs) as (bar, task):
-            return runner.set_up(
-                data,
-                model,
-                epochs=self.epochs,
-                seed=self.seed,
-                callback=lambda done, of: bar.update(
-                    task, completed=self.epochs * done / of
-                ),
+    check_seed(options.seed, "--seed")
+    if options.noise is not None:
+        GradientNoise(*options.noise)
+    for name in methods.NAMES:  # an option may be bad for a method not asked for
+        methods.make(name, options)
+
+
+def require_counts(options: Network, *names: str) -> None:
+    """Raise for options that count something, and are not 1 or more.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    for name in names:
+        if getattr(options, name) < 1:
+            option = name.replace("_", "-")
+            raise ValueError(
+                f"--{option} must be 1 or more, got {getattr(options, name)}"
             )
-
-    def save_trained(self, path: Path, setting: Setting) -> None:
-        """Keep the weights that `set_up` trained, and what they were trained with."""
-        files.save_params(path, setting.params, self._training)
-
-    @property
-    def _training(self) -> dict[str, str]:
-        names = ("data", "data_dir", "model", "epochs", "seed")
-        return {name: str(getattr(self, name)) for name in names}
-
-    def _is_ours(self, path: Path) -> bool:
-        return path.exists() and files.read(path)[1] == self._training
-
-
-@functools.cache
-def _adam(rate: float) -> optax.GradientTransformation:
-    """One object a rate, so that runs share the compiled steps."""
-    return optax.adam(rate)
 
 
 def check_seed(seed: int, name: str) -> None:

@@ -14,7 +14,7 @@ from swapjax.experiments.datasets import Dataset
 
 
 def circumstances(options: Network, data: Dataset) -> dict[str, Any]:
-    """Data, options and versions, as JSON takes them."""
+    """Return data, options and versions, as JSON takes them."""
     return {
         "data": {
             "name": data.name,

@@ -1,15 +1,11 @@
 """swapjax prune: one network, one method, one sparsity."""
 
-import dataclasses
-from pathlib import Path
-from typing import Annotated
-
 import jax
 import numpy as np
-import tyro
 
+from swapjax.cli import methods, setup
 from swapjax.cli.console import console, progress, require_writable
-from swapjax.cli.options import Options
+from swapjax.cli.options import Prune, check
 from swapjax.cli.output import circumstances, folder
 from swapjax.experiments import plot, report, runner
 from swapjax.experiments.runner import Row, Setting
@@ -22,35 +18,22 @@ _RESULTS = ("params.safetensors", "masks.safetensors", "report.json", "report.pn
 _FILES = (_STATE, _DENSE, *_RESULTS)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Prune(Options):
-    """Prune a trained network.
-
-    Writes params.safetensors, masks.safetensors (one bit a weight), report.json and
-    report.png to a folder, and dense.safetensors if it trained the network. Called
-    again in the same words after an interruption, it goes on where it stopped.
-    """
-
-    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
-    """The folder to write to; made if need be."""
-
-
 def prune(options: Prune) -> None:
     """Run the command.
 
     Raises:
         ValueError: for bad arguments and data; the folder is then as it was.
     """
-    options.check()
+    check(options)
     require_writable(options.out, "--out")
-    (sparsity,) = options.levels([options.sparsity])
-    setting = options.set_up([sparsity], trained=options.out / _DENSE)
+    (sparsity,) = setup.levels(options, [options.sparsity])
+    setting = setup.set_up(options, [sparsity], trained=options.out / _DENSE)
     accuracy, loss = runner.evaluate(setting, setting.params)
     console.print(
         f"Dense {options.model} on {setting.data.name}: {accuracy:.2f}% of the test "
         f"set correct, loss {loss:.4f}.\n"
     )
-    target = options.plan(setting.params, sparsity)
+    target = setup.make_plan(options, setting.params, sparsity)
     console.print(f"{target}\n", highlight=False)
 
     state = options.out / _STATE
@@ -61,17 +44,17 @@ def prune(options: Prune) -> None:
         if state.exists():
             console.print(f"Going on from {state}.", soft_wrap=True)
         if options.checkpoint is None:
-            options.save_trained(options.out / _DENSE, setting)
+            setup.save_trained(options, options.out / _DENSE, setting)
         row, pruned = runner.run(
             setting,
-            options.make_method(options.method),
+            methods.make(options.method, options),
             plan=target,
             seed=options.seed,
             checkpoint=state,
             callback=lambda stage: bar.update(
                 task, completed=stage.stage, description="pruning"
             ),
-            **options.run_options,
+            **setup.run_options(options),
         )
         _write(options, setting, (accuracy, loss), row, pruned)
     state.unlink(missing_ok=True)

@@ -1,116 +1,56 @@
 """The algorithms of sparse training by their names on the command line."""
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import jax
 import optax
 
 from swapjax import training
+from swapjax.cli.train_options import BEFORE, GRADUAL, Train, optimizer_name
 from swapjax.core.types import Masks, Params
 from swapjax.experiments.runner import Setting
-from swapjax.pruning import prune, snip, synflow
+from swapjax.pruning import prune
 from swapjax.sparsity import schedules
 from swapjax.sparsity.allocation import Allocation
-from swapjax.sparsity.plan import Plan
-from swapjax.sparsity.schedules import Schedule
-from swapjax.training import Rule
-
-if TYPE_CHECKING:
-    from swapjax.cli.train import Train
-
-AlgorithmName = Literal[
-    "dense",
-    "gmp",
-    "granet",
-    "granet-st",
-    "set",
-    "rigl",
-    "static",
-    "ste",
-    "acdc",
-    "snip",
-    "synflow",
-    "gsm",
-    "lottery",
-]
+from swapjax.sparsity.plan import Plan, plan
+from swapjax.training.rules import RULES
 
 _SAMPLES = 1000  # examples that snip takes its gradient of
-_SYNFLOW_STAGES = 100  # as its authors have
+_STAGES = 100  # of synflow, as its authors have
 _FADED = 1e-3  # what gsm leaves of a weight that it never chooses
 
 
-class Gradual(NamedTuple):
-    """An algorithm that changes masks as it trains.
+def allocation(options: Train) -> Allocation:
+    """Say how the weights to keep are spread over layers."""
+    rule = RULES.get(options.algorithm)
+    return options.allocation or ("global" if rule is None else rule.allocation)
 
-    Attributes:
-        rule: makes what happens then.
-        schedule: ``(end, every) -> when``.
-        changes: how often in a run, unless --every says.
+
+def make_plan(options: Train, params: Params) -> Plan:
+    """Say what to prune of params.
+
+    Raises:
+        ValueError: as `swapjax.plan` does.
     """
-
-    rule: Callable[[], Rule]
-    schedule: Callable[[int, int], Schedule]
-    changes: int = 50
+    sparsity = 0.0 if options.algorithm == "dense" else options.sparsity
+    return plan(params, sparsity, allocation=allocation(options))
 
 
-def _climb(end: int, every: int) -> Schedule:
-    return schedules.cubic(0, end, every=every)
-
-
-def _climb_from_half(end: int, every: int) -> Schedule:
-    return schedules.cubic(0, end, every=every, initial=0.5)
-
-
-def _stay(end: int, every: int) -> Schedule:
-    return schedules.constant(0, end, every=every)
-
-
-def _phases(end: int, every: int) -> Schedule:
-    """Dense at first, for a phase at least."""
-    return schedules.constant(min(every, end), end, every=every)
-
-
-GRADUAL: dict[AlgorithmName, Gradual] = {
-    "gmp": Gradual(training.gmp, _climb),
-    "granet": Gradual(training.granet, _climb),
-    "granet-st": Gradual(training.granet_st, _climb_from_half),
-    "set": Gradual(training.set_, _stay),
-    "rigl": Gradual(training.rigl, _stay),
-    "ste": Gradual(training.ste, _stay, changes=1_000_000),
-    "acdc": Gradual(training.acdc, _phases, changes=10),
-}
-# Prunable leaves share by the Erdos-Renyi kernel where masks begin at random.
-_BY_SHAPE = {"set", "rigl", "static"}
-
-
-def allocation(options: "Train") -> Allocation:
-    """How the weights to keep are spread over layers."""
-    default: Allocation = "erk" if options.algorithm in _BY_SHAPE else "global"
-    return options.allocation or default
-
-
-def mask_steps(options: "Train", steps: int) -> tuple[int, int]:
-    """The updates between two changes of masks, and the update of the last."""
+def mask_steps(options: Train, steps: int) -> tuple[int, int]:
+    """Return the updates between two changes of masks, and the update of the last."""
     changes = GRADUAL[options.algorithm].changes
     stop = 0.75 if options.stop is None else options.stop
     end = max(1, round(stop * steps))
     return min(options.every or max(1, steps // changes), end), end
 
 
-def rate(options: "Train") -> float:
-    """The fraction of the weights left that goes after each level of lottery."""
+def rate(options: Train) -> float:
+    """Return the fraction of the weights left that goes after each level of lottery."""
     return 0.2 if options.rate is None else options.rate
 
 
-def optimizer_name(options: "Train") -> str:
-    """The name of what moves the weights."""
-    return "sgd" if options.algorithm == "gsm" else options.optimizer or "adam"
-
-
-def inner(options: "Train", steps: int) -> optax.GradientTransformation:
-    """The optimizer, its learning rate falling to 0 along a cosine.
+def inner(options: Train, steps: int) -> optax.GradientTransformation:
+    """Make the optimizer, its learning rate falling to 0 along a cosine.
 
     Args:
         options: of the command.
@@ -127,8 +67,8 @@ def inner(options: "Train", steps: int) -> optax.GradientTransformation:
     return optax.chain(optax.add_decayed_weights(decay, mask=_kernels), last)
 
 
-def settings(options: "Train", steps: int) -> tuple[float, float, float]:
-    """Learning rate, momentum and weight decay, by default those that suit."""
+def settings(options: Train, steps: int) -> tuple[float, float, float]:
+    """Return learning rate, momentum and weight decay, by default those that suit."""
     gsm, sgd = options.algorithm == "gsm", options.optimizer == "sgd"
     fade = -math.log(_FADED) * 2 / steps  # a step, while rates fall from 1 to 0
     momentum = options.momentum
@@ -147,8 +87,8 @@ def settings(options: "Train", steps: int) -> tuple[float, float, float]:
     return rate, momentum, decay
 
 
-def told(options: "Train", steps: int) -> dict[str, float]:
-    """What the report tells of a run beside the options, which leave much open.
+def told(options: Train, steps: int) -> dict[str, float]:
+    """Return what the report tells of a run beside the options, which leave much open.
 
     Args:
         options: of the command.
@@ -166,9 +106,9 @@ def told(options: "Train", steps: int) -> dict[str, float]:
 
 
 def whole(
-    options: "Train", setting: Setting, target: Plan, steps: int, key: jax.Array
+    options: Train, setting: Setting, target: Plan, steps: int, key: jax.Array
 ) -> optax.GradientTransformation:
-    """The optimizer with the algorithm around it; lottery has none of its own.
+    """Make the optimizer with the algorithm around it; lottery has none of its own.
 
     Args:
         options: of the command.
@@ -185,33 +125,34 @@ def whole(
         return optimizer
     if options.algorithm == "gsm":
         return optax.chain(training.gsm(plan=target), optimizer)
-    if options.algorithm in GRADUAL:
-        every, end = mask_steps(options, steps)
-        gradual = GRADUAL[options.algorithm]
-        return training.sparse(
-            optimizer,
-            gradual.rule(),
-            plan=target,
-            schedule=gradual.schedule(end, every),
-            steps=steps,
-            key=key,
-        )
-    masks = None
-    if options.algorithm != "static":
+    rule, schedule = RULES.get(options.algorithm), None
+    if rule is None:
         masks = before_training(options, setting, target, key)
-    return training.sparse(optimizer, training.static(masks), plan=target, key=key)
+        return training.sparse(optimizer, training.static(masks), plan=target, key=key)
+    if rule.schedule is not None:
+        every, end = mask_steps(options, steps)
+        schedule = rule.schedule(end, every)
+    return training.sparse(
+        optimizer,
+        rule.factory(),
+        plan=target,
+        schedule=schedule,
+        steps=steps,
+        key=key,
+    )
 
 
 def before_training(
-    options: "Train", setting: Setting, target: Plan, key: jax.Array
+    options: Train, setting: Setting, target: Plan, key: jax.Array
 ) -> Masks:
-    """The masks of snip or synflow."""
-    model, data = setting.model, setting.data
+    """Make masks of the initial weights by a method for networks yet to be trained."""
+    model, data, row = setting.model, setting.data, BEFORE[options.algorithm]
     stages, schedule, samples = 1, None, min(_SAMPLES, len(data.y_train))
-    method = snip()
-    if options.algorithm == "synflow":
-        stages, schedule, samples = _SYNFLOW_STAGES, schedules.geometric(), 1
-        method = synflow(model.apply, data.shape)
+    if row.needs == "network":  # and no data, so that many stages cost little
+        stages, schedule, samples = _STAGES, schedules.geometric(), 1
+        method = row.factory(model.apply, data.shape)
+    else:
+        method = row.factory()
     return prune(
         model.loss_fn,
         model.params,

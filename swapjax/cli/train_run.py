@@ -1,13 +1,14 @@
 """What swapjax train does with an algorithm, and what comes of it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from swapjax.cli import train_algorithms
 from swapjax.cli.console import progress
+from swapjax.cli.train_options import Train
 from swapjax.core.types import Masks, Params
 from swapjax.experiments import runner
 from swapjax.experiments.runner import Setting
@@ -17,9 +18,6 @@ from swapjax.sparsity.magnitude import largest
 from swapjax.sparsity.plan import Plan
 from swapjax.training import Epoch, Level, Trainer, fit, lottery, masks_of
 from swapjax.training.state import is_sparse
-
-if TYPE_CHECKING:
-    from swapjax.cli.train import Train
 
 
 class Outcome(NamedTuple):
@@ -39,7 +37,7 @@ class Outcome(NamedTuple):
 
 
 def carry_out(
-    options: "Train", setting: Setting, target: Plan, total: int, state: Path
+    options: Train, setting: Setting, target: Plan, total: int, state: Path
 ) -> Outcome:
     """Train, from where an earlier call has stopped if it has.
 
@@ -58,7 +56,7 @@ def carry_out(
 
 
 def _fit(
-    options: "Train", setting: Setting, target: Plan, total: int, state: Path
+    options: Train, setting: Setting, target: Plan, total: int, state: Path
 ) -> Outcome:
     data, model = setting.data, setting.model
     order, draw = jax.random.split(jax.random.key(options.seed))
@@ -89,7 +87,7 @@ def _fit(
 
 
 def _find_ticket(
-    options: "Train", setting: Setting, target: Plan, total: int, state: Path
+    options: Train, setting: Setting, target: Plan, total: int, state: Path
 ) -> Outcome:
     data, model = setting.data, setting.model
     settings = FineTune(train_algorithms.inner(options, total), total, options.batch)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from swapjax.core import extras
 from swapjax.io import checkpoint
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -142,12 +143,9 @@ def _decode(source: str, part: str, arrays: dict[str, np.ndarray]) -> np.ndarray
 
 
 def _tfds(name: str, data_dir: str | Path | None) -> dict[str, np.ndarray]:
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError:
-        raise ImportError(
-            f"data: tfds:{name} needs tensorflow-datasets; pip install 'swapjax[data]'"
-        ) from None
+    extras.require("data", f"data: tfds:{name}")
+    import tensorflow_datasets as tfds
+
     try:
         builder = tfds.builder(name, data_dir=data_dir)
         image, label = builder.info.supervised_keys or ("image", "label")
@@ -222,7 +220,7 @@ def _standardise(
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
-    """A copy; bytes are brought to [0, 1], floats are taken as they are."""
+    """Copy; bring bytes to [0, 1], and take floats as they are."""
     unit = x.astype(np.float32)
     if x.dtype == np.uint8:
         unit /= np.float32(255)

@@ -13,22 +13,10 @@ from matplotlib.ticker import MaxNLocator
 from swapjax.core import files
 from swapjax.experiments.runner import Row
 from swapjax.pruning import Stage
+from swapjax.pruning.methods import METHODS
 from swapjax.training import Epoch, Level, Recovery
 
 _LEGEND = 12  # layers that are told apart by name
-# Of every method on the command line: colour and marker.
-_STYLES = {
-    "magnitude": ("#7f7f7f", "s"),
-    "saliency": ("#bcbd22", "v"),
-    "obd": ("#8c564b", "^"),
-    "woodfisher": ("#2ca02c", "<"),
-    "cbs": ("#9467bd", ">"),
-    "chita": ("#ff7f0e", "p"),
-    "layerwise-obs": ("#17becf", "*"),
-    "wanda": ("#e377c2", "h"),
-    "linear-regression": ("#1f77b4", "o"),
-    "swap": ("#d62728", "D"),
-}
 
 
 def report_figure(
@@ -178,7 +166,8 @@ def save(figure: Figure, path: str | Path) -> None:
 
 def _draw_method(axes: Axes, rows: list[Row], levels: list[float]) -> None:
     method = rows[0].method
-    colour, marker = _STYLES.get(method, (None, "o"))
+    known = METHODS.get(method)
+    colour, marker = (known.colour, known.marker) if known else (None, "o")
     values = [[r.accuracy for r in rows if r.sparsity == level] for level in levels]
     at = [i for i, v in enumerate(values) if v]
     axes.errorbar(

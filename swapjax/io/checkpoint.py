@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +22,6 @@ from swapjax.core import files, trees
 from swapjax.core.types import Masks, Params
 from swapjax.io import torch_weights
 from swapjax.sparsity import masks
-
-if TYPE_CHECKING:
-    from swapjax.experiments.models import Model
 
 # What the standard library raises for an archive that is damaged.
 _BROKEN_ZIP = (
@@ -62,8 +59,9 @@ def load_params(
         path: a ``.safetensors`` or ``.npz`` file, with the paths of `like` or with
             PyTorch's names and layouts.
         like: a tree with the structure, shapes and dtypes that are wanted.
-        flattened: `swapjax.experiments.models.Model.flattened` of the network, which
-            PyTorch's weights of a dense layer after a convolution need.
+        flattened: the shape [h, w, c] that a dense layer reads flattened, by the path
+            of its kernel; PyTorch's weights of a dense layer after a convolution need
+            it.
 
     Returns:
         The tree, with the dtypes of `like`.
@@ -75,35 +73,32 @@ def load_params(
     arrays, metadata = read(path)
     if _PACKED in metadata:
         raise ValueError(f"{path}: holds masks, not params")
-    return _fit(str(path), arrays, like, flattened)
+    return fit(str(path), arrays, like, flattened)
 
 
-def from_torch(source: str | Path | Mapping[str, Any], model: "Model") -> Params:
-    """Take the weights of a PyTorch network for one of `swapjax.experiments.models`.
+def fit(
+    name: str,
+    arrays: dict[str, np.ndarray],
+    like: Params,
+    flattened: Mapping[str, tuple[int, int, int]] | None = None,
+) -> Params:
+    """Put arrays into a tree, by its paths or by PyTorch's names.
 
     Args:
-        source: a state dict, of tensors or of arrays; or a file that holds one:
-            ``.safetensors``, ``.npz``, or ``.pt`` and ``.pth`` where PyTorch is
-            installed.
-        model: from `swapjax.experiments.models.create`. ResNets and VGG take the names
-            of torchvision, MobileNetV1 those of one sequence, ``model.0.0.weight``.
-
-    Returns:
-        Params as `model.params`, running statistics of batch norm included.
+        name: of where they come from, for what is said of faults.
+        arrays: by name.
+        like: a tree with the structure, shapes and dtypes that are wanted.
+        flattened: as `load_params` takes it.
 
     Raises:
-        ValueError: for a file that cannot be read or holds other objects than weights,
-            and weights that are missing, too many, misshapen or not finite; every one
-            is named.
-        ImportError: for a ``.pt`` file without PyTorch.
+        ValueError: for leaves that are missing, too many, misshapen, or not finite;
+            every one is named.
     """
-    if isinstance(source, Mapping):
-        name, arrays = "state dict", torch_weights.to_arrays(source)
-    else:
-        name, path = str(source), Path(source)
-        torch_file = path.suffix in (".pt", ".pth")
-        arrays = torch_weights.read(path) if torch_file else read(path)[0]
-    return _fit(name, arrays, model.params, model.flattened)
+    wanted = _by_path(like)
+    if not set(arrays) & set(wanted):
+        arrays = torch_weights.rename(arrays, wanted, flattened)
+    found = _match(name, arrays, wanted)
+    return jax.tree.unflatten(jax.tree.structure(like), list(found.values()))
 
 
 def save_masks(path: str | Path, tree: Masks) -> None:
@@ -195,19 +190,6 @@ def _by_path(tree: Params) -> dict[str, Any]:
     if twice:
         raise ValueError(f"two leaves of the tree have the path {', '.join(twice)}")
     return dict(zip(names, jax.tree.leaves(tree), strict=True))
-
-
-def _fit(
-    path: str,
-    arrays: dict[str, np.ndarray],
-    like: Params,
-    flattened: Mapping[str, tuple[int, int, int]] | None,
-) -> Params:
-    wanted = _by_path(like)
-    if not set(arrays) & set(wanted):
-        arrays = torch_weights.rename(arrays, wanted, flattened)
-    found = _match(path, arrays, wanted)
-    return jax.tree.unflatten(jax.tree.structure(like), list(found.values()))
 
 
 def _match(

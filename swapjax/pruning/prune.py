@@ -245,7 +245,7 @@ _solve = jax.jit(lambda method, *args: method(*args), static_argnums=0)
 
 @jax.jit
 def _loss(rows: MatrixFreeRows | None, params: Params) -> jax.Array:
-    """Evaluate the mean loss of the rows' examples at other params; NaN without rows."""
+    """Evaluate the mean loss of the examples at other params; NaN without rows."""
     if rows is None:
         return jnp.asarray(jnp.nan)
     moved = dataclasses.replace(rows, params=params)

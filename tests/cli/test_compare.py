@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from swapjax.cli import console, main
-from swapjax.cli.compare import Compare, _methods
-from swapjax.cli.methods import METHODS
-from swapjax.cli.options import Options
+from swapjax.cli import console, main, setup
+from swapjax.cli.compare import _methods
+from swapjax.cli.methods import NAMES as METHODS
+from swapjax.cli.options import Compare, Options
 from swapjax.experiments import runner
 from swapjax.io import checkpoint
 
@@ -254,7 +254,7 @@ def test_a_method_with_other_settings_is_another_run(compare, runs, tmp_path):
 @pytest.fixture
 def no_work(monkeypatch):
     """Whatever is refused is refused before data is loaded and weights are trained."""
-    monkeypatch.setattr(Options, "set_up", None)
+    monkeypatch.setattr(setup, "set_up", None)
 
 
 def test_a_file_of_runs_with_other_options_is_refused_and_untouched(

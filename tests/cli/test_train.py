@@ -3,7 +3,6 @@
 import json
 import re
 from pathlib import Path
-from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +13,7 @@ import safetensors.flax
 
 import swapjax
 from swapjax.cli import main, train_algorithms
-from swapjax.cli.train import Train
-from swapjax.cli.train_algorithms import GRADUAL, AlgorithmName
+from swapjax.cli.train_options import GRADUAL, NAMES, Train
 from swapjax.experiments import datasets, models, plot, runner
 from swapjax.experiments.models import mlp
 from swapjax.experiments.runner import Setting
@@ -102,7 +100,7 @@ def interrupt_saving(patch, number):
 # What it writes
 
 
-@pytest.mark.parametrize("algorithm", get_args(AlgorithmName))
+@pytest.mark.parametrize("algorithm", NAMES)
 def test_every_algorithm_ends_at_the_exact_count_and_reports_it(
     algorithm, train, setting, tmp_path, capsys
 ):
@@ -296,4 +294,4 @@ def test_the_help_tells_of_every_algorithm(capsys):
     assert end.value.code == 0
     text = capsys.readouterr().out
     described = " ".join(re.findall(r"^- ([a-z, -]+):", text, re.MULTILINE))
-    assert set(re.split(r"[, ]+", described)) == set(get_args(AlgorithmName))
+    assert set(re.split(r"[, ]+", described)) == set(NAMES)

@@ -1,9 +1,8 @@
 """The networks of the benchmarks, as pure functions of a dict of params."""
 
 import math
-import types
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +14,22 @@ from swapjax.core.types import Params
 from swapjax.experiments.models.cnn import CNN
 from swapjax.experiments.models.mlp import MLP
 from swapjax.experiments.models.mobilenet import MobileNetV1
+from swapjax.experiments.models.model import Model
+from swapjax.experiments.models.pytorch import from_torch
 from swapjax.experiments.models.resnet import ResNet, resnet18, resnet20, resnet50
 from swapjax.experiments.models.vgg import POOLED, VGG16
 
-__all__ = ["CNN", "MLP", "NAMES", "VGG16", "MobileNetV1", "Model", "ResNet", "create"]
+__all__ = [
+    "CNN",
+    "MLP",
+    "NAMES",
+    "VGG16",
+    "MobileNetV1",
+    "Model",
+    "ResNet",
+    "create",
+    "from_torch",
+]
 
 _IMAGE_NETWORKS: dict[str, tuple[Callable[..., nnx.Module], int]] = {
     "resnet20": (resnet20, 8),
@@ -28,33 +39,6 @@ _IMAGE_NETWORKS: dict[str, tuple[Callable[..., nnx.Module], int]] = {
     "vgg16": (VGG16, 32),
 }  # and the smallest side of an image
 NAMES = ("mlpnet", "lenet300", "cnn", *_IMAGE_NETWORKS)
-
-
-class Model(NamedTuple):
-    """A network as a function.
-
-    Attributes:
-        name: as it was asked for.
-        params: initial weights, a dict of arrays; running statistics of batch norm
-            among them, under ``mean`` and ``var``, which no gradient reaches.
-        apply: ``(params, images [n, ...]) -> logits [n, classes]``, in inference mode.
-        loss_fn: ``(params, (images, labels)) -> mean cross-entropy``.
-        training_loss: the same with the statistics of the batch in batch norm, whose
-            running ones it leaves alone; estimate these anew before inference.
-        statistics: ``(params, images) -> params`` with the statistics of those images
-            in place of running ones, for `swapjax.recalibrate_batchnorm`; None for a
-            network without batch norm.
-        flattened: the shape [h, w, c] that a dense layer reads flattened, by the path
-            of its kernel. PyTorch flattens it as [c, h, w].
-    """
-
-    name: str
-    params: Params
-    apply: Callable[[Params, jax.Array], jax.Array]
-    loss_fn: Callable[[Params, Any], jax.Array]
-    training_loss: Callable[[Params, Any], jax.Array]
-    statistics: Callable[[Params, jax.Array], Params] | None = None
-    flattened: Mapping[str, tuple[int, int, int]] = types.MappingProxyType({})
 
 
 def create(name: str, shape: tuple[int, ...], classes: int, *, seed: int = 0) -> Model:
@@ -107,7 +91,7 @@ def _as_functions(name: str, network: nnx.Module, flattened: dict) -> Model:
     fixed = {i for i, path in enumerate(trees.paths(params)) if path in running}
 
     def restore(params: Params) -> nnx.Module:
-        """The network with these weights; its running statistics are constants."""
+        """Make the network with these weights; running statistics are constants."""
         leaves, treedef = jax.tree.flatten(params)
         leaves = [
             jax.lax.stop_gradient(x) if i in fixed else x for i, x in enumerate(leaves)

@@ -148,7 +148,7 @@ def convolution(
     groups: int = 1,
     rngs: nnx.Rngs,
 ) -> nnx.Conv:
-    """A square convolution without biases, padded on all sides alike."""
+    """Make a square convolution without biases, padded on all sides alike."""
     # Not "SAME": with a stride that pads one side only, where PyTorch pads both.
     return nnx.Conv(
         inputs, outputs, (size, size), stride, padding=size // 2, use_bias=False,

@@ -58,7 +58,7 @@ class VGG16(nnx.Module):
 
 
 def _averaging(side: int) -> np.ndarray:
-    """The matrix [7, side] that averages a side down, or repeats it up, to seven."""
+    """Make the matrix [7, side] that averages a side down, or repeats it, to seven."""
     result = np.zeros((POOLED, side), np.float32)
     for i in range(POOLED):
         first, last = i * side // POOLED, -(-(i + 1) * side // POOLED)

@@ -79,8 +79,8 @@ def equal(a, b):
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_every_leaf_comes_back(resnet20, prefix):
     state = {prefix + name: array for name, array in as_torch(resnet20).items()}
-    equal(checkpoint.from_torch(state, resnet20), resnet20.params)
-    equal(checkpoint.from_torch({"state_dict": state}, resnet20), resnet20.params)
+    equal(models.from_torch(state, resnet20), resnet20.params)
+    equal(models.from_torch({"state_dict": state}, resnet20), resnet20.params)
 
 
 def test_files_are_read(resnet20, tmp_path):
@@ -88,7 +88,7 @@ def test_files_are_read(resnet20, tmp_path):
     safetensors.numpy.save_file(state, tmp_path / "a.safetensors")
     np.savez(tmp_path / "a.npz", **state)
     for path in (tmp_path / "a.safetensors", tmp_path / "a.npz"):
-        equal(checkpoint.from_torch(path, resnet20), resnet20.params)
+        equal(models.from_torch(path, resnet20), resnet20.params)
 
 
 def test_a_dense_layer_reads_pixels_in_its_own_order():
@@ -96,7 +96,7 @@ def test_a_dense_layer_reads_pixels_in_its_own_order():
     model = models.create("cnn", (8, 8, 3), 5)
     state = as_torch(model)
     x = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
-    params = checkpoint.from_torch(state, model)
+    params = models.from_torch(state, model)
 
     def convolve(x, name):
         y = jax.lax.conv(x, state[f"{name}.weight"], (1, 1), "SAME")
@@ -123,7 +123,7 @@ def test_mobilenet_comes_as_one_sequence():
         elif head != "fc":
             name = ".".join(["model.0", inside[head], *rest])
         state[name] = array
-    equal(checkpoint.from_torch(state, model), model.params)
+    equal(models.from_torch(state, model), model.params)
 
 
 def test_what_does_not_match_is_named(resnet20):
@@ -133,12 +133,12 @@ def test_what_does_not_match_is_named(resnet20):
     with pytest.raises(
         ValueError, match=r"missing fc/kernel; not of this .* head/weight"
     ):
-        checkpoint.from_torch(state, resnet20)
+        models.from_torch(state, resnet20)
     state["fc.weight"] = state.pop("head.weight")
     with pytest.raises(ValueError, match=r"conv1/kernel is \(3, 3, 3, 8\), wanted"):
-        checkpoint.from_torch(state, resnet20)
+        models.from_torch(state, resnet20)
     with pytest.raises(ValueError, match="optimizer: is a str, not an array"):
-        checkpoint.from_torch({"optimizer": "sgd"}, resnet20)
+        models.from_torch({"optimizer": "sgd"}, resnet20)
 
 
 def test_without_pytorch_its_files_are_not_read(resnet20, tmp_path, monkeypatch):
@@ -151,19 +151,19 @@ def test_without_pytorch_its_files_are_not_read(resnet20, tmp_path, monkeypatch)
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match=r"a.pt: .pt files need PyTorch"):
-        checkpoint.from_torch(tmp_path / "a.pt", resnet20)
+        models.from_torch(tmp_path / "a.pt", resnet20)
 
 
 def test_files_of_pytorch(resnet20, tmp_path):
     torch = pytest.importorskip("torch", reason="needs PyTorch, which is optional")
     state = {k: torch.tensor(v) for k, v in as_torch(resnet20).items()}
     torch.save({"state_dict": state}, tmp_path / "a.pt")
-    equal(checkpoint.from_torch(tmp_path / "a.pt", resnet20), resnet20.params)
+    equal(models.from_torch(tmp_path / "a.pt", resnet20), resnet20.params)
     torch.save(len, tmp_path / "code.pt")
     (tmp_path / "broken.pt").write_bytes(b"no archive")
     for name in ("code.pt", "broken.pt"):
         with pytest.raises(ValueError, match=f"{name}: not a readable PyTorch file"):
-            checkpoint.from_torch(tmp_path / name, resnet20)
+            models.from_torch(tmp_path / name, resnet20)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_files_of_pytorch(resnet20, tmp_path):
 def test_published_weights_score_what_they_should(name, accuracy, loss, cifar10):
     model = models.create("resnet20", cifar10.shape, 10)
     path = SHARED / "checkpoints" / f"{name}.npz"
-    params = checkpoint.from_torch(path, model)
+    params = models.from_torch(path, model)
     setting = runner.Setting(cifar10, model, params)
     found = runner.evaluate(setting, params)
     assert abs(found[0] - accuracy) <= 0.05

@@ -1,0 +1,153 @@
+"""What the options of the commands that prune ask for: networks, plans, settings."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import optax
+
+from swapjax.cli.console import console, progress
+from swapjax.cli.options import SPARSITY, Network, Options
+from swapjax.core.types import Params
+from swapjax.experiments import datasets, models, runner
+from swapjax.experiments.runner import Setting
+from swapjax.io import checkpoint as files
+from swapjax.loops.finetune import FineTune
+from swapjax.sparsity import schedules
+from swapjax.sparsity.patterns import NM
+from swapjax.sparsity.plan import Plan, plan
+
+_TRAINING = ("data", "data_dir", "model", "epochs", "seed")  # what weights depend on
+
+
+def load(options: Network) -> tuple[datasets.Dataset, models.Model]:
+    """Load the data, and make the network with its initial weights.
+
+    Raises:
+        ValueError: for what cannot be loaded or does not go together.
+    """
+    data = datasets.load(options.data, data_dir=options.data_dir)
+    seed = options.seed
+    return data, models.create(options.model, data.shape, data.classes, seed=seed)
+
+
+def levels(options: Options, sparsities: Sequence[float]) -> list[float]:
+    """Return the sparsities asked for, or the one that the pattern implies.
+
+    Raises:
+        ValueError: for others than that.
+    """
+    if options.pattern is None:
+        return list(sparsities)
+    pattern = NM.parse(options.pattern)
+    implied = 1 - pattern.n / pattern.m
+    if set(sparsities) - {SPARSITY, implied}:
+        raise ValueError(
+            f"--pattern {options.pattern} removes {implied:g}; leave the sparsity out"
+        )
+    return [implied]
+
+
+def make_plan(options: Options, params: Params, sparsity: float) -> Plan:
+    """Say what to prune of params.
+
+    Raises:
+        ValueError: as `swapjax.plan` does.
+    """
+    return plan(
+        params,
+        None if options.pattern else sparsity,
+        pattern=None if options.pattern is None else NM.parse(options.pattern),
+        allocation=options.allocation,
+        exclude=options.exclude or (),
+    )
+
+
+def run_options(options: Options) -> dict[str, Any]:
+    """Return what `experiments.runner.run` takes besides method, plan and seed."""
+    tune = None
+    if options.finetune_steps:
+        tune = FineTune(
+            _adam(options.finetune_rate), options.finetune_steps, options.finetune_batch
+        )
+    schedule = {
+        "exponential": schedules.exponential(initial=0.1),
+        "cubic": schedules.cubic(initial=0.1),
+        "linear": schedules.linear(initial=0.1),
+        "one-shot": schedules.one_shot(),
+    }[options.schedule]
+    return {
+        "noise": options.noise,
+        "stages": options.stages,
+        "samples": options.samples,
+        "batch": options.batch,
+        "schedule": schedule,
+        "finetune": tune,
+        "storage": options.storage,
+    }
+
+
+def set_up(
+    options: Options, sparsities: Sequence[float], trained: Path | None = None
+) -> Setting:
+    """Load data and weights, or train.
+
+    Args:
+        options: of the command.
+        sparsities: that will be asked of the network.
+        trained: where an earlier call may have left the weights it trained.
+
+    Raises:
+        ValueError: for what cannot be loaded or does not go together, before any
+            training starts.
+    """
+    data, model = load(options)
+    for sparsity in sparsities:
+        make_plan(options, model.params, sparsity)
+    wanted, available = options.samples * options.batch, len(data.y_train)
+    if wanted > available:
+        raise ValueError(
+            f"--samples {options.samples} times --batch {options.batch} are {wanted:,} "
+            f"examples a stage; {data.name} has {available:,} to train"
+        )
+    if options.checkpoint is not None:
+        return runner.set_up(data, model, weights=options.checkpoint)
+    if trained is not None and _is_ours(options, trained):
+        console.print(
+            f"Taking the network trained before from {trained}.", soft_wrap=True
+        )
+        return runner.set_up(data, model, weights=trained)
+    console.print(
+        f"No --checkpoint given: training {options.model} on {data.name} for "
+        f"{options.epochs} epochs."
+    )
+    with progress("training", options.epochs) as (bar, task):
+        return runner.set_up(
+            data,
+            model,
+            epochs=options.epochs,
+            seed=options.seed,
+            callback=lambda done, of: bar.update(
+                task, completed=options.epochs * done / of
+            ),
+        )
+
+
+def save_trained(options: Options, path: Path, setting: Setting) -> None:
+    """Keep the weights that `set_up` trained, and what they were trained with."""
+    files.save_params(path, setting.params, _training(options))
+
+
+def _is_ours(options: Options, path: Path) -> bool:
+    return path.exists() and files.read(path)[1] == _training(options)
+
+
+def _training(options: Options) -> dict[str, str]:
+    return {name: str(getattr(options, name)) for name in _TRAINING}
+
+
+@functools.cache
+def _adam(rate: float) -> optax.GradientTransformation:
+    """One object a rate, so that runs share the compiled steps."""
+    return optax.adam(rate)

@@ -1,0 +1,36 @@
+"""A network as pure functions of its params."""
+
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from swapjax.core.types import Params
+
+
+class Model(NamedTuple):
+    """A network as a function.
+
+    Attributes:
+        name: as it was asked for.
+        params: initial weights, a dict of arrays; running statistics of batch norm
+            among them, under ``mean`` and ``var``, which no gradient reaches.
+        apply: ``(params, images [n, ...]) -> logits [n, classes]``, in inference mode.
+        loss_fn: ``(params, (images, labels)) -> mean cross-entropy``.
+        training_loss: the same with the statistics of the batch in batch norm, whose
+            running ones it leaves alone; estimate these anew before inference.
+        statistics: ``(params, images) -> params`` with the statistics of those images
+            in place of running ones, for `swapjax.recalibrate_batchnorm`; None for a
+            network without batch norm.
+        flattened: the shape [h, w, c] that a dense layer reads flattened, by the path
+            of its kernel. PyTorch flattens it as [c, h, w].
+    """
+
+    name: str
+    params: Params
+    apply: Callable[[Params, jax.Array], jax.Array]
+    loss_fn: Callable[[Params, Any], jax.Array]
+    training_loss: Callable[[Params, Any], jax.Array]
+    statistics: Callable[[Params, jax.Array], Params] | None = None
+    flattened: Mapping[str, tuple[int, int, int]] = types.MappingProxyType({})
