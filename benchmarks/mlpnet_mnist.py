@@ -32,6 +32,7 @@ from shared import DATA, RESULTS, complete_csv, console, start
 
 import swapjax
 from swapjax.experiments import datasets, models, plot, runner
+from swapjax.pruning import swap_released
 
 # Means that the better of the two regressions must reach from clean gradients.
 GOALS = {
@@ -49,7 +50,7 @@ METHODS = {
     "swap": swapjax.swap(),
     "linear-regression, targets only": swapjax.linear_regression(first_order=False),
     "swap, targets only": swapjax.swap(first_order=False),
-    "swap, as released": swapjax.swap(official=True),
+    "swap, as released": swap_released(),
 }
 COLOURS = {
     "magnitude": "#7f7f7f",

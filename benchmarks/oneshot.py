@@ -202,7 +202,7 @@ def measure(options: Options, method: str) -> None:
             ),
             plan,
         )
-        weights = plan.split(setting.params)
+        weights = plan.layout.split(setting.params)
         solve = jax.jit(lambda rows, budget: chosen(
             Problem(weights, weights, rows), budget))  # fmt: skip
         for level in (0.5, 0.8, 0.9, 0.95, 0.98):

@@ -34,7 +34,7 @@ from swapjax.core import files, sharding
 from swapjax.experiments import models, plot
 from swapjax.gradients.build import form, recipe
 from swapjax.pruning import Problem
-from swapjax.pruning.solvers.transport import entropic
+from swapjax.pruning.solvers.sinkhorn import entropic
 from swapjax.sparsity.budget import select
 
 WIDTHS = {"mlp-30k": 32, "mlp-1m": 512, "mlp-10m": 2048, "mlp-100m": 6800}
@@ -128,10 +128,10 @@ def measure(line: Line, side: int) -> dict[str, float]:
     """Each part of a stage by itself, then all of it."""
     loss_fn, params, data = network(line, side)
     plan = swapjax.plan(params, 0.9)
-    found: dict[str, float] = {"weights": plan.total}
+    found: dict[str, float] = {"weights": plan.layout.total}
     free = recipe(loss_fn, params, data, plan)
     rows = form(free, plan, line.storage)  # type: ignore[arg-type]
-    weights, budget = plan.split(params), plan.budget
+    weights, budget = plan.layout.split(params), plan.budget
     if line.network in WIDTHS:
         found |= measure_parts(rows, weights, budget)
     method = swapjax.swap(damping=0.1, support="magnitude", first_order=False)
@@ -142,7 +142,7 @@ def measure(line: Line, side: int) -> dict[str, float]:
     found["stage"] = clock(compiled, rows, weights, budget)
     # On Linux in KiB.
     found["peak"] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return found | bounds(line, plan.total, plan.kept)
+    return found | bounds(line, plan.layout.total, plan.kept)
 
 
 def measure_parts(rows: Any, weights: Any, budget: Any) -> dict[str, float]:

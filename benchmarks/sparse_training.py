@@ -145,7 +145,7 @@ def train(line: Line, options: Options, data: datasets.Dataset) -> Line:
             model.statistics, params, np.split(data.x_train[:5000], 10)
         )
     accuracy, _ = runner.evaluate(Setting(data, model, params), params)
-    prunable = swapjax.plan(params, 0.0).split(params)
+    prunable = swapjax.plan(params, 0.0).layout.split(params)
     return dataclasses.replace(
         line,
         accuracy=round(accuracy, 4),

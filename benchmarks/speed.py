@@ -29,7 +29,7 @@ from swapjax.core import files
 from swapjax.experiments import models, plot
 from swapjax.gradients.build import recipe
 from swapjax.gradients.stored import store
-from swapjax.pruning.solvers.transport import entropic
+from swapjax.pruning.solvers.sinkhorn import entropic
 from swapjax.sparsity.topk import top_k_mask
 
 Measured = dict[str, dict[str, float]]
@@ -139,7 +139,7 @@ def gradients(options: Options) -> Measured:
     def loop() -> list:
         return [one(params, (x[i : i + 1], y[i : i + 1])) for i in range(options.rows)]
 
-    v = plan.split(params)
+    v = plan.layout.split(params)
     project = jax.jit(lambda r, v: r.project(v))
     return {
         f"{options.rows:,} gradients": {

@@ -151,7 +151,7 @@ def time_parts(
     inside the re-fit: here one is timed, alone.
     """
     plan = swapjax.plan(params, options.sparsity)
-    wbar = plan.split(params)
+    wbar = plan.layout.split(params)
     take = functools.partial(
         per_example_gradients, model.loss_fn, params, data, plan, storage=storage
     )
@@ -216,9 +216,9 @@ def show_growth(options: Options) -> None:
     for count in (500, 1000, 2000, 4000, 8000):
         data = (jnp.asarray(x[:count]), jnp.asarray(y[:count]))
         rows = recipe(model.loss_fn, params, data, plan)
-        both = jax.jit(lambda r: r.pull_back(r.project(plan.split(params))))
+        both = jax.jit(lambda r: r.pull_back(r.project(plan.layout.split(params))))
         analysis: Any = both.lower(rows).compile().memory_analysis()
-        own = 4 * len(x[:count]) * plan.total / 1e6
+        own = 4 * len(x[:count]) * plan.layout.total / 1e6
         needed = analysis.temp_size_in_bytes / 1e6
         table.add_row(f"{len(x[:count]):,}", f"{needed:.2f}", f"{own:.0f}")
     console.print("Matrix-free products: memory beside the weights and the data.")

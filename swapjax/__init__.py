@@ -1,40 +1,29 @@
-"""Pruning of neural networks in JAX, robust to noisy gradients."""
+"""Prune neural networks in JAX, before, during and after training."""
 
-# Prune a trained network, or one that is yet to be trained.
+# The names below stand in groups, which sorting would mix.
+# isort: off
+
+# Prune a trained network, or one that is yet to be trained: a driver, and its methods.
+from swapjax.pruning.prune import prune
+from swapjax.pruning.history import Pruned, Stage
 from swapjax.core.types import Status
-from swapjax.gradients.build import per_example_gradients
-from swapjax.gradients.noise import GradientNoise
-from swapjax.loops.batchnorm import recalibrate_batchnorm
-from swapjax.loops.finetune import FineTune
-from swapjax.pruning import (
-    Method,
-    Problem,
-    Pruned,
-    Solution,
-    Stage,
-    cbs,
-    chita,
-    grasp,
-    layerwise_obs,
-    linear_regression,
-    magnitude,
-    obd,
-    prune,
-    random,
-    saliency,
-    snip,
-    swap,
-    synflow,
-    wanda,
-    woodfisher,
-)
+from swapjax.sparsity.magnitude import magnitude_masks
+from swapjax.pruning import methods as _methods
+from swapjax.pruning.methods import *
 
-# What to do with masks, and what is told of a run.
-from swapjax.sparsity.masks import apply_masks, churn, density, intersect
+# Train sparse: a wrapper for any Optax optimizer, its rules, and what stands beside it.
+from swapjax.training.sparse import sparse
+from swapjax.training.state import check_state, masks_of
+from swapjax.training.gsm import gsm
+from swapjax.training.lottery import lottery
+from swapjax.training.plasticity import pruning_plasticity
+from swapjax.training import rules as _rules
+from swapjax.training.rules import *
 
-# What to prune, and how far, and when.
-from swapjax.sparsity.patterns import NM, Block
+# What to prune, how far, and when.
 from swapjax.sparsity.plan import Plan, plan
+from swapjax.sparsity.layout import Layout
+from swapjax.sparsity.patterns import NM, Block
 from swapjax.sparsity.schedules import (
     constant,
     cubic,
@@ -44,76 +33,62 @@ from swapjax.sparsity.schedules import (
     one_shot,
 )
 
-# Train sparse.
-from swapjax.training import (
-    acdc,
-    check_state,
-    gmp,
-    granet,
-    granet_st,
-    gsm,
-    lottery,
-    masks_of,
-    pruning_plasticity,
-    rigl,
-    set_,
-    sparse,
-    static,
-    ste,
-)
+# What to do with masks.
+from swapjax.sparsity.masks import apply_masks, churn, density, intersect
+
+# A method or a rule of one's own.
+from swapjax.pruning.method import Method, Problem, Solution, by_score
+from swapjax.training.rule import MaskStep, Rule
+from swapjax.sparsity.budget import Budget, select
+
+# The gradients that methods learn from, and what happens between stages.
+from swapjax.gradients.build import per_example_gradients
+from swapjax.gradients.noise import GradientNoise
+from swapjax.loops.finetune import FineTune
+from swapjax.loops.batchnorm import recalibrate_batchnorm
+
+__version__ = "0.2.0"
 
 __all__ = [
     "NM",
     "Block",
+    "Budget",
     "FineTune",
     "GradientNoise",
+    "Layout",
+    "MaskStep",
     "Method",
     "Plan",
     "Problem",
     "Pruned",
+    "Rule",
     "Solution",
     "Stage",
     "Status",
-    "acdc",
+    "__version__",
     "apply_masks",
-    "cbs",
+    "by_score",
     "check_state",
-    "chita",
     "churn",
     "constant",
     "cubic",
     "density",
     "exponential",
     "geometric",
-    "gmp",
-    "granet",
-    "granet_st",
-    "grasp",
     "gsm",
     "intersect",
-    "layerwise_obs",
     "linear",
-    "linear_regression",
     "lottery",
-    "magnitude",
+    "magnitude_masks",
     "masks_of",
-    "obd",
     "one_shot",
     "per_example_gradients",
     "plan",
     "prune",
     "pruning_plasticity",
-    "random",
     "recalibrate_batchnorm",
-    "rigl",
-    "saliency",
-    "set_",
-    "snip",
+    "select",
     "sparse",
-    "static",
-    "ste",
-    "swap",
-    "synflow",
-    "wanda",
-    "woodfisher",
 ]
+__all__ += _methods.__all__
+__all__ += _rules.__all__

@@ -1,6 +1,7 @@
 """A network small enough to be trained sparse in every way, and runs that are kept."""
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -100,3 +101,38 @@ def equal(first, second):
         a.dtype == b.dtype and np.array_equal(a, b)
         for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
     )
+
+
+class OneOf(NamedTuple):
+    index: jax.Array
+    states: tuple[Any, ...]
+
+
+def one_of(optimizers):
+    """An optimizer that is one of several by a number in its state.
+
+    A step compiles once a rule then, not once a rule and optimizer.
+    """
+
+    def init(params):
+        return OneOf(
+            jnp.zeros((), jnp.int32), tuple(o.init(params) for o in optimizers)
+        )
+
+    def update(gradients, state, params):
+        def branch(i):
+            def run():
+                states = list(state.states)
+                updates, states[i] = optimizers[i].update(gradients, states[i], params)
+                return updates, OneOf(state.index, tuple(states))
+
+            return run
+
+        every = [branch(i) for i in range(len(optimizers))]
+        return jax.lax.switch(state.index, every)
+
+    return optax.GradientTransformation(init, update)
+
+
+def choose(state, index):
+    return state._replace(inner=state.inner._replace(index=jnp.int32(index)))

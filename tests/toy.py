@@ -1,4 +1,6 @@
-"""A small network, its gradients as a problem, and G as an array."""
+"""Small networks, their gradients as problems, G and H as arrays."""
+
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -38,9 +40,9 @@ def setting(
     rows = per_example_gradients(
         loss_fn, params, (x, y), target, storage=storage, **options
     )
-    weights = target.split(params)
+    weights = target.layout.split(params)
     start = tuple(w + 0.1 * jnp.sign(w) for w in weights)
-    whole = {"params": params, "positions": target.positions}
+    whole = {"params": params, "layout": target.layout}
     return Problem(weights, start, rows, **whole), target
 
 
@@ -53,3 +55,63 @@ def explicit(rows):
 
 
 solve = jax.jit(lambda method, *args: method(*args), static_argnums=0)
+
+
+def dense(problem, damping):
+    """H = F + lambda I as an array, and G."""
+    g = explicit(problem.rows)
+    return g.T @ g / len(g) + damping * np.eye(g.shape[1]), g
+
+
+def on_support(h, w, keep, slope=None):
+    """The minimiser of g^T d + d^T H d / 2 with w + d zero off the support."""
+    slope = np.zeros_like(w) if slope is None else slope
+    d = np.where(keep, 0, -w)
+    right = -slope[keep] - h[np.ix_(keep, ~keep)] @ d[~keep]
+    d[keep] = np.linalg.solve(h[np.ix_(keep, keep)], right)
+    return w + d
+
+
+def small(sparsity, n=9):
+    """A linear model with 8 weights: every mask can be tried."""
+    keys = jax.random.split(jax.random.key(3), 3)
+    params = {"kernel": jax.random.normal(keys[0], (4, 2), jnp.float64)}
+    x = jax.random.normal(keys[1], (n, 4), jnp.float64)
+    x = x.at[:, 1].add(0.9 * x[:, 0])  # weights that can stand in for each other
+    y = jax.random.normal(keys[2], (n, 2), jnp.float64)
+
+    def loss(params, batch):
+        return jnp.mean(jnp.square(batch[0] @ params["kernel"] - batch[1]))
+
+    target = plan(params, sparsity, min_keep=0)
+    rows = per_example_gradients(loss, params, (x, y), target)
+    weights = target.layout.split(params)
+    g = np.asarray(rows.matrices[0]).reshape(n, -1)
+    return Problem(weights, weights, rows), target, g
+
+
+def supports(total, kept):
+    for chosen in itertools.combinations(range(total), kept):
+        mask = np.zeros(total, bool)
+        mask[list(chosen)] = True
+        yield mask
+
+
+def relu(x):
+    return jnp.maximum(x, 0)
+
+
+def chain(params, x):
+    for name in sorted(params):
+        x = relu(x @ params[name]["kernel"] + params[name].get("bias", 0))
+    return x
+
+
+def kernels(sizes, scale=1.0, dtype=np.float32):
+    rng = np.random.default_rng(0)
+    return {
+        f"layer{i:02}": {
+            "kernel": (scale * rng.normal(size=(a, b)) * np.sqrt(2 / a)).astype(dtype)
+        }
+        for i, (a, b) in enumerate(itertools.pairwise(sizes))
+    }

@@ -1,6 +1,6 @@
-"""A prunable leaf as the matrix of a linear map, and second moments of what it reads.
+"""A prunable leaf as the matrix of a linear map, and second moments of its inputs.
 
-A product and a convolution are one thing here, ``outputs = inputs @ matrix``; the
+Products and convolutions are treated alike, as ``outputs = inputs @ matrix``; the
 inputs of a convolution are the patches under its kernel.
 """
 
@@ -24,22 +24,22 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 )
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """A prunable leaf as a matrix, and what that is multiplied with.
+    """A prunable leaf as a matrix, and the second moment of its inputs.
 
     A grouped convolution, or a batched product, is several maps side by side.
 
     Attributes:
         moment: [groups, inputs, inputs], the sum of ``a a^T`` over the positions
             (pixels, tokens) of an example, averaged over examples.
-        index: ``int32[groups, inputs, outputs]``, where the matrix's entries are in
-            the flattened leaf.
+        index: ``int32[groups, inputs, outputs]``, the flat index into the leaf of each
+            entry of the matrix.
     """
 
     moment: jax.Array
     index: jax.Array
 
     def matrix(self, leaf: jax.Array) -> jax.Array:
-        """The leaf as [groups, inputs, outputs]."""
+        """Rearrange the leaf to [groups, inputs, outputs]."""
         return leaf.ravel()[self.index]
 
     def leaf(self, matrix: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -53,7 +53,7 @@ class View(NamedTuple):
     """A leaf, rearranged.
 
     Attributes:
-        leaf: its number among the prunable ones.
+        leaf: its number among the prunable leaves.
         shape: of the leaf.
         moves: the equations that rearranged it.
     """
@@ -63,7 +63,7 @@ class View(NamedTuple):
     moves: tuple[core.JaxprEqn, ...] = ()
 
     def places(self) -> jax.Array:
-        """The flat index into the leaf of each entry of the view."""
+        """Compute the flat index into the leaf of each entry of the view."""
         size = math.prod(self.shape)
         index = jax.lax.iota(jnp.int32, size).reshape(self.shape)
         for eqn in self.moves:
@@ -76,8 +76,8 @@ class Product(NamedTuple):
 
     Attributes:
         view: the leaf as the product sees it.
-        split: the shape that the view is given first.
-        groups: the axes of it that number the groups.
+        split: the shape that the view is reshaped to first.
+        groups: the axes of that shape that number the groups.
         inputs: the axes that number the inputs, in their order.
         outputs: the axes that number the outputs.
         moment: [groups, inputs, inputs], summed over positions and examples.
@@ -91,7 +91,7 @@ class Product(NamedTuple):
     moment: jax.Array
 
     def places(self) -> jax.Array:
-        """The flat index into the leaf of each entry of the matrix."""
+        """Compute the flat index into the leaf of each entry of the matrix."""
         axes = (self.groups, self.inputs, self.outputs)
         places = self.view.places().reshape(self.split)
         return places.transpose(tuple(itertools.chain(*axes))).reshape(
@@ -111,7 +111,7 @@ def of_dot(
     Args:
         eqn: the equation.
         view: the leaf.
-        which: its place among the operands, 0 or 1.
+        which: which of the operands it is, 0 or 1.
         shape: of the operand.
         others: the other operand.
     """
@@ -154,7 +154,7 @@ def of_convolution(
 def _moment_in_parts(
     images: jax.Array, patches: Callable[[jax.Array], jax.Array]
 ) -> jax.Array:
-    """The second moment of all patches, of which few are live at a time."""
+    """Compute the second moment of all patches, a few images at a time."""
     count = images.shape[0]
     one = jax.eval_shape(patches, images[:1])
     size = max(1, _PATCH_BYTES // max(1, one.size * one.dtype.itemsize))
@@ -162,7 +162,7 @@ def _moment_in_parts(
         return _moment(patches(images))
     parts = -(-count // size)
     size = -(-count // parts)
-    # Images of zeros fill the last part up: they add nothing.
+    # The last part is padded with images of zeros, which add nothing.
     fill = [(0, parts * size - count)] + [(0, 0)] * (images.ndim - 1)
     stacked = jnp.pad(images, fill).reshape(parts, size, *images.shape[1:])
 
@@ -177,12 +177,12 @@ def _moment_in_parts(
 def _patches(
     images: jax.Array, *, kernel: tuple[int, ...], params: dict[str, Any]
 ) -> jax.Array:
-    """What lies under a kernel at each of its positions.
+    """Extract the patch under a kernel at each of its positions.
 
     Args:
         images: [examples, *pixels, channels].
-        kernel: its pixels.
-        params: of the convolution.
+        kernel: its size in pixels.
+        params: of the convolution's equation.
 
     Returns:
         [groups, examples * positions, pixels of the kernel * channels of a group].
@@ -210,7 +210,7 @@ def _patches(
 
 
 def _moment(read: jax.Array) -> jax.Array:
-    """``sum_p a_p a_p^T`` for each group, of [groups, positions, inputs]."""
+    """Compute ``sum_p a_p a_p^T`` for each group of [groups, positions, inputs]."""
     return jnp.einsum(
         "gpi,gpj->gij",
         read,
@@ -221,7 +221,7 @@ def _moment(read: jax.Array) -> jax.Array:
 
 
 def _wide(dtype: jnp.dtype) -> jnp.dtype:
-    """What sums of such numbers are accumulated in: float32 or wider."""
+    """Return the dtype to accumulate sums in: float32 or wider."""
     return jnp.promote_types(jnp.float32, dtype)
 
 

@@ -1,13 +1,13 @@
-"""What every prunable leaf is multiplied with, found from the loss alone.
+"""Find the inputs of every layer from the loss alone.
 
-Layer-wise pruning needs the second moments of what each layer reads, and a network is
-only known as ``loss_fn(params, batch)``. So its program is evaluated equation by
-equation. On the way a leaf is followed through what merely rearranges it (transposes,
-reshapes, flips, changes of dtype) and into the programs that are called (``jit``,
-``jax.checkpoint``, functions with derivatives of their own). Where it meets a
+Layer-wise pruning needs the second moments of the inputs of each layer, and a network
+is only known as ``loss_fn(params, batch)``. So its program is evaluated equation by
+equation. Every prunable leaf is followed through equations that only rearrange it
+(transposes, reshapes, flips, changes of dtype) and into programs that are called
+(``jit``, ``jax.checkpoint``, functions with custom derivatives). Where it enters a
 ``dot_general``, or is the kernel of a ``conv_general_dilated``, the other operand is
-what its layer reads. Whatever else is done with a leaf makes it no layer, and that is
-an error which names it.
+the input of its layer. A leaf that enters any other equation is not a layer, which
+raises an error that names it.
 """
 
 import functools
@@ -21,11 +21,11 @@ from jax.extend import core
 
 from swapjax.activations.layer import Layer, Product, View, of_convolution, of_dot
 from swapjax.core import trees
-from swapjax.core.types import Leaves
-from swapjax.gradients.matrix_free import MatrixFreeRows
+from swapjax.core.checks import require_count
+from swapjax.core.types import Leaves, LossFn, Params
 
 # Equations that call another program, and the parameter that holds it. All are entered:
-# what they say of derivatives does not matter here.
+# their rules for derivatives do not matter here.
 _CALLS = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
@@ -36,7 +36,7 @@ _CALLS = {
     "checkpoint": "jaxpr",
     "remat2": "jaxpr",
 }
-# Those that leave every entry where it is, and those that move entries about.
+# Equations that keep every entry in its place, and those that rearrange entries.
 _SAME = {
     "convert_element_type",
     "copy",
@@ -57,59 +57,92 @@ _MOVES = {
 _LOOPS = {"scan", "while", "cond"}
 
 
-def second_moments(rows: MatrixFreeRows, paths: Sequence[str]) -> tuple[Layer, ...]:
-    """Measure what each prunable leaf is multiplied with, over the rows' examples.
+def second_moments(
+    loss_fn: LossFn,
+    params: Params,
+    examples: Any,
+    paths: Sequence[str],
+    *,
+    batch: int = 1,
+    chunk: int = 256,
+) -> tuple[Layer, ...]:
+    """Measure what each prunable leaf is multiplied with, over some examples.
 
-    One forward pass over chunks of rows. Only the moments outlive a chunk.
+    One forward pass over chunks of examples. Only the moments outlive a chunk.
 
     Args:
-        rows: the network, its weights and the examples. Their corruption is one of
-            gradients and does not matter here.
-        paths: names of the prunable leaves, for messages.
+        loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch whose leaves have
+            a leading axis of examples.
+        params: the network, any pytree of arrays.
+        examples: a pytree of arrays with a leading axis of examples.
+        paths: the prunable leaves, by the paths that `swapjax.plan` gives them.
+        batch: examples that loss_fn takes at a time; divides their number.
+        chunk: such batches that are evaluated at a time.
 
     Returns:
-        One layer a prunable leaf, the moments in float32 or wider. The inputs of a
+        One layer per prunable leaf, the moments in float32 or wider. The inputs of a
         convolution are ordered by the pixels of its kernel, then by channel.
 
     Raises:
-        ValueError: naming the leaf, for one that is used in no product with what
-            depends on the data, as several matrices, within a loop or a branch, or in
-            any other way; and for activations that are not finite.
+        ValueError: for a path of no leaf, and examples that do not make whole batches;
+            naming the leaf, for one that is used in no product with what depends on
+            the data, as several matrices, within a loop or a branch, or in any other
+            way; and for activations that are not finite.
     """
-    paths = tuple(paths)
-    layers = _measure(rows, paths)
+    require_count("batch", batch)
+    require_count("chunk", chunk)
+    paths, known = tuple(paths), trees.paths(params)
+    for path in paths:
+        if path not in known:
+            raise ValueError(f"paths: {path!r} is no leaf of params")
+    count = trees.count_examples(examples)
+    if count < 1 or count % batch:
+        raise ValueError(
+            f"examples: {count} of them do not make whole batches of batch={batch}"
+        )
+    layers = _measure(loss_fn, params, examples, paths, batch, chunk)
     trees.require_finite(paths, [layer.moment for layer in layers], "activations")
     return layers
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _measure(rows: MatrixFreeRows, paths: tuple[str, ...]) -> tuple[Layer, ...]:
-    # Chunks of one size, then the few rows that are left.
-    count = math.ceil(rows.n / rows.chunk)
-    size = rows.n // count
-    left = rows.n - count * size
+@functools.partial(jax.jit, static_argnums=(0, 3, 4, 5))
+def _measure(
+    loss_fn: LossFn,
+    params: Params,
+    examples: Any,
+    paths: tuple[str, ...],
+    batch: int,
+    chunk: int,
+) -> tuple[Layer, ...]:
+    """Average the moments over chunks; see `second_moments`."""
+    batches = jax.tree.map(lambda x: x.reshape(-1, batch, *x.shape[1:]), examples)
+    n = jax.tree.leaves(batches)[0].shape[0]
+    # Chunks of one size, then the few batches that are left.
+    count = math.ceil(n / chunk)
+    size = n // count
+    left = n - count * size
 
-    def chunk(start: jax.Array | int, size: int) -> tuple[Layer, ...]:
+    def measure(start: jax.Array | int, size: int) -> tuple[Layer, ...]:
         data = jax.tree.map(
-            lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), rows.examples
+            lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), batches
         )
-        return _find(rows, data, paths)
+        return _find(loss_fn, params, data, paths)
 
     def add(total: Leaves, start: jax.Array | int, size: int) -> Leaves:
-        layers = chunk(start, size)
+        layers = measure(start, size)
         return tuple(t + x.moment for t, x in zip(total, layers, strict=True))
 
     # Nobody asks for the moments of this one, so the compiler leaves its network out.
-    layers = chunk(0, 1)
+    layers = measure(0, 1)
     total = tuple(jnp.zeros_like(layer.moment) for layer in layers)
     starts = size * jnp.arange(count, dtype=jnp.int32)
     step = lambda total, start: (add(total, start, size), None)  # noqa: E731
     total = jax.lax.scan(step, total, starts)[0]
     if left:
         total = add(total, count * size, left)
-    examples = rows.n * rows.batch
     return tuple(
-        Layer(t / examples, layer.index) for t, layer in zip(total, layers, strict=True)
+        Layer(t / (n * batch), layer.index)
+        for t, layer in zip(total, layers, strict=True)
     )
 
 
@@ -118,8 +151,8 @@ class _Value(NamedTuple):
 
     Attributes:
         array: its value.
-        data: whether that depends on the data.
-        view: which leaf it is, if it is one.
+        data: whether the value depends on the data.
+        view: the leaf that it is a rearrangement of, or None.
     """
 
     array: Any
@@ -127,13 +160,28 @@ class _Value(NamedTuple):
     view: View | None = None
 
 
-def _find(rows: MatrixFreeRows, data: Any, paths: tuple[str, ...]) -> tuple[Layer, ...]:
-    """The layers of a few rows [k, b, ...]; moments are summed, not averaged."""
-    leaves = trees.take(rows.params, rows.positions)
+def _find(
+    loss_fn: LossFn, params: Params, data: Any, paths: tuple[str, ...]
+) -> tuple[Layer, ...]:
+    """Find the layers of a few batches [k, b, ...]; moments are summed, not averaged.
+
+    Args:
+        loss_fn: of params and a batch.
+        params: the network.
+        data: the batches.
+        paths: the prunable leaves.
+    """
+    every, treedef = jax.tree.flatten(params)
+    known = trees.paths(params)
+    places = [known.index(path) for path in paths]
+    leaves = tuple(every[i] for i in places)
 
     def losses(leaves: Leaves, data: Any) -> jax.Array:
-        params = trees.put(leaves, rows.params, rows.positions)
-        return jax.vmap(lambda batch: rows.loss_fn(params, batch))(data)
+        whole = list(every)
+        for i, leaf in zip(places, leaves, strict=True):
+            whole[i] = leaf
+        network = jax.tree.unflatten(treedef, whole)
+        return jax.vmap(lambda batch: loss_fn(network, batch))(data)
 
     with jax.default_matmul_precision("highest"):
         program = jax.make_jaxpr(losses)(leaves, data)
@@ -148,7 +196,7 @@ def _find(rows: MatrixFreeRows, data: Any, paths: tuple[str, ...]) -> tuple[Laye
 
 
 def _join(products: list[Product], path: str, dtype: jnp.dtype) -> Layer:
-    """One layer of all the products with a leaf."""
+    """Join all the products with a leaf into one layer."""
     if not products:
         raise _error(path, "is in no product with what depends on the data")
     for other in products[1:]:
@@ -220,10 +268,10 @@ def _evaluate(
 
 
 def _product(eqn: core.JaxprEqn, operands: list[_Value], path: str) -> Product:
-    """The product of an equation that a leaf enters.
+    """Read the product off an equation that a leaf enters.
 
     Raises:
-        ValueError: when it is none.
+        ValueError: when it is not one.
     """
     name = eqn.primitive.name
     if name in _LOOPS:

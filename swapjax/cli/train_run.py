@@ -80,7 +80,7 @@ def _fit(
     if is_sparse(last):
         return Outcome(params, masks_of(last), history)
     if options.algorithm == "dense":
-        return Outcome(params, target.masks(target.everything()), history)
+        return Outcome(params, target.layout.masks(target.layout.everything()), history)
     before = runner.evaluate(setting, params)
     kept = largest(target, params)
     return Outcome(masks.apply_masks(params, kept), kept, history, before)

@@ -9,7 +9,7 @@ import numpy as np
 
 
 def require_count(name: str, value: Any, least: int = 1) -> None:
-    """Raise for what does not count anything.
+    """Raise unless a value is a whole number that is not too small.
 
     Args:
         name: of the argument.
@@ -30,7 +30,7 @@ def require_count(name: str, value: Any, least: int = 1) -> None:
 def require_fraction(
     name: str, value: Any, *, zero: bool = True, one: bool = False
 ) -> None:
-    """Raise for other than a number from 0 to 1.
+    """Raise unless a value is a number from 0 to 1.
 
     Args:
         name: of the argument.
@@ -48,7 +48,7 @@ def require_fraction(
 
 
 def take_key(key: Any) -> tuple[str, np.ndarray]:
-    """The kind of a PRNG key and its numbers, on no device yet.
+    """Take a PRNG key apart into its kind and its numbers, on the host.
 
     Raises:
         ValueError: for other than one key.

@@ -26,7 +26,7 @@ class Spread(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Devices, or groups of them, with examples of their own."""
+        """The number of devices, or groups of them, with examples of their own."""
         return math.prod(self.mesh.shape[axis] for axis in self.axes)
 
     def place(self, tree: Any) -> Any:
@@ -35,7 +35,7 @@ class Spread(NamedTuple):
 
 
 def find_spread(data: Any) -> Spread | None:
-    """How the examples of a pytree of arrays are sharded; None if they are not.
+    """Find how the examples of a pytree are sharded; None if they are not.
 
     Raises:
         ValueError: for arrays that are sharded in different ways.
@@ -56,7 +56,7 @@ def find_spread(data: Any) -> Spread | None:
 
 
 def leave_to_compiler(tree: Any) -> Any:
-    """Arrays of meshes with explicit axes, on the same devices with automatic ones.
+    """Move arrays from meshes with explicit axes to the same with automatic ones.
 
     In explicit mode every operation must say where its result lies; the functions of
     this package, and most loss functions, leave that to the compiler.

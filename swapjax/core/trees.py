@@ -48,7 +48,7 @@ def cast_like(tree: Params, reference: Params) -> Params:
 def require_finite(
     names: Iterable[str], leaves: Iterable[jax.Array], what: str
 ) -> None:
-    """Raise where an array holds NaN or infinity. Reads values: not for use in jit.
+    """Raise if an array holds NaN or infinity. Reads values: not for use in jit.
 
     Args:
         names: one name an array, for the message.
@@ -71,11 +71,11 @@ def require_finite(
 
 
 def require_arrays(tree: Params, what: str) -> None:
-    """Raise where a leaf is no array and no number.
+    """Raise unless every leaf is an array or a number.
 
     Args:
         tree: any pytree.
-        what: it is, as in ``"params"``.
+        what: the tree is, as in ``"params"``.
 
     Raises:
         ValueError: naming the first such leaf.
@@ -93,22 +93,6 @@ def _not_finite(leaf: jax.Array) -> jax.Array:
     return jnp.sum(~jnp.isfinite(leaf))
 
 
-def take(params: Params, positions: tuple[int, ...]) -> tuple[jax.Array, ...]:
-    """Take some of the leaves of a tree, by their place in its flattening order."""
-    leaves = jax.tree.leaves(params)
-    return tuple(leaves[i] for i in positions)
-
-
-def put(
-    leaves: tuple[jax.Array, ...], params: Params, positions: tuple[int, ...]
-) -> Params:
-    """Put leaves back where `take` found them, among the others of params."""
-    flat, treedef = jax.tree.flatten(params)
-    for i, leaf in zip(positions, leaves, strict=True):
-        flat[i] = leaf
-    return jax.tree.unflatten(treedef, flat)
-
-
 def split_flat(flat: jax.Array, like: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
     """Cut a vector into arrays of the shapes of others, laid end to end."""
     parts, offset = [], 0
@@ -119,7 +103,7 @@ def split_flat(flat: jax.Array, like: tuple[jax.Array, ...]) -> tuple[jax.Array,
 
 
 def wide(leaves: Leaves) -> jnp.dtype:
-    """What products of such arrays are accumulated in: float32 or wider."""
+    """Find the dtype that products are accumulated in: float32 or wider."""
     return jnp.result_type(jnp.float32, *(leaf.dtype for leaf in leaves))
 
 

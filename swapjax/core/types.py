@@ -10,7 +10,8 @@ leaves     the prunable arrays alone, a tuple in the order of params
 support    where a mask is True
 sparsity   the fraction of zeros among the *prunable* entries
 density    one minus sparsity
-plan       which leaves are prunable, and how many entries to keep of them
+layout     where the prunable leaves lie among those of params
+plan       a layout, and how many entries to keep of its leaves
 budget     a plan's counts as the solver sees them, traced under jit
 pattern    n of every m entries along an axis, instead of any entries
 rows       the operator G: one loss gradient per example, or per mini-batch

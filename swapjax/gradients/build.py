@@ -1,4 +1,4 @@
-"""Gradients of single examples, or of mini-batches: the rows of G are made here."""
+"""Build the operator G: gradients of single examples, or of mini-batches."""
 
 import math
 from typing import Any
@@ -19,7 +19,7 @@ from swapjax.sparsity.plan import Plan
 _STORE_BELOW = 2**31  # bytes of G that "auto" still stores
 _CHUNK_BYTES = 2**25  # bytes of gradient rows live at a time, on a device
 # Bytes of activations. A CPU's cache is small, and XLA's kernel gradients in loops took
-# there five times as long a row in batches of 16 as one by one (ResNet-50).
+# there five times as long per row in batches of 16 as one by one (ResNet-50).
 _SPAN_BYTES = {"cpu": 2**25}
 _SPAN_BYTES_ELSEWHERE = 2**30
 _CHUNK_ROWS = 256
@@ -40,8 +40,8 @@ def per_example_gradients(
 ) -> StoredRows | MatrixFreeRows:
     """Take the gradient of the loss on each example, or on each mini-batch.
 
-    Params and data may be sharded in any way. Examples that are sharded over devices
-    stay there; every device takes the gradients of its own.
+    Params and data may be sharded in any way. Sharded examples are not moved: every
+    device takes the gradients of its own.
 
     Args:
         loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch whose leaves have
@@ -52,23 +52,24 @@ def per_example_gradients(
         plan: says which leaves are prunable; the rows hold those only.
         batch: examples averaged into one row.
         storage: ``"stored"`` keeps G, n times the prunable entries; ``"matrix-free"``
-            recomputes it in every product; ``"auto"`` stores what is below 2 GiB.
+            recomputes it in every product; ``"auto"`` stores G if it is below 2 GiB.
         dtype: what rows are rounded to, ``jnp.bfloat16`` to halve the memory. By
             default float32, or float64 for params of float64.
-        corruption: what happens to each row, from `swapjax.gradients.noise`.
+        corruption: how each row is corrupted, see `swapjax.gradients.noise`.
         key: seeds the corruption.
-        chunk: rows that a device works on at a time; by default as many as fit 32 MiB
-            where they are formed, and 32 MiB on a CPU, elsewhere 1 GiB, where passes
-            hold activations; 256 at most.
+        chunk: rows per device at a time. By default as many as fit 32 MiB of formed
+            rows, and in passes that hold activations 32 MiB of those on a CPU, 1 GiB
+            elsewhere; at most 256.
 
     Returns:
         The operator G.
 
     Raises:
         ValueError: for leaves of data that disagree about the number of examples, a
-            number that batch does not divide, no rows at all, a corruption without a
-            key, a loss that is no scalar, and gradients that are not finite, naming
-            the leaf.
+            number that batch does not divide, no examples, a batch or chunk below 1, a
+            dtype that is not floating, an unknown storage, a corruption without a key,
+            a loss that is not a scalar, and gradients that are not finite, naming the
+            leaf.
     """
     params, data = sharding.leave_to_compiler((params, data))
     free = recipe(
@@ -94,16 +95,19 @@ def recipe(
     """Describe the rows without computing anything; see `per_example_gradients`.
 
     Args:
-        loss_fn: as there, like all that follow.
+        loss_fn: as there, like the arguments that follow.
         params: where the gradients are taken.
         data: the examples.
         plan: the prunable leaves.
-        batch: examples a row.
+        batch: examples averaged into one row.
         dtype: what rows are rounded to.
-        corruption: what happens to each.
+        corruption: how each is corrupted.
         key: seeds the corruption.
-        chunk: rows formed at a time.
-        spread: the devices that examples go to; by default those they lie on.
+        chunk: rows per device at a time.
+        spread: the devices to place examples on; by default those that hold them.
+
+    Raises:
+        ValueError: as there, except for storage and gradients that are not finite.
     """
     require_count("batch", batch)
     if chunk is not None:
@@ -116,7 +120,7 @@ def recipe(
             f"data: {examples} examples do not make whole rows of batch={batch}"
         )
     n = examples // batch
-    weights = plan.split(params)
+    weights = plan.layout.split(params)
     spread = sharding.find_spread(data) if spread is None else spread
     data = _in_lanes(data, n, spread)
     slots = jax.tree.leaves(data)[0].shape[1]
@@ -127,7 +131,7 @@ def recipe(
         room = _SPAN_BYTES.get(jax.default_backend(), _SPAN_BYTES_ELSEWHERE)
         fits = room // live
         span = min(_CHUNK_ROWS, max(1, fits))
-        chunk = min(span, max(1, _CHUNK_BYTES // (4 * plan.total)))
+        chunk = min(span, max(1, _CHUNK_BYTES // (4 * plan.layout.total)))
     rounded = None if dtype is None else jnp.dtype(dtype)
     if rounded is not None and not jnp.issubdtype(rounded, jnp.floating):
         raise ValueError(f"dtype must be one of floats, got {rounded}")
@@ -137,7 +141,7 @@ def recipe(
         key=jax.random.key(0) if key is None else key,
         n=n,
         loss_fn=loss_fn,
-        positions=plan.positions,
+        layout=plan.layout,
         corruption=corruption,
         dtype=None if rounded == trees.wide(weights) else rounded,
         chunk=min(chunk, slots),
@@ -146,7 +150,7 @@ def recipe(
 
 
 def _in_lanes(data: Any, n: int, spread: sharding.Spread | None) -> Any:
-    """Data as [lanes, slots, b, ...], a lane a device; the last repeats example 0."""
+    """Lay data out as [lanes, slots, b, ...], a lane per device, padded with row 0."""
     lanes = 1 if spread is None else spread.size
     slots = math.ceil(n / lanes)
 
@@ -163,15 +167,15 @@ def _in_lanes(data: Any, n: int, spread: sharding.Spread | None) -> Any:
 
 
 def activation_bytes(loss_fn: LossFn, params: Params, batch: Any) -> int:
-    """Bytes of all that one evaluation of the loss computes, a bound on what it holds.
+    """Count the bytes that one evaluation of the loss computes, a bound on its memory.
 
     Args:
         loss_fn: ``loss_fn(params, batch)``.
         params: the weights.
-        batch: a pytree of arrays, or of their shapes.
+        batch: a pytree of arrays or of ``jax.ShapeDtypeStruct``.
 
     Raises:
-        ValueError: if the loss is no scalar.
+        ValueError: if the loss is not a scalar.
     """
 
     def count(jaxpr: core.Jaxpr) -> int:
@@ -207,18 +211,18 @@ def _bytes(aval: Any) -> int:
 def form(
     free: MatrixFreeRows, plan: Plan, storage: Storage = "auto"
 ) -> StoredRows | MatrixFreeRows:
-    """Store the rows of a recipe or leave them to be recomputed, and check them.
+    """Store the rows of a recipe, or leave them to be recomputed, and check them.
 
     Raises:
         ValueError: for an unknown storage, and gradients that are not finite.
     """
     check_storage(storage)
     if storage == "auto":
-        dtype = jnp.dtype(free.dtype or trees.wide(plan.split(free.params)))
-        small = free.n * plan.total * dtype.itemsize < _STORE_BELOW
+        dtype = jnp.dtype(free.dtype or trees.wide(plan.layout.split(free.params)))
+        small = free.n * plan.layout.total * dtype.itemsize < _STORE_BELOW
         storage = "stored" if small else "matrix-free"
     rows = store(free) if storage == "stored" else free
-    trees.require_finite(plan.paths, _sum_rows(rows), "gradients")
+    trees.require_finite(plan.layout.paths, _sum_rows(rows), "gradients")
     return rows
 
 

@@ -1,12 +1,11 @@
 """G as a recipe: every product is a forward or a reverse pass over the data.
 
-Whatever n is, no array but n x n ones is larger than twice params or half a GiB, one
-chunk of rows, and the activations of one span of examples.
+For any n, no array except those of shape [n, n] is larger than the largest of: twice
+the prunable weights, half a GiB, one chunk of rows, the activations of one span.
 """
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,12 +14,11 @@ import jax.numpy as jnp
 
 from swapjax.core import trees
 from swapjax.core.types import Leaves, LossFn, Params
-from swapjax.gradients import products
+from swapjax.gradients import gram, products
+from swapjax.gradients.chunks import Chunk, Chunks
 from swapjax.gradients.operator import Corruption
-from swapjax.sparsity import kept_index
+from swapjax.sparsity.layout import Layout
 
-_GRAM_ENTRIES = 2**27  # of columns of a Gram matrix at a time, half a GiB, at least
-_COLUMNS = 2**13  # of those, gathered and multiplied at once
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
@@ -28,31 +26,28 @@ _HIGHEST = jax.lax.Precision.HIGHEST
     jax.tree_util.register_dataclass,
     data_fields=["params", "data", "key"],
     meta_fields=[
-        "n", "loss_fn", "positions", "corruption", "dtype", "chunk", "span"
+        "n", "loss_fn", "layout", "corruption", "dtype", "chunk", "span"
     ],
 )  # fmt: skip
 @dataclasses.dataclass(frozen=True)
 class MatrixFreeRows:
     """G as a recipe: products are forward and reverse passes over some rows at a time.
 
-    Rows lie in lanes, one a device that data is sharded over; every step takes the same
-    slots of all lanes, so that it keeps all devices busy and moves no examples.
-
     Attributes:
         params: the weights at which gradients are taken.
-        data: a pytree of arrays [lanes, slots, b, ...]: rows of b examples. Row i lies
-            in lane ``i // slots``; what is beyond row n fills the last lane up.
+        data: a pytree of arrays [lanes, slots, b, ...], one lane per device, in the
+            order of `chunks.Chunks`. A row is b examples; rows after n are padding.
         key: seeds the corruption; row i draws from ``fold_in(key, i)``, so that every
             product sees the same corrupted rows.
         n: the number of rows.
         loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch.
-        positions: the prunable leaves among all leaves of params.
-        corruption: what happens to each row, or None. With one, the products form
-            a chunk of rows each time, since noise has no forward mode.
-        dtype: what rows are rounded to before products take them, or None for the
+        layout: the prunable leaves of params.
+        corruption: how each row is corrupted, or None. With a corruption, products
+            form the rows, since it has no forward mode.
+        dtype: what rows are rounded to before they are multiplied, or None for the
             dtype that products are accumulated in.
-        chunk: slots of which rows are formed at a time.
-        span: slots of which passes take the activations at a time.
+        chunk: slots per chunk of rows that are formed.
+        span: slots per chunk of examples that a forward or reverse pass takes.
     """
 
     params: Params
@@ -60,7 +55,7 @@ class MatrixFreeRows:
     key: jax.Array
     n: int
     loss_fn: LossFn
-    positions: tuple[int, ...]
+    layout: Layout
     corruption: Corruption | None
     dtype: Any
     chunk: int
@@ -73,204 +68,140 @@ class MatrixFreeRows:
 
     @property
     def lanes(self) -> int:
-        """Rows that lie beside each other, one a device."""
+        """The number of lanes, one per device."""
         return jax.tree.leaves(self.data)[0].shape[0]
 
     @property
     def slots(self) -> int:
-        """Rows of a lane."""
+        """The number of rows in a lane, padding included."""
         return jax.tree.leaves(self.data)[0].shape[1]
 
     @property
     def examples(self) -> Any:
         """The data row by row, [n, b, ...]; this may move them between devices."""
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[: self.n], self.data)
+        return self._chunks(self.chunk).rows(self.data)
 
     def project(self, leaves: Leaves) -> jax.Array:
-        """``G v``: one forward-mode pass over the data."""
+        """Compute ``G v``: one forward-mode pass over the data."""
         leaves = trees.cast_like(leaves, self._weights)
-        formed = self._is_formed
-        size = self.chunk if formed else self.span
 
-        def block(start: jax.Array) -> jax.Array:
-            if formed:
-                return products.project(self.form(start), leaves)
-            losses = functools.partial(self._losses, start=start, size=size)
+        def work(chunk: Chunk) -> jax.Array:
+            if self._is_formed:
+                return products.project(self.form(chunk), leaves)
+            losses = functools.partial(self._losses, chunk=chunk)
             with jax.default_matmul_precision("highest"):
                 return jax.jvp(losses, (self._weights,), (leaves,))[1]
 
-        empty = jnp.zeros((self.lanes, self.slots), trees.wide(leaves))
-        return self._collect(empty, block, size)
+        row = jax.ShapeDtypeStruct((), trees.wide(leaves))
+        return self._chunks(self._size).collect(work, row)
 
     def pull_back(self, residual: jax.Array) -> Leaves:
-        """``G^T r``: one reverse-mode pass over the data."""
-        formed = self._is_formed
-        size = self.chunk if formed else self.span
+        """Compute ``G^T r``: one reverse-mode pass over the data."""
 
-        def block(start: jax.Array, r: jax.Array) -> Leaves:
-            if formed:
-                return products.pull_back(self.form(start), r)
-            losses = functools.partial(self._losses, start=start, size=size)
+        def work(chunk: Chunk, r: jax.Array) -> Leaves:
+            if self._is_formed:
+                return products.pull_back(self.form(chunk), r)
+            losses = functools.partial(self._losses, chunk=chunk)
             with jax.default_matmul_precision("highest"):
                 values, transpose = jax.vjp(losses, self._weights)
                 return transpose(r.astype(values.dtype))[0]
 
-        def step(total: Leaves, i: jax.Array) -> tuple[Leaves, None]:
-            start = self._start(i, size)
-            r = jnp.take(residual, self._numbers(start, size), mode="clip")
-            part = block(start, jnp.where(self._fresh(i, size), r, 0))
-            return jax.tree.map(lambda t, q: t + q.astype(t.dtype), total, part), None
+        def add(total: Leaves, chunk: Chunk) -> Leaves:
+            part = work(chunk, chunk.pick(residual))
+            return jax.tree.map(lambda t, q: t + q.astype(t.dtype), total, part)
 
-        return jax.lax.scan(step, self._zeros(), self._blocks(size))[0]
+        return self._chunks(self._size).fold(add, self._zeros())
 
     def gram(self, support: Leaves | None = None) -> jax.Array:
-        """``G_S G_S^T`` from some columns of S at a time.
-
-        As many as fit twice the memory of params, or half a GiB. Each time takes a pass
-        that forms all rows, n/2 times the density of S for large params.
-        """
-        wide = trees.wide(self._weights)
-        total = sum(w.size for w in self._weights)
-        width = max(1, min(_COLUMNS, total))
-        room = max(2 * total, _GRAM_ENTRIES) // (self.n * width)
-        most = max(
-            1, min(room, math.ceil(total / width))
-        )  # blocks of columns at a time
-        numbered = None if support is None else kept_index.number(support)
-        count = total if numbered is None else numbered.total
-        blocks = -(-count // width)
-
-        def places(block: jax.Array) -> jax.Array:
-            if numbered is None:
-                return block * width + jnp.arange(width, dtype=jnp.int32)
-            return numbered.places(block * width, width)
-
-        def some(r: jax.Array, out: jax.Array) -> jax.Array:
-            index = jax.lax.map(places, r * most + jnp.arange(most, dtype=jnp.int32))
-            here = jnp.minimum(blocks - r * most, most)
-
-            def gather(found: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
-                start = self._start(i, self.chunk)
-                rows = self.form(start)
-
-                def one(b: jax.Array, found: jax.Array) -> jax.Array:
-                    part = self._in_lanes(products.columns(rows, index[b]), self.chunk)
-                    at = (
-                        b,
-                        jnp.zeros_like(b),
-                        start.astype(b.dtype),
-                        jnp.zeros_like(b),
-                    )
-                    return jax.lax.dynamic_update_slice(found, part[None], at)
-
-                return jax.lax.fori_loop(0, here, one, found), None
-
-            empty = jnp.zeros((most, self.lanes, self.slots, width), wide)
-            found = jax.lax.scan(gather, empty, self._blocks(self.chunk))[0]
-            found = found.reshape(most, self.lanes * self.slots, width)
-
-            def add(b: jax.Array, out: jax.Array) -> jax.Array:
-                return out + products.gram((found[b, : self.n],))
-
-            return jax.lax.fori_loop(0, here, add, out)
-
-        empty = jnp.zeros((self.n, self.n), wide)
-        return jax.lax.fori_loop(0, -(-blocks // most), some, empty)
+        """Compute ``G_S G_S^T`` from a few columns at a time; see `gram.by_columns`."""
+        chunks = self._chunks(self.chunk)
+        return gram.by_columns(self.form, chunks, self._weights, support)
 
     def mean_squares(self) -> Leaves:
-        """``(1/n) sum_i G_iq^2``, from one pass that forms chunks of rows."""
+        """Compute ``(1/n) sum_i G_iq^2`` in one pass that forms chunks of rows."""
 
-        def step(total: Leaves, i: jax.Array) -> tuple[Leaves, None]:
-            rows = self.form(self._start(i, self.chunk))
-            fresh = self._fresh(i, self.chunk)
-            part = products.sum_squares(rows, fresh, self.lanes)
-            return jax.tree.map(jnp.add, total, part), None
+        def add(total: Leaves, chunk: Chunk) -> Leaves:
+            part = products.sum_squares(self.form(chunk), chunk.fresh, self.lanes)
+            return jax.tree.map(jnp.add, total, part)
 
-        total = jax.lax.scan(step, self._zeros(), self._blocks(self.chunk))[0]
+        total = self._chunks(self.chunk).fold(add, self._zeros())
         return tuple(t / self.n for t in total)
 
     def energies(self, factor: jax.Array) -> Leaves:
-        """``|F G_q|^2``: some rows of F G at a time, summed up from all rows of G."""
-        width = min(self.chunk, factor.shape[0])
+        """Compute ``|F G_q|^2``, a few rows of F G at a time from all rows of G."""
+        count = factor.shape[0]
         wide = trees.wide(self._weights)
 
-        def squares(total: Leaves, a: jax.Array) -> tuple[Leaves, None]:
-            start = jnp.minimum(a * width, factor.shape[0] - width)
-            some = jax.lax.dynamic_slice_in_dim(factor, start, width)
-            # Rows that belong to the part before count there.
-            some = jnp.where((start + jnp.arange(width) >= a * width)[:, None], some, 0)
+        def squares(total: Leaves, part: Chunk) -> Leaves:
+            some = jnp.where(part.fresh[:, None], part.read(factor[None]), 0)
+            width = some.shape[0]
 
-            def add(out: Leaves, i: jax.Array) -> tuple[Leaves, None]:
-                start = self._start(i, self.chunk)
-                part = jnp.take(
-                    some, self._numbers(start, self.chunk), axis=1, mode="clip"
-                )
-                part = jnp.where(self._fresh(i, self.chunk), part, 0)
+            def add(out: Leaves, chunk: Chunk) -> Leaves:
+                entries = chunk.pick(some)
                 return tuple(
-                    o + jnp.matmul(part, products.flat(m), precision=_HIGHEST)
-                    for o, m in zip(out, self.form(start), strict=True)
-                ), None
+                    o + jnp.matmul(entries, products.flat(m), precision=_HIGHEST)
+                    for o, m in zip(out, self.form(chunk), strict=True)
+                )
 
             zeros = tuple(jnp.zeros((width, w.size), wide) for w in self._weights)
-            moved = jax.lax.scan(add, zeros, self._blocks(self.chunk))[0]
+            moved = self._chunks(self.chunk).fold(add, zeros)
             return tuple(
                 t + jnp.sum(jnp.square(m), axis=0).reshape(t.shape)
                 for t, m in zip(total, moved, strict=True)
-            ), None
+            )
 
-        parts = jnp.arange(math.ceil(factor.shape[0] / width), dtype=jnp.int32)
-        return jax.lax.scan(squares, self._zeros(), parts)[0]
+        # The rows of F, which are no rows of G, are chunked in the same way.
+        parts = Chunks(count, 1, count, min(self.chunk, count))
+        return parts.fold(squares, self._zeros())
 
     def columns(self, index: jax.Array) -> jax.Array:
-        """Some columns, [n, m], from one pass that forms chunks of rows."""
-        empty = jnp.zeros(
-            (self.lanes, self.slots, *index.shape), trees.wide(self._weights)
-        )
-        return self._collect(
-            empty, lambda start: products.columns(self.form(start), index), self.chunk
+        """Take some columns, [n, m], in one pass that forms chunks of rows."""
+        row = jax.ShapeDtypeStruct(index.shape, trees.wide(self._weights))
+        return self._chunks(self.chunk).collect(
+            lambda chunk: products.columns(self.form(chunk), index), row
         )
 
     def map_blocks(self, work: Callable, blocks: Leaves, *extras: Leaves) -> tuple:
-        """As the protocol says; holds all blocks at once, p times their size."""
+        """Do as `GradientOperator.map_blocks`, in one pass that forms chunks of rows.
 
-        def step(total: tuple, i: jax.Array) -> tuple[tuple, None]:
-            rows = self.form(self._start(i, self.chunk))
-            fresh = self._fresh(i, self.chunk)
+        Holds the moments of all blocks at once, c entries for every column.
+        """
+
+        def step(total: tuple, chunk: Chunk) -> tuple:
+            rows, fresh = self.form(chunk), chunk.fresh
 
             def add(t: jax.Array, m: jax.Array, index: jax.Array) -> jax.Array:
                 m = jnp.where(fresh[:, None], products.flat(m), 0)
                 return t + jax.lax.map(lambda b: products.moment(m, b), index)
 
-            return tuple(map(add, total, rows, blocks)), None
+            return tuple(map(add, total, rows, blocks))
 
         wide = trees.wide(self._weights)
         zeros = tuple(jnp.zeros((*b.shape, b.shape[1]), wide) for b in blocks)
-        moments = jax.lax.scan(step, zeros, self._blocks(self.chunk))[0]
+        moments = self._chunks(self.chunk).fold(step, zeros)
         return tuple(
             jax.lax.map(lambda args: work(args[0] / self.n, *args[1:]), leaf)
             for leaf in zip(moments, *extras, strict=True)
         )
 
     def at(self, leaves: Leaves) -> "MatrixFreeRows":
-        """The rows of the same examples at other weights."""
-        params = trees.put(leaves, self.params, self.positions)
+        """Return the rows of the same examples at other weights."""
+        params = self.layout.merge(leaves, self.params)
         return dataclasses.replace(self, params=params)
 
     def loss(self, leaves: Leaves) -> jax.Array:
-        """The mean loss of the rows' examples at other weights."""
+        """Compute the mean loss of the rows' examples at other weights."""
         leaves = trees.cast_like(leaves, self._weights)
 
-        def step(total: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
-            start = self._start(i, self.span)
-            losses = self._losses(leaves, start=start, size=self.span)
-            fresh = self._fresh(i, self.span)
-            return total + jnp.sum(jnp.where(fresh, losses, 0)), None
+        def add(total: jax.Array, chunk: Chunk) -> jax.Array:
+            losses = self._losses(leaves, chunk)
+            return total + jnp.sum(jnp.where(chunk.fresh, losses, 0))
 
         zero = jnp.zeros((), trees.wide(self._weights))
-        return jax.lax.scan(step, zero, self._blocks(self.span))[0] / self.n
+        return self._chunks(self.span).fold(add, zero) / self.n
 
     def curve(self, leaves: Leaves) -> Leaves:
-        """``H v``: one forward pass over reverse ones, a span of rows at a time.
+        """Compute ``H v`` in forward over reverse mode, a span of rows at a time.
 
         Differentiating `loss` twice would hold the activations of all spans.
         """
@@ -281,112 +212,58 @@ class MatrixFreeRows:
         return jax.jvp(gradient, (self._weights,), (tangent,))[1]
 
     def store(self) -> Leaves:
-        """All rows, written chunk by chunk, [n, *shape] a leaf."""
+        """Form all rows, chunk by chunk, [n, *shape] a leaf."""
         dtype = self.dtype or trees.wide(self._weights)
-        empty = tuple(
-            jnp.zeros((self.lanes, self.slots, *w.shape), dtype) for w in self._weights
-        )
-        return self._collect(empty, self.form, self.chunk)
+        row = tuple(jax.ShapeDtypeStruct(w.shape, dtype) for w in self._weights)
+        return self._chunks(self.chunk).collect(self.form, row)
 
-    def form(self, start: jax.Array) -> Leaves:
-        """The rows of a chunk of slots from `start` on, formed and corrupted."""
+    def form(self, chunk: Chunk) -> Leaves:
+        """Form the rows of a chunk, corrupted and rounded, [lanes * size, *shape]."""
 
         def loss(leaves: Leaves, batch: Any) -> jax.Array:
-            return self.loss_fn(trees.put(leaves, self.params, self.positions), batch)
+            return self.loss_fn(self.layout.merge(leaves, self.params), batch)
 
         def row(batch: Any) -> Leaves:
             leaves = jax.grad(loss)(self._weights, batch)
             return tuple(x.astype(trees.wide(leaves)) for x in leaves)
 
         with jax.default_matmul_precision("highest"):
-            rows = jax.vmap(row)(self._slice(start, self.chunk))
+            rows = jax.vmap(row)(chunk.read(self.data))
         if self.corruption is not None:
-            rows = self._corrupt(rows, self._numbers(start, self.chunk))
+            rows = chunk.map_rows(self._corrupt, rows)
         if self.dtype is not None:
             rows = tuple(x.astype(self.dtype) for x in rows)
         return rows
 
-    def _corrupt(self, rows: Leaves, numbers: jax.Array) -> Leaves:
-        def one(number: jax.Array, leaves: Leaves) -> Leaves:
-            assert self.corruption is not None
-            key = jax.random.fold_in(self.key, number)
-            return self.corruption(key, self.key, number, self.n, leaves)
+    def _corrupt(self, number: jax.Array, row: Leaves) -> Leaves:
+        assert self.corruption is not None
+        key = jax.random.fold_in(self.key, number)
+        return self.corruption(key, self.key, number, self.n, row)
 
-        # One slot after the other: its many passes then stay in a CPU's cache, which
-        # took half the time that all rows at once did.
-        by_slot = lambda x: jnp.moveaxis(self._in_lanes(x, self.chunk), 0, 1)  # noqa: E731
-        together = jax.tree.map(by_slot, (numbers, rows))
-        found = jax.lax.map(lambda pair: jax.vmap(one)(*pair), together)
-        return jax.tree.map(
-            lambda x, like: jnp.moveaxis(x, 1, 0).reshape(like.shape), found, rows
-        )
+    def _losses(self, leaves: Leaves, chunk: Chunk) -> jax.Array:
+        params = self.layout.merge(leaves, self.params)
+        with jax.default_matmul_precision("highest"):
+            return jax.vmap(lambda batch: self.loss_fn(params, batch))(
+                chunk.read(self.data)
+            )
 
     @property
     def _weights(self) -> Leaves:
-        return trees.take(self.params, self.positions)
+        return self.layout.split(self.params)
 
     @property
     def _is_formed(self) -> bool:
         """Whether products need the rows themselves, not passes."""
         return self.corruption is not None or self.dtype is not None
 
+    @property
+    def _size(self) -> int:
+        """Slots per chunk in products with vectors."""
+        return self.chunk if self._is_formed else self.span
+
+    def _chunks(self, size: int) -> Chunks:
+        return Chunks(self.n, self.lanes, self.slots, size)
+
     def _zeros(self) -> Leaves:
         wide = trees.wide(self._weights)
         return tuple(jnp.zeros(w.shape, wide) for w in self._weights)
-
-    def _blocks(self, size: int) -> jax.Array:
-        return jnp.arange(math.ceil(self.slots / size), dtype=jnp.int32)
-
-    def _start(self, i: jax.Array, size: int) -> jax.Array:
-        """The slot where block i starts; the last is moved back to be as long.
-
-        The rows that two blocks then share are computed twice and written twice with
-        the same value; sums leave them out by `_fresh`.
-        """
-        return jnp.minimum(i * size, self.slots - size)
-
-    def _numbers(self, start: jax.Array, size: int) -> jax.Array:
-        """The numbers of the rows in these slots of all lanes, [lanes * size]."""
-        lane = self.slots * jnp.arange(self.lanes, dtype=jnp.int32)
-        slot = start + jnp.arange(size, dtype=jnp.int32)
-        return (lane[:, None] + slot).ravel()
-
-    def _fresh(self, i: jax.Array, size: int) -> jax.Array:
-        """Which rows of block i are in no block before it, and rows at all."""
-        start = self._start(i, size)
-        new = jnp.tile(start + jnp.arange(size) >= i * size, self.lanes)
-        return new & (self._numbers(start, size) < self.n)
-
-    def _in_lanes(self, x: jax.Array, size: int) -> jax.Array:
-        return x.reshape(self.lanes, size, *x.shape[1:])
-
-    def _slice(self, start: jax.Array, size: int) -> Any:
-        def some(x: jax.Array) -> jax.Array:
-            x = jax.lax.dynamic_slice_in_dim(x, start, size, axis=1)
-            return x.reshape(-1, *x.shape[2:])
-
-        return jax.tree.map(some, self.data)
-
-    def _collect(self, empty: Any, block: Callable, size: int) -> Any:
-        """Write ``block(start)`` of all blocks into arrays [lanes, slots, ...]."""
-
-        def step(out: Any, i: jax.Array) -> tuple[Any, None]:
-            start = self._start(i, size)
-
-            def write(o: jax.Array, part: jax.Array) -> jax.Array:
-                part = self._in_lanes(part.astype(o.dtype), size)
-                return jax.lax.dynamic_update_slice_in_dim(o, part, start, 1)
-
-            return jax.tree.map(write, out, block(start)), None
-
-        filled = jax.lax.scan(step, empty, self._blocks(size))[0]
-        return jax.tree.map(
-            lambda x: x.reshape(self.lanes * self.slots, *x.shape[2:])[: self.n], filled
-        )
-
-    def _losses(self, leaves: Leaves, start: jax.Array, size: int) -> jax.Array:
-        params = trees.put(leaves, self.params, self.positions)
-        with jax.default_matmul_precision("highest"):
-            return jax.vmap(lambda batch: self.loss_fn(params, batch))(
-                self._slice(start, size)
-            )

@@ -1,4 +1,4 @@
-"""What corrupts gradient rows; every draw comes from an explicit key."""
+"""Corruption of gradient rows; every draw comes from an explicit key."""
 
 import dataclasses
 import math
@@ -18,15 +18,16 @@ class GradientNoise:
 
     The deviation of the noise on a row is `scale` times the standard deviation of
     that row over all its prunable entries, all layers together: layers with small
-    gradients drown first. Losses stay clean, and with them what they choose in `swap`:
-    support, damping, and the length of the first-order step.
+    gradients drown first. Losses stay clean, and with them what `swap` chooses by the
+    loss: support, damping, and the length of the first-order step.
 
     Attributes:
         scale: deviation of the noise, in deviations of the row; 0 or more.
-        proportion: how much is hit, in [0, 1].
-        unit: ``"coordinate"`` hits ``floor(proportion * p)`` entries of every row,
-            afresh for each, as the released SWAP code does; ``"row"`` hits every entry
-            of ``floor(proportion * n)`` rows. The paper's text admits both readings.
+        proportion: the fraction that is corrupted, in [0, 1].
+        unit: ``"coordinate"`` corrupts ``floor(proportion * p)`` entries of every row,
+            drawn anew for each, as the released SWAP code does; ``"row"`` corrupts
+            every entry of ``floor(proportion * n)`` rows. The paper's text admits both
+            readings.
 
     Raises:
         ValueError: for values outside those.
@@ -54,10 +55,10 @@ class GradientNoise:
         """Corrupt one row.
 
         Args:
-            key: of this row alone.
-            shared: a key that all rows have in common.
-            index: the number of the row.
-            n: how many rows there are.
+            key: PRNG key of this row alone.
+            shared: PRNG key that all rows have in common.
+            index: the row number.
+            n: the number of rows.
             row: its leaves.
         """
         where, what = jax.random.split(key)
@@ -86,5 +87,5 @@ class GradientNoise:
         )
 
     def _share(self, count: int) -> int:
-        """``floor(proportion * count)``, exactly: 0.29 of 100 are 29."""
+        """Compute ``floor(proportion * count)`` exactly: 0.29 of 100 are 29."""
         return math.floor(Fraction(repr(float(self.proportion))) * count)

@@ -1,7 +1,7 @@
-"""Products of explicit gradient rows: one array [n, *shape] a prunable leaf.
+"""Products of explicit gradient rows: one array [n, *shape] per prunable leaf.
 
-What `gradients` asks of rows that exist, all n of them or a chunk at a time. Everything
-is accumulated in float32 or wider, whatever the rows are stored in.
+They take rows that are in memory, all n of them or a chunk at a time. All products are
+accumulated in float32 or wider, whatever dtype the rows have.
 """
 
 import functools
@@ -25,7 +25,7 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def project(matrices: Leaves, leaves: Leaves) -> jax.Array:
-    """``G v``, [n]."""
+    """Compute ``G v``, [n]."""
     dtype = trees.wide((*matrices, *leaves))
 
     def product(m: jax.Array, v: jax.Array) -> jax.Array:
@@ -42,7 +42,7 @@ def project(matrices: Leaves, leaves: Leaves) -> jax.Array:
 
 
 def pull_back(matrices: Leaves, residual: jax.Array) -> Leaves:
-    """``G^T r``."""
+    """Compute ``G^T r``."""
     dtype = trees.wide(matrices)
     r = residual.astype(dtype)
 
@@ -57,7 +57,7 @@ def pull_back(matrices: Leaves, residual: jax.Array) -> Leaves:
 
 
 def gram(matrices: Leaves, support: Leaves | None = None) -> jax.Array:
-    """``G_S G_S^T``, [n, n], for bool leaves S; of all columns without one."""
+    """Compute ``G_S G_S^T``, [n, n], for bool leaves S; by default all columns."""
     masks = (None,) * len(matrices) if support is None else support
     parts = (
         _on_support(flat(m), None, s) for m, s in zip(matrices, masks, strict=True)
@@ -68,7 +68,7 @@ def gram(matrices: Leaves, support: Leaves | None = None) -> jax.Array:
 
 
 def products(first: Leaves, second: Leaves, support: Leaves | None = None) -> jax.Array:
-    """All inner products of two sets of rows, [rows of first, rows of second]."""
+    """Compute the inner products of two sets of rows, [rows of first, of second]."""
     masks = (None,) * len(first) if support is None else support
     parts = (
         _on_support(flat(a), flat(b), s)
@@ -79,12 +79,12 @@ def products(first: Leaves, second: Leaves, support: Leaves | None = None) -> ja
 
 
 def sum_squares(matrices: Leaves, which: jax.Array, lanes: int = 1) -> Leaves:
-    """Per column, the sum of squares over the rows that `which` marks.
+    """Sum the squares of every column over the rows that `which` marks.
 
     Args:
         matrices: the rows.
         which: ``bool[n]``.
-        lanes: in how many equal parts rows lie on devices.
+        lanes: into how many equal parts the rows are split over devices.
     """
     dtype = trees.wide(matrices)
 
@@ -106,7 +106,7 @@ def sum_squares(matrices: Leaves, which: jax.Array, lanes: int = 1) -> Leaves:
 
 
 def energies(matrices: Leaves, factor: jax.Array) -> Leaves:
-    """Per column q, ``|F G_q|^2`` for a factor F, [any, n]."""
+    """Compute ``|F G_q|^2`` of every column q, for a factor F, [any, n]."""
     dtype = trees.wide(matrices)
 
     def one(m: jax.Array) -> jax.Array:
@@ -132,12 +132,12 @@ def energies(matrices: Leaves, factor: jax.Array) -> Leaves:
 
 
 def columns(matrices: Leaves, index: jax.Array) -> jax.Array:
-    """Some columns of G, [n, m].
+    """Take some columns of G, [n, m].
 
     Args:
         matrices: the rows.
-        index: ``int32[m]``, places in the leaves laid end to end; beyond their end
-            stands for a column of zeros.
+        index: ``int32[m]``, places in the leaves laid end to end; a place beyond
+            their end gives a column of zeros.
     """
     dtype, offset = trees.wide(matrices), 0
     out = jnp.zeros((matrices[0].shape[0], index.shape[0]), dtype)
@@ -163,7 +163,7 @@ def columns(matrices: Leaves, index: jax.Array) -> jax.Array:
 
 
 def moment(matrix: jax.Array, index: jax.Array) -> jax.Array:
-    """``G_B^T G_B``, [c, c], of some columns B of one leaf; zeros beyond its end."""
+    """Compute ``G_B^T G_B``, [c, c], of columns B of one leaf; zero beyond its end."""
     if not matrix.size:
         return jnp.zeros(2 * index.shape, trees.wide((matrix,)))
     some = jnp.take(flat(matrix), index, axis=1, mode="fill", fill_value=0)
@@ -172,7 +172,7 @@ def moment(matrix: jax.Array, index: jax.Array) -> jax.Array:
 
 
 def flat(leaf: jax.Array) -> jax.Array:
-    """Rows of a leaf as a matrix, [n, size]."""
+    """Reshape the rows of a leaf to a matrix, [n, size]."""
     return leaf.reshape(leaf.shape[0], math.prod(leaf.shape[1:]))
 
 
@@ -185,11 +185,11 @@ def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
 def _on_support(
     first: jax.Array, second: jax.Array | None, mask: jax.Array | None
 ) -> jax.Array:
-    """Multiply the columns of one leaf that a mask keeps; without second, with itself.
+    """Multiply two matrices, or one with itself, over the columns that a mask keeps.
 
     The cost is the rows of each times the number of columns multiplied. How many are
     kept is traced, so the columns are gathered into one of a few static sizes, chosen
-    when the program runs; all of them live in one compilation. Every leaf chooses its
+    when the program runs; one compilation holds all of them. Every leaf chooses its
     own, since in a network of many leaves one size for all would fit none.
     """
     kernel = functools.partial(_multiply, first, second)
@@ -221,11 +221,11 @@ def _multiply(
     second: jax.Array | None,
     restrict: Callable[[jax.Array], jax.Array],
 ) -> jax.Array:
-    """``A B^T`` of two restricted matrices, or ``A A^T`` for little over half of that.
+    """Compute ``A B^T`` of two restricted matrices, or ``A A^T`` without a second.
 
-    A Gram matrix is put together from panels of rows: what lies below its diagonal is
-    the transpose of what lies above. The panels are restricted one by one, since
-    slices of the restricted matrix would be copied.
+    A Gram matrix is assembled from panels of rows: the part below its diagonal is the
+    transpose of the part above, which saves nearly half of the work. The panels are
+    restricted one by one, since slices of the restricted matrix would be copied.
     """
     if second is not None:
         return _dot(restrict(first), restrict(second))

@@ -20,12 +20,12 @@ from swapjax.gradients.matrix_free import MatrixFreeRows
 )
 @dataclasses.dataclass(frozen=True)
 class StoredRows:
-    """G as arrays, one a prunable leaf.
+    """G as arrays, one per prunable leaf.
 
     Attributes:
         matrices: arrays [n, *shape], float32, or bfloat16 to halve the memory; their
-            products are accumulated in float32 all the same.
-        source: the recipe they were made from.
+            products are accumulated in float32 in both cases.
+        source: the recipe they were formed from.
     """
 
     matrices: Leaves
@@ -42,33 +42,33 @@ class StoredRows:
         return self.source.batch
 
     def project(self, leaves: Leaves) -> jax.Array:
-        """``G v``."""
+        """Compute ``G v``."""
         return products.project(self.matrices, leaves)
 
     def pull_back(self, residual: jax.Array) -> Leaves:
-        """``G^T r``."""
+        """Compute ``G^T r``."""
         return products.pull_back(self.matrices, residual)
 
     def gram(self, support: Leaves | None = None) -> jax.Array:
-        """``G_S G_S^T``."""
+        """Compute ``G_S G_S^T``."""
         return products.gram(self.matrices, support)
 
     def mean_squares(self) -> Leaves:
-        """``(1/n) sum_i G_iq^2``."""
+        """Compute ``(1/n) sum_i G_iq^2``."""
         lanes = 1 if self.n % self.source.lanes else self.source.lanes
         total = products.sum_squares(self.matrices, jnp.ones(self.n, bool), lanes)
         return tuple(t / self.n for t in total)
 
     def energies(self, factor: jax.Array) -> Leaves:
-        """``|F G_q|^2``."""
+        """Compute ``|F G_q|^2``."""
         return products.energies(self.matrices, factor)
 
     def columns(self, index: jax.Array) -> jax.Array:
-        """Some columns, [n, m]."""
+        """Take some columns, [n, m]."""
         return products.columns(self.matrices, index)
 
     def map_blocks(self, work: Callable, blocks: Leaves, *extras: Leaves) -> tuple:
-        """As `GradientOperator.map_blocks`; a block at a time."""
+        """Do as `GradientOperator.map_blocks`, one block at a time."""
 
         def on_leaf(matrix: jax.Array, *leaf: jax.Array) -> Any:
             def one(args: tuple) -> Any:
@@ -80,15 +80,15 @@ class StoredRows:
         return tuple(map(on_leaf, self.matrices, blocks, *extras))
 
     def at(self, leaves: Leaves) -> "StoredRows":
-        """The rows of the same examples at other weights, stored as well."""
+        """Return the rows of the same examples at other weights, stored as well."""
         return store(self.source.at(leaves))
 
     def loss(self, leaves: Leaves) -> jax.Array:
-        """The mean loss of the rows' examples at other weights."""
+        """Compute the mean loss of the rows' examples at other weights."""
         return self.source.loss(leaves)
 
     def curve(self, leaves: Leaves) -> Leaves:
-        """``H v``, from passes over the data: G does not hold it."""
+        """Compute ``H v`` in passes over the data: it does not follow from G."""
         return self.source.curve(leaves)
 
 

@@ -27,9 +27,14 @@ class State(NamedTuple):
     notes: dict[str, Any]
 
 
-def fingerprint(params: Params, key: jax.Array, **settings: Any) -> dict[str, str]:
+_FORMAT = "2"  # 1, of swapjax 0.1, told no format and other plans
+
+
+def fingerprint(
+    params: Params, key: jax.Array | None, **settings: Any
+) -> dict[str, str]:
     """Tell runs apart: by their settings, their key, and every bit of their params."""
-    seed = np.asarray(jax.random.key_data(key)).tolist()
+    seed = None if key is None else np.asarray(jax.random.key_data(key)).tolist()
     settings |= {"params": digest(params), "key": seed}
     return {name: str(value) for name, value in settings.items()}
 
@@ -66,7 +71,7 @@ def save(path: str | Path, state: State, run: dict[str, str], kind: str) -> None
         kind: what the run is one of, as in ``"stages"``.
     """
     metadata = {name: json.dumps(note) for name, note in state.notes.items()}
-    metadata |= {"run": json.dumps(run), "kind": kind}
+    metadata |= {"run": json.dumps(run), "kind": kind, "format": _FORMAT}
     checkpoint.save_params(path, jax.tree.map(_bits, state.trees), metadata)
 
 
@@ -82,14 +87,20 @@ def load(
         kind: what the run is one of.
 
     Raises:
-        ValueError: for a file that cannot be read or is no such state, and for the
-            state of a run with other arguments, naming them.
+        ValueError: for a file that cannot be read or is no such state, the state of a
+            run of another version of swapjax, and that of a run with other arguments,
+            naming them.
     """
     if not Path(path).exists():
         return None
     arrays, metadata = checkpoint.read(path)
     if "run" not in metadata or metadata.pop("kind", kind) != kind:
         raise ValueError(f"checkpoint: {path} is not the state of a run of {kind}")
+    if metadata.pop("format", "1") != _FORMAT:
+        raise ValueError(
+            f"checkpoint: {path} was written by another version of swapjax, whose runs "
+            "this one cannot continue; remove it to start anew"
+        )
     other = json.loads(metadata.pop("run"))
     different = [k for k in run if run[k] != other.get(k)]
     if different:

@@ -1,4 +1,4 @@
-"""Batch norm after pruning: running statistics estimated anew."""
+"""Re-estimate the running statistics of batch norm after pruning."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -18,22 +18,22 @@ def recalibrate_batchnorm(
 ) -> Params:
     """Average the statistics of batches into the running ones of batch norm.
 
-    Pruning moves the activations that batch norm has averaged; without new averages
-    accuracy can be lost that no weight needs to make up for. The weights stay.
+    Pruning changes the activations that batch norm has averaged, and outdated averages
+    cost accuracy. The weights do not change.
 
     Args:
         statistics: ``(params, batch) -> params`` with the statistics of the batch in
-            place of running ones and all else as it was, such as
+            place of the running ones and all else unchanged, such as
             `swapjax.experiments.models.Model.statistics`.
         params: the network.
         batches: pytrees of arrays with a leading axis of examples, as statistics takes
-            them. Each counts by its examples. Hundreds of examples a batch are better
-            than few: the variance between batches is left out.
+            them, weighted by their number of examples. Use hundreds of examples per
+            batch: the variance between batches is not included.
 
     Returns:
         Params with the averages. For `swapjax.prune`:
         ``recalibrate=lambda p: recalibrate_batchnorm(model.statistics, p, batches)``,
-        with a list of batches, since every stage takes them anew.
+        with a list of batches, since every stage iterates over them again.
 
     Raises:
         ValueError: for no batches, a network without batch norm, and statistics that
@@ -45,7 +45,7 @@ def recalibrate_batchnorm(
     for batch in batches:
         count = count_examples(batch)
         found = statistics(params, batch)
-        # Differences, so that what is no statistic stays exactly as it is.
+        # Differences, so that leaves that are not statistics stay exactly the same.
         step = jax.tree.map(lambda new, old, n=count: n * (new - old), found, params)
         change = step if change is None else jax.tree.map(jnp.add, change, step)
         total += count

@@ -13,16 +13,16 @@ from swapjax.core import sharding, trees
 
 
 class Source:
-    """Examples for stage after stage, and how many batches they took.
+    """Examples for several stages, with a count of the batches taken.
 
     Args:
         data: a pytree of arrays with a leading axis of examples, or an iterator of
             such batches.
-        wanted: examples that each draw will take.
+        wanted: examples per draw.
 
     Attributes:
-        taken: batches taken of the iterator.
-        spread: the devices that arrays are sharded over, if they are.
+        taken: batches taken from the iterator so far.
+        spread: the devices that arrays are sharded over, or None.
 
     Raises:
         ValueError: for arrays that disagree about the number of examples, hold fewer
@@ -46,7 +46,7 @@ class Source:
             _require_finite(self._arrays)
 
     def digest(self) -> str:
-        """What tells the data of one run from that of another: a hash of arrays."""
+        """Compute a fingerprint of the data: a hash of arrays; iterators have none."""
         if self._arrays is None:
             return "iterator"
         result = hashlib.sha256()
@@ -64,19 +64,22 @@ class Source:
         return self
 
     def __next__(self) -> Any:
-        """The next batch of the iterator, counted."""
+        """Take the next batch of the iterator and count it."""
         assert self._iterator is not None
         batch = next(self._iterator)
         self.taken += 1
         return batch
 
     def skip(self, batches: int) -> None:
-        """Pass over what an interrupted run has already taken from the iterator."""
+        """Skip the batches that an interrupted run has already taken of an iterator."""
         if self._iterator is not None:
             collections.deque(take(self, batches), maxlen=0)
 
-    def draw(self, key: jax.Array) -> Any:
-        """Take the wanted number of examples, distinct ones of arrays.
+    def draw(self, key: jax.Array | None) -> Any:
+        """Draw the wanted number of examples, from arrays without replacement.
+
+        Args:
+            key: which of the arrays' examples; None for the first.
 
         Returns:
             A pytree of arrays [wanted, ...] on the device.
@@ -86,9 +89,11 @@ class Source:
         """
         if self._iterator is None:
             total = trees.count_examples(self._arrays)
-            index = np.asarray(
-                jax.random.choice(key, total, (self._wanted,), replace=False)
-            )
+            index = np.arange(self._wanted)
+            if key is not None:
+                index = np.asarray(
+                    jax.random.choice(key, total, (self._wanted,), replace=False)
+                )
             return jax.tree.map(lambda x: jnp.asarray(x[index]), self._arrays)
         parts, have = [], 0
         while have < self._wanted:
@@ -104,7 +109,7 @@ class Source:
 
 
 def take(batches: Iterator, count: int) -> Iterator:
-    """Yield so many batches of an iterator.
+    """Yield `count` batches of an iterator.
 
     Raises:
         ValueError: when there are fewer.

@@ -15,12 +15,12 @@ from swapjax.loops.examples import take
 
 @dataclasses.dataclass(frozen=True)
 class FineTune:
-    """What to do between stages.
+    """Settings of the training between stages.
 
     Attributes:
-        optimizer: any Optax transformation; its state starts afresh each time.
-        steps: how many updates.
-        batch: examples an update. An iterator of batches brings its own size.
+        optimizer: any Optax transformation; its state is initialised anew each time.
+        steps: the number of updates.
+        batch: examples per update; not used with an iterator of batches.
 
     Raises:
         ValueError: for no steps or an empty batch.
@@ -31,7 +31,7 @@ class FineTune:
     batch: int = 64
 
     def describe(self) -> str:
-        """What tells it from others."""
+        """Return a fingerprint of the settings."""
         optimizer = steps.describe(self.optimizer, jnp.zeros(()))
         return f"steps={self.steps}, batch={self.batch}, optimizer={optimizer}"
 
@@ -52,20 +52,20 @@ def finetune(
     key: jax.Array,
     callback: Callable[[int, int], None] | None = None,
 ) -> Params:
-    """Train for some steps.
+    """Train for the number of steps in `settings`.
 
     Args:
         loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch.
         params: where to start.
         data: a pytree of arrays with a leading axis of examples, shuffled anew each
-            time it is used up; or an iterator of batches.
-        settings: what to do.
-        masks: entries that are zero and stay so; none by default.
+            epoch; or an iterator of batches.
+        settings: optimizer, steps and batch size.
+        masks: entries to keep; the others stay zero. By default all are trained.
         key: seeds the shuffles.
-        callback: called now and then with the steps done and the steps in all.
+        callback: called as training goes on, with the steps done and the total.
 
     Returns:
-        The trained params. All leaves are trained, those never pruned too.
+        The trained params. All leaves are trained, also those that are never pruned.
 
     Raises:
         ValueError: for fewer examples than one batch, an iterator that ends early, and
@@ -88,7 +88,7 @@ def finetune(
 
 
 def _chunks(data: Any, settings: FineTune, key: jax.Array) -> Iterator[tuple]:
-    """Data and an index into it, as `steps.run` takes them."""
+    """Yield data and an index into it, as `steps.run` takes them."""
     if isinstance(data, Iterator):
         for batch in take(data, settings.steps):
             yield jax.tree.map(lambda x: jnp.asarray(x)[None], batch), None

@@ -1,4 +1,4 @@
-"""Optimizer steps, many in one compiled call, and the examples each of them sees."""
+"""Optimizer steps, many per compiled call, and the examples that each of them takes."""
 
 import functools
 import hashlib
@@ -17,12 +17,12 @@ _STEPS_PER_CALL = 100
 
 
 def per_epoch(data: Any, batch: int, name: str) -> int:
-    """The whole batches there are in data.
+    """Count the whole batches in data.
 
     Args:
         data: a pytree of arrays with a leading axis of examples.
-        batch: examples in each.
-        name: of the argument that batch is.
+        batch: examples per batch.
+        name: the argument to name in the error.
 
     Raises:
         ValueError: for fewer examples than one batch.
@@ -36,17 +36,17 @@ def per_epoch(data: Any, batch: int, name: str) -> int:
 def indices(
     key: jax.Array, data: Any, batch: int, first: int, last: int
 ) -> Iterator[jax.Array]:
-    """The examples that steps see, ``int32[steps, batch]``, some steps at a time.
+    """Yield the examples of each step, ``int32[steps, batch]``, some steps at a time.
 
-    Steps are counted from 0 through all epochs; each epoch has an order of its own,
-    and leaves out what does not fill a batch.
+    Steps are counted from 0 through all epochs. Each epoch has an order of its own and
+    drops the examples that do not fill a batch.
 
     Args:
-        key: seeds the orders.
+        key: seeds the shuffles.
         data: a pytree of arrays, at least a batch of examples.
-        batch: examples a step.
-        first: the step to begin with.
-        last: the step to stop before.
+        batch: examples per step.
+        first: the first step.
+        last: the step after the last one.
     """
     examples = count_examples(data)
     whole = examples // batch
@@ -70,14 +70,15 @@ def run(
     data: Any,
     index: jax.Array | None,
 ) -> tuple[Params, Any, jax.Array]:
-    """Steps over ``data[index[i]]``, or over ``data[i]`` without an index.
+    """Take a step on each ``data[index[i]]``, or ``data[i]`` without an index.
 
     Args:
         loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch.
-        optimizer: any transformation.
+        optimizer: any Optax transformation.
         params: where to start.
         state: of the optimizer.
-        masks: entries that are zero and stay so; None where the optimizer sees to it.
+        masks: entries to keep; the others become zero. None to keep all, or if the
+            optimizer itself keeps the others zero.
         data: a pytree of arrays.
         index: as from `indices`, or None.
 
@@ -104,11 +105,11 @@ def run(
 
 
 def describe(optimizer: optax.GradientTransformation, params: Params) -> str:
-    """What tells an optimizer from others: it has no name, but it has a program.
+    """Fingerprint an optimizer by its traced update, since it has no name.
 
     Args:
-        optimizer: any transformation.
-        params: that it can be initialised with.
+        optimizer: any Optax transformation.
+        params: any params that it can be initialised with.
     """
     state = optimizer.init(params)
     program = jax.make_jaxpr(optimizer.update)(params, state, params)

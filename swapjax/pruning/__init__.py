@@ -1,10 +1,10 @@
 """Pruning after training, or before it, from gradients of the network as it is."""
 
 from swapjax.pruning import methods
-from swapjax.pruning.history import Stage
-from swapjax.pruning.method import Method, Problem, Solution
+from swapjax.pruning.history import Pruned, Stage
+from swapjax.pruning.method import Method, Problem, Solution, by_score
 from swapjax.pruning.methods import *
-from swapjax.pruning.prune import Pruned, prune
+from swapjax.pruning.prune import prune
 
 __all__ = [
     "Method",
@@ -12,6 +12,7 @@ __all__ = [
     "Pruned",
     "Solution",
     "Stage",
+    "by_score",
     "prune",
     *methods.__all__,
 ]

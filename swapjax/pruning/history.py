@@ -1,9 +1,27 @@
-"""What the stages of a run leave behind."""
+"""What the stages of a run leave behind, in memory and in a file."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from swapjax.core.types import Masks, Params, Status
+from swapjax.io import resume
+
+_KIND = "stages"
+
+
+class Pruned(NamedTuple):
+    """A pruned network.
+
+    Attributes:
+        params: zero where masks are False.
+        masks: with the tree of params; the scalar True for a leaf never pruned.
+        history: what each stage did.
+    """
+
+    params: Params
+    masks: Masks
+    history: "tuple[Stage, ...]"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +34,8 @@ class Stage:
         kept: the entries that are left.
         objective: what the method minimised, before its first and after its last
             iteration; NaN for a method that minimises nothing.
-        loss_before: the mean loss of the stage's examples at its start.
+        loss_before: the mean loss of the stage's examples at its start; NaN without
+            data.
         loss: the same at its end, after fine-tuning.
         seconds: wall time, compilation included.
         status: how the method ended.
@@ -36,7 +55,7 @@ class Stage:
     details: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON takes it, the status by name."""
+        """Turn into what JSON takes, the status by name."""
         return {**dataclasses.asdict(self), "status": self.status.name}
 
     @classmethod
@@ -48,9 +67,38 @@ class Stage:
 
 
 class Saved(NamedTuple):
-    """Where a run stood after its last finished stage."""
+    """Where a run stood after its last finished stage.
+
+    Attributes:
+        params: pruned so far.
+        masks: their support; None before the first stage.
+        history: the stages that are done.
+        batches: what they took of an iterator of batches.
+    """
 
     params: Params
     masks: Masks
     history: tuple[Stage, ...]
     batches: int
+
+
+def save(path: str | Path, state: Saved, run: dict[str, str]) -> None:
+    """Write the state of a run, whole or not at all."""
+    history = [stage.to_dict() for stage in state.history]
+    trees = {"params": state.params, "masks": state.masks}
+    notes = {"history": history, "batches": state.batches}
+    resume.save(path, resume.State(trees, notes), run, _KIND)
+
+
+def load(path: str | Path, params: Params, run: dict[str, str]) -> Saved | None:
+    """Read the state of a run, None where there is no file yet.
+
+    Raises:
+        ValueError: for the state of a run with other arguments, naming them.
+    """
+    found = resume.load(path, {"params": params, "masks": params}, run, _KIND)
+    if found is None:
+        return None
+    trees, notes = found
+    history = tuple(Stage.from_dict(stage) for stage in notes["history"])
+    return Saved(trees["params"], trees["masks"], history, notes["batches"])

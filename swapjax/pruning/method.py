@@ -1,24 +1,31 @@
-"""The three small types of post-training pruning: problem, method, solution."""
+"""The three small types of pruning: problem, method, solution.
+
+A method of one's own is `by_score` of a criterion, or a `Method` of a function that
+makes a solution of a problem.
+"""
 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from swapjax.activations.layer import Layer
-from swapjax.core.types import Leaves, Params
+from swapjax.core.types import Leaves, Params, Status
 from swapjax.gradients.operator import GradientOperator
-from swapjax.sparsity.budget import Budget
+from swapjax.sparsity.budget import Budget, select
+from swapjax.sparsity.layout import Layout
+from swapjax.sparsity.masks import apply_masks
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["weights", "initial", "rows", "within", "layers", "params"],
-    meta_fields=["positions"],
+    meta_fields=["layout"],
 )
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -32,9 +39,9 @@ class Problem:
         within: bool leaves outside of which nothing may be kept, or None.
         layers: each leaf as a matrix with the second moment of what it reads, at the
             current weights; None for a method that does without.
-        params: the whole network as it is now, with the prunable leaves at
-            `positions`; None for a method that does without.
-        positions: the place of each prunable leaf among all leaves of params.
+        params: the whole network as it is now; None for a method that does without.
+        layout: where the prunable leaves lie among those of params; None for a method
+            that does without.
     """
 
     weights: Leaves
@@ -43,7 +50,7 @@ class Problem:
     within: Leaves | None = None
     layers: tuple[Layer, ...] | None = None
     params: Params | None = None
-    positions: tuple[int, ...] = ()
+    layout: Layout | None = None
 
 
 class Solution(NamedTuple):
@@ -68,7 +75,7 @@ class Solution(NamedTuple):
 
 
 def rows_of(problem: Problem) -> GradientOperator:
-    """The gradient rows of a problem.
+    """Take the gradient rows of a problem.
 
     Raises:
         ValueError: if it has none.
@@ -79,7 +86,7 @@ def rows_of(problem: Problem) -> GradientOperator:
 
 
 def layers_of(problem: Problem) -> tuple[Layer, ...]:
-    """The layers of a problem.
+    """Take the layers of a problem.
 
     Raises:
         ValueError: if it has none.
@@ -90,7 +97,7 @@ def layers_of(problem: Problem) -> tuple[Layer, ...]:
 
 
 def params_of(problem: Problem) -> Params:
-    """The whole network of a problem.
+    """Take the whole network of a problem.
 
     Raises:
         ValueError: if it is not there.
@@ -98,6 +105,17 @@ def params_of(problem: Problem) -> Params:
     if problem.params is None:
         raise ValueError("problem: this method needs params, got None")
     return problem.params
+
+
+def layout_of(problem: Problem) -> Layout:
+    """Take where the prunable leaves of a problem's network lie.
+
+    Raises:
+        ValueError: if it is not there.
+    """
+    if problem.layout is None:
+        raise ValueError("problem: this method needs a layout, got None")
+    return problem.layout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +132,7 @@ class Method:
         needs_rows: whether it looks at gradients.
         needs_layers: whether it looks at what layers read.
         needs_params: whether it looks at the leaves that are not prunable.
+        identity: what else two equal methods must share.
     """
 
     name: str
@@ -122,6 +141,7 @@ class Method:
     needs_rows: bool = True
     needs_layers: bool = False
     needs_params: bool = False
+    identity: Hashable = None
 
     def __call__(self, problem: Problem, budget: Budget) -> Solution:
         """Prune. Pure; may be traced."""
@@ -130,6 +150,120 @@ class Method:
     def __str__(self) -> str:
         inner = ", ".join(f"{k}={v!r}" for k, v in self.settings)
         return f"{self.name}({inner})"
+
+
+def by_score(
+    name: str,
+    score: Callable[[Problem], Sequence[jax.Array]],
+    *,
+    settings: tuple[tuple[str, Any], ...] = (),
+    needs_rows: bool = True,
+    needs_layers: bool = False,
+    needs_params: bool = False,
+) -> Method:
+    """Make a method of a criterion: the largest scores stay, weights as they are.
+
+    Args:
+        name: of the method.
+        score: a function of a `Problem` that is traced once: one array of floats for
+            each of ``problem.weights``, of its shape; large means keep. Scores compete
+            as the plan says: over all leaves, within a leaf, within a pattern.
+        settings: pairs of hyper-parameter and value that the score depends on. Methods
+            of one name, the same settings and the same code share what is compiled;
+            without settings they do so only if score is the same function.
+        needs_rows: whether score looks at ``problem.rows``, the gradients.
+        needs_layers: whether it looks at ``problem.layers``, what layers read.
+        needs_params: whether it looks at ``problem.params``, the whole network.
+
+    Returns:
+        The method, for `swapjax.prune`. Its status says so where scores are not finite.
+
+    Raises:
+        ValueError: for a name that is no text, a score that is no function, and
+            settings that are no pairs or have no hash; when called, for scores that
+            do not belong to the weights.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, swapjax
+        >>> from swapjax.pruning import by_score
+        >>> def root(problem):
+        ...     squares = problem.rows.mean_squares()
+        ...     return [abs(w) * f**0.5 for w, f in zip(problem.weights, squares)]
+        >>> params = {"kernel": jax.random.normal(jax.random.key(0), (8, 3))}
+        >>> x = jax.random.normal(jax.random.key(1), (50, 8))
+        >>> pruned = swapjax.prune(
+        ...     lambda p, x: jnp.mean((x @ p["kernel"] - 1) ** 2), params, x,
+        ...     sparsity=0.5, method=by_score("root", root), samples=50,
+        ...     key=jax.random.key(2))
+        >>> int(jnp.sum(pruned.masks["kernel"]))
+        12
+    """
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"name must be text, got {name!r}")
+    if not callable(score):
+        raise ValueError(f"score must be a function of a problem, got {score!r}")
+    settings = _pairs(settings)
+
+    def solve(problem: Problem, budget: Budget) -> Solution:
+        found = _check_scores(name, score(problem), problem)
+        mask = select(found, budget, problem.within)
+        finite = jnp.stack([jnp.all(jnp.isfinite(f)) for f in found]).all()
+        status = jnp.where(finite, Status.CONVERGED, Status.NOT_FINITE)
+        return Solution(
+            weights=apply_masks(problem.weights, mask),
+            masks=mask,
+            objective=jnp.full(1, jnp.nan),
+            iterations=jnp.zeros((), jnp.int32),
+            status=status.astype(jnp.int32),
+            details={},
+        )
+
+    # A function made anew by the same lines is the same, if settings tell what it
+    # closes over. Other lines are another method: one is free to write them again.
+    identity = getattr(score, "__code__", score) if settings else score
+    return Method(
+        name, settings, solve, needs_rows, needs_layers, needs_params, identity
+    )
+
+
+def _pairs(settings: Any) -> tuple[tuple[str, Any], ...]:
+    """Check settings.
+
+    Raises:
+        ValueError: for other than pairs that have a hash.
+    """
+    try:
+        settings = tuple((name, value) for name, value in settings)
+        hash(settings)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"settings must be pairs of a name and a value with a hash, got {settings}"
+        ) from None
+    return settings
+
+
+def _check_scores(name: str, found: Any, problem: Problem) -> Leaves:
+    """Take what a score returned for leaves.
+
+    Raises:
+        ValueError: for another number of leaves, other shapes, and other than floats.
+    """
+    weights, layout = problem.weights, problem.layout
+    if not isinstance(found, Sequence) or len(found) != len(weights):
+        got = f"{len(found)} of them" if isinstance(found, Sequence) else repr(found)
+        raise ValueError(
+            f"score of {name}: must return one array for each of the {len(weights)} "
+            f"prunable leaves, got {got}"
+        )
+    leaves = tuple(jnp.asarray(leaf) for leaf in found)
+    for i, (leaf, w) in enumerate(zip(leaves, weights, strict=True)):
+        if leaf.shape != w.shape or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            path = f"leaf {i}" if layout is None else layout.paths[i]
+            raise ValueError(
+                f"score of {name}: {path} must be floats of shape {w.shape}, got "
+                f"{leaf.dtype} of shape {leaf.shape}"
+            )
+    return leaves
 
 
 def check_dampings(damping: float | tuple[float, ...]) -> tuple[float, ...]:

@@ -2,51 +2,37 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from swapjax.activations.layer import Layer
 from swapjax.activations.trace import second_moments
 from swapjax.core import sharding, trees
-from swapjax.core.checks import require_count
-from swapjax.core.types import Leaves, LossFn, Masks, Params, Status
-from swapjax.gradients.build import check_storage, form, recipe
+from swapjax.core.types import LossFn, Masks, Params, Status
+from swapjax.gradients.build import form, recipe
 from swapjax.gradients.matrix_free import MatrixFreeRows
 from swapjax.gradients.operator import Corruption, Storage
-from swapjax.loops.examples import Source
+from swapjax.io import resume
 from swapjax.loops.finetune import FineTune
 from swapjax.loops.finetune import finetune as tune
-from swapjax.pruning.history import Saved, Stage
+from swapjax.pruning import history
+from swapjax.pruning.history import Pruned, Saved, Stage
+from swapjax.pruning.inputs import Inputs, Settings, place
 from swapjax.pruning.method import Method, Problem, Solution
 from swapjax.pruning.methods.swap import swap
 from swapjax.sparsity import masks as masking
 from swapjax.sparsity import schedules
-from swapjax.sparsity.bounds import allowed, room
-from swapjax.sparsity.budget import Budget
-from swapjax.sparsity.plan import Plan, planned
-
-
-class Pruned(NamedTuple):
-    """A pruned network.
-
-    Attributes:
-        params: zero where masks are False.
-        masks: with the tree of params; the scalar True for a leaf never pruned.
-        history: what each stage did.
-    """
-
-    params: Params
-    masks: Masks
-    history: tuple[Stage, ...]
+from swapjax.sparsity.plan import Plan
 
 
 def prune(
-    loss_fn: LossFn,
+    loss_fn: LossFn | None,
     params: Params,
-    data: Any,
+    data: Any = None,
     *,
     sparsity: float | None = None,
     plan: Plan | None = None,
@@ -55,7 +41,7 @@ def prune(
     samples: int = 1000,
     batch: int = 1,
     schedule: schedules.Schedule | None = None,
-    key: jax.Array,
+    key: jax.Array | None = None,
     finetune: FineTune | None = None,
     recalibrate: Callable[[Params], Params] | None = None,
     within: Masks | None = None,
@@ -75,11 +61,13 @@ def prune(
     Args:
         loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch whose leaves have
             a leading axis of examples. All that is known of the network; evaluate it
-            in inference mode.
+            in inference mode. Without data it may be None.
         params: the trained weights, any pytree of arrays.
         data: a pytree of arrays with a leading axis of examples, of which each stage
             draws ``samples * batch`` distinct ones; or an iterator of such batches,
-            of which each stage takes as many as it needs.
+            of which each stage takes as many as it needs. None for a method that looks
+            at weights alone, as `magnitude`; with one, data only tells the loss, and
+            may be fewer than samples.
         sparsity: the fraction of prunable entries to remove, in [0, 1); leaves named
             ``kernel`` or ``weight`` of rank 2 or more are prunable.
         plan: instead of a sparsity, made by `swapjax.plan` with rules of its own.
@@ -90,7 +78,9 @@ def prune(
             much data in the same memory.
         schedule: the sparsities on the way; by default `schedules.exponential` from
             0.1.
-        key: a JAX PRNG key; the same key gives the same result.
+        key: a JAX PRNG key; the same key gives the same result. None where nothing is
+            drawn: without data, for a method that looks at weights alone, and for
+            batches of an iterator.
         finetune: optimizer steps after each stage.
         recalibrate: ``params -> params``, called last in each stage, to estimate batch
             statistics anew for instance. Its result is masked again.
@@ -98,7 +88,7 @@ def prune(
             further.
         checkpoint: a file to keep the state in after each stage. If it exists, the run
             goes on from there, and ends bit for bit as if it had never stopped.
-        noise: what corrupts the gradient rows, as `noise.GradientNoise`.
+        noise: what corrupts the gradient rows, as `swapjax.GradientNoise`.
         storage: ``"stored"`` keeps the rows in memory, samples times the prunable
             entries; ``"matrix-free"`` recomputes them in every product; ``"auto"``
             stores what is below 2 GiB.
@@ -113,10 +103,10 @@ def prune(
         Params, masks and history.
 
     Raises:
-        ValueError: for arguments out of range, too few examples, entries that are not
-            finite in params, data or gradients, masks that do not belong to params,
-            params and data on different devices, and a checkpoint of another run, in
-            no folder, or of a run of several processes.
+        ValueError: for arguments out of range, data or a key that is missing, too few
+            examples, entries that are not finite in params, data or gradients, masks
+            that do not belong to params, params and data on different devices, and a
+            checkpoint of another run, in no folder, or of a run of several processes.
 
     Example:
         >>> import jax, jax.numpy as jnp, swapjax
@@ -132,97 +122,120 @@ def prune(
         >>> int(jnp.sum(pruned.params["kernel"] != 0))
         12
     """
-    method = swap() if method is None else method
-    schedule = schedules.exponential(initial=0.1) if schedule is None else schedule
-    if schedule.start is not None:
-        raise ValueError(
-            f"schedule: {schedule} counts updates of an optimizer, for swapjax.sparse; "
-            "leave start and end out for stages"
-        )
-    check_storage(storage)
-    for name, value in (("stages", stages), ("samples", samples), ("batch", batch)):
-        require_count(name, value)
-    if not isinstance(method, Method):
-        raise ValueError(
-            "method must be what a function like swapjax.swap() returns, got "
-            f"{method!r}"
-        )
-    if noise is not None and not callable(noise):
-        raise ValueError(
-            "noise must be a function of rows, such as "
-            f"swapjax.gradients.noise.GradientNoise(scale, proportion), got {noise!r}"
-        )
+    settings = Settings(
+        loss_fn=loss_fn,
+        method=swap() if method is None else method,
+        stages=stages,
+        samples=samples,
+        batch=batch,
+        schedule=schedules.exponential(initial=0.1) if schedule is None else schedule,
+        key=key,
+        finetune=finetune,
+        recalibrate=recalibrate,
+        noise=noise,
+        storage=storage,
+        dtype=dtype,
+    )
     trees.require_arrays(params, "params")
-    params = brought = jax.tree.map(jnp.asarray, params)
-    arrays = () if isinstance(data, Iterator) else data
-    sharding.require_same_devices(params=params, data=arrays, within=within)
-    params, within = sharding.leave_to_compiler((params, within))
-    data = data if isinstance(data, Iterator) else sharding.leave_to_compiler(data)
-    target = planned(params, sparsity, plan)
-    target.require_entries("prune")
-    initial = target.split(params)
-    trees.require_finite(trees.paths(params), jax.tree.leaves(params), "params")
-    source = Source(data, samples * batch)
-    inside = None if within is None else allowed(within, params, target)
-    table = schedule.table(target.sparsity, stages)
-    budgets = _budgets([target.at(level) for level in table], inside)
-
-    state = Saved(params, None, (), 0)
+    brought = jax.tree.map(jnp.asarray, params)
+    inputs = place(settings, brought, data, sparsity=sparsity, plan=plan, within=within)
+    state = Saved(inputs.params, None, (), 0)
     if checkpoint is not None:
-        # Imported here so that the core does without safetensors.
-        from swapjax.io.resume import require_room
-        from swapjax.pruning import resume
-
-        require_room(checkpoint)
-        run = resume.fingerprint(
-            params, key, method=method, stages=stages, samples=samples, batch=batch,
-            sparsity=float(target.sparsity), plan=repr(target), schedule=schedule,
-            noise=noise, dtype=dtype, storage=storage, data=source.digest(),
-            within=within and resume.digest(within),
-            finetune=finetune and finetune.describe(),
-        )  # fmt: skip
-        state = resume.load(checkpoint, params, run) or state
-        state = state._replace(params=sharding.put_like(state.params, params))
-        source.skip(state.batches)
-
-    for t in range(len(state.history), stages):
-        started = time.perf_counter()
-        draw_key, noise_key, tune_key = jax.random.split(jax.random.fold_in(key, t), 3)
-        rows = recipe(
-            loss_fn, state.params, source.draw(draw_key), target,
-            batch=batch, dtype=dtype, corruption=noise, key=noise_key,
-            spread=source.spread,
-        )  # fmt: skip
-        before = _loss(rows, state.params)
-        problem = Problem(
-            weights=target.split(state.params),
-            initial=initial,
-            rows=form(rows, target, storage) if method.needs_rows else None,
-            within=inside,
-            layers=second_moments(rows, target.paths) if method.needs_layers else None,
-            params=state.params if method.needs_params else None,
-            positions=target.positions,
-        )
-        solution = _solve(method, problem, budgets[t])
-        new = target.merge(solution.weights, state.params)
-        masks = target.masks(solution.masks)
-        if finetune is not None:
-            new = tune(loss_fn, new, source.stream, finetune, masks=masks, key=tune_key)
-        if recalibrate is not None:
-            new = masking.apply_masks(recalibrate(new), masks)
-        new = sharding.put_like(new, params)
-        trees.require_finite(trees.paths(new), jax.tree.leaves(new), "params")
-        stage = _stage(t + 1, masks, solution, before, _loss(rows, new), started)
-        state = Saved(new, masks, (*state.history, stage), source.taken)
+        resume.require_room(checkpoint)
+        run = _fingerprint(settings, inputs)
+        state = history.load(checkpoint, inputs.params, run) or state
+        state = state._replace(params=sharding.put_like(state.params, inputs.params))
+        if inputs.source is not None:
+            inputs.source.skip(state.batches)
+    for number in range(len(state.history), stages):
+        state = _advance(settings, inputs, state, number)
         if checkpoint is not None:
-            resume.save(checkpoint, state, run)
+            history.save(checkpoint, state, run)
         if callback is not None:
-            callback(stage)
+            callback(state.history[-1])
     # Masks lie with the weights that they are of.
     pruned, masks = (
         sharding.put_like(tree, brought) for tree in (state.params, state.masks)
     )
     return Pruned(pruned, masks, state.history)
+
+
+def _advance(settings: Settings, inputs: Inputs, state: Saved, number: int) -> Saved:
+    """Do one stage: gradients, support, re-fit, fine-tuning, batch statistics."""
+    started = time.perf_counter()
+    target, source, method = inputs.plan, inputs.source, settings.method
+    layout = target.layout
+    draw_key, noise_key, tune_key = settings.keys(number)
+    free, layers = _look(settings, inputs, state.params, draw_key, noise_key)
+    before, rows = _loss(free, state.params), None
+    if free is not None and method.needs_rows:
+        rows = form(free, target, settings.storage)
+    problem = Problem(
+        weights=layout.split(state.params),
+        initial=inputs.initial,
+        rows=rows,
+        within=inputs.within,
+        layers=layers,
+        params=state.params if method.needs_params else None,
+        layout=layout,
+    )
+    solution = _solve(method, problem, inputs.budgets[number])
+    new = layout.merge(solution.weights, state.params)
+    masks = layout.masks(solution.masks)
+    if settings.finetune is not None:
+        assert settings.loss_fn is not None
+        assert source is not None
+        new = tune(
+            settings.loss_fn, new, source.stream, settings.finetune, masks=masks,
+            key=jax.random.key(0) if tune_key is None else tune_key,
+        )  # fmt: skip
+    if settings.recalibrate is not None:
+        new = masking.apply_masks(settings.recalibrate(new), masks)
+    new = sharding.put_like(new, inputs.params)
+    trees.require_finite(trees.paths(new), jax.tree.leaves(new), "params")
+    stage = _report(number + 1, masks, solution, before, _loss(free, new), started)
+    taken = 0 if source is None else source.taken
+    return Saved(new, masks, (*state.history, stage), taken)
+
+
+def _look(
+    settings: Settings,
+    inputs: Inputs,
+    params: Params,
+    draw_key: jax.Array | None,
+    noise_key: jax.Array | None,
+) -> tuple[MatrixFreeRows | None, tuple[Layer, ...] | None]:
+    """Draw examples: the rows that follow from them, unformed, and what layers read."""
+    if inputs.source is None:
+        return None, None
+    assert settings.loss_fn is not None
+    examples = inputs.source.draw(draw_key)
+    rows = recipe(
+        settings.loss_fn, params, examples, inputs.plan,
+        batch=settings.batch, dtype=settings.dtype, corruption=settings.noise,
+        key=noise_key, spread=inputs.source.spread,
+    )  # fmt: skip
+    if not settings.method.needs_layers:
+        return rows, None
+    layers = second_moments(
+        settings.loss_fn, params, examples, inputs.plan.layout.paths,
+        batch=settings.batch, chunk=rows.chunk,
+    )  # fmt: skip
+    return rows, layers
+
+
+def _fingerprint(settings: Settings, inputs: Inputs) -> dict[str, str]:
+    """Tell the run apart from others, for its file."""
+    target, source, within = inputs.plan, inputs.source, inputs.within
+    return resume.fingerprint(
+        inputs.params,
+        settings.key,
+        **settings.describe(),
+        sparsity=float(target.sparsity),
+        plan=repr(target),
+        data=source and source.digest(),
+        within=within and resume.digest(within),
+    )
 
 
 # Methods are static and compare by their settings: one compilation serves all stages,
@@ -231,24 +244,15 @@ _solve = jax.jit(lambda method, *args: method(*args), static_argnums=0)
 
 
 @jax.jit
-def _loss(rows: MatrixFreeRows, params: Params) -> jax.Array:
-    """The mean loss of the rows' examples at other params, prunable or not."""
+def _loss(rows: MatrixFreeRows | None, params: Params) -> jax.Array:
+    """Evaluate the mean loss of the examples at other params; NaN without rows."""
+    if rows is None:
+        return jnp.asarray(jnp.nan)
     moved = dataclasses.replace(rows, params=params)
-    return moved.loss(trees.take(params, rows.positions))
+    return moved.loss(rows.layout.split(params))
 
 
-def _budgets(stages: list[Plan], inside: Leaves | None) -> list[Budget]:
-    """The counts of every stage, no more than what may be kept at all."""
-    if inside is None:
-        return [stage.budget for stage in stages]
-    there = jnp.asarray(room(stages[-1], inside), jnp.int32)
-    return [
-        dataclasses.replace(b, keep=jnp.minimum(b.keep, there))
-        for b in (stage.budget for stage in stages)
-    ]
-
-
-def _stage(
+def _report(
     number: int,
     masks: Masks,
     solution: Solution,

@@ -15,7 +15,7 @@ def override_counts(
     overrides: tuple[Fraction | None, ...],
     floors: tuple[int, ...],
 ) -> dict[int, int]:
-    """The entries that each leaf with an override keeps."""
+    """Count the entries that each leaf with an override keeps."""
     return {
         i: max(round_half_up(sizes[i] * (1 - o)), floors[i])
         for i, o in enumerate(overrides)
@@ -30,7 +30,7 @@ def pattern_counts(
     overrides: tuple[Fraction | None, ...],
     floors: tuple[int, ...],
 ) -> tuple[int, ...]:
-    """The entries that each leaf keeps, by its pattern or else by its override.
+    """Count the entries that each leaf keeps, by its pattern or else its override.
 
     Raises:
         ValueError: for a leaf that its pattern does not divide.
@@ -98,7 +98,7 @@ def allocate(
 
 
 def _weight(shape: tuple[int, ...], allocation: Allocation) -> Fraction:
-    """The density of a leaf before scaling: the same for all, or ERK's."""
+    """Tell the density of a leaf before scaling: the same for all, or ERK's."""
     if allocation == "uniform" or not shape or not math.prod(shape):
         return Fraction(1)
     return Fraction(sum(shape), math.prod(shape))
@@ -141,11 +141,11 @@ def spread(
 
 
 def round_half_up(value: Fraction) -> int:
-    """To the nearest integer, halves up."""
+    """Round to the nearest integer, halves up."""
     return math.floor(value + Fraction(1, 2))
 
 
 def some(paths: Sequence[str]) -> str:
-    """A few paths for a message."""
+    """List a few paths for a message."""
     shown = ", ".join(paths[:6])
     return shown if len(paths) <= 6 else f"{shown} and {len(paths) - 6} more"

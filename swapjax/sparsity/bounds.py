@@ -8,21 +8,23 @@ from swapjax.sparsity.plan import Plan
 
 
 def allowed(within: Masks, params: Params, target: Plan) -> Leaves:
-    """The prunable leaves of masks, once it is known that a plan finds room there.
+    """Take the prunable leaves of masks, and check that a plan finds room there.
 
     Raises:
         ValueError: for masks that are not of these params, and for fewer entries than
             are to be kept.
     """
     masking.check(within, params, "within")
-    leaves = target.leaf_masks(within)
+    leaves = target.layout.leaf_masks(within)
     there = room(target, leaves)
     if any(keep > r for keep, r in zip(target.keep, there, strict=True)):
         raise ValueError(
             f"within: has {sum(there):,} entries in all, {target.kept:,} are to be "
             f"kept (by group of leaves: {list(there)} against {list(target.keep)})"
         )
-    for path, leaf, pattern in zip(target.paths, leaves, target.patterns, strict=True):
+    for path, leaf, pattern in zip(
+        target.layout.paths, leaves, target.patterns, strict=True
+    ):
         if pattern and jnp.any(jnp.sum(pattern.split(leaf), axis=-1) < pattern.n):
             raise ValueError(
                 f"within: {path} has groups with fewer entries than {pattern} keeps"
@@ -31,7 +33,7 @@ def allowed(within: Masks, params: Params, target: Plan) -> Leaves:
 
 
 def room(target: Plan, leaves: Leaves) -> tuple[int, ...]:
-    """What may be kept at all, by group of leaves."""
+    """Count the entries that may be kept at all, by group of leaves."""
     result = [0] * len(target.keep)
     for group, leaf in zip(target.groups, leaves, strict=True):
         result[group] += int(jnp.sum(leaf, dtype=jnp.int32))

@@ -23,7 +23,7 @@ from swapjax.sparsity.topk import (
 )
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """How many entries to keep; the counts may be traced.
+    """Counts of entries to keep; they may be traced.
 
     Attributes:
         keep: ``int32[n_groups]``, the entries to keep of each group of leaves.
@@ -39,7 +39,7 @@ class Budget:
     patterns: tuple[NM | None, ...] = ()
 
     def pattern(self, leaf: int) -> NM | None:
-        """The pattern of a leaf, by number."""
+        """Look up the pattern of a leaf, by number."""
         return self.patterns[leaf] if self.patterns else None
 
 
@@ -76,7 +76,7 @@ select_compiled = jax.jit(select)
 
 
 def count_by_group(masks: Leaves, budget: Budget) -> jax.Array:
-    """How many entries are True in each group of leaves, ``int32[n_groups]``."""
+    """Count the True entries of each group of leaves, ``int32[n_groups]``."""
     found = jnp.zeros_like(budget.keep)
     for group, leaf in zip(budget.groups, masks, strict=True):
         found = found.at[group].add(jnp.sum(leaf, dtype=jnp.int32))
@@ -90,7 +90,7 @@ def _select_group(
     within: Leaves | None,
     pattern: NM | None,
 ) -> Leaves:
-    """The k best of a group, after the `floors[i]` best of each of its leaves."""
+    """Mark the k best of a group, after the `floors[i]` best of each of its leaves."""
     require_countable(scores)
     keys = common_keys(scores)
     if within is not None:

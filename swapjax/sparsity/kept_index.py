@@ -27,11 +27,11 @@ class Kept(NamedTuple):
 
     @property
     def total(self) -> jax.Array:
-        """How many there are."""
+        """The number of kept entries."""
         return self.before[-1]
 
     def places(self, start: jax.Array | int, width: int) -> jax.Array:
-        """Where the entries numbered start, start + 1, ... lie, ``int32[width]``.
+        """Locate the entries numbered start, start + 1, ..., ``int32[width]``.
 
         Returns:
             Places in the leaves as if they were laid end to end; beyond the last entry
@@ -81,7 +81,7 @@ class Kept(NamedTuple):
 
 
 def number(masks: Leaves) -> Kept:
-    """Number the entries that are True.
+    """Give every entry that is True its number, in order.
 
     Args:
         masks: bool leaves.

@@ -15,7 +15,7 @@ _DEFAULT_NAMES = re.compile(r"(^|[/.])(kernel|weight)$")
 
 
 def exact_sparsity(value: float | Fraction, name: str) -> Fraction:
-    """The decimal that a float prints as: 0.9 is nine tenths."""
+    """Take a float for the decimal that it prints as: 0.9 is nine tenths."""
     exact = value if isinstance(value, Fraction) else None
     if exact is None and math.isfinite(value):
         exact = Fraction(repr(float(value)))
@@ -27,7 +27,7 @@ def exact_sparsity(value: float | Fraction, name: str) -> Fraction:
 def match(
     paths: tuple[str, ...], leaves: list, include: Rule | None, exclude: Rule
 ) -> list[int]:
-    """Positions of the leaves that include takes and exclude leaves."""
+    """Find the positions of leaves that are included and not excluded."""
     if include is None:
         taken = {
             i
@@ -78,7 +78,7 @@ def _search(pattern: str, paths: Sequence[str], name: str) -> set[int]:
 def match_overrides(
     paths: tuple[str, ...], overrides: Mapping[str, float]
 ) -> tuple[Fraction | None, ...]:
-    """The sparsity that each path was given by name, or None.
+    """Find the sparsity that each path was given by name, or None.
 
     Raises:
         ValueError: for a rule that matches nothing, two that match one path, and a

@@ -49,7 +49,7 @@ class NM:
         return cls(int(match[1]), int(match[2]))
 
     def keep(self, path: str, shape: tuple[int, ...]) -> int:
-        """How many entries of a leaf stay.
+        """Count the entries of a leaf that stay.
 
         Raises:
             ValueError: for a leaf that does not divide into groups, naming it.
@@ -65,7 +65,7 @@ class NM:
         return size // self.m * self.n
 
     def at(self, progress: Fraction) -> "NM":
-        """The pattern on the way there: m of m at 0, n of m at 1."""
+        """Make the pattern on the way there: m of m at 0, n of m at 1."""
         gone = Fraction(self.m - self.n) * progress + Fraction(1, 2)
         return dataclasses.replace(self, n=self.m - gone.numerator // gone.denominator)
 
@@ -118,11 +118,11 @@ class Block:
 
     @property
     def size(self) -> int:
-        """The entries of a block."""
+        """The number of entries of a block."""
         return self.rows * self.columns
 
     def grid(self, path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of a leaf, counted in blocks.
+        """Tell the shape of a leaf, counted in blocks.
 
         Raises:
             ValueError: for a leaf that does not divide into blocks, naming it.
@@ -141,12 +141,12 @@ class Block:
         return jnp.moveaxis(parts, -3, -2).reshape(*x.shape[:-2], rows, columns, -1)
 
     def strength(self, x: jax.Array) -> jax.Array:
-        """The mean magnitude of each block, in float32 or wider."""
+        """Average the magnitudes of each block, in float32 or wider."""
         wide = jnp.promote_types(x.dtype, jnp.float32)
         return jnp.mean(jnp.abs(self.split(x)).astype(wide), axis=-1)
 
     def whole(self, mask: jax.Array) -> jax.Array:
-        """Which blocks a mask has all of."""
+        """Mark the blocks that a mask has all of."""
         return jnp.all(self.split(mask), axis=-1)
 
     def expand(self, grid: jax.Array) -> jax.Array:

@@ -8,13 +8,10 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from swapjax.core import trees
-from swapjax.core.types import Leaves, Masks, Params
+from swapjax.core.types import Params
 from swapjax.sparsity.allocation import (
     Allocation,
     allocate,
@@ -24,46 +21,37 @@ from swapjax.sparsity.allocation import (
     spread,
 )
 from swapjax.sparsity.budget import Budget
-from swapjax.sparsity.leaf_rules import Rule, exact_sparsity, match, match_overrides
+from swapjax.sparsity.layout import Layout
+from swapjax.sparsity.leaf_rules import Rule, exact_sparsity, match_overrides
 from swapjax.sparsity.patterns import NM, Block
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What to prune of a tree of params, and how far. Made by `plan`.
+    """The prunable leaves of params, and how many entries to keep. Made by `plan`.
 
     Attributes:
         sparsity: the fraction of prunable entries to remove.
         allocation: how the budget is spread over leaves.
-        paths: the prunable leaves, in the order of params.
-        shapes: their shapes.
+        layout: the prunable leaves; what follows is in their order.
         floors: the fewest entries each may keep.
         overrides: the sparsity each was given by name, or None.
         patterns: the pattern of each, or None.
         keep: the entries to keep of each group of leaves.
         groups: the group each leaf belongs to.
-        positions: the place of each among all leaves of params.
         block: what lives or dies as one; None for single entries. All counts are of
             entries.
     """
 
     sparsity: Fraction
     allocation: Allocation
-    paths: tuple[str, ...]
-    shapes: tuple[tuple[int, ...], ...]
+    layout: Layout
     floors: tuple[int, ...]
     overrides: tuple[Fraction | None, ...]
     patterns: tuple[NM | None, ...]
     keep: tuple[int, ...]
     groups: tuple[int, ...]
-    positions: tuple[int, ...]
     block: Block | None
-    _treedef: Any
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """The number of entries of each prunable leaf."""
-        return tuple(math.prod(shape) for shape in self.shapes)
 
     @property
     def unit(self) -> int:
@@ -73,12 +61,7 @@ class Plan:
     @property
     def grids(self) -> tuple[tuple[int, ...], ...]:
         """The shapes of the leaves, counted in units."""
-        return _grids(self.block, self.paths, self.shapes)
-
-    @property
-    def total(self) -> int:
-        """The number of prunable entries."""
-        return sum(self.sizes)
+        return _grids(self.block, self.layout)
 
     @property
     def kept(self) -> int:
@@ -115,7 +98,7 @@ class Plan:
         else:
             fixed = override_counts(sizes, overrides, floors)
         keep, groups = allocate(
-            self.paths, self.grids, sparsity, self.allocation, fixed, floors
+            self.layout.paths, self.grids, sparsity, self.allocation, fixed, floors
         )
         return dataclasses.replace(
             self,
@@ -128,17 +111,19 @@ class Plan:
     def _pattern_at(self, ratio: Fraction) -> "Plan":
         patterns = tuple(p and p.at(ratio) for p in self.patterns)
         overrides = tuple(None if o is None else o * ratio for o in self.overrides)
-        keep = pattern_counts(self.paths, self.shapes, patterns, overrides, self.floors)
+        keep = pattern_counts(
+            self.layout.paths, self.layout.shapes, patterns, overrides, self.floors
+        )
         return dataclasses.replace(
             self,
-            sparsity=1 - Fraction(sum(keep), self.total),
+            sparsity=1 - Fraction(sum(keep), self.layout.total),
             patterns=patterns,
             overrides=overrides,
             keep=keep,
         )
 
     def _shares(self, sparsity: Fraction, sizes: list[int]) -> dict[int, int]:
-        """What each override keeps on the way to its end, in units as sizes are.
+        """Count what each override keeps on the way, in units as sizes are.
 
         Rounded one by one, they could leave the others an entry more or fewer than
         they have; a share of what each prunes in the end always fits.
@@ -153,17 +138,11 @@ class Plan:
         return {i: sizes[i] - n for i, n in zip(fixed, shares, strict=True)}
 
     def onto(self, params: Params) -> "Plan":
-        """The same plan for another tree with leaves of the same paths.
+        """Make the same plan for another tree with leaves of the same paths.
 
         For a tree with other paths this is the plan as it is, which will not split it.
         """
-        numbers = self._treedef.unflatten(range(self._treedef.num_leaves))
-        treedef = jax.tree.structure(trees.align(numbers, params))
-        return dataclasses.replace(self, _treedef=treedef)
-
-    def everything(self) -> Leaves:
-        """Masks of the prunable leaves that keep all."""
-        return tuple(jnp.ones(shape, bool) for shape in self.shapes)
+        return dataclasses.replace(self, layout=self.layout.onto(params))
 
     def require_entries(self, who: str) -> None:
         """Raise where whole blocks are to be removed, which few can.
@@ -177,58 +156,19 @@ class Plan:
                 f"{self.block} is for swapjax.sparse"
             )
 
-    def split(self, params: Params) -> Leaves:
-        """Take the prunable leaves out of params.
-
-        Raises:
-            ValueError: for params of another structure or other shapes.
-        """
-        treedef = jax.tree.structure(params)
-        if treedef != self._treedef:
-            raise ValueError(
-                "params: the tree is not the one this plan was made for: "
-                f"got {treedef}, planned for {self._treedef}"
-            )
-        prunable = trees.take(params, self.positions)
-        for path, leaf, shape in zip(self.paths, prunable, self.shapes, strict=True):
-            if leaf.shape != shape:
-                raise ValueError(
-                    f"params: {path} has shape {leaf.shape}, planned for {shape}"
-                )
-        return prunable
-
-    def merge(self, leaves: Leaves, params: Params) -> Params:
-        """Put prunable leaves back among the others of params."""
-        return trees.put(leaves, params, self.positions)
-
-    def masks(self, leaves: Leaves) -> Masks:
-        """Make masks with the treedef of params; True where nothing is pruned."""
-        nowhere = self._treedef.unflatten(
-            [jnp.asarray(True)] * self._treedef.num_leaves
-        )
-        return trees.put(leaves, nowhere, self.positions)
-
-    def leaf_masks(self, masks: Masks) -> Leaves:
-        """Take the masks of the prunable leaves, at full shape."""
-        chosen = trees.take(masks, self.positions)
-        return tuple(
-            jnp.broadcast_to(m, shape)
-            for m, shape in zip(chosen, self.shapes, strict=True)
-        )
-
     def __str__(self) -> str:
-        """A table of what will happen, leaf by leaf."""
+        """Tabulate what will happen, leaf by leaf."""
         rows = [("leaf", "shape", "entries", "keeps", "rule")]
         shared = {g for g in self.groups if self.groups.count(g) > 1}
-        for i, path in enumerate(self.paths):
+        for i, path in enumerate(self.layout.paths):
             group, override = self.groups[i], self.overrides[i]
             keep = "" if group in shared else f"{self.keep[group]:,}"
             free = str(self.patterns[i] or self.allocation)
             free += f", {self.block}" if self.block else ""
             rule = free if override is None else f"{float(override):g}"
-            shape = "x".join(map(str, self.shapes[i]))
-            rows.append((path, shape, f"{self.sizes[i]:,}", keep, rule))
-        rows.append(("all", "", f"{self.total:,}", f"{self.kept:,}", ""))
+            shape = "x".join(map(str, self.layout.shapes[i]))
+            rows.append((path, shape, f"{self.layout.sizes[i]:,}", keep, rule))
+        rows.append(("all", "", f"{self.layout.total:,}", f"{self.kept:,}", ""))
         widths = [max(len(row[c]) for row in rows) for c in range(5)]
         return "\n".join(
             f"{r[0]:<{widths[0]}}  {r[1]:>{widths[1]}}  {r[2]:>{widths[2]}}  "
@@ -295,46 +235,31 @@ def plan(
     if min_keep < 0:
         raise ValueError(f"min_keep must not be negative, got {min_keep}")
 
-    paths = trees.paths(params)
-    leaves, treedef = jax.tree.flatten(params)
-    chosen = match(paths, leaves, include, exclude)
-    for i in chosen:
-        if not jnp.issubdtype(leaves[i].dtype, jnp.floating):
-            raise TypeError(
-                f"params: {paths[i]} holds {leaves[i].dtype}, only floats can be "
-                "pruned; exclude it"
-            )
-    prunable = tuple(paths[i] for i in chosen)
-    shapes = tuple(tuple(leaves[i].shape) for i in chosen)
-    if not any(math.prod(shape) for shape in shapes):
-        raise ValueError(f"params: nothing to prune, {', '.join(prunable)} are empty")
+    layout = Layout.of(params, include, exclude)
     block = pattern if isinstance(pattern, Block) else None
-    unit, grids = (block.size if block else 1), _grids(block, prunable, shapes)
+    unit, grids = (block.size if block else 1), _grids(block, layout)
     # In units, as are the counts until the plan is made.
     floors = tuple(min(-(-min_keep // unit), math.prod(grid)) for grid in grids)
-    by_leaf = match_overrides(prunable, overrides or {})
+    by_leaf = match_overrides(layout.paths, overrides or {})
     nm = pattern if isinstance(pattern, NM) else None
     patterns = tuple(nm if o is None else None for o in by_leaf)
     if nm is not None:
-        keep = pattern_counts(prunable, shapes, patterns, by_leaf, floors)
+        keep = pattern_counts(layout.paths, layout.shapes, patterns, by_leaf, floors)
         groups = tuple(range(len(keep)))
-        exact = 1 - Fraction(sum(keep), sum(math.prod(s) for s in shapes))
+        exact = 1 - Fraction(sum(keep), layout.total)
     else:
         fixed = override_counts([math.prod(grid) for grid in grids], by_leaf, floors)
-        keep, groups = allocate(prunable, grids, exact, allocation, fixed, floors)
+        keep, groups = allocate(layout.paths, grids, exact, allocation, fixed, floors)
     return Plan(
         sparsity=exact,
         allocation=allocation,
-        paths=prunable,
-        shapes=shapes,
+        layout=layout,
         floors=tuple(floor * unit for floor in floors),
         overrides=by_leaf,
         patterns=patterns,
         keep=tuple(count * unit for count in keep),
         groups=groups,
-        positions=tuple(chosen),
         block=block,
-        _treedef=treedef,
     )
 
 
@@ -367,18 +292,16 @@ def planned(
     return plan(params, sparsity, allocation=allocation)
 
 
-def _grids(
-    block: Block | None, paths: tuple[str, ...], shapes: tuple[tuple[int, ...], ...]
-) -> tuple[tuple[int, ...], ...]:
+def _grids(block: Block | None, layout: Layout) -> tuple[tuple[int, ...], ...]:
     if block is None:
-        return shapes
-    return tuple(map(block.grid, paths, shapes))
+        return layout.shapes
+    return tuple(map(block.grid, layout.paths, layout.shapes))
 
 
 def _implied(
     sparsity: float | Fraction | None, pattern: NM | Block | None
 ) -> float | Fraction:
-    """The sparsity that was asked for, or that of the pattern."""
+    """Find the sparsity that was asked for, or that of the pattern."""
     if not isinstance(pattern, NM):
         if sparsity is None:
             raise ValueError("sparsity: is missing, and no pattern implies it")

@@ -14,7 +14,7 @@ from swapjax.core.checks import require_count
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """How sparsity climbs from an initial to a final value.
+    """The climb of sparsity from an initial to a final value.
 
     Attributes:
         name: for reports.
@@ -37,7 +37,7 @@ class Schedule:
 
     @property
     def mask_steps(self) -> int:
-        """How many there are; the last comes at `end` or less than `every` before."""
+        """The number of mask steps, the last at `end` or less than `every` before."""
         return 0 if self.start is None else (self.end - self.start) // self.every + 1
 
     def table(self, final: float | Fraction, stages: int) -> tuple[Fraction, ...]:
@@ -73,7 +73,7 @@ def cubic(
     every: int = 1,
     initial: float = 0.0,
 ) -> Schedule:
-    """Fast at first, then slowing down: 1 minus the cube of what is left.
+    """Climb fast at first, then ever slower: by 1 minus the cube of what is left.
 
     ``s_t = s_T + (s_0 - s_T) (1 - t/(T-1))^3`` for t = 0..T-1 (Zhu and Gupta,
     arXiv:1710.01878, equation 1). With ``initial=0`` the first stage prunes nothing.

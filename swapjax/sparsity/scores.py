@@ -3,21 +3,21 @@
 All but magnitude are in float32 or wider: squares of float16 leave its range.
 """
 
-import jax
 import jax.numpy as jnp
 
-from swapjax.activations.layer import Layer
 from swapjax.core import trees
 from swapjax.core.types import Leaves
 
 
 def magnitude(weights: Leaves) -> Leaves:
-    """``|w|``."""
+    """Score by magnitude, ``|w|``."""
     return tuple(jnp.abs(w) for w in weights)
 
 
 def saliency(weights: Leaves, gradient: Leaves) -> Leaves:
-    """``|w_q g_q|``: what the loss changes by, to first order, without the entry.
+    """Score by ``|w_q g_q|``, the change of the loss without an entry, to first order.
+
+    SNIP (arXiv:1810.02340).
 
     Args:
         weights: the leaves.
@@ -31,10 +31,11 @@ def saliency(weights: Leaves, gradient: Leaves) -> Leaves:
 
 
 def gradient_flow(weights: Leaves, curved: Leaves) -> Leaves:
-    """``w_q (H g)_q``: what half of ``g^T g`` loses, to first order, with the entry.
+    """Score by ``w_q (H g)_q``, what ``g^T g / 2`` loses with it, to first order.
 
     Removing entry q moves the weights by ``-w_q e_q`` and ``g^T g`` by
-    ``-2 w_q (H g)_q``. GraSP, which ranks by ``-w (H g)`` and removes the largest.
+    ``-2 w_q (H g)_q``. GraSP (arXiv:2002.07376) ranks by ``-w (H g)`` and removes the
+    largest.
 
     Args:
         weights: the leaves.
@@ -47,7 +48,7 @@ def gradient_flow(weights: Leaves, curved: Leaves) -> Leaves:
 
 
 def fisher_diagonal(weights: Leaves, mean_squares: Leaves) -> Leaves:
-    """``w_q^2 F_qq``: what the loss rises by, twice, if the entry alone is removed.
+    """Score by ``w_q^2 F_qq``, twice the rise of the loss without the entry alone.
 
     Optimal Brain Damage with the diagonal of the empirical Fisher for the Hessian.
     Nothing is added to F: a constant would drown scores in float32.
@@ -61,26 +62,3 @@ def fisher_diagonal(weights: Leaves, mean_squares: Leaves) -> Leaves:
         jnp.square(w.astype(wide)) * f.astype(wide)
         for w, f in zip(weights, mean_squares, strict=True)
     )
-
-
-def wanda(
-    weights: Leaves, layers: tuple[Layer, ...], *, per_output: bool = False
-) -> Leaves:
-    """``|w_ij| sqrt(H_ii)``: how much of an output its input i makes up (Wanda).
-
-    Args:
-        weights: the leaves.
-        layers: what each of them reads, with its second moment H.
-        per_output: whether to score by the rank among the weights of an output, as a
-            fraction of their number, so that every output keeps the same share.
-    """
-
-    def score(leaf: jax.Array, layer: Layer) -> jax.Array:
-        size = jnp.sqrt(jnp.diagonal(layer.moment, axis1=1, axis2=2))
-        result = jnp.abs(layer.matrix(leaf)).astype(size.dtype) * size[:, :, None]
-        if per_output:
-            rank = jnp.argsort(jnp.argsort(result, axis=1), axis=1)
-            result = rank.astype(size.dtype) / result.shape[1]
-        return layer.leaf(result, leaf.shape)
-
-    return tuple(score(w, layer) for w, layer in zip(weights, layers, strict=True))

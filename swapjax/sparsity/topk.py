@@ -106,7 +106,7 @@ def common_keys(leaves: Leaves) -> Leaves:
 def _largest(
     holds: Callable[[list[jax.Array]], list[jax.Array]], bits: int, dtype: jnp.dtype
 ) -> jax.Array:
-    """The largest unsigned t that holds, two bits at a time from the top.
+    """Find the largest unsigned t that holds, two bits at a time from the top.
 
     Args:
         holds: tells of three candidates whether they do, in one pass over memory. What
@@ -128,7 +128,7 @@ def _largest(
 
 
 def _first(tied: Leaves, room: jax.Array) -> Leaves:
-    """Of the True entries, the first `room` by leaf and flat index."""
+    """Keep the first `room` of the True entries, by leaf and flat index."""
     places, offset = [], 0
     for leaf in tied:
         flat = jax.lax.iota(jnp.uint32, leaf.size).reshape(leaf.shape)
@@ -145,7 +145,7 @@ def _first(tied: Leaves, room: jax.Array) -> Leaves:
 
 
 def first_largest(key: jax.Array) -> jax.Array:
-    """The first of the largest keys: two reductions, where any other floor takes 32."""
+    """Mark the first of the largest keys, by two reductions instead of 32."""
     place = jax.lax.iota(jnp.uint32, key.size).reshape(key.shape)
     last = jnp.uint32(2**32 - 1)
     first = jnp.min(
@@ -155,7 +155,7 @@ def first_largest(key: jax.Array) -> jax.Array:
 
 
 def _counts(leaves: Iterable[Iterable[jax.Array]]) -> tuple[jax.Array, ...]:
-    """How many entries are True in all leaves, several arrays of each counted at once.
+    """Count the True entries of all leaves, several arrays of each at once.
 
     In one reduction: XLA reads a leaf once for all that is derived from it, and on a
     CPU adds several times as fast as in `jnp.sum` of one.
@@ -175,7 +175,7 @@ def _add(first: tuple, second: tuple) -> tuple:
 
 
 def require_countable(leaves: Leaves) -> None:
-    """Raise for more entries than an int32 can count.
+    """Raise if there are more entries than an int32 can count.
 
     Raises:
         ValueError: naming the way out.

@@ -24,15 +24,15 @@ def exchange(
 ) -> jax.Array:
     """Move a number of active entries to where the score is largest.
 
-    The `drop` smallest ``|weight|`` among the active entries go, then as many of the
-    largest scores come, among all entries that are inactive by then: those that just
-    went may come back. Their number stays as it was. With scores ``|g|`` this is the
-    exchange of RigL (Evci et al., ICML 2020, arXiv:1911.11134) and the regeneration of
-    GraNet (Liu et al., NeurIPS 2021, arXiv:2106.10404); with random ones that of SET
-    (Mocanu et al., 2018, arXiv:1707.04780).
+    The `drop` active entries with the smallest ``|weight|`` are removed, then as many
+    with the largest scores are added, among all entries that are inactive by then:
+    those just removed may come back. The count stays as it was. With scores ``|g|``, g
+    the gradient, this is the exchange of RigL (Evci et al., ICML 2020,
+    arXiv:1911.11134) and the regeneration of GraNet (Liu et al., NeurIPS 2021,
+    arXiv:2106.10404); with random ones that of SET (Mocanu et al., 2018,
+    arXiv:1707.04780).
 
-    The new mask tells nothing of values: set to zero what is new in it, and what is
-    gone.
+    Only the mask is made here: set weights to zero that are new in it or no longer.
 
     Args:
         weight: floats of any shape. NaN is the smallest.
@@ -40,15 +40,15 @@ def exchange(
             inactive weights are zero but not hidden from it; or `random_score`. NaN
             ranks lowest.
         mask: bool of the same shape, the active entries.
-        drop: how many to exchange, may be traced; held between none and all that are
-            active.
+        drop: how many to exchange, may be traced; clipped to 0 and the number of
+            active entries.
         within: bool of the same shape; nothing grows where it is False. Where that
             leaves too little room, which a mask inside of it never does, fewer grow.
-        pattern: one that mask keeps to. Every group is then filled up to its n.
+        pattern: an N:M pattern that mask has. Each group keeps its n entries.
 
     Returns:
-        The new mask, bool of the same shape. Ties go to the lower flat index, both of
-        what stays and of what grows.
+        The new mask, bool of the same shape. Ties go to the lower flat index, among
+        what stays and among what grows.
 
     Raises:
         ValueError: for shapes that differ.
@@ -87,14 +87,14 @@ def exchange(
 
 
 def random_score(key: jax.Array, weight: jax.Array) -> jax.Array:
-    """Scores that grow entries at random, each as likely as the others.
+    """Draw scores by which `exchange` grows entries uniformly at random.
 
     Args:
         key: a JAX PRNG key, another one for every exchange.
-        weight: an array of the shape that is wanted.
+        weight: an array of the wanted shape.
 
     Returns:
-        ``uint32`` of that shape, which `exchange` compares as they are: uniform floats
+        ``uint32`` of that shape, which `exchange` compares as integers: uniform floats
         have only 2^23 values, and ties favour low indices.
     """
     return jax.random.bits(key, weight.shape, jnp.uint32)
@@ -125,6 +125,7 @@ def exchange_by(grow: Grow) -> Callable[[MaskStep], Leaves]:
             if grow == "gradient":
                 score = jnp.abs(step.gradients[i])
             else:
+                assert step.key is not None  # since rules that grow so need one
                 score = random_score(jax.random.fold_in(step.key, i), weight)
             active = jnp.sum(mask, dtype=jnp.int32)
             # In float32 0.3 of 50 is above 15: a little less before it is rounded up.

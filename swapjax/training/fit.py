@@ -1,4 +1,4 @@
-"""A training loop that watches masks, and goes on where it was stopped."""
+"""A training loop that records what masks do, and resumes where it was stopped."""
 
 import dataclasses
 import math
@@ -31,13 +31,13 @@ _KIND = "epochs"
 
 @dataclasses.dataclass(frozen=True)
 class Epoch:
-    """What one epoch did.
+    """The record of one epoch.
 
     Attributes:
         epoch: its number, from 1.
         steps: updates since the start.
         loss: the mean over its steps, each before its update.
-        accuracy: what `evaluate` said after it, None without one.
+        accuracy: what `evaluate` returned after it, None without one.
         sparsity: the fraction of prunable entries that are zero after it.
         densities: the fraction that is left, by the path of each prunable leaf.
         churn: prunable entries that were active before or after it, but not both.
@@ -54,17 +54,17 @@ class Epoch:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON takes it."""
+        """Convert to what JSON takes."""
         return dataclasses.asdict(self)
 
 
 class Fitted(NamedTuple):
-    """What training gave.
+    """The result of `fit`.
 
     Attributes:
         params: trained.
         state: of the optimizer; `swapjax.masks_of` finds masks in it.
-        history: what each epoch did.
+        history: the record of each epoch.
     """
 
     params: Params
@@ -123,7 +123,7 @@ def fit(
         ...     return jnp.mean((x @ params["kernel"] - 2 * x[:, :2]) ** 2)
         >>> tx = swapjax.sparse(
         ...     optax.sgd(0.1), swapjax.gmp(), sparsity=0.75,
-        ...     schedule=swapjax.cubic(0, 8, every=4), key=jax.random.key(1))
+        ...     schedule=swapjax.cubic(0, 8, every=4))
         >>> params = {"kernel": jnp.full((4, 2), 0.5)}
         >>> fitted = fit(loss_fn, params, tx, x, epochs=3, batch=8,
         ...              key=jax.random.key(2))
@@ -132,22 +132,12 @@ def fit(
     """
     require_count("epochs", epochs)
     require_count("batch", batch)
-    if isinstance(data, Iterator):
-        raise ValueError("data: give arrays; an iterator of batches can be seen once")
-    trees.require_arrays(params, "params")
-    params = jax.tree.map(jnp.asarray, params)
-    trees.require_finite(trees.paths(params), jax.tree.leaves(params), "params")
-    data = jax.tree.map(jnp.asarray, data)
+    params, data = _as_arrays(params, data)
     per_epoch = steps.per_epoch(data, batch, "batch")
     state = optimizer.init(params)
+    _require_masks_that_settle(state, epochs * per_epoch)
     sparse = is_sparse(state)
     first = masks_of(state) if sparse else _prunable(params)
-    last = last_mask_step(state) if sparse else -1
-    if last > epochs * per_epoch:
-        raise ValueError(
-            f"optimizer: its masks change until update {last:,}, "
-            f"training ends after {epochs * per_epoch:,}"
-        )
 
     found, run = None, {}
     if checkpoint is not None:
@@ -166,12 +156,7 @@ def fit(
         start = masking.apply_masks(params, first) if sparse else params
         found = Fitted(start, state, ())
 
-    def masks_now(fitted: Fitted) -> Masks:
-        if sparse:
-            return masks_of(fitted.state)
-        return masking.from_zeros(fitted.params, first)
-
-    masks = masks_now(found)
+    masks = _masks_now(found, first)
     for number in range(len(found.history) + 1, epochs + 1):
         started, losses = time.perf_counter(), []
         params, state, history = found
@@ -186,7 +171,7 @@ def fit(
                 progress(done + len(losses), epochs * per_epoch)
         accuracy = None if evaluate is None else float(evaluate(params))
         found = Fitted(params, state, history)
-        before, masks = masks, masks_now(found)
+        before, masks = masks, _masks_now(found, first)
         densities, sparsity, churn = _compare(before, masks)
         epoch = Epoch(
             epoch=number,
@@ -208,17 +193,44 @@ def fit(
     return found
 
 
+def _as_arrays(params: Params, data: Any) -> tuple[Params, Any]:
+    """Check params and data, and put them on the device."""
+    if isinstance(data, Iterator):
+        raise ValueError("data: give arrays; an iterator of batches can be seen once")
+    trees.require_arrays(params, "params")
+    params = jax.tree.map(jnp.asarray, params)
+    trees.require_finite(trees.paths(params), jax.tree.leaves(params), "params")
+    return params, jax.tree.map(jnp.asarray, data)
+
+
+def _require_masks_that_settle(state: Any, steps: int) -> None:
+    """Raise for masks that would change after the last update."""
+    last = last_mask_step(state) if is_sparse(state) else -1
+    if last > steps:
+        raise ValueError(
+            f"optimizer: its masks change until update {last:,}, "
+            f"training ends after {steps:,}"
+        )
+
+
+def _masks_now(fitted: Fitted, first: Masks) -> Masks:
+    """Take the masks of the optimizer, or those of the zeros where it has none."""
+    if is_sparse(fitted.state):
+        return masks_of(fitted.state)
+    return masking.from_zeros(fitted.params, first)
+
+
 def _prunable(params: Params) -> Masks:
-    """Masks that tell which leaves to count zeros of."""
+    """Make masks that tell which leaves to count zeros of."""
     try:
         target = plan(params, 0.0)
     except ValueError:  # there is none
         return jax.tree.map(lambda _: jnp.asarray(True), params)
-    return target.masks(target.everything())
+    return target.layout.masks(target.layout.everything())
 
 
 def _compare(before: Masks, after: Masks) -> tuple[dict[str, float], float, int]:
-    """Densities of prunable leaves, the sparsity of all, and the entries that changed.
+    """Measure the densities of leaves, the sparsity of all, and the entries that moved.
 
     One call to the device, however many leaves there are.
     """

@@ -1,4 +1,4 @@
-"""Global sparse momentum: most weights follow their decay alone."""
+"""Global sparse momentum: only the most salient weights get their gradients."""
 
 from typing import Any
 
@@ -15,17 +15,15 @@ from swapjax.sparsity.scores import saliency
 def gsm(
     sparsity: float | None = None, *, plan: Plan | None = None
 ) -> optax.GradientTransformation:
-    """Let gradients through to the weights that matter most for the loss.
+    """Pass gradients only to the weights that matter most for the loss.
 
     Global Sparse Momentum SGD (Ding et al., NeurIPS 2019, arXiv:1909.12778). At every
     step the entries with the largest ``|w g|`` keep their gradient and all other
-    prunable ones get zero, so that weight decay, which belongs after this, wears them
-    off; chain it as in the example. Weights shrink by ``exp(-rate decay t / (1 -
-    momentum))`` when they are never chosen: without a high momentum, and enough steps,
-    they are still there at the end. Those that are chosen now and then stay, which
-    small batches make many of: LeNet-300-100 on MNIST, cut to one weight in sixty,
-    loses 0.8 to 1.8 points with the authors' settings, and less than 0.1 with batches
-    of 1,024, decay 1e-3 and a rate that starts at 0.1 (benchmarks/global_momentum.py).
+    prunable ones get zero, so that weight decay, chained after this as in the example,
+    shrinks them to zero. A weight that is never chosen shrinks by ``exp(-rate decay t /
+    (1 - momentum))`` in t steps: without a high momentum, and enough steps, it is still
+    there at the end. Weights that are chosen now and then do not vanish; the smaller
+    the batches, the more of them there are. Prune what is left by magnitude.
 
     Args:
         sparsity: the fraction of prunable entries that get no gradient.
@@ -55,19 +53,19 @@ def gsm(
 
     def init(params: Params) -> optax.EmptyState:
         if jax.tree.leaves(params):
-            target(params).split(params)
+            target(params).layout.split(params)
         return optax.EmptyState()
 
     def update(gradients: Params, state: Any, params: Params | None = None) -> tuple:
         if params is None:
             raise ValueError("params: gsm needs them; call tx.update with params")
         chosen = target(params)
-        slopes = chosen.split(gradients)
-        active = select(saliency(chosen.split(params), slopes), chosen.budget)
+        slopes = chosen.layout.split(gradients)
+        active = select(saliency(chosen.layout.split(params), slopes), chosen.budget)
         kept = tuple(
             jnp.where(m, g, jnp.zeros((), g.dtype))
             for m, g in zip(active, slopes, strict=True)
         )
-        return chosen.merge(kept, gradients), state
+        return chosen.layout.merge(kept, gradients), state
 
     return optax.GradientTransformation(init, update)

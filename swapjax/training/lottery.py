@@ -26,13 +26,13 @@ _KIND = "levels"
 
 @dataclasses.dataclass(frozen=True)
 class Level:
-    """What one level did.
+    """The record of one level.
 
     Attributes:
         level: its number; 0 trains the dense network.
         sparsity: the fraction of prunable entries that are zero while it trains.
-        kept: the entries that are left.
-        accuracy: what `evaluate` said of the trained params, None without one.
+        kept: the prunable entries that are left.
+        accuracy: what `evaluate` returned for the trained params, None without one.
         seconds: wall time, pruning, compilation and evaluation included.
     """
 
@@ -43,7 +43,7 @@ class Level:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON takes it."""
+        """Convert to what JSON takes."""
         return dataclasses.asdict(self)
 
 
@@ -55,7 +55,7 @@ class Ticket(NamedTuple):
         start: the weights that every level starts from, dense. The ticket itself is
             ``apply_masks(start, masks)``.
         masks: with the tree of params; the scalar True for a leaf never pruned.
-        history: what each level did.
+        history: the record of each level.
     """
 
     params: Params
@@ -81,10 +81,10 @@ def lottery(
 
     Every level trains for the full schedule, prunes the smallest of the weights that
     are left, and resets the others to where they were at the start. A weight once
-    pruned never returns. Level 0 trains the dense network; the last one trains at the
-    sparsity that was asked for, and prunes no more. In all there are
-    ``1 + ceil(log(1 - sparsity) / log(1 - rate))`` of them, fewer where a level would
-    prune nothing.
+    pruned never returns. Level 0 trains the dense network; the last level trains at
+    the sparsity that was asked for. In all there are
+    ``1 + ceil(log(1 - sparsity) / log(1 - rate))`` levels, fewer where one would prune
+    nothing.
 
     The lottery ticket hypothesis (Frankle and Carbin, ICLR 2019, arXiv:1803.03635),
     with rewinding (Frankle et al., ICML 2020, arXiv:1912.05671).
@@ -93,7 +93,7 @@ def lottery(
         train: ``train(params, masks, key) -> params``, the full schedule from the
             params it is given, the zeros of masks staying zero; `Trainer` makes one.
             Every level calls it with the same key, for the same order of the data. Its
-            optimizer must start afresh, or from what it was at the step rewound to.
+            optimizer must start afresh, or from its state at the step rewound to.
         params: the initial weights, any pytree of arrays.
         sparsity: the fraction of prunable entries to remove in the end, in [0, 1), by
             magnitude among all layers.
@@ -142,10 +142,10 @@ def lottery(
     params = jax.tree.map(jnp.asarray, params)
     target = planned(params, sparsity, plan)
     target.require_entries("lottery")
-    target.split(params)  # raises for another tree
+    target.layout.split(params)  # raises for another tree
     trees.require_finite(trees.paths(params), jax.tree.leaves(params), "params")
     budgets = _budgets(target, rate)
-    dense = target.masks(target.everything())
+    dense = target.layout.masks(target.layout.everything())
 
     found, run = None, {}
     if checkpoint is not None:
@@ -168,7 +168,7 @@ def lottery(
         started = time.perf_counter()
         masks = found.masks
         if number > 0:
-            budget, left = budgets[number - 1], target.leaf_masks(masks)
+            budget, left = budgets[number - 1], target.layout.leaf_masks(masks)
             masks = largest(target, found.params, budget, left)
         # From the start, not from what the level before has trained.
         reset = masking.apply_masks(found.start, masks)
@@ -189,15 +189,16 @@ def lottery(
 def reinit(
     ticket: Ticket, initialise: Callable[[jax.Array], Params], *, key: jax.Array
 ) -> Params:
-    """The control that has the masks of a ticket, but other initial weights.
+    """Make a control with the masks of a ticket and new initial weights.
 
-    Train it as ``train(reinit(...), ticket.masks, key)`` with the key of the ticket:
-    that it ends below the ticket is what makes it one.
+    Train it as ``train(reinit(...), ticket.masks, key)`` with the key of the ticket,
+    which should end better than this control (Frankle and Carbin, ICLR 2019,
+    arXiv:1803.03635).
 
     Args:
         ticket: from `lottery`.
         initialise: ``key -> params``, new initial weights.
-        key: for them; not that of the ticket.
+        key: for the new weights; not that of the ticket.
 
     Raises:
         ValueError: for params of another tree or other shapes.
@@ -208,13 +209,13 @@ def reinit(
 
 
 def shuffle(ticket: Ticket, *, key: jax.Array) -> tuple[Params, Masks]:
-    """The control that has the initial weights of a ticket, but shuffled masks.
+    """Make a control with the initial weights of a ticket and shuffled masks.
 
     Every leaf keeps its number of entries, at random places; a pattern is not kept.
 
     Args:
         ticket: from `lottery`.
-        key: for the places.
+        key: for the random places.
 
     Returns:
         Params to start from, and the shuffled masks, for ``train(params, masks, key)``
@@ -234,7 +235,7 @@ def shuffle(ticket: Ticket, *, key: jax.Array) -> tuple[Params, Masks]:
 
 
 def _budgets(target: Plan, rate: float) -> list[Budget]:
-    """The counts after each pruning, in exact fractions; the last are the target's."""
+    """List the counts after each pruning, exact; the last are those of the target."""
     stays = 1 - Fraction(repr(float(rate)))
     left, plans = stays, []
     while left > 1 - target.sparsity:
@@ -258,9 +259,9 @@ def _budgets(target: Plan, rate: float) -> list[Budget]:
 
 
 def _dense(target: Plan) -> tuple[int, ...]:
-    """The entries there are, by group of leaves."""
+    """Count all entries of each group of leaves."""
     sizes = [0] * len(target.keep)
-    for group, shape in zip(target.groups, target.shapes, strict=True):
+    for group, shape in zip(target.groups, target.layout.shapes, strict=True):
         sizes[group] += math.prod(shape)
     return tuple(sizes)
 

@@ -1,4 +1,4 @@
-"""When masks change and how many entries stay: integers, made once on the host."""
+"""When masks change and how many entries to keep: integers, made once on the host."""
 
 import dataclasses
 from fractions import Fraction
@@ -22,19 +22,20 @@ from swapjax.training.rule import Rule
 class Timetable:
     """The mask steps of one network.
 
-    A mask step at t comes with update number t, counted from 1, before weights move,
-    but for the dense ones of a straight-through rule.
-    One at 0 is the initialisation.
+    A mask step at t comes with update number t, counted from 1, before weights move;
+    the dense weights of a straight-through rule move first. A mask step at 0 makes the
+    first masks.
 
     Attributes:
         plan: what is prunable, at the final sparsity.
         begin: the plan of the first masks; None to begin with all that is allowed.
-        keep: ``int32[levels, groups]``, the entries to keep at each mask step, or the
-            blocks; the last row is that of all that come after.
+        keep: ``int32[levels, groups]``, the entries, or blocks, to keep at each mask
+            step; the last row holds for all mask steps that follow.
         first: the update of the first mask step.
-        every: updates between two of them.
+        every: updates from one mask step to the next.
         last: the update after which there are none; -1 where there are none at all.
-        fractions: ``float32[mask steps]``, of the entries to exchange.
+        fractions: ``float32[mask steps]``, the fraction of the active entries to
+            exchange.
     """
 
     plan: Plan
@@ -46,12 +47,12 @@ class Timetable:
     fractions: np.ndarray
 
     def is_mask_step(self, t: jax.Array) -> jax.Array:
-        """Whether masks change with update number t, from 1."""
+        """Return whether update number t, from 1, is a mask step."""
         due = (t - self.first) % self.every == 0
         return due & (t >= self.first) & (t <= self.last)
 
     def at(self, t: jax.Array) -> tuple[Budget, jax.Array]:
-        """The counts and the fraction to exchange of the mask step at t."""
+        """Return the counts of the mask step at t, and the fraction to exchange."""
         i = (t - self.first) // self.every
         keep = jnp.asarray(self.keep)[jnp.minimum(i, len(self.keep) - 1)]
         patterns: tuple[NM | None, ...] = ()
@@ -61,7 +62,10 @@ class Timetable:
             patterns = tuple(
                 p and dataclasses.replace(p, n=n[group] // (size // p.m))
                 for p, group, size in zip(
-                    self.plan.patterns, self.plan.groups, self.plan.sizes, strict=True
+                    self.plan.patterns,
+                    self.plan.groups,
+                    self.plan.layout.sizes,
+                    strict=True,
                 )
             )
         floors = _in_units(self.plan, self.plan.floors)
@@ -69,7 +73,7 @@ class Timetable:
         return budget, jnp.asarray(self.fractions)[i]
 
     def first_budget(self) -> Budget:
-        """The counts of the first masks, as `at` gives those of others."""
+        """Return the counts of the first masks."""
         assert self.begin is not None
         keep = jnp.asarray(_in_units(self.begin, self.begin.keep), jnp.int32)
         floors = _in_units(self.begin, self.begin.floors)
@@ -85,7 +89,7 @@ def make(
     steps: int | None,
     within: Masks | None,
 ) -> Timetable:
-    """Work the mask steps of a network out; the arguments are those of `sparse`.
+    """Make the timetable of a network; the arguments are those of `sparse`.
 
     Args:
         rule: what happens at mask steps.
@@ -101,7 +105,7 @@ def make(
             `swapjax.sparsity.bounds.allowed` does.
     """
     target = planned(params, sparsity, plan, rule.allocation)
-    target.split(params)  # raises for another tree
+    target.layout.split(params)  # raises for another tree
     if schedule is None:
         schedule = Schedule("none", 0.0, lambda start, end, t, stages: end, 0, 0)
     assert schedule.start is not None
@@ -134,7 +138,7 @@ def make(
 
 
 def _begin(rule: Rule, target: Plan, level: Fraction, start: int) -> Plan | None:
-    """The plan of the first masks."""
+    """Make the plan of the first masks."""
     if rule.begin == "random":
         free = target.allocation == "global" and not any(target.patterns)
         layered = dataclasses.replace(target, allocation="erk") if free else target

@@ -1,4 +1,4 @@
-"""What an optimizer remembers of weights that are not there."""
+"""Moments of inactive weights in the state of any optimizer."""
 
 from typing import Any
 
@@ -12,24 +12,24 @@ from swapjax.core.types import Masks, Params
 def forget(
     optimizer: optax.GradientTransformation, state: Any, masks: Masks, params: Params
 ) -> Any:
-    """Make moments of inactive weights what they are at first.
+    """Reset the moments of inactive weights to their initial values.
 
-    Which arrays of a state belong to weights is found by `optax.tree.map_params`, for
-    any optimizer. Those that are not shaped like their weights, as the factored moments
-    of Adafactor, are left alone: they belong to rows and columns.
+    `optax.tree.map_params` finds the arrays of a state that belong to weights, for any
+    optimizer. Those that do not have the shape of their weights, such as the factored
+    moments of Adafactor, stay as they are: they belong to rows and columns.
 
     Args:
-        optimizer: that the state is of.
+        optimizer: the transformation that the state belongs to.
         state: of the optimizer.
         masks: where weights are active.
         params: zero where they are not.
 
-    Raises:
-        ValueError: for an optimizer whose state cannot be told by params.
-
     Returns:
-        The state; every array of it that has the shape of a leaf is as ``init`` makes
-        it where the leaf's mask is False.
+        The state; each of its arrays that has the shape of a leaf is as ``init`` makes
+        it where the mask of the leaf is False.
+
+    Raises:
+        ValueError: for an optimizer whose state does not follow the tree of params.
     """
 
     def remember(value: Any, mask: jax.Array) -> Any:

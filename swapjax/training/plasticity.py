@@ -1,4 +1,4 @@
-"""Pruning plasticity: what a network recovers after being pruned at some epoch."""
+"""Pruning plasticity: how well a network recovers from being pruned at some epoch."""
 
 import dataclasses
 import math
@@ -50,7 +50,7 @@ class Recovery:
         return self.after - self.before
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON takes it, the plasticity beside the accuracies it comes from."""
+        """Convert to what JSON takes, with the plasticity beside both accuracies."""
         return {**dataclasses.asdict(self), "plasticity": self.plasticity}
 
 
@@ -77,10 +77,9 @@ def pruning_plasticity(
     Each checkpoint is evaluated, pruned once by magnitude, trained on for some epochs,
     and evaluated again; plasticity is the difference, positive where the network is
     better than before (Liu et al., NeurIPS 2021, arXiv:2106.10404). With regeneration
-    a part of what pruning left is dropped in every layer, the smallest weights, and as
-    many entries grow where the gradient is largest, from zero: the density is the
-    same. The paper has networks recover better so; here they recover 0 to 1.8 points
-    less (LeNet-300-100 on MNIST, two epochs of training on; benchmarks/plasticity.py).
+    a fraction of what pruning left is dropped in every layer, the smallest weights, and
+    as many entries grow where the gradient is largest, from zero: the density stays as
+    it is.
 
     Args:
         train: ``train(params, masks, key) -> params``, the epochs that follow, the
@@ -183,14 +182,14 @@ def _regenerate(
 ) -> Masks:
     """Drop a fraction of what every leaf has left, and regrow it by gradient."""
     share = Fraction(repr(float(fraction)))
-    weights, slopes = target.split(params), target.split(gradient)
+    weights, slopes = target.layout.split(params), target.layout.split(gradient)
     new = []
     for weight, slope, mask, pattern in zip(
-        weights, slopes, target.leaf_masks(masks), target.patterns, strict=True
+        weights, slopes, target.layout.leaf_masks(masks), target.patterns, strict=True
     ):
         drop = math.ceil(share * int(jnp.sum(mask, dtype=jnp.int32)))
         new.append(_exchange(weight, jnp.abs(slope), mask, drop, pattern=pattern))
-    return target.masks(tuple(new))
+    return target.layout.masks(tuple(new))
 
 
 _exchange = jax.jit(exchange, static_argnames="pattern")

@@ -1,9 +1,10 @@
 """What a rule of sparse training is: data, and one pure function that chooses masks."""
 
 import dataclasses
-from collections.abc import Callable
+import numbers
+from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 
@@ -18,17 +19,19 @@ Grow = Literal["gradient", "random"]
 
 
 class MaskStep(NamedTuple):
-    """What a rule sees when masks are to change. All leaves are prunable ones.
+    """What a rule sees at a mask step. All leaves are prunable ones, in one order.
 
     Attributes:
-        weights: params, zero outside of the masks; for `ste` the dense weights behind
-            them, after their update.
-        gradients: at params, dense.
-        masks: as they are.
-        within: where entries may ever be active; None for anywhere.
-        budget: how many to keep now.
-        fraction: of the active entries of each leaf to exchange, ``float32[]``.
-        key: a PRNG key of this mask step.
+        weights: params, zero outside of the masks; the dense weights behind them, after
+            their update, for a rule with ``straight_through``.
+        gradients: of the loss at params, dense: also where masks are False.
+        masks: bool, those before this mask step.
+        within: bool, where entries may ever be active; None for anywhere.
+        budget: how many entries to keep now, as `swapjax.sparsity.budget.select` takes
+            it.
+        fraction: of the active entries of each leaf to exchange, ``float32[]``; what
+            `Rule.fraction` says.
+        key: a PRNG key of this mask step; None if `swapjax.sparse` was given none.
     """
 
     weights: Leaves
@@ -37,7 +40,7 @@ class MaskStep(NamedTuple):
     within: Leaves | None
     budget: Budget
     fraction: jax.Array
-    key: jax.Array
+    key: jax.Array | None
 
 
 def follow(schedule: Schedule, final: Fraction) -> tuple[Fraction, ...]:
@@ -55,23 +58,53 @@ def stay(schedule: Schedule, final: Fraction) -> tuple[Fraction, ...]:
 class Rule:
     """How masks change while a network trains.
 
+    To write one, fill in a name and ``choose``, a pure function of arrays that may be
+    traced; all else has a default. ``choose`` should keep as many entries as the budget
+    says, none outside of ``within``; `swapjax.sparse` does the rest.
+
     Attributes:
-        name: as on the command line.
-        choose: new masks, bool leaves, of a `MaskStep`; None where they never change.
-        settings: pairs of hyper-parameter and value.
+        name: for reports and errors.
+        choose: ``MaskStep -> masks``, a bool leaf of the same shape for each leaf of
+            weights; None for masks that never change.
+        settings: pairs of hyper-parameter and value, for reports.
         begin: ``"magnitude"`` keeps what `levels` says of the initial weights if the
             schedule starts at 0, and all otherwise; ``"random"`` keeps as many at
             random, by the Erdos-Renyi kernel where the plan lets leaves compete.
         allocation: of a sparsity that comes without a plan.
-        levels: the sparsities of the mask steps; the last is kept after them.
-        fraction: of the active entries to exchange, by the number of updates and the
-            last update with a mask step.
+        levels: ``(schedule, final sparsity) -> sparsities`` of the mask steps; the last
+            is kept after them. By default those of the schedule.
+        fraction: ``(t, last) -> fraction`` of the active entries to exchange at update
+            t, the last mask step being that of update ``last``.
         goes_on: whether mask steps go on after the schedule, to the end of training.
-        grows: by which score entries grow, if they do.
+        grows: by which score entries grow; None where none do. With ``"gradient"``
+            `swapjax.check_state` reports gradients that are zero outside of the masks.
         skips: whether a mask step takes the place of an update.
         straight_through: whether gradients go to dense weights beside the params.
-        decay: of those that are not active, if so.
+        decay: for straight-through rules, of the weights that are not active.
         masks: to begin with, instead of what `begin` says.
+        draws: whether ``choose`` draws by the key of its `MaskStep`.
+
+    Raises:
+        ValueError: for fields that are not of these kinds.
+
+    Example:
+        Straight-through training with hysteresis: an inactive weight must outgrow an
+        active one by a fifth to take its place.
+
+        >>> import jax, jax.numpy as jnp, optax, swapjax
+        >>> from swapjax.sparsity.budget import select
+        >>> from swapjax.training import Rule, sparse
+        >>> def choose(step):
+        ...     scores = [jnp.abs(w) * jnp.where(m, 1.2, 1.0)
+        ...               for w, m in zip(step.weights, step.masks)]
+        ...     return select(scores, step.budget, step.within)
+        >>> rule = Rule("hysteresis", choose, straight_through=True)
+        >>> tx = sparse(optax.adam(0.01), rule, sparsity=0.75,
+        ...             schedule=swapjax.constant(0, 80, every=10))
+        >>> params = {"kernel": jax.random.normal(jax.random.key(0), (8, 4))}
+        >>> updates, state = tx.update(params, tx.init(params), params)
+        >>> int(jnp.sum(optax.apply_updates(params, updates)["kernel"] != 0))
+        8
     """
 
     name: str
@@ -87,26 +120,50 @@ class Rule:
     straight_through: bool = False
     decay: float = 0.0
     masks: Masks | None = None
+    draws: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise ValueError(
+                f"name must be a string that names the rule, got {self.name!r}"
+            )
+        if self.choose is not None and not callable(self.choose):
+            raise ValueError(
+                "choose must be a function of a MaskStep, or None for masks that never "
+                f"change, got {self.choose!r}"
+            )
+        for name in ("levels", "fraction"):
+            function = getattr(self, name)
+            if not callable(function):
+                raise ValueError(f"{name} must be a function, got {function!r}")
+        _require_one_of("begin", self.begin, get_args(Begin))
+        _require_one_of("allocation", self.allocation, get_args(Allocation))
+        _require_one_of("grows", self.grows, (*get_args(Grow), None))
+        decay: Any = self.decay
+        if not (isinstance(decay, numbers.Real) and float(decay) >= 0):
+            raise ValueError(f"decay must be 0 or more, got {decay!r}")
 
     @property
-    def draws(self) -> bool:
-        """Whether anything is drawn at random, so that training needs a key."""
-        drawn = self.begin == "random" and self.masks is None
-        return drawn or self.grows == "random"
+    def needs_key(self) -> bool:
+        """Whether anything is drawn at random, so that `swapjax.sparse` needs a key."""
+        first_masks = self.begin == "random" and self.masks is None
+        return first_masks or self.grows == "random" or self.draws
 
     def masks_at(self, step: MaskStep, block: Block | None = None) -> Leaves:
         """Choose the masks of a mask step.
 
         Args:
-            step: what is there.
-            block: what lives or dies as one, by its mean magnitudes; the budget then
-                counts blocks.
+            step: the arguments of the choice.
+            block: blocks that are kept or removed as one, by their mean magnitudes; the
+                budget then counts blocks.
+
+        Raises:
+            ValueError: for masks of other shapes or dtypes than those of the step.
         """
-        assert self.choose is not None
         if block is None:
-            return self.choose(step)
+            return self._choose(step)
         inside = step.within
-        chosen = self.choose(
+        chosen = self._choose(
             step._replace(
                 weights=tuple(map(block.strength, step.weights)),
                 gradients=tuple(map(block.strength, step.gradients)),
@@ -116,6 +173,34 @@ class Rule:
         )
         return tuple(map(block.expand, chosen))
 
+    def _choose(self, step: MaskStep) -> Leaves:
+        assert self.choose is not None
+        chosen = self.choose(step)
+        wanted = [jax.ShapeDtypeStruct(m.shape, bool) for m in step.masks]
+        got = chosen if isinstance(chosen, (tuple, list)) else (chosen,)
+        if [_kind(leaf) for leaf in got] != [_kind(leaf) for leaf in wanted]:
+            raise ValueError(
+                f"rule {self.name}: choose must return masks {_kinds(wanted)}, one for "
+                f"each prunable leaf, got {_kinds(got)}"
+            )
+        return tuple(chosen)
+
     def __str__(self) -> str:
         inner = ", ".join(f"{k}={v!r}" for k, v in self.settings)
         return f"{self.name}({inner})"
+
+
+def _require_one_of(name: str, value: Any, choices: tuple) -> None:
+    if value not in choices:
+        listed = ", ".join(map(repr, choices))
+        raise ValueError(f"{name} must be one of {listed}, got {value!r}")
+
+
+def _kind(leaf: Any) -> str:
+    if not hasattr(leaf, "dtype"):
+        return f"a {type(leaf).__name__}"
+    return f"{leaf.dtype}{list(leaf.shape)}"
+
+
+def _kinds(leaves: Sequence[Any]) -> str:
+    return f"({', '.join(map(_kind, leaves))})"

@@ -22,8 +22,8 @@ __all__ = ["acdc", "gmp", "granet", "granet_st", "rigl", "set_", "static", "ste"
 def static(masks: Masks | None = None) -> Rule:
     """Keep the same masks from the start to the end of training.
 
-    Random masks are the simplest sparse training of all (Liu et al., ICLR 2022,
-    arXiv:2202.02643).
+    With random masks this is random pruning at initialisation, the baseline of sparse
+    training (Liu et al., ICLR 2022, arXiv:2202.02643).
 
     Args:
         masks: such as `swapjax.prune` gives with ``method=swapjax.snip()`` before
@@ -46,13 +46,13 @@ def set_(*, fraction: float = 0.3, anneal: bool = True) -> Rule:
 
     Sparse evolutionary training, SET (Mocanu et al., 2018, arXiv:1707.04780), which
     starts from random masks and keeps its sparsity: a schedule says when masks change,
-    not how far. Here the smallest magnitudes go, whatever their sign, as in the
-    comparisons with RigL.
+    not how far. The smallest magnitudes go, whatever their sign, as in the code of
+    RigL's authors.
 
     Args:
-        fraction: of the active weights of a leaf, rounded up, in [0, 1).
-        anneal: whether it falls to zero along a cosine until the schedule's end, as in
-            the same comparisons; the original keeps it.
+        fraction: of the active weights of a leaf to exchange, rounded up, in [0, 1).
+        anneal: whether the fraction falls to zero along a cosine until the schedule's
+            end, as that of `rigl` does; otherwise it stays.
 
     Raises:
         ValueError: for a fraction out of range.
@@ -70,13 +70,13 @@ def rigl(
 
     RigL (Evci et al., ICML 2020, arXiv:1911.11134, algorithm 1), which starts from
     random masks and keeps its sparsity: a schedule says when masks change, not how far.
-    The fraction falls along ``last + (fraction - last)
-    (1 + cos(pi t / T)) / 2``, T the schedule's end. The authors round the number of
-    entries down, so that small leaves may never change; here it is rounded up.
+    The fraction falls along ``last + (fraction - last) (1 + cos(pi t / T)) / 2``, T the
+    schedule's end. The authors round the number of entries down, so that small leaves
+    may never change; here it is rounded up.
 
     Args:
-        fraction: of the active weights of a leaf, at the start, in [0, 1).
-        last: the same at the end.
+        fraction: of the active weights of a leaf to exchange, at the start, in [0, 1).
+        last: the same fraction at the end.
         skip_update: whether a mask step takes the place of an update, as in the
             authors' code; otherwise the update follows, so that there are as many as
             with other rules.
@@ -98,18 +98,20 @@ def granet(
     GraNet (Liu et al., NeurIPS 2021, arXiv:2106.10404). At each mask step the smallest
     weights go as in `gmp`, and then a fraction of each leaf is exchanged as in `rigl`.
     The fraction falls along a cosine over the whole of training, ``steps`` of
-    `swapjax.sparse`, and exchanges go on till then. Start with a dense network, or as
-    `granet_st` does. A plan of ``allocation="uniform"`` or ``"erk"`` prunes leaf by
-    leaf. Weights and gradients are those of the same params, those before the update;
-    the authors' code takes weights after it, and gradients before. An entry that the
-    pruning takes and the exchange brings back at once keeps its value here; there it
-    starts again at zero.
+    `swapjax.sparse`, and exchanges go on until then. The network starts dense; see
+    `granet_st` for a sparse start. A plan of ``allocation="uniform"`` or ``"erk"``
+    prunes leaf by leaf.
+
+    Two details differ from the authors' code. Weights are those before the update, as
+    gradients are; there weights are taken after it. An entry that pruning removes and
+    the exchange brings back in the same mask step keeps its value; there it starts
+    again at zero.
 
     Args:
-        fraction: of the active weights of a leaf, rounded up, in [0, 1). With 0 this
-            is `gmp`.
-        last: the same at the end of training.
-        grow: the ``"gradient"`` or ``"random"`` entries.
+        fraction: of the active weights of a leaf to exchange, at the start, rounded up,
+            in [0, 1). With 0 this is `gmp`.
+        last: the same fraction at the end of training.
+        grow: entries where the ``"gradient"`` is largest, or ``"random"`` ones.
 
     Raises:
         ValueError: for a fraction out of range.
@@ -143,18 +145,16 @@ def ste(*, decay: float = 0.0) -> Rule:
     Raises:
         ValueError: for a negative decay.
     """
-    if not decay >= 0:
-        raise ValueError(f"decay must be 0 or more, got {decay}")
     return Rule("ste", keep_largest, (("decay", decay),), straight_through=True,
                 decay=decay)  # fmt: skip
 
 
 def acdc() -> Rule:
-    """Train sparse and dense by turns, and sparse at the end.
+    """Train in sparse and dense phases by turns; the last phase is sparse.
 
-    AC/DC (Peste et al., NeurIPS 2021, arXiv:2106.12379). Mask steps alternate: masks
-    of the largest weights, and no masks, so that the last is sparse. Take
-    ``swapjax.constant(start, end, every)`` with phases of some epochs.
+    AC/DC (Peste et al., NeurIPS 2021, arXiv:2106.12379). Mask steps alternate between
+    masks of the largest weights and no masks. Take ``swapjax.constant(start, end,
+    every=...)`` with phases of some epochs.
     """
 
     def levels(schedule: Schedule, final: Fraction) -> tuple[Fraction, ...]:
@@ -229,9 +229,9 @@ class RuleEntry:
         return self.factory().allocation
 
     @property
-    def draws(self) -> bool:
-        """Whether it draws at random, so that `swapjax.sparse` needs a key."""
-        return self.factory().draws
+    def needs_key(self) -> bool:
+        """Whether anything is drawn at random, so that `swapjax.sparse` needs a key."""
+        return self.factory().needs_key
 
     @property
     def starts_sparse(self) -> bool:

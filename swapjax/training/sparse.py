@@ -1,20 +1,21 @@
 """Sparse training as an Optax transformation around any other."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from swapjax.core import sharding, trees
 from swapjax.core.checks import require_count, take_key
-from swapjax.core.types import Leaves, Masks, Params
+from swapjax.core.types import Masks, Params
 from swapjax.sparsity import masks as masking
-from swapjax.sparsity.bounds import room
-from swapjax.sparsity.budget import select_compiled
 from swapjax.sparsity.plan import Plan
 from swapjax.sparsity.schedules import Schedule
+from swapjax.training.first_masks import first_masks
 from swapjax.training.mask_schedule import Timetable, make
 from swapjax.training.rule import Rule
 from swapjax.training.state import SparseState
@@ -30,14 +31,14 @@ def sparse(
     schedule: Schedule | None = None,
     steps: int | None = None,
     within: Masks | None = None,
-    key: jax.Array,
+    key: jax.Array | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Train a sparse network with any Optax optimizer.
 
-    Nothing else changes in a training loop: the updates that come back move params on
-    the masks and set to exactly zero what leaves them, in every dtype. The optimizer
-    sees gradients of active weights only, and its moments of others are as new; a
-    weight that comes back starts at zero.
+    Nothing else changes in a training loop: the updates move params where masks are
+    True and make them exactly zero elsewhere, in every dtype. The optimizer sees
+    gradients of active weights only, and the moments of all others are reset; a weight
+    that comes back starts at zero.
 
     ========================= =======================================================
     update                    what happens
@@ -47,38 +48,42 @@ def sparse(
     1                         params are zero outside of the masks from here on
     start, start + every, ... a mask step: first the rule chooses masks by params and
     till the schedule's end   gradients, then the optimizer moves what these leave;
-                              with `swapjax.ste` it has moved dense weights before
+                              with `swapjax.ste` it moves the dense weights first
     ========================= =======================================================
 
     Gradients must be dense where a rule grows entries by them: take the gradient at
-    params as they are, and do not multiply by masks in the loss. `check_state` tells of
-    a mistake here.
+    params as they are, and do not multiply by masks in the loss. `check_state` finds
+    this mistake.
 
     Args:
-        optimizer: any transformation. Weight decay and learning rates belong here;
-            clipping by a norm counts active weights only here, all of them outside.
-        rule: as `swapjax.granet` makes it.
+        optimizer: any transformation. Weight decay and learning rates belong here. A
+            norm to clip by is that of active weights here, of all weights in a chain
+            before `sparse`.
+        rule: as `swapjax.granet` makes it, or a `swapjax.training.Rule` of your own.
         sparsity: to reach, of leaves named ``kernel`` or ``weight`` of rank 2 or more.
         plan: instead of a sparsity, by `swapjax.plan`, made for the tree that ``init``
             will get.
         schedule: when masks change, and how far each time: `swapjax.cubic` and others,
             with a start and an end. `swapjax.static` needs none.
-        steps: updates in all, to make sure that the schedule ends before, and for rules
-            that go on after it, which without it end with the schedule. Nothing grows
-            at the last update, with no other to train it.
+        steps: updates in all. With it, a schedule that ends later is an error, and
+            rules like `swapjax.granet` change masks until then instead of stopping with
+            the schedule. Nothing grows at the last update, since no other would train
+            it.
         within: masks outside of which nothing is ever active, to train a sparse network
             on.
-        key: a JAX PRNG key, for what is chosen at random; the same key gives the same
-            run.
+        key: a JAX PRNG key; the same key gives the same run. Only rules that draw at
+            random need one: those that start from random masks or grow at random.
 
     Returns:
         A transformation whose state holds a `SparseState`. Its ``update`` needs params.
-        Masks lie as params do. ``init`` and ``update`` raise ValueError for a plan, a
-        state or `within` of other params, and for params that are missing.
+        Masks are sharded as params are. ``init`` and ``update`` raise ValueError for a
+        plan, a state, gradients or `within` of other params, and for params that are
+        missing.
 
     Raises:
         ValueError: for what is no optimizer, rule, schedule or key, a rule without a
-            schedule or with one for stages, and a schedule that ends after training.
+            schedule or with one for stages, a schedule that ends after training, and a
+            rule without the key that it needs.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, swapjax
@@ -99,9 +104,7 @@ def sparse(
     """
     _check(optimizer, rule, schedule, steps)
     wrapped = optax.with_extra_args_support(optimizer)
-    # On the host: a loop that donates its state must not take the key with it.
-    kind, seed = take_key(key)
-    to_key = functools.partial(jax.random.wrap_key_data, impl=kind)
+    to_key, seed = _take_key(rule, key)
 
     @functools.lru_cache(maxsize=8)
     def timetable_of(treedef: Any, shapes: tuple) -> Timetable:
@@ -110,38 +113,19 @@ def sparse(
 
     def timetable(params: Params) -> Timetable:
         leaves, treedef = jax.tree.flatten(params)
+        for path, leaf in zip(trees.paths(params), leaves, strict=True):
+            if not hasattr(leaf, "shape"):
+                raise ValueError(
+                    f"params: {path} must be an array, got a {type(leaf).__name__}"
+                )
         return timetable_of(treedef, tuple((x.shape, x.dtype) for x in leaves))
 
     def init(params: Params) -> SparseState:
-        count = jnp.zeros((), jnp.int32)
-        extras: dict[str, Any]
         if not jax.tree.leaves(params):
-            # Optax finds out by such a tree what of a state belongs to params.
-            alike = {"within": within is not None, "dense": rule.straight_through}
-            extras = {name: params for name, there in alike.items() if there}
-            extras |= {"status": jnp.zeros(0, jnp.int32), "last": count}
-            inner = wrapped.init(params)
-            return SparseState(count, params, jnp.asarray(seed), inner, extras)
-        table = timetable(params)
-        weights = table.plan.split(params)
-        inside = None
-        if within is not None:
-            inside = table.plan.leaf_masks(trees.align(within, params))
-        first = _first_masks(rule, table, params, inside, to_key(jnp.asarray(seed)))
-        extras = {
-            "status": jnp.zeros(len(weights), jnp.int32),
-            "last": jnp.asarray(table.last, jnp.int32),
-        }
-        # Copies: a loop may donate params and this state, not what others hold.
-        copy = functools.partial(jax.tree.map, jnp.array)
-        if inside is not None:
-            extras["within"] = table.plan.masks(copy(inside))
-        if rule.straight_through:
-            extras["dense"] = alone(table.plan, copy(weights), params)
-        masks = sharding.put_like(table.plan.masks(copy(first)), params)
-        inner = wrapped.init(params)
-        made = SparseState(count, masks, jnp.asarray(seed), inner, extras)
-        return sharding.put_beside(made, params)
+            return _empty_state(rule, wrapped, params, within, seed)
+        return _first_state(
+            rule, timetable(params), wrapped, params, within, seed, to_key
+        )
 
     def update(
         gradients: Params,
@@ -154,17 +138,65 @@ def sparse(
                 "params: sparse training needs them; call tx.update(gradients, state, "
                 "params)"
             )
-        if not isinstance(state, SparseState):
-            raise ValueError(
-                f"state: must be what tx.init gave, got a {type(state).__name__}"
-            )
+        _check_state(state, rule, within)
         table = timetable(params)
         masking.check(state.masks, params, "state.masks")
+        _check_gradients(gradients, params)
         step = straight_through if rule.straight_through else masked
         key = to_key(state.key)
         return step(Update(rule, table, wrapped, gradients, state, params, key, extra))
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _empty_state(
+    rule: Rule,
+    optimizer: optax.GradientTransformationExtraArgs,
+    params: Params,
+    within: Masks | None,
+    seed: np.ndarray,
+) -> SparseState:
+    """Make a state of params without leaves.
+
+    Optax finds out by such a tree what of a state belongs to params.
+    """
+    count = jnp.zeros((), jnp.int32)
+    alike = {"within": within is not None, "dense": rule.straight_through}
+    extras: dict[str, Any] = {name: params for name, there in alike.items() if there}
+    extras |= {"status": jnp.zeros(0, jnp.int32), "last": count}
+    inner = optimizer.init(params)
+    return SparseState(count, params, jnp.asarray(seed), inner, extras)
+
+
+def _first_state(
+    rule: Rule,
+    table: Timetable,
+    optimizer: optax.GradientTransformationExtraArgs,
+    params: Params,
+    within: Masks | None,
+    seed: np.ndarray,
+    to_key: Callable[[jax.Array], jax.Array | None],
+) -> SparseState:
+    """Make the state before the first update, its arrays placed as params are."""
+    weights = table.plan.layout.split(params)
+    inside = None
+    if within is not None:
+        inside = table.plan.layout.leaf_masks(trees.align(within, params))
+    first = first_masks(rule, table, params, inside, to_key(jnp.asarray(seed)))
+    extras: dict[str, Any] = {
+        "status": jnp.zeros(len(weights), jnp.int32),
+        "last": jnp.asarray(table.last, jnp.int32),
+    }
+    # Copies: a loop may donate params and this state, not what others hold.
+    copy = functools.partial(jax.tree.map, jnp.array)
+    if inside is not None:
+        extras["within"] = table.plan.layout.masks(copy(inside))
+    if rule.straight_through:
+        extras["dense"] = alone(table.plan, copy(weights), params)
+    masks = sharding.put_like(table.plan.layout.masks(copy(first)), params)
+    count, inner = jnp.zeros((), jnp.int32), optimizer.init(params)
+    made = SparseState(count, masks, jnp.asarray(seed), inner, extras)
+    return sharding.put_beside(made, params)
 
 
 def _check(
@@ -205,42 +237,45 @@ def _check(
             )
 
 
-def _first_masks(
-    rule: Rule, table: Timetable, params: Params, inside: Leaves | None, key: jax.Array
-) -> Leaves:
-    plan = table.plan
-    weights = plan.split(params)
-    if rule.masks is not None:
-        return _given_masks(rule.masks, plan, params, inside)
-    if table.begin is None:
-        return inside or plan.everything()
-    block = plan.block
-    if rule.begin == "magnitude":
-        strength = jnp.abs if block is None else block.strength
-        scores: Leaves = tuple(map(strength, weights))
-    else:
-        keys = jax.random.split(jax.random.fold_in(key, 0), len(weights))
-        scores = tuple(map(jax.random.uniform, keys, plan.grids))
-    if block is not None and inside is not None:
-        inside = tuple(map(block.whole, inside))
-    chosen = select_compiled(scores, table.first_budget(), inside)
-    return chosen if block is None else tuple(map(block.expand, chosen))
+def _check_state(state: Any, rule: Rule, within: Masks | None) -> None:
+    if not isinstance(state, SparseState):
+        raise ValueError(
+            f"state: must be what tx.init gave, got a {type(state).__name__}"
+        )
+    wanted = {"dense": rule.straight_through, "within": within is not None}
+    missing = [name for name in wanted if wanted[name] and name not in state.extras]
+    if missing:
+        raise ValueError(
+            f"state: must be of the same rule and arguments, {rule} keeps "
+            f"{' and '.join(missing)}, got {', '.join(sorted(state.extras))}"
+        )
 
 
-def _given_masks(
-    given: Masks, plan: Plan, params: Params, inside: Leaves | None
-) -> Leaves:
-    masks = trees.align(given, params)
-    masking.check(masks, params, "masks")
-    leaves = plan.leaf_masks(masks)
-    with jax.ensure_compile_time_eval():
-        kept = sum(room(plan, leaves))
-        if kept != plan.kept:
+def _check_gradients(gradients: Params, params: Params) -> None:
+    wanted: object = jax.tree.structure(params)
+    got: object = jax.tree.structure(gradients)
+    if wanted != got:
+        raise ValueError(f"gradients: must have the tree of params {wanted}, got {got}")
+    pairs = zip(jax.tree.leaves(gradients), jax.tree.leaves(params), strict=True)
+    for path, (gradient, param) in zip(trees.paths(params), pairs, strict=True):
+        if jnp.shape(gradient) != jnp.shape(param):
             raise ValueError(
-                f"masks: keep {kept:,} of the {plan.total:,} prunable entries, the "
-                f"sparsity of {float(plan.sparsity):g} keeps {plan.kept:,}"
+                f"gradients: {path} must have the shape {jnp.shape(param)} of params, "
+                f"got {jnp.shape(gradient)}"
             )
-        pairs = zip(leaves, inside or leaves, strict=True)
-        if any(jnp.any(leaf & ~limit) for leaf, limit in pairs):
-            raise ValueError("masks: have entries outside of within")
-    return leaves
+
+
+def _take_key(
+    rule: Rule, key: jax.Array | None
+) -> tuple[Callable[[jax.Array], jax.Array | None], np.ndarray]:
+    """Split a key into a function that makes it from numbers, and these numbers."""
+    if key is None:
+        if rule.needs_key:
+            raise ValueError(
+                f"key: {rule.name} draws at random and needs a PRNG key, got None"
+            )
+        # States are alike with and without a key.
+        return lambda _: None, np.zeros(2, np.uint32)
+    # On the host: a loop that donates its state must not take the key with it.
+    kind, seed = take_key(key)
+    return functools.partial(jax.random.wrap_key_data, impl=kind), seed

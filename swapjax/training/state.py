@@ -1,4 +1,4 @@
-"""The state of sparse training: what is in it, and what can be read off it."""
+"""The state of sparse training, and functions that read and check it."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,18 +14,18 @@ _ENOUGH = 16  # entries without gradient to call growth blind
 
 
 class SparseState(NamedTuple):
-    """What `sparse` keeps, arrays only; save it like any state of an optimizer.
+    """The state of `sparse`: arrays only, to be saved like that of any optimizer.
 
     Attributes:
         count: ``int32[]``, the updates so far.
         masks: with the tree of params.
-        key: ``uint32``, the data of a PRNG key.
-        inner: the state of the optimizer that is wrapped.
+        key: ``uint32``, the data of a PRNG key; zeros where there is none.
+        inner: the state of the wrapped optimizer.
         extras: ``status``, ``int32[prunable leaves]``, the worst `swapjax.Status` that
-            a mask step met in each; ``last``, ``int32[]``, the update of the last mask
-            step, -1 without any; ``within``, masks, where these must stay in
-            others; ``dense``, with the tree of params, the dense weights of a rule that
-            has them, and scalars for leaves that are not prunable.
+            mask steps found in each leaf; ``last``, ``int32[]``, the update of the last
+            mask step, -1 without any; ``within``, the masks that were given as such;
+            ``dense``, with the tree of params, the dense weights of a straight-through
+            rule, and scalars for leaves that are not prunable.
     """
 
     count: jax.Array  # type: ignore[assignment]  # as Optax names it
@@ -36,7 +36,7 @@ class SparseState(NamedTuple):
 
 
 def masks_of(state: Any) -> Masks:
-    """The masks in the state of an optimizer.
+    """Find the masks in the state of an optimizer.
 
     Args:
         state: that of `sparse`, alone or anywhere in that of another transformation.
@@ -52,24 +52,24 @@ def masks_of(state: Any) -> Masks:
 
 
 def last_mask_step(state: Any) -> int:
-    """The update after which masks stay, from 1; -1 where they never change."""
+    """Return the update of the last mask step, from 1; -1 where masks never change."""
     return int(_find(state).extras["last"])
 
 
 def is_sparse(state: Any) -> bool:
-    """Whether the state of an optimizer has masks in it."""
+    """Return whether the state of an optimizer has masks in it."""
     return bool(_all(state))
 
 
 def check_state(state: Any, params: Params | None = None) -> None:
-    """Raise if the mask steps of a training run met what they cannot work with.
+    """Raise if a mask step of a training run met invalid weights or gradients.
 
-    Inside of jit nothing can be raised; call this now and then, and at the end. It
-    reads values.
+    Nothing can be raised under jit: call this outside of it, now and then and after
+    training. It waits for the arrays of the state.
 
     Args:
         state: as `masks_of` takes it.
-        params: to see that they are zero outside of the masks now, too.
+        params: to check that they are zero outside of the masks now, too.
 
     Raises:
         ValueError: for entries that are not finite, params that were not zero outside
@@ -122,15 +122,18 @@ def examine(
     ranked: Leaves,
     slopes: Leaves,
 ) -> jax.Array:
-    """What is wrong with each leaf at a mask step, a `Status` as ``int32[leaves]``.
+    """Examine the leaves at a mask step.
 
     Args:
-        rule: what happens at it.
+        rule: the rule that chooses masks.
         t: the number of the update, from 1.
-        masks: before it, as all that follows, leaves.
-        weights: params, before the update.
-        ranked: what the rule ranks.
+        masks: those before the mask step, leaves like all that follows.
+        weights: params before the update.
+        ranked: the weights that the rule ranks.
         slopes: gradients at params.
+
+    Returns:
+        The `swapjax.Status` of each leaf, ``int32[leaves]``.
     """
 
     def each(holds: Callable, *trees: Leaves) -> jax.Array:
@@ -155,7 +158,7 @@ def examine(
 
 
 def _lives(slope: jax.Array) -> jax.Array:
-    """Where gradients reach the inputs and the output that an entry connects."""
+    """Mark entries whose input and output units both have gradients."""
     moved = slope != 0
     if slope.ndim < 2:
         return jnp.broadcast_to(jnp.any(moved), slope.shape)

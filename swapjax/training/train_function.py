@@ -1,4 +1,4 @@
-"""The functions that drivers call to train, and one made of `finetune`."""
+"""The training functions that drivers call, and one that is made of `finetune`."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -17,10 +17,11 @@ Train = Callable[[Params, Masks, jax.Array], Params]
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-    """Trains by `swapjax.loops.finetune.finetune`, the zeros of masks staying zero.
+    """A training function that keeps pruned weights at zero.
 
-    Called as ``train(params, masks, key)``, as the drivers do. The optimizer starts
-    afresh at each call, and the same key brings the same batches in the same order.
+    Drivers call it as ``train(params, masks, key)``. It runs
+    `swapjax.loops.finetune.finetune`: the optimizer starts afresh at each call, and the
+    same key brings the same batches in the same order.
 
     Attributes:
         loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch.
@@ -29,7 +30,7 @@ class Trainer:
         progress: called now and then with the steps done and the steps in all.
 
     Raises:
-        ValueError: for an iterator of batches, which cannot be seen twice.
+        ValueError: for an iterator of batches, which can be read only once.
     """
 
     loss_fn: LossFn
@@ -51,7 +52,7 @@ class Trainer:
         )  # fmt: skip
 
     def describe(self) -> str:
-        """What tells it from others, by settings and data; not by its loss."""
+        """Return a fingerprint of settings and data; the loss is not part of it."""
         # Imported here so that the core does without safetensors.
         from swapjax.io.resume import digest
 
@@ -59,12 +60,12 @@ class Trainer:
 
 
 def describe(train: Any) -> str:
-    """What tells a function of the user's from others, so far as it can say so.
+    """Fingerprint a training or evaluation function.
 
     Args:
-        train: anything; a method ``describe()`` speaks for it. The code of a function
-            cannot be compared, so that two functions without one are told apart no
-            further than function from None.
+        train: a function, or None. Its method ``describe()``, if it has one, returns
+            the fingerprint. The code of functions is not compared: all functions
+            without such a method have the same fingerprint.
     """
     if train is None:
         return "none"
@@ -75,18 +76,18 @@ def describe(train: Any) -> str:
 def call(
     train: Train, params: Params, masks: Masks, key: jax.Array, name: str
 ) -> Params:
-    """Train, and check what came back.
+    """Call a training function, and check what it returns.
 
     Args:
-        train: of the user.
+        train: the training function.
         params: zero where masks are False.
         masks: with the tree of params.
         key: for the order of the data.
-        name: of the argument that train is.
+        name: of the argument that train was given as, for errors.
 
     Raises:
         ValueError: for another tree, other shapes or dtypes, entries that are not
-            finite, or zeros of the masks that moved.
+            finite, or weights that moved where masks are False.
     """
     trained = train(params, masks, key)
     require_tree(trained, params, f"{name}: must return")
@@ -110,12 +111,12 @@ def call(
 
 
 def require_tree(tree: Any, params: Params, what: str) -> None:
-    """Raise unless a tree is like that of params.
+    """Raise unless a tree has the structure of params.
 
     Args:
-        tree: to look at.
-        params: as it should be.
-        what: the sentence that "the tree of params" ends.
+        tree: to check.
+        params: the tree to compare with.
+        what: the beginning of the error, as in ``"train: must return"``.
 
     Raises:
         ValueError: for another structure.

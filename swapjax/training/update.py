@@ -1,4 +1,4 @@
-"""One update of sparse training: which weights are active, and what moves them."""
+"""One update of sparse training: change masks, then move the active weights."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from swapjax.core import trees
 from swapjax.core.types import Leaves, Params
 from swapjax.sparsity.plan import Plan
 from swapjax.training.mask_schedule import Timetable
@@ -17,17 +16,17 @@ from swapjax.training.state import SparseState, examine
 
 
 class Update(NamedTuple):
-    """What comes to an update.
+    """The arguments of an update.
 
     Attributes:
-        rule: that chooses masks.
-        table: when it does, and how many to keep.
-        optimizer: that moves weights.
+        rule: chooses masks.
+        table: the mask steps, and how many entries to keep at each.
+        optimizer: moves weights.
         gradients: at params, dense.
         state: before the update.
         params: before the update.
-        key: of the run.
-        extra: what the optimizer is given besides.
+        key: of the run, if it has one.
+        extra: further arguments of the optimizer.
     """
 
     rule: Rule
@@ -36,23 +35,23 @@ class Update(NamedTuple):
     gradients: Params
     state: SparseState
     params: Params
-    key: jax.Array
+    key: jax.Array | None
     extra: dict[str, Any]
 
 
 def masked(given: Update) -> tuple[Params, SparseState]:
-    """Choose masks, then move what is active, as if nothing else had ever been there.
+    """Choose masks, then move the active weights.
 
-    In this order a choice needs nothing but what is in memory anyway. After the
-    optimizer it would need the updates, as arrays in memory at every step.
+    In this order the choice needs only arrays that are in memory anyway. After the
+    optimizer it would need the updates too, as arrays in memory at every step.
     """
     rule, table, optimizer, gradients, state, params, _, extra = given
-    plan = table.plan
-    weights, slopes = plan.split(params), plan.split(gradients)
+    plan, layout = table.plan, table.plan.layout
+    weights, slopes = layout.split(params), layout.split(gradients)
     changed = _change_masks(given, weights)
-    base = plan.merge(_only(changed.stays, weights), params)
-    memory = forget(optimizer, state.inner, plan.masks(changed.stays), base)
-    seen = plan.merge(_only(changed.masks, slopes), gradients)
+    base = layout.merge(_only(changed.stays, weights), params)
+    memory = forget(optimizer, state.inner, layout.masks(changed.stays), base)
+    seen = layout.merge(_only(changed.masks, slopes), gradients)
     updates, inner = optimizer.update(seen, memory, base, **extra)
     if rule.skips:
         now = table.is_mask_step(state.count + 1)
@@ -68,32 +67,32 @@ def masked(given: Update) -> tuple[Params, SparseState]:
         for m, s, u, w in zip(
             changed.masks,
             changed.stays,
-            trees.take(updates, plan.positions),
+            layout.split(updates),
             weights,
             strict=True,
         )
     )
-    return plan.merge(moves, updates), _next(state, plan, changed, inner)
+    return layout.merge(moves, updates), _next(state, plan, changed, inner)
 
 
 def straight_through(given: Update) -> tuple[Params, SparseState]:
-    """Move dense weights by the gradients of params, then choose which to show."""
+    """Move dense weights by the gradients at params, then choose masks by them."""
     rule, table, optimizer, gradients, state, params, _, extra = given
-    plan = table.plan
-    weights, slopes = plan.split(params), plan.split(gradients)
-    dense, seen = plan.split(state.extras["dense"]), slopes
+    plan, layout = table.plan, table.plan.layout
+    weights, slopes = layout.split(params), layout.split(gradients)
+    dense, seen = layout.split(state.extras["dense"]), slopes
     if rule.decay:
-        masks = plan.leaf_masks(state.masks)
+        masks = layout.leaf_masks(state.masks)
         seen = tuple(
             g + jnp.where(m, 0, rule.decay * d).astype(g.dtype)
             for g, d, m in zip(slopes, dense, masks, strict=True)
         )
     updates, inner = optimizer.update(
-        plan.merge(seen, gradients), state.inner, plan.merge(dense, params), **extra
+        layout.merge(seen, gradients), state.inner, layout.merge(dense, params), **extra
     )
     dense = tuple(
         (d + u).astype(d.dtype)
-        for d, u in zip(dense, trees.take(updates, plan.positions), strict=True)
+        for d, u in zip(dense, layout.split(updates), strict=True)
     )
     changed = _change_masks(given, dense)
     moves = tuple(
@@ -101,21 +100,21 @@ def straight_through(given: Update) -> tuple[Params, SparseState]:
         for m, d, w in zip(changed.masks, dense, weights, strict=True)
     )
     after = _next(state, plan, changed, inner, dense=alone(plan, dense, params))
-    return plan.merge(moves, updates), after
+    return layout.merge(moves, updates), after
 
 
 def alone(plan: Plan, leaves: Iterable[jax.Array], params: Params) -> Params:
-    """Leaves in the tree of params, with scalars for those that are not prunable."""
+    """Put prunable leaves into the tree of params, with scalars for all others."""
     nothing = jax.tree.map(lambda x: jnp.zeros((), x.dtype), params)
-    return plan.merge(tuple(leaves), nothing)
+    return plan.layout.merge(tuple(leaves), nothing)
 
 
 class _Changed(NamedTuple):
-    """What is active after an update. Leaves are prunable ones.
+    """Masks after an update. Leaves are prunable ones.
 
     Attributes:
-        masks: from now on.
-        stays: what was active before, too.
+        masks: the active entries from now on.
+        stays: those of them that were active before, too.
         status: the worst `swapjax.Status` so far, ``int32[leaves]``.
     """
 
@@ -125,15 +124,15 @@ class _Changed(NamedTuple):
 
 
 def _change_masks(given: Update, ranked: Leaves) -> _Changed:
-    """Let the rule choose if this is the update for it.
+    """Let the rule choose new masks if this update is a mask step.
 
     Args:
-        given: to the update.
-        ranked: weights by which it chooses: params, or the dense ones behind them.
+        given: the arguments of the update.
+        ranked: weights to choose by: params, or the dense weights behind them.
     """
     rule, table, _, gradients, state, params, key, _ = given
-    plan = table.plan
-    masks, worst = plan.leaf_masks(state.masks), state.extras["status"]
+    plan, layout = table.plan, table.plan.layout
+    masks, worst = layout.leaf_masks(state.masks), state.extras["status"]
     if table.last < 0:
         return _Changed(masks, masks, worst)
     t = state.count + 1
@@ -141,17 +140,17 @@ def _change_masks(given: Update, ranked: Leaves) -> _Changed:
     def choose() -> tuple[Leaves, jax.Array]:
         within = state.extras.get("within")
         budget, fraction = table.at(t)
-        slopes = plan.split(gradients)
+        slopes = layout.split(gradients)
         step = MaskStep(
             weights=ranked if rule.straight_through else _only(masks, ranked),
             gradients=slopes,
             masks=masks,
-            within=None if within is None else plan.leaf_masks(within),
+            within=None if within is None else layout.leaf_masks(within),
             budget=budget,
             fraction=fraction,
-            key=jax.random.fold_in(key, t),
+            key=None if key is None else jax.random.fold_in(key, t),
         )
-        found = examine(rule, t, masks, plan.split(params), step.weights, slopes)
+        found = examine(rule, t, masks, layout.split(params), step.weights, slopes)
         new = rule.masks_at(step, plan.block)
         return new, jnp.maximum(found, worst)
 
@@ -163,7 +162,7 @@ def _change_masks(given: Update, ranked: Leaves) -> _Changed:
 
 
 def _only(masks: Leaves, leaves: Leaves) -> Leaves:
-    """The leaves, zero where masks are False, whatever is there."""
+    """Set leaves to zero where masks are False, even where they are not finite."""
     return tuple(
         jnp.where(m, x, jnp.zeros((), x.dtype))
         for m, x in zip(masks, leaves, strict=True)
@@ -175,7 +174,7 @@ def _next(
 ) -> SparseState:
     return SparseState(
         count=optax.safe_increment(state.count),
-        masks=plan.masks(changed.masks),
+        masks=plan.layout.masks(changed.masks),
         key=state.key,
         inner=inner,
         extras=state.extras | {"status": changed.status} | extras,

@@ -12,16 +12,16 @@ from flax import linen, nnx
 from swapjax import plan
 from swapjax.activations import layer as layer_module
 from swapjax.activations.trace import second_moments
-from swapjax.gradients.build import recipe
 
 N, BATCH = 11, 2
 
 
 def measure(loss_fn, params, x, batch=BATCH, chunk=4, **rules):
     target = plan(params, 0.5, **rules)
-    rows = recipe(loss_fn, params, x, target, batch=batch, chunk=chunk)
-    found = second_moments(rows, target.paths)
-    return dict(zip(target.paths, found, strict=True)), target
+    found = second_moments(
+        loss_fn, params, x, target.layout.paths, batch=batch, chunk=chunk
+    )
+    return dict(zip(target.layout.paths, found, strict=True)), target
 
 
 def draw(seed, *shape, dtype=None):
@@ -312,7 +312,7 @@ class TestLibraries:
         found, target = measure(loss_fn, params, x)
         first = jax.vmap(eqx.combine(params, static).layers[0])(x)
         hidden = jax.nn.relu(first).reshape(len(x), -1)
-        conv, dense = (found[path] for path in target.paths)
+        conv, dense = (found[path] for path in target.layout.paths)
         check(dense, moment(hidden)[None], rtol=1e-4)
         read = patches(x.transpose(0, 2, 3, 1), (3, 3), 1, ((1, 1), (1, 1)))
         check(conv, moment(read)[None], rtol=1e-4)
@@ -395,3 +395,21 @@ def test_activations_that_are_not_finite_name_the_leaf():
 
     with pytest.raises(ValueError, match=r"activations: .* b/kernel"):
         measure(loss_fn, params, draw(2, 8, 4))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"paths": ("bias",)}, "paths: 'bias' is no leaf of params"),
+        ({"batch": 2}, "examples: 3 of them do not make whole batches of batch=2"),
+        ({"batch": 0}, "batch must be 1 or more, got 0"),
+        ({"chunk": 1.5}, "chunk must be a whole number, got 1.5"),
+    ],
+)
+def test_bad_arguments_are_named(options, message):
+    given = {"paths": ("kernel",), **options}
+    with pytest.raises(ValueError, match=message):
+        second_moments(
+            lambda p, x: jnp.mean(x @ p["kernel"]),
+            {"kernel": jnp.ones((2, 2))}, jnp.ones((3, 2)), **given,
+        )  # fmt: skip

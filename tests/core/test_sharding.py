@@ -106,10 +106,10 @@ class TestGradients:
     def check(mesh, storage, **options):
         params, data = network()
         target = swapjax.plan(params, 0.5)
-        support = tuple(w > 0 for w in target.split(params))
+        support = tuple(w > 0 for w in target.layout.split(params))
 
         def everything(rows):
-            v = target.split(params)
+            v = target.layout.split(params)
             return {
                 "project": rows.project(v),
                 "pull_back": rows.pull_back(jnp.linspace(-1, 1, rows.n)),
@@ -142,7 +142,7 @@ class TestGradients:
         rows = per_example_gradients(
             loss_fn, params, data, target, storage="matrix-free"
         )
-        v = target.split(params)
+        v = target.layout.split(params)
         assert collectives(lambda r: r.project(v), rows) == []
         found = collectives(lambda r: r.pull_back(jnp.ones(r.n)), rows)
         assert {kind for _, kind in found} == {"all-reduce"}

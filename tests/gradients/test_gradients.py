@@ -89,10 +89,10 @@ def products(rows, v, r, support):
 
 
 def directions(target, dtype, seed=9):
-    keys = jax.random.split(jax.random.key(seed), len(target.shapes))
+    keys = jax.random.split(jax.random.key(seed), len(target.layout.shapes))
     return tuple(
         jax.random.normal(k, shape, dtype)
-        for k, shape in zip(keys, target.shapes, strict=True)
+        for k, shape in zip(keys, target.layout.shapes, strict=True)
     )
 
 
@@ -121,8 +121,8 @@ def test_equals_the_explicit_matrix(x64, storage, n, batch, chunk):
         "energies": np.sum(((np.outer(r, r) + np.eye(n)) @ g) ** 2, axis=0),
         "columns": np.pad(g, ((0, 0), (0, 1)))[:, [3, 40, 55, 56, 0, 56]],
         "blocks": block_moments(g),
-        "elsewhere": r @ explicit(target.merge(v, params), data, batch),
-        "loss": loss_fn(target.merge(v, params), data),
+        "elsewhere": r @ explicit(target.layout.merge(v, params), data, batch),
+        "loss": loss_fn(target.layout.merge(v, params), data),
     }
     assert (rows.n, rows.batch) == (n, batch)
     for name, value in wanted.items():
@@ -186,7 +186,7 @@ def test_coordinate_noise_hits_its_share_of_every_row(x64):
         [np.asarray(m).reshape(200, -1) for m in rows.matrices], axis=1
     )
     hit = ~np.isclose(noisy, clean, rtol=1e-9, atol=1e-12)
-    assert set(hit.sum(axis=1)) == {int(0.4 * target.total)}
+    assert set(hit.sum(axis=1)) == {int(0.4 * target.layout.total)}
     assert len({row.tobytes() for row in hit}) > 190
     scale = 3.0 * np.std(clean, axis=1, ddof=1, keepdims=True)
     standardised = ((noisy - clean) / scale)[hit]
@@ -206,7 +206,7 @@ def test_row_noise_hits_its_share_of_the_rows(x64):
         [np.asarray(m).reshape(50, -1) for m in rows.matrices], axis=1
     )
     hit = ~np.isclose(noisy, clean, rtol=1e-9, atol=1e-12)
-    assert sorted(hit.sum(axis=1)) == [0] * 35 + [target.total] * 15
+    assert sorted(hit.sum(axis=1)) == [0] * 35 + [target.layout.total] * 15
 
 
 @pytest.mark.parametrize(("scale", "proportion"), [(0.0, 0.5), (2.0, 0.0)])
@@ -253,7 +253,7 @@ def test_bfloat16_rows_are_multiplied_in_float32(storage):
 def test_bfloat16_params_give_float32_products(storage):
     params, data, target = make(8, dtype=jnp.bfloat16)
     rows = per_example_gradients(loss_fn, params, data, target, storage=storage)
-    assert rows.project(target.split(params)).dtype == jnp.float32
+    assert rows.project(target.layout.split(params)).dtype == jnp.float32
     assert jax.eval_shape(rows.gram).dtype == jnp.float32
 
 

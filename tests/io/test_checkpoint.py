@@ -43,7 +43,7 @@ def by_path(params):
 
 def half_masks(params):
     target = plan(params, 0.5)
-    return target.masks(tuple(leaf > 0 for leaf in target.split(params)))
+    return target.layout.masks(tuple(leaf > 0 for leaf in target.layout.split(params)))
 
 
 def assert_trees_equal(first, second):
@@ -143,7 +143,7 @@ def test_masks_come_back_and_take_a_bit_an_entry(tmp_path):
     params = {"big": {"kernel": jnp.ones((100, 801))}, "bias": jnp.ones(3)}
     target = plan(params, 0.5)
     mask = jax.random.bernoulli(jax.random.key(0), 0.5, (100, 801))
-    masks, path = target.masks((mask,)), tmp_path / "m.safetensors"
+    masks, path = target.layout.masks((mask,)), tmp_path / "m.safetensors"
     checkpoint.save_masks(path, masks)
     assert 80_100 / 8 < path.stat().st_size < 80_100 / 8 + 400
     assert_trees_equal(checkpoint.load_masks(path, params), masks)

@@ -46,7 +46,7 @@ def pruned(dtype=jnp.float32):
     """Params with some zeros, the masks of those, and data."""
     params, data = make(dtype=dtype)
     target = plan(params, 0.5)
-    masks = target.masks(tuple(leaf > 0 for leaf in target.split(params)))
+    masks = target.layout.masks(tuple(leaf > 0 for leaf in target.layout.split(params)))
     zeroed = jax.tree.map(lambda p, m: jnp.where(m, p, 0).astype(dtype), params, masks)
     return zeroed, masks, data
 

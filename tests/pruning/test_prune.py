@@ -8,6 +8,7 @@ import pytest
 
 import swapjax
 from swapjax import FineTune, GradientNoise, Status
+from swapjax.io import checkpoint
 
 KEY = jax.random.key(0)
 LR = swapjax.linear_regression()
@@ -220,8 +221,6 @@ def test_a_checkpoint_in_no_folder_is_refused_at_once(network, tmp_path):
 
 
 def test_files_that_are_no_states_are_refused(network, tmp_path):
-    from swapjax.io import checkpoint
-
     path = tmp_path / "params.safetensors"
     checkpoint.save_params(path, network[0])
     with pytest.raises(ValueError, match="is not the state of a run of stages"):
@@ -337,3 +336,87 @@ def test_a_leaf_without_entries_is_left_alone(network):
     pruned = prune((params, data))
     assert pruned.params["none"]["kernel"].shape == (0, 3)
     assert swapjax.density(pruned.masks) == pytest.approx(0.2)
+
+
+class TestWithoutExamples:
+    """What looks at weights alone needs no loss, no data and no key."""
+
+    def test_magnitude_of_params_in_hand(self, network):
+        params, _ = network
+        method = swapjax.magnitude()
+        pruned = swapjax.prune(None, params, sparsity=0.8, method=method, stages=2)
+        other = prune(network, method=method, stages=2)
+        assert equal(pruned.params, other.params)
+        assert [stage.kept for stage in pruned.history] == [
+            stage.kept for stage in other.history
+        ]
+        assert np.isnan(pruned.history[-1].loss)
+        assert pruned.history[-1].status is swapjax.Status.CONVERGED
+
+    def test_few_examples_and_no_key_tell_the_loss(self, network):
+        params, (x, y) = network
+        few = (x[:7], y[:7])
+        pruned = swapjax.prune(
+            loss_fn, params, few, sparsity=0.5, method=swapjax.magnitude(), batch=2
+        )
+        wanted = loss_fn(pruned.params, (x[:6], y[:6]))
+        np.testing.assert_allclose(pruned.history[0].loss, wanted, rtol=1e-6)
+
+    def test_batches_of_an_iterator_need_no_key(self, network):
+        params, (x, y) = network
+        batches = lambda: iter([(x[:60], y[:60])])  # noqa: E731
+        options = {"sparsity": 0.8, "method": LR, "samples": 60}
+        first = swapjax.prune(loss_fn, params, batches(), **options)
+        again = swapjax.prune(loss_fn, params, batches(), key=KEY, **options)
+        assert equal(first.params, again.params)
+
+    def test_a_run_without_a_key_resumes(self, network, tmp_path):
+        params, _ = network
+        options = {"sparsity": 0.8, "method": swapjax.magnitude(), "stages": 3}
+        state = tmp_path / "state.safetensors"
+
+        def interrupt(stage):
+            if stage.stage == 2:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            swapjax.prune(None, params, **options, checkpoint=state, callback=interrupt)
+        resumed = swapjax.prune(None, params, **options, checkpoint=state)
+        assert equal(resumed.params, swapjax.prune(None, params, **options).params)
+        assert len(resumed.history) == 3
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"data": None}, "data: the method linear-regression needs examples, got"),
+            ({"key": None}, "key: examples are drawn for the method linear-regression"),
+            ({"loss_fn": None}, "loss_fn must be a function of params and a batch"),
+            (
+                {
+                    "data": None,
+                    "method": swapjax.magnitude(),
+                    "finetune": FineTune(optax.sgd(1e-3), 1),
+                },
+                "data: finetune needs examples, got None",
+            ),
+        ],
+    )
+    def test_what_is_missing_is_named(self, network, options, message):
+        params, data = network
+        given = {
+            "loss_fn": loss_fn, "params": params, "data": data, "sparsity": 0.8,
+            "method": LR, "samples": 60, "key": KEY,
+        }  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            swapjax.prune(**{**given, **options})
+
+
+def test_a_state_of_another_version_is_refused(network, tmp_path):
+    """Files of swapjax 0.1 named no format."""
+    state = tmp_path / "state.safetensors"
+    prune(network, checkpoint=state)
+    arrays, metadata = checkpoint.read(state)
+    assert metadata.pop("format") == "2"
+    checkpoint.save_params(state, dict(arrays), metadata)
+    with pytest.raises(ValueError, match="written by another version of swapjax"):
+        prune(network, checkpoint=state)

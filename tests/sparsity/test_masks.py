@@ -184,16 +184,6 @@ def test_every_leaf_that_is_not_finite_is_named_and_counted():
     trees.require_finite("ad", [leaves[0], leaves[3]], "params")
 
 
-def test_put_undoes_take():
-    params, _ = sparse()
-    taken = trees.take(params, (2, 0))
-    assert taken[0] is params["c"]
-    assert_trees_equal(trees.put(taken, params, (2, 0)), params)
-    swapped = trees.put((jnp.zeros(2),), params, (2,))
-    np.testing.assert_array_equal(swapped["c"], [0, 0])
-    np.testing.assert_array_equal(params["c"], [8, 0])
-
-
 def test_leaves_take_the_dtypes_of_others():
     params, _ = sparse()
     wide = jax.tree.map(lambda x: x.astype(jnp.float32), params)

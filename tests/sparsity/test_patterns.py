@@ -52,7 +52,11 @@ PARAMS = {
 
 def test_a_plan_has_the_counts_of_its_pattern():
     target = plan(PARAMS, pattern=NM(2, 4), exclude="fc2")
-    assert (target.kept, target.sparsity, target.total) == (24, Fraction(1, 2), 48)
+    assert (target.kept, target.sparsity, target.layout.total) == (
+        24,
+        Fraction(1, 2),
+        48,
+    )
     assert "2:4" in str(target)
     mixed = plan(PARAMS, 0.75, pattern=NM(1, 4), overrides={"fc2": 0.5})
     assert mixed.keep == (12, 9)

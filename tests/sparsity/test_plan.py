@@ -67,7 +67,7 @@ def levelled(total, weights, sizes, floors):
     ],
 )
 def test_kernels_and_weights_of_rank_two_are_prunable(params, paths):
-    assert plan(params, 0.5).paths == paths
+    assert plan(params, 0.5).layout.paths == paths
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_kernels_and_weights_of_rank_two_are_prunable(params, paths):
     ],
 )
 def test_rules_take_leaves_in_and_out(rules, paths):
-    assert plan(network(), 0.5, **rules).paths == paths
+    assert plan(network(), 0.5, **rules).layout.paths == paths
 
 
 def test_a_bare_array_has_to_be_included():
@@ -167,7 +167,7 @@ def test_empty_leaves_are_harmless_among_others_only():
 )
 def test_counts_are_exact_at_any_size(side, sparsity, kept):
     target = plan(shaped(side), sparsity, include=".")
-    assert target.kept == kept == halves_up(target.total * (1 - target.sparsity))
+    assert target.kept == kept == halves_up(target.layout.total * (1 - target.sparsity))
 
 
 def test_a_float_is_the_decimal_it_prints_as():
@@ -200,7 +200,7 @@ def test_erk_densities_follow_the_sums_of_dimensions():
     levels = [
         kept / size / weight
         for kept, size, weight in zip(
-            counts(target), target.sizes, weights, strict=True
+            counts(target), target.layout.sizes, weights, strict=True
         )
     ]
     np.testing.assert_allclose(levels, levels[0], rtol=2e-3)
@@ -286,7 +286,7 @@ def test_every_stage_on_the_way_is_exact_with_overrides(
     assert target.kept == fixed + left
     for share in data.draw(st.lists(st.fractions(0, 1), max_size=5)):
         stage = target.at(target.sparsity * share)
-        assert stage.kept == halves_up(stage.total * (1 - stage.sparsity))
+        assert stage.kept == halves_up(stage.layout.total * (1 - stage.sparsity))
         assert stage.kept >= target.kept
     assert target.at(target.sparsity).keep == target.keep
 
@@ -307,46 +307,27 @@ def test_rounded_overrides_leave_the_others_no_more_than_they_have():
     assert sorted(counts(target.at(0.0034))) == [99, 100, 100]
 
 
-# The leaves of a tree.
+# What a plan says.
 
 
-def test_split_and_merge_are_inverses():
-    params = network()
-    target = plan(params, 0.5)
-    leaves = target.split(params)
-    assert [leaf.shape for leaf in leaves] == [(6, 5), (5, 4)]
-    doubled = target.merge(tuple(2 * leaf for leaf in leaves), params)
-    assert float(doubled["fc1"]["kernel"].sum()) == 60
-    assert doubled["fc1"]["bias"] is params["fc1"]["bias"]
-    jax.tree.map(np.testing.assert_array_equal, target.merge(leaves, params), params)
+def test_plans_that_ask_the_same_are_equal():
+    asked = plan(network(), 0.5)
+    assert asked == plan(network(), 0.5)
+    assert hash(asked) == hash(plan(network(), 0.5))
+    assert repr(asked) == repr(plan(network(), 0.5))
+    assert asked != plan({"net": network()}, 0.5)
+    assert asked != plan(network(), 0.5, exclude="fc1")
+    assert asked != plan(network(), 0.6)
 
 
-def test_split_wants_the_tree_and_the_shapes_of_the_plan():
-    params = network()
-    target = plan(params, 0.5)
-    with pytest.raises(ValueError, match="the tree is not the one this plan was made"):
-        target.split({"fc1": params["fc1"]})
-    params["fc2"]["kernel"] = jnp.ones((4, 5))
-    with pytest.raises(ValueError, match=r"fc2/kernel has shape \(4, 5\), planned for"):
-        target.split(params)
-
-
-def test_masks_are_true_where_nothing_is_pruned():
-    params = network()
-    target = plan(params, 0.5)
-    leaves = (jnp.zeros((6, 5), bool), jnp.ones((5, 4), bool))
-    masks = target.masks(leaves)
-    assert jax.tree.structure(masks) == jax.tree.structure(params)
-    assert masks["fc1"]["bias"].shape == ()
-    assert bool(masks["fc1"]["bias"])
-    for back, leaf in zip(target.leaf_masks(masks), leaves, strict=True):
-        np.testing.assert_array_equal(back, leaf)
-
-
-def test_scalar_masks_become_full_leaves():
-    target = plan(network(), 0.5)
-    masks = jax.tree.map(lambda _: jnp.asarray(True), network())
-    assert [m.shape for m in target.leaf_masks(masks)] == [(6, 5), (5, 4)]
+def test_a_plan_goes_onto_a_tree_of_the_same_paths():
+    params = {"w": [jnp.ones((2, 3)), jnp.ones((3, 4))]}
+    made = plan(params, 0.5, include="w")
+    other = {"w": tuple(params["w"])}
+    moved = made.onto(other)
+    assert moved.layout == made.layout.onto(other) != made.layout
+    assert moved.keep == made.keep
+    assert moved.onto(params) == made
 
 
 def test_a_budget_has_the_counts_of_the_plan():

@@ -65,7 +65,7 @@ def test_strength_and_whole_are_those_of_a_loop(rows, columns, up, across):
 def test_a_plan_keeps_whole_blocks(allocation, sparsity):
     options = {"allocation": allocation, "min_keep": 7}
     plan = swapjax.plan(network(), sparsity, pattern=BLOCK, **options)
-    blocks = plan.total // 6
+    blocks = plan.layout.total // 6
     assert plan.kept == 6 * int(blocks * (1 - sparsity) + 0.5)
     assert all(count % 6 == 0 for count in plan.keep)
     # Seven entries are two blocks.

@@ -10,13 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import swapjax
 from swapjax import NM, FineTune
 from swapjax.training import Trainer, lottery, reinit, shuffle
-from swapjax.training.lottery import _budgets
 
 KEY = jax.random.key(0)
 
@@ -162,31 +159,6 @@ def test_a_pattern_is_kept_to_and_no_level_prunes_nothing():
     assert [level.kept for level in ticket.history] == [120, 60]
     for mask in kernels(ticket.masks):
         assert np.all(mask.reshape(-1, 2, mask.shape[1]).sum(axis=1) == 1)
-
-
-@settings(max_examples=25)
-@given(
-    st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=5),
-    st.sampled_from(["global", "uniform", "erk"]),
-    st.floats(0.0, 0.6),
-    st.floats(0.05, 0.9),
-)
-def test_levels_only_ever_lose_and_end_exactly(shapes, allocation, sparsity, rate):
-    params = {
-        str(i): {"kernel": jax.ShapeDtypeStruct(shape, jnp.float32)}
-        for i, shape in enumerate(shapes)
-    }
-    target = swapjax.plan(params, sparsity, allocation=allocation, min_keep=0)
-    counts = [np.asarray(budget.keep) for budget in _budgets(target, rate)]
-    sizes = np.bincount(target.groups, weights=target.sizes)
-    table = np.stack([sizes, *counts])
-    assert np.all(np.diff(table, axis=0) <= 0)
-    assert np.all(np.diff(table.sum(axis=1)) < 0)
-    assert tuple(table[-1]) == target.keep
-    # No more than a rounding of each leaf below the rate.
-    assert np.all(
-        table.sum(axis=1)[1:] >= table.sum(axis=1)[:-1] * (1 - rate) - 1 - len(sizes)
-    )
 
 
 def test_no_sparsity_trains_the_dense_network_once():

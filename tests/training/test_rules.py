@@ -4,7 +4,6 @@ import inspect
 import itertools
 import math
 import re
-from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
@@ -13,28 +12,33 @@ import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rule_toy import (
+    BETA,
+    GRADUAL,
+    MASK_STEPS,
+    RATE,
+    STEADY,
+    keep_at,
+    make,
+    prune,
+    ranked,
+    run,
+)
 from sparse_toy import (
-    FINAL,
     KEY,
     QUICK,
     STEPS,
-    by_gradients,
-    counts,
-    equal,
-    follow,
     gradients,
     initial,
     leaves,
 )
 
-import swapjax
-from swapjax import NM, constant, cubic
+from swapjax import constant, cubic
 from swapjax.sparsity.budget import Budget
 from swapjax.sparsity.schedules import Schedule
 from swapjax.training import (
     MaskStep,
     acdc,
-    check_state,
     gmp,
     granet,
     granet_st,
@@ -43,17 +47,12 @@ from swapjax.training import (
     rigl,
     rules,
     set_,
-    sparse,
-    static,
     ste,
 )
 from swapjax.training.rules import RULES
 
-RATE, BETA = 0.05, 0.9
-MASK_STEPS = 2, 4, 6, 8
-GRADUAL = cubic(2, 8, every=2, initial=0.4)
-STEADY = constant(2, 8, every=2)
 SKIPS = "rigl skipping"
+
 # Rule, schedule, how entries grow, the first and last fraction, and its end.
 CASES = {
     "gmp": (gmp(), GRADUAL, None, 0, 0, 8),
@@ -66,42 +65,6 @@ CASES = {
     "granet at random": (granet(grow="random"), GRADUAL, "random", 0.5, 0.005, STEPS),
     "granet_st": (granet_st(), GRADUAL, "gradient", 0.5, 0.005, STEPS),
 }
-
-
-def make(rule, schedule, optimizer=None, **options):
-    goal = {} if "plan" in options else {"sparsity": FINAL}
-    settings = {**goal, "schedule": schedule, "steps": STEPS, "key": KEY}
-    momentum = optax.sgd(RATE, momentum=BETA)
-    return sparse(optimizer or momentum, rule, **(settings | options))
-
-
-def run(tx, params=None, given=None):
-    params = initial() if params is None else params
-    step = by_gradients(tx, compiler_options=QUICK)
-    trail = follow(step, params, tx.init(params), given or gradients())
-    assert step._cache_size() == 1
-    check_state(trail[-1][1])
-    return trail
-
-
-def ranked(values, places):
-    return sorted(places, key=lambda i: (-values[i], i))
-
-
-def prune(weights, masks, keep):
-    """The largest entries of all leaves together, and one at least of each."""
-    order = [
-        (-abs(float(w.flat[i])), leaf, i)
-        for leaf, (w, m) in enumerate(zip(weights, masks, strict=True))
-        for i in np.flatnonzero(m)
-    ]
-    order.sort()
-    sure = [next(e for e in order if e[1] == leaf) for leaf in range(len(weights))]
-    rest = [e for e in order if e not in sure]
-    new = [np.zeros(m.shape, bool) for m in masks]
-    for _, leaf, i in (sure + rest)[:keep]:
-        new[leaf].flat[i] = True
-    return new
 
 
 def exchange(weight, score, mask, fraction):
@@ -121,13 +84,6 @@ def exchange(weight, score, mask, fraction):
 
 def cosine(first, last, t, end):
     return last + (first - last) * (1 + math.cos(math.pi * t / end)) / 2
-
-
-def keep_at(t):
-    """How many of all 72 entries the cubic schedule keeps at a mask step."""
-    i = min(MASK_STEPS.index(t) if t in MASK_STEPS else 3, 3)
-    left = (1 - Fraction(i, 3)) ** 3
-    return math.floor(72 * (1 - Fraction(7, 10) + Fraction(3, 10) * left) + 0.5)
 
 
 def oracle(name, masks, given):
@@ -200,7 +156,7 @@ class TestTable:
             assert entry.name == "ste" or rule.name in CASES
 
     def test_which_draw_and_which_start_sparse(self):
-        draw = {name for name, entry in RULES.items() if entry.draws}
+        draw = {name for name, entry in RULES.items() if entry.needs_key}
         assert draw == {"static", "set", "rigl", "granet-st"}
         assert draw == {name for name, e in RULES.items() if e.starts_sparse}
 
@@ -309,6 +265,7 @@ def test_an_optimizer_is_shown_no_weight_that_goes_or_comes(rule):
 
 
 regenerate = jax.jit(granet().choose, compiler_options=QUICK)
+
 VALUES = st.sampled_from((0.0, -0.0, 1.0, -1.0, 2.0, 1e-45, np.nan, np.inf))
 
 
@@ -335,126 +292,3 @@ def test_counts_are_exact_whatever_weights_and_gradients_are(
     )  # fmt: skip
     assert sum(int(m.sum()) for m in new) == keep
     assert not any((m & ~w).any() for m, w in zip(new, cut(within), strict=True))
-
-
-class TestIdentities:
-    """Rules that are others with some settings, bit for bit."""
-
-    def test_granet_that_exchanges_nothing_is_gmp(self):
-        first = run(make(gmp(), GRADUAL))
-        second = run(make(granet(fraction=0), GRADUAL))
-        assert equal(first, second)
-
-    def test_granet_that_prunes_nothing_is_rigl(self):
-        schedule = constant(2, STEPS, every=2)
-        first = run(make(rigl(fraction=0.5, last=0.005), schedule))
-        second = run(make(granet_st(), schedule))
-        assert equal(first, second)
-
-    @pytest.mark.parametrize(
-        "rule", [static(), gmp(), rigl(), granet(), acdc(), set_()], ids=str
-    )
-    def test_no_sparsity_is_the_optimizer_alone(self, rule):
-        schedule = None if rule.choose is None else STEADY
-        trail = run(make(rule, schedule, optax.adamw(0.01), sparsity=0.0))
-        step = by_gradients(optax.adamw(0.01), compiler_options=QUICK)
-        params = initial()
-        alone = follow(step, params, optax.adamw(0.01).init(params), gradients())
-        for (p, s), (q, r) in zip(trail, alone, strict=True):
-            assert equal(p, q)
-            assert equal(s.inner, r)
-
-    def test_the_dense_weights_of_no_sparsity_are_the_optimizer_s(self):
-        """Params follow them by adding a difference, to the last bit but one."""
-        trail = run(make(ste(), STEADY, optax.adamw(0.01), sparsity=0.0))
-        step = by_gradients(optax.adamw(0.01), compiler_options=QUICK)
-        params = initial()
-        alone = follow(step, params, optax.adamw(0.01).init(params), gradients())
-        for (p, s), (q, _) in zip(trail, alone, strict=True):
-            for a, b, c in zip(
-                leaves(s.extras["dense"]), leaves(q), leaves(p), strict=True
-            ):
-                np.testing.assert_allclose(a, b, rtol=1e-6)
-                np.testing.assert_allclose(c, b, rtol=1e-6, atol=1e-7)
-
-    def test_straight_through_without_decay_ignores_what_masks_hide(self):
-        """Masks of a straight-through rule are those of dense training, made late."""
-        trail = run(make(ste(), constant(STEPS, STEPS, every=1)))
-        step = by_gradients(optax.sgd(RATE, momentum=BETA), compiler_options=QUICK)
-        params = initial()
-        state = optax.sgd(RATE, momentum=BETA).init(params)
-        dense = follow(step, params, state, gradients())[-1][0]
-        everywhere = [np.ones(w.shape, bool) for w in leaves(dense)]
-        masks = prune(leaves(dense), everywhere, 22)
-        assert equal(leaves(masks_of(trail[-1][1])), masks)
-
-
-PLANNED = {
-    "gmp": (gmp(), GRADUAL),
-    "rigl": (rigl(), STEADY),
-    "granet": (granet(), GRADUAL),
-}
-
-
-def faint():
-    """Params of which the second kernel is far smaller than the first."""
-    params = initial()
-    params["b"]["kernel"] *= 1e-3
-    return params
-
-
-@pytest.mark.parametrize("name", PLANNED)
-class TestPlans:
-    """What a plan promises holds after every mask step."""
-
-    def test_patterns(self, name):
-        rule, schedule = PLANNED[name]
-        pattern = NM(1, 3)
-        plan = swapjax.plan(initial(), pattern=pattern)
-        trail = run(make(rule, schedule, plan=plan))
-        for t, (_, state) in enumerate(trail):
-            n = {0: 3, 1: 3, 2: 2, 3: 2}.get(t, 1) if name != "rigl" else 1
-            for mask in leaves(masks_of(state)):
-                in_groups = np.asarray(pattern.split(jnp.asarray(mask))).sum(-1)
-                assert (in_groups == n).all(), (t, in_groups)
-
-    def test_floors(self, name):
-        rule, schedule = PLANNED[name]
-        plan = swapjax.plan(faint(), 0.9, min_keep=3)
-        assert plan.kept == 7
-        # Gradients too small to lift the second kernel.
-        small = [jax.tree.map(lambda g: 1e-5 * g, tree) for tree in gradients()]
-        trail = run(make(rule, schedule, plan=plan), faint(), small)
-        if name != "rigl":
-            assert counts(trail[-1][1]) == [4, 3]
-        for t, (_, state) in enumerate(trail):
-            if t >= 8:
-                assert sum(counts(state)) == 7
-            assert counts(state)[1] >= 3
-
-    def test_overrides(self, name):
-        rule, schedule = PLANNED[name]
-        plan = swapjax.plan(initial(), FINAL, overrides={"b/kernel": 0.5})
-        trail = run(make(rule, schedule, plan=plan))
-        for t, (_, state) in enumerate(trail):
-            if t >= 8 or name == "rigl":
-                assert counts(state) == [13, 9]
-        if name != "rigl":
-            middle = plan.at(Fraction(7, 10) - Fraction(3, 10) * Fraction(8, 27))
-            assert tuple(counts(trail[4][1])) == middle.keep
-
-    def test_within(self, name):
-        rule, schedule = PLANNED[name]
-        draw = np.random.default_rng(3).random
-        inside = jax.tree.map(lambda x: jnp.asarray(draw(x.shape) < 0.6), initial())
-        trail = run(make(rule, schedule, within=inside))
-        room = sum(m.sum() for m in leaves(inside))
-        for t, (_, state) in enumerate(trail):
-            for mask, there in zip(
-                leaves(masks_of(state)), leaves(inside), strict=True
-            ):
-                assert not (mask & ~there).any()
-            wanted = 22 if name == "rigl" or t >= 8 else 72
-            if name != "rigl" and 2 <= t < 8:
-                wanted = keep_at(t - t % 2)
-            assert sum(counts(state)) == min(wanted, room)

@@ -1,11 +1,9 @@
 """What sparse training cannot work with, and what it says of it."""
 
-import functools
 import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
 from sparse_toy import (
@@ -15,13 +13,12 @@ from sparse_toy import (
     follow,
     gradients,
     initial,
-    leaves,
-    loss_fn,
 )
 
 import swapjax
-from swapjax import constant, cubic
+from swapjax import cubic
 from swapjax.training import (
+    Rule,
     check_state,
     gmp,
     granet,
@@ -35,6 +32,7 @@ from swapjax.training import (
 )
 
 ADAM = optax.adam(0.01)
+
 TIMES = cubic(1, 3, initial=0.3)
 
 
@@ -106,6 +104,53 @@ class TestArguments:
         with pytest.raises(ValueError, match=r"sparsity must be in \[0, 1\)"):
             make(sparsity=value).init(initial())
 
+    @pytest.mark.parametrize(
+        ("fields", "said"),
+        [
+            ({"name": 3}, "name must be a string that names the rule, got 3"),
+            ({"name": ""}, "name must be a string that names the rule, got ''"),
+            (
+                {"choose": 7},
+                "choose must be a function of a MaskStep, or None .* got 7",
+            ),
+            ({"begin": "dense"}, "begin must be one of 'magnitude', 'random', got 'de"),
+            (
+                {"allocation": "fair"},
+                "allocation must be one of 'global', 'uniform', 'e",
+            ),
+            ({"levels": (0.5,)}, r"levels must be a function, got \(0.5,\)"),
+            ({"fraction": 0.3}, "fraction must be a function, got 0.3"),
+            (
+                {"grows": "large"},
+                "grows must be one of 'gradient', 'random', None, got",
+            ),
+            ({"decay": -1.0}, "decay must be 0 or more, got -1.0"),
+            ({"decay": "some"}, "decay must be 0 or more, got 'some'"),
+        ],
+    )
+    def test_fields_of_a_rule(self, fields, said):
+        with pytest.raises(ValueError, match=f"^{said}"):
+            Rule(**({"name": "mine", "choose": lambda step: step.masks} | fields))
+
+    @pytest.mark.parametrize(
+        ("choose", "got"),
+        [
+            (lambda step: step.masks[:1], r"\(bool\[6, 9\]\)"),
+            (lambda step: step.weights, r"\(float32\[6, 9\], float32\[9, 2\]\)"),
+            (lambda step: [m.T for m in step.masks], r"\(bool\[9, 6\], bool\[2, 9\]\)"),
+            (lambda step: None, r"\(a NoneType\)"),
+        ],
+    )
+    def test_what_a_rule_of_one_s_own_returns(self, choose, got):
+        tx, params = make(Rule("mine", choose)), initial()
+        said = (
+            r"rule mine: choose must return masks \(bool\[6, 9\], bool\[9, 2\]\), one"
+        )
+        with pytest.raises(
+            ValueError, match=f"^{said} for each prunable leaf, got {got}"
+        ):
+            tx.update(params, tx.init(params), params)
+
 
 class TestParams:
     """When params are there."""
@@ -139,8 +184,39 @@ class TestParams:
 
     def test_gradients_of_other_params(self):
         tx, params = make(), initial()
-        with pytest.raises(ValueError, match=r"\(7, 9\)|tree"):
+        with pytest.raises(
+            ValueError, match=r"gradients: a/kernel must .* got \(7, 9\)"
+        ):
             tx.update(initial(wide=7), tx.init(params), params)
+        with pytest.raises(ValueError, match="gradients: must have the tree of params"):
+            tx.update({"b": params["b"]}, tx.init(params), params)
+
+    def test_params_that_are_no_arrays(self):
+        with pytest.raises(
+            ValueError, match="params: kernel/0 must be an array, got a f"
+        ):
+            make().init({"kernel": [1.0, 2.0]})
+
+    def test_a_state_of_another_rule(self):
+        params = initial()
+        full = jax.tree.map(lambda x: jnp.ones(x.shape, bool), params)
+        for tx, name in ((make(ste()), "dense"), (make(within=full), "within")):
+            said = rf"state: must be of the same rule .* keeps {name}, got last, status"
+            with pytest.raises(ValueError, match=said):
+                tx.update(params, make(gmp()).init(params), params)
+
+    def test_a_restored_state_of_other_params(self):
+        """With a plan, and where only the params are new."""
+        params, other = initial(), initial(wide=7)
+        tx = make(plan=swapjax.plan(params, 0.5))
+        state = tx.init(params)
+        with pytest.raises(
+            ValueError, match=r"params: a/kernel has shape \(7, 9\), plan"
+        ):
+            tx.update(other, state, other)
+        less = {"a": params["a"]}
+        with pytest.raises(ValueError, match="params: the tree is not the one"):
+            tx.update(less, state, less)
 
     def test_integers(self):
         params = initial() | {"steps": jnp.zeros((2, 2), jnp.int32)}
@@ -190,118 +266,6 @@ class TestParams:
                 check_state(states)
 
 
-class TestMistakes:
-    """What cannot be raised under jit, and is told afterwards."""
-
-    @pytest.mark.parametrize("rule", [granet(), rigl()], ids=str)
-    def test_a_loss_that_multiplies_by_masks(self, rule):
-        tx = make(rule)
-        x, y = jnp.ones((4, 6)), jnp.ones((4, 2))
-
-        def step(params, state, masked):
-            def loss(params):
-                used = jax.tree.map(lambda m: m | ~masked, masks_of(state))
-                return loss_fn(jax.tree.map(jnp.multiply, params, used), (x, y))
-
-            updates, state = tx.update(jax.grad(loss)(params), state, params)
-            return optax.apply_updates(params, updates), state
-
-        step = jax.jit(step, compiler_options=QUICK)
-        params = initial()
-        for masked in (False, True):
-            _, state = follow(step, params, tx.init(params), [jnp.asarray(masked)] * 4)[
-                -1
-            ]
-            if masked:
-                with pytest.raises(ValueError, match="do not multiply by masks in th"):
-                    check_state(state)
-            else:
-                check_state(state)
-
-    def test_params_that_something_else_moves(self):
-        tx = make(gmp())
-        step = by_gradients(tx, compiler_options=QUICK)
-        params = initial()
-        state = tx.init(params)
-        for gradient in gradients(4):
-            params, state = step(params, state, gradient)
-            params["b"]["kernel"] = params["b"]["kernel"] + 0.01
-        with pytest.raises(ValueError, match="b/kernel: Params were not zero") as e:
-            check_state(state)
-        assert "a/kernel" not in str(e.value)
-
-    @pytest.mark.parametrize("rule", [gmp(), granet(), ste()], ids=str)
-    def test_gradients_that_are_not_finite(self, rule):
-        tx = make(rule)
-        step = by_gradients(tx, compiler_options=QUICK)
-        params, given = initial(), gradients(4)
-        given[1]["a"]["kernel"] = given[1]["a"]["kernel"].at[0, 0].set(jnp.nan)
-        trail = follow(step, params, tx.init(params), given)
-        check_state(trail[1][1])
-        for _, state in trail[2:]:
-            with pytest.raises(ValueError, match="state: a/kernel: ") as e:
-                check_state(state)
-            assert "b/kernel" not in str(e.value)
-        assert sum(int(m.sum()) for m in leaves(masks_of(trail[-1][1]))) == 36
-
-    def test_dense_params_at_first_are_none(self):
-        """init masks nothing: params are dense until the first update."""
-        tx = make(rigl())
-        step = by_gradients(tx, compiler_options=QUICK)
-        params = initial()
-        trail = follow(step, params, tx.init(params), gradients(4))
-        check_state(trail[-1][1])
-        masks = masks_of(trail[0][1])
-        sparse_from_the_start = swapjax.apply_masks(params, masks)
-        other = follow(step, sparse_from_the_start, tx.init(params), gradients(4))
-        check_state(other[-1][1])
-        np.testing.assert_array_equal(
-            leaves(trail[1][0])[0] != 0, leaves(other[1][0])[0] != 0
-        )
-
-    def test_the_first_update_may_be_a_mask_step_of_dense_params(self):
-        tx = make(rigl(), schedule=constant(1, 3, every=1))
-        step = by_gradients(tx, compiler_options=QUICK)
-        params = initial()
-        check_state(follow(step, params, tx.init(params), gradients(4))[-1][1])
-
-
-class TestOwners:
-    """A loop that gives its arrays away takes nothing of others with them."""
-
-    @pytest.mark.parametrize("rule", [static(), gmp(), rigl(), ste()], ids=str)
-    def test_donated_states_leave_key_within_and_masks_alone(self, rule):
-        params = {"kernel": jax.random.normal(jax.random.key(0), (10, 10))}
-        key = jax.random.key(1)
-        within = {"kernel": jnp.arange(100).reshape(10, 10) < 80}
-        tx = sparse(
-            optax.adam(0.1), rule, sparsity=0.5, schedule=cubic(0, 4, every=2),
-            within=within, key=key,
-        )  # fmt: skip
-
-        @functools.partial(jax.jit, donate_argnums=(0, 1))
-        def step(params, state):
-            slopes = jax.tree.map(jnp.cos, params)
-            updates, state = tx.update(slopes, state, params)
-            return optax.apply_updates(params, updates), state
-
-        for _ in range(2):
-            now = jax.tree.map(jnp.array, params)
-            state = tx.init(now)
-            for _ in range(3):
-                now, state = step(now, state)
-        assert jax.random.normal(key, ()).shape == ()
-        assert int(jnp.sum(within["kernel"])) == 80
-
-    def test_masks_from_before_training_stay_their_owners(self):
-        params = {"kernel": jnp.ones((4, 4))}
-        masks = {"kernel": jnp.eye(4, dtype=bool)}
-        tx = sparse(optax.sgd(0.1), static(masks), sparsity=0.75, key=jax.random.key(0))
-        state = tx.init(params)
-        jax.jit(tx.update, donate_argnums=1)(params, state, params)
-        assert int(jnp.sum(masks["kernel"])) == 4
-
-
 class TestMasksFromBefore:
     """Masks that are given to `static`."""
 
@@ -320,30 +284,33 @@ class TestMasksFromBefore:
             tx.init(params)
 
 
-def test_dead_inputs_are_not_taken_for_hidden_gradients():
-    params = {"kernel": jax.random.normal(jax.random.key(0), (12, 8))}
-    x = jax.random.normal(jax.random.key(1), (32, 12)) * (jnp.arange(12) < 6)
-    loss = lambda p: jnp.mean((x @ p["kernel"] - 1) ** 2)  # noqa: E731
-    tx = sparse(optax.adam(0.05), rigl(), sparsity=0.2,
-                schedule=constant(0, 200, every=5), key=jax.random.key(2))  # fmt: skip
-
-    def step(carry, _):
-        params, state = carry
-        updates, state = tx.update(jax.grad(loss)(params), state, params)
-        return (optax.apply_updates(params, updates), state), None
-
-    (params, state), _ = jax.lax.scan(step, (params, tx.init(params)), None, 200)
-    swapjax.check_state(state, params)
-    with pytest.raises(ValueError, match="kernel: Params were not zero"):
-        swapjax.check_state(state, jax.tree.map(jnp.ones_like, params))
-
-
 def test_a_key_and_an_optimizer_are_what_they_should_be():
-    for key, message in ((None, "a JAX PRNG key"), (jax.random.split(KEY), "one PRNG")):
+    for key, message in ((0, "a JAX PRNG key"), (jax.random.split(KEY), "one PRNG")):
         with pytest.raises(ValueError, match=f"key must be {message}"):
             make(key=key)
     with pytest.raises(ValueError, match="optimizer must be an Optax transformation"):
         sparse("adam", static(), sparsity=0.5, key=KEY)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [static(), set_(), rigl(), granet_st(), granet(grow="random"),
+     Rule("mine", lambda step: step.masks, draws=True)],
+    ids=str,
+)  # fmt: skip
+def test_a_rule_that_draws_needs_a_key(rule):
+    with pytest.raises(
+        ValueError, match=f"^key: {rule.name} draws at random and needs a PRNG key, got"
+    ):
+        make(rule, key=None)
+
+
+def test_given_masks_need_no_key():
+    params, masks = {"kernel": jnp.ones((4, 4))}, {"kernel": jnp.eye(4, dtype=bool)}
+    tx = sparse(optax.sgd(0.1), static(masks), sparsity=0.75)
+    updates, state = tx.update(params, tx.init(params), params)
+    check_state(state, optax.apply_updates(params, updates))
+    assert masks_of(state)["kernel"].tolist() == masks["kernel"].tolist()
 
 
 def test_a_state_that_cannot_be_told_by_params_is_explained():
@@ -356,19 +323,3 @@ def test_a_state_that_cannot_be_told_by_params_is_explained():
 def test_a_schedule_is_one_of_ours():
     with pytest.raises(ValueError, match=r"schedule must be .* got 500"):
         sparse(optax.sgd(0.1), gmp(), sparsity=0.5, schedule=500, key=jax.random.key(0))
-
-
-def test_nothing_grows_at_the_last_update():
-    params = {"kernel": jax.random.normal(jax.random.key(0), (10, 10))}
-    rule = granet(fraction=0.5, last=0.5)
-    tx = sparse(optax.sgd(0.0), rule, sparsity=0.5, schedule=cubic(0, 4, every=2),
-                steps=8, key=jax.random.key(1))  # fmt: skip
-    state, found = tx.init(params), []
-    update = jax.jit(tx.update)
-    for i in range(8):
-        slopes = {"kernel": jax.random.normal(jax.random.key(i), (10, 10))}
-        updates, state = update(slopes, state, params)
-        params = optax.apply_updates(params, updates)
-        found.append(state.masks["kernel"])
-    assert np.any(found[5] != found[3])
-    np.testing.assert_array_equal(found[7], found[5])

@@ -19,9 +19,15 @@ from swapjax.pruning.methods.by_score import (
 )
 from swapjax.pruning.methods.cbs import cbs
 from swapjax.pruning.methods.chita import chita
-from swapjax.pruning.methods.layerwise_obs import layerwise_obs, wanda
-from swapjax.pruning.methods.swap import linear_regression, swap
+from swapjax.pruning.methods.layerwise_obs import layerwise_obs
+from swapjax.pruning.methods.regression import linear_regression
+from swapjax.pruning.methods.swap import swap
+from swapjax.pruning.methods.swap_released import (
+    linear_regression_released,
+    swap_released,
+)
 from swapjax.pruning.methods.synflow import synflow
+from swapjax.pruning.methods.wanda import wanda
 from swapjax.pruning.methods.woodfisher import woodfisher
 
 __all__ = [
@@ -30,12 +36,14 @@ __all__ = [
     "grasp",
     "layerwise_obs",
     "linear_regression",
+    "linear_regression_released",
     "magnitude",
     "obd",
     "random",
     "saliency",
     "snip",
     "swap",
+    "swap_released",
     "synflow",
     "wanda",
     "woodfisher",
@@ -216,6 +224,26 @@ _ROWS = (
         kind="untrained",
         colour="#c7c7c7",
         marker="x",
+    ),
+    MethodInfo(
+        factory=linear_regression_released,
+        name="linear-regression-released",
+        summary="a support, by one step of the released code of SWAP without transport",
+        source="You and Cheng, ICLR 2024, arXiv:2310.04918",
+        needs="gradients",
+        kind="released",
+        colour="#aec7e8",
+        marker="o",
+    ),
+    MethodInfo(
+        factory=swap_released,
+        name="swap-released",
+        summary="a support, by one step of the released code of SWAP",
+        source="You and Cheng, ICLR 2024, arXiv:2310.04918",
+        needs="gradients",
+        kind="released",
+        colour="#c5b0d5",
+        marker="D",
     ),
 )
 

@@ -1,44 +1,46 @@
 """Methods that rank entries and keep the best as they are."""
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from swapjax.core.checks import take_key
-from swapjax.core.types import Leaves, Status
-from swapjax.pruning.method import Method, Problem, Solution, rows_of
+from swapjax.core.types import Leaves
+from swapjax.pruning.method import Method, Problem, by_score, rows_of
 from swapjax.sparsity import scores
-from swapjax.sparsity.budget import Budget, select
-from swapjax.sparsity.masks import apply_masks
 
 
 def magnitude() -> Method:
     """Keep the largest weights as they are: the control of every comparison.
 
-    Takes O(p) time and no gradients.
+    Takes O(p) time and no gradients. As all methods here it reports no details.
     """
-    return ranked("magnitude", lambda p: scores.magnitude(p.weights), needs_rows=False)
+    return by_score("magnitude", _size, needs_rows=False)
+
+
+def _size(problem: Problem) -> Leaves:
+    """Score by ``|w|``."""
+    return scores.magnitude(problem.weights)
 
 
 def saliency() -> Method:
     """Keep the entries with the largest ``|w g|``, g the gradient of the mean loss.
 
-    The first-order term of the loss (Mozer and Smolensky, NIPS 1988; SNIP, ICLR 2019,
-    scores untrained networks so). In a trained network g is mostly the noise of the
-    examples drawn. Takes one reverse pass, and O(p) memory with matrix-free rows.
+    The first-order term of the loss (Mozer and Smolensky, NIPS 1988; SNIP,
+    arXiv:1810.02340, scores untrained networks so). In a trained network g is mostly
+    the noise of the examples drawn. Takes one reverse pass, and O(p) memory with
+    matrix-free rows.
     """
-    return ranked("saliency", _first_order)
+    return by_score("saliency", _first_order)
 
 
 def snip() -> Method:
-    """Prune before training by the score of `saliency` (Lee et al., ICLR 2019).
+    """Prune before training by the score of `saliency` (SNIP).
 
-    For params as they were initialised and ``stages=1``. The absolute value is that of
-    the mean gradient of all examples drawn, not the mean of absolute values.
+    From Lee, Ajanthan and Torr, ICLR 2019, arXiv:1810.02340. For params as initialised
+    and ``stages=1``. The absolute value is that of the mean gradient of all examples
+    drawn, not the mean of absolute values.
     """
-    return ranked("snip", _first_order)
+    return by_score("snip", _first_order)
 
 
 def _first_order(problem: Problem) -> Leaves:
@@ -55,17 +57,19 @@ def grasp() -> Method:
     Removing entry q changes ``g^T g`` by ``-2 w_q (H g)_q`` to first order, g the
     gradient and H the Hessian of the mean loss, both of the prunable entries alone. The
     entries with the largest ``w (H g)`` are kept; those whose removal raises ``g^T g``
-    most go first (GraSP, Wang et al., ICLR 2020). Signs count: nothing is kept for its
-    size. Noise corrupts g, and leaves H alone. Beside the pass of `saliency` takes
-    one that is differentiated, and O(p) memory with matrix-free rows. For ``stages=1``.
+    most go first (GraSP, Wang, Zhang and Grosse, ICLR 2020, arXiv:2002.07376). Signs
+    count: nothing is kept for its size. Noise corrupts g, and leaves H alone. Beside
+    the pass of `saliency` takes one that is differentiated, and O(p) memory with
+    matrix-free rows. For ``stages=1``.
     """
+    return by_score("grasp", _gradient_flow)
 
-    def score(problem: Problem) -> Leaves:
-        rows = rows_of(problem)
-        gradient = rows.pull_back(jnp.full(rows.n, 1 / rows.n))
-        return scores.gradient_flow(problem.weights, rows.curve(gradient))
 
-    return ranked("grasp", score)
+def _gradient_flow(problem: Problem) -> Leaves:
+    """Score by ``w (H g)``, g the mean gradient and H the Hessian of the mean loss."""
+    rows = rows_of(problem)
+    gradient = rows.pull_back(jnp.full(rows.n, 1 / rows.n))
+    return scores.gradient_flow(problem.weights, rows.curve(gradient))
 
 
 def random(key: jax.Array) -> Method:
@@ -92,7 +96,7 @@ def random(key: jax.Array) -> Method:
         )
 
     settings = (("key", tuple(data.tolist())), ("kind", kind))
-    return ranked("random", score, settings, needs_rows=False)
+    return by_score("random", score, settings=settings, needs_rows=False)
 
 
 def obd() -> Method:
@@ -102,46 +106,10 @@ def obd() -> Method:
     that of the Hessian. Weights are kept as they are. Takes O(n p) time, and O(p)
     memory with matrix-free rows.
     """
-
-    def score(problem: Problem) -> Leaves:
-        squares = rows_of(problem).mean_squares()
-        return scores.fisher_diagonal(problem.weights, squares)
-
-    return ranked("obd", score)
+    return by_score("obd", _fisher_diagonal)
 
 
-def keep(problem: Problem, mask: Leaves) -> Solution:
-    """The weights on a support as they are, as a solution."""
-    return Solution(
-        weights=apply_masks(problem.weights, mask),
-        masks=mask,
-        objective=jnp.full(1, jnp.nan),
-        iterations=jnp.zeros((), jnp.int32),
-        status=jnp.asarray(Status.CONVERGED, jnp.int32),
-        details={},
-    )
-
-
-def ranked(
-    name: str,
-    score: Callable[[Problem], Leaves],
-    settings: tuple[tuple[str, Any], ...] = (),
-    **needs: bool,
-) -> Method:
-    """The method that keeps the largest scores.
-
-    Args:
-        name: of the method.
-        score: of a problem, one array a leaf.
-        settings: of the method.
-        needs: what it looks at, as in `Method`.
-    """
-
-    def solve(problem: Problem, budget: Budget) -> Solution:
-        found = score(problem)
-        solution = keep(problem, select(found, budget, problem.within))
-        finite = jnp.stack([jnp.all(jnp.isfinite(f)) for f in found]).all()
-        status = jnp.where(finite, solution.status, Status.NOT_FINITE)
-        return solution._replace(status=status.astype(jnp.int32))
-
-    return Method(name, settings, solve, **needs)
+def _fisher_diagonal(problem: Problem) -> Leaves:
+    """Score by ``w^2 F_qq``."""
+    squares = rows_of(problem).mean_squares()
+    return scores.fisher_diagonal(problem.weights, squares)

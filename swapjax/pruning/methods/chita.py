@@ -1,6 +1,5 @@
 """CHITA: the regression of linear_regression, made for speed, with a search."""
 
-import dataclasses
 import functools
 from typing import Any, Literal, NamedTuple
 
@@ -16,11 +15,12 @@ from swapjax.gradients.stored import StoredRows
 from swapjax.pruning.method import Method, Problem, Solution, check_dampings, rows_of
 from swapjax.pruning.solvers import targets
 from swapjax.pruning.solvers.backsolve import backsolve, sweep
-from swapjax.pruning.solvers.candidates import best_of, conclude
+from swapjax.pruning.solvers.candidates import best_of, conclude, count_new
 from swapjax.pruning.solvers.coordinate_descent import descend
 from swapjax.pruning.solvers.hard_thresholding import iht
+from swapjax.pruning.solvers.shrink import shrink
 from swapjax.sparsity import scores
-from swapjax.sparsity.budget import Budget, count_by_group, select
+from swapjax.sparsity.budget import Budget, select
 from swapjax.sparsity.masks import apply_masks
 
 Search = Literal["shrink", "iht", "magnitude"]
@@ -41,15 +41,16 @@ def chita(
     """Keep ``G w`` close to ``G wbar`` with k non-zeros: L0 regression (CHITA).
 
     Minimises ``1/2 |G w - G wbar|^2 + n lambda/2 |w - wbar|^2`` with at most k
-    non-zeros (CHITA, ICML 2023). Three ways to search for the support:
+    non-zeros (Benbaki et al., ICML 2023, arXiv:2302.14623). Three ways to search for
+    the support:
 
     - ``"shrink"`` thresholds a little at a time, with a back-solve in between. What is
       off the support stands for the value that minimises the objective in that weight
-      alone, so that it may come back. Not the authors': from one set of gradients it
-      finds far better supports (MLPNet on MNIST, benchmarks/oneshot.py).
+      alone, so that it may come back. It is not in the authors' code; from one set of
+      gradients it finds far better supports.
     - ``"iht"`` is iterative hard thresholding with exact steps on the support and a
-      line search beyond it (`swapjax.pruning.solvers.hard_thresholding`), as in the
-      paper. Started from magnitude it was never seen to change the support.
+      line search beyond it (`swapjax.pruning.solvers.hard_thresholding`), after the
+      authors' code. Started from magnitude it rarely changes the support.
     - ``"magnitude"`` takes the largest weights, as the authors' heuristics do.
 
     None takes new gradients. With stages this is CHITA++.
@@ -75,7 +76,10 @@ def chita(
             ``-1/batch``. With few rows that is mostly noise.
 
     Returns:
-        The method, for `swapjax.prune`.
+        The method, for `swapjax.prune`. Its details are ``damping``, the lambda used,
+        in the units of the argument; ``support_swaps``, the entries kept that are not
+        among the largest weights; and, of several dampings, ``loss``, the mean loss of
+        the stage's examples with the weights returned.
 
     Raises:
         ValueError: for values out of range, naming the argument; when called, for
@@ -129,14 +133,6 @@ class _Fit(NamedTuple):
     raised: jax.Array
 
 
-class _Found(NamedTuple):
-    """Where a search ended, and the back-solves on the way."""
-
-    support: Leaves
-    weights: Leaves
-    rounds: jax.Array
-
-
 def _solve(
     problem: Problem,
     budget: Budget,
@@ -169,86 +165,32 @@ def _solve(
         values = jnp.stack([0.5 * jnp.vdot(lost, lost), fit.value])
         return _Fit(new, values, fit.ridge / rows.n, fit.raised)
 
-    def shrink(lam: jax.Array) -> _Found:
-        ridge = rows.n * lam
-        below = tuple(rows.n * f + ridge for f in rows.mean_squares())
-
-        def one(carry: tuple) -> tuple:
-            count, ranked, left, done, best, lowest = carry
-            # One fewer at least: the share of few entries rounds up to all of them.
-            fewer = jnp.ceil(step * count).astype(count.dtype)
-            count = jnp.maximum(jnp.minimum(fewer, count - 1), budget.keep)
-            here = dataclasses.replace(budget, keep=count)
-            # At the end magnitude and OBD in turn: far from the reference neither is
-            # always the better one.
-            last = jnp.all(count <= budget.keep) & ((iterations - left) % 2 == 1)
-            scored = tuple(
-                jnp.abs(v.astype(b.dtype)) * jnp.where(last, jnp.sqrt(b), 1)
-                for v, b in zip(ranked, below, strict=True)
-            )
-            mask = select(scored, here, within)
-            weights = refit(mask, lam).weights
-            arrived = jnp.all(count <= budget.keep)
-            loss = jnp.where(arrived, rows.loss(weights), jnp.inf)
-            better = loss < lowest
-            best = jax.tree.map(
-                lambda new, old: jnp.where(better, new, old), (mask, weights), best
-            )
-            # Off the support: the minimiser in each weight alone.
-            pulled = rows.pull_back(target - rows.project(weights))
-            alone = (
-                (g + ridge * w) / b for g, w, b in zip(pulled, wbar, below, strict=True)
-            )
-            ranked = tuple(
-                jnp.where(m, w, a.astype(w.dtype))
-                for m, w, a in zip(mask, weights, alone, strict=True)
-            )
-            left = left - arrived.astype(left.dtype)
-            return count, ranked, left, done + 1, best, jnp.minimum(loss, lowest)
-
-        none = jnp.zeros((), jnp.int32)
-        mask = select(scores.magnitude(wbar), budget, within)
-        best = (mask, apply_masks(wbar, mask))
-        start = jnp.asarray(jnp.inf, rows.loss(wbar).dtype)
-        nonzeros = count_by_group(tuple(w != 0 for w in wbar), budget)
-        count = budget.keep if any(budget.patterns) else nonzeros
-        carry = (count, wbar, none + iterations, none, best, start)
-        carry = jax.lax.while_loop(lambda c: c[2] > 0, one, carry)
-        return _Found(*carry[4], carry[3])
-
-    def hard_threshold(lam: jax.Array) -> _Found:
-        path = iht(
-            rows, first, wbar, wbar, target, identity, identity.prepare(target),
-            budget, damping=lam, iterations=iterations, tolerance=1e-7, within=within,
-        )  # fmt: skip
-        return _Found(path.support, path.weights, path.iterations)
+    def search_for(lam: jax.Array) -> tuple[Leaves, Leaves, jax.Array]:
+        """Find the support, weights on it, and the rounds that it took."""
+        if search == "shrink":
+            return shrink(
+                rows, wbar, target, budget, lambda mask: refit(mask, lam).weights,
+                ridge=rows.n * lam, step=step, iterations=iterations, within=within,
+            )  # fmt: skip
+        if search == "iht":
+            path = iht(
+                rows, first, wbar, wbar, target, identity, identity.prepare(target),
+                budget, damping=lam, iterations=iterations, tolerance=1e-7,
+                within=within,
+            )  # fmt: skip
+            return path.support, path.weights, path.iterations
+        return first, apply_masks(wbar, first), jnp.zeros((), jnp.int32)
 
     def make(lam: jax.Array) -> Solution:
-        if search == "shrink":
-            support, weights, rounds = shrink(lam)
-        elif search == "iht":
-            support, weights, rounds = hard_threshold(lam)
-        else:
-            support, weights = first, apply_masks(wbar, first)
-            rounds = jnp.zeros((), jnp.int32)
+        support, weights, rounds = search_for(lam)
         ridge, raised = lam, jnp.asarray(False)
         if polish == "backsolve":
             weights, values, ridge, raised = refit(support, lam)
         else:
-            kept = apply_masks(wbar, support)
-            values = _objective(rows, kept, kept, target, lam)[None]
-            if polish == "descent":
-                assert isinstance(rows, StoredRows)
-                weights, later = descend(
-                    rows, support, weights, wbar, target, damping=lam, sweeps=sweeps
-                )
-            else:
-                later = _objective(rows, weights, kept, target, lam)[None]
-            values = jnp.concatenate([values, later])
-        swaps = sum(
-            jnp.sum(new & ~old, dtype=jnp.int32)
-            for new, old in zip(support, first, strict=True)
-        )
+            weights, values = _polish(
+                rows, support, weights, wbar, target, lam,
+                sweeps=sweeps if polish == "descent" else 0,
+            )  # fmt: skip
         return conclude(
             problem,
             weights,
@@ -258,7 +200,7 @@ def _solve(
             raised=raised,
             details={
                 "damping": ridge * rows.batch,
-                "support_swaps": jnp.asarray(swaps),
+                "support_swaps": count_new(support, first),
             },
         )
 
@@ -270,6 +212,34 @@ def _solve(
     return best_of(make, dampings, rows.loss)
 
 
+def _polish(
+    rows: GradientOperator,
+    support: Leaves,
+    weights: Leaves,
+    reference: Leaves,
+    target: jax.Array,
+    lam: jax.Array,
+    *,
+    sweeps: int,
+) -> tuple[Leaves, jax.Array]:
+    """Improve weights on a support by coordinate descent; 0 sweeps leave them alone.
+
+    Returns:
+        The weights, and the values of the objective: at the thresholded reference,
+        then after each sweep, or at the weights.
+    """
+    kept = apply_masks(reference, support)
+    values = _objective(rows, kept, kept, target, lam)[None]
+    if sweeps:
+        assert isinstance(rows, StoredRows)
+        weights, later = descend(
+            rows, support, weights, reference, target, damping=lam, sweeps=sweeps
+        )
+    else:
+        later = _objective(rows, weights, kept, target, lam)[None]
+    return weights, jnp.concatenate([values, later])
+
+
 def _objective(
     rows: GradientOperator,
     weights: Leaves,
@@ -277,7 +247,7 @@ def _objective(
     target: jax.Array,
     lam: jax.Array,
 ) -> jax.Array:
-    """What a back-solve minimises, at weights on the support."""
+    """Evaluate what a back-solve minimises, at weights on the support."""
     left = target - rows.project(weights)
     offset = optax.tree.sub(weights, kept)
     held = rows.n * lam * optax.tree.norm(offset, squared=True)

@@ -1,14 +1,11 @@
-"""The layer-wise methods: optimal brain surgery on each layer, and Wanda."""
+"""Optimal brain surgery on each layer, from what the layer reads."""
 
 import functools
 from typing import Any, Literal
 
 from swapjax.core.checks import require_count
-from swapjax.pruning.method import Method, Problem, Solution, check_dampings, layers_of
-from swapjax.pruning.methods.by_score import keep
+from swapjax.pruning.method import Method, check_dampings
 from swapjax.pruning.solvers.layerwise import Order, Weigh, solve
-from swapjax.sparsity import scores
-from swapjax.sparsity.budget import Budget, select
 
 
 def layerwise_obs(
@@ -30,29 +27,15 @@ def layerwise_obs(
     order         which weights go
     ============= ==================================================================
     ``"greedy"``  Of every output one after the other, always the one that costs least
-                  with the others re-fitted (Optimal Brain Compression,
-                  arXiv:2208.11580). O(outputs * inputs^3) time.
+                  with the others re-fitted (Optimal Brain Compression, Frantar and
+                  Alistarh, NeurIPS 2022, arXiv:2208.11580). O(outputs * inputs^3)
+                  time.
     ``"columns"`` Input by input for all outputs at once, making up for each by those
-                  that come after (SparseGPT, arXiv:2301.00774). O(inputs^3 +
-                  inputs^2 * outputs) time.
-    ``"auto"``    Greedy for layers up to ``outputs * inputs^3 = 3e10``, some ten
-                  seconds on one core, and columns for larger ones.
+                  that come after (SparseGPT, Frantar and Alistarh, ICML 2023,
+                  arXiv:2301.00774). O(inputs^3 + inputs^2 * outputs) time.
+    ``"auto"``    Greedy for layers up to ``outputs * inputs^3 = 3e10``, and columns
+                  for larger ones.
     ============= ==================================================================
-
-    One stage on MLPNet and MNIST, 16,000 examples, global allocation, percent correct
-    at sparsity 0.8, 0.9, 0.95 and 0.98 (magnitude 92.9, 90.3, 83.6, 32.3):
-
-    ======================== ==== ==== ==== ====
-    greedy                   94.0 93.5 92.4 84.3
-    greedy, ``"fisher"``          93.5 92.3 86.2
-    columns and a re-fit     93.7 92.5 84.2 12.4
-    columns alone            92.9 90.4 75.8 18.1
-    ======================== ==== ==== ==== ====
-
-    Of the small convolutional network on digits gradients as weights gain seven points
-    at 0.95 with global allocation, and lose as many with a uniform one, so the default
-    does without. To divide each layer's error by the energy of its outputs changed
-    nothing (84.0 at 0.98), and dampings from 0.001 to 0.1 differ by one point at most.
 
     Args:
         order: as above.
@@ -63,7 +46,8 @@ def layerwise_obs(
             a block keeps is settled before, by ``w^2 / [H^-1]_jj``.
         weigh: what the error of an output counts where outputs and layers compete for
             one budget: the same for all, or the mean squared gradient of the loss in
-            it (``"fisher"``), which takes gradients as well.
+            it (``"fisher"``), which takes gradients as well; that helps or harms,
+            depending on the network and the allocation.
         reference: wbar: the weights at the start of the stage, or of the run.
         refit: whether to solve for the best weights on the support that the column
             order leaves. By default up to ``outputs * inputs^3 = 3e11``. The greedy
@@ -72,7 +56,9 @@ def layerwise_obs(
     Returns:
         The method, for `swapjax.prune`. An N:M pattern is obeyed at every step where
         its groups lie along a layer's inputs; along its outputs it is settled before
-        by the same scores.
+        by the same scores. Its details are ``damping``, the largest used, in units of
+        the mean of the diagonal of H; and ``greedy_layers``, how many layers took the
+        greedy order.
 
     Raises:
         ValueError: for values out of range, naming the argument.
@@ -95,32 +81,4 @@ def layerwise_obs(
         solve=functools.partial(solve, **settings),
         needs_rows=weigh == "fisher",
         needs_layers=True,
-    )
-
-
-def wanda(*, per_output: bool = False) -> Method:
-    """Keep what is large times how much it reads; kept weights stay as they are.
-
-    Scores ``|w_ij| sqrt(H_ii)`` with H the second moment of what the layer reads
-    (arXiv:2306.11695). One forward pass, no gradients and nothing to solve.
-
-    On MLPNet and MNIST (see `layerwise_obs`) 94.2, 92.2, 88.1 and 78.3 percent correct
-    at 0.5, 0.8, 0.9 and 0.95, more than magnitude at 0.5 only. If each output keeps the
-    same share it is 87.3, 61.4, 33.7 and 10.0.
-
-    Args:
-        per_output: whether each output keeps the same share of its weights, as in the
-            paper. By default outputs compete, and layers too where the plan lets them.
-
-    Returns:
-        The method, for `swapjax.prune`.
-    """
-
-    def solve(problem: Problem, budget: Budget) -> Solution:
-        layers = layers_of(problem)
-        ranked = scores.wanda(problem.weights, layers, per_output=per_output)
-        return keep(problem, select(ranked, budget, problem.within))
-
-    return Method(
-        "wanda", (("per_output", per_output),), solve, False, needs_layers=True
     )

@@ -1,5 +1,6 @@
-"""One stage of the regression: supports and dampings tried, judged by the loss."""
+"""Linear regression on a support, and the stage that it shares with SWAP."""
 
+import functools
 from typing import Any, Literal
 
 import jax
@@ -7,9 +8,11 @@ import jax.numpy as jnp
 import optax
 
 from swapjax.core import trees
+from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves, Status
-from swapjax.pruning.method import Problem, Solution, rows_of
-from swapjax.pruning.solvers import conjugate_gradients
+from swapjax.gradients.operator import GradientOperator
+from swapjax.pruning.method import Method, Problem, Solution, check_dampings, rows_of
+from swapjax.pruning.solvers import conjugate_gradients, targets
 from swapjax.pruning.solvers.candidates import lowest, pick, stack
 from swapjax.pruning.solvers.conjugate_gradients import Algebra, prefers_cg
 from swapjax.pruning.solvers.hard_thresholding import iht
@@ -21,6 +24,112 @@ from swapjax.sparsity.budget import Budget, select
 from swapjax.sparsity.masks import apply_masks
 
 Support = Literal["magnitude", "obd", "iht"]
+
+SUPPORTS: tuple[Support, ...] = ("magnitude", "obd")
+DAMPINGS = (1e-2, 1e-1, 1.0)
+
+
+def linear_regression(
+    *,
+    damping: float | tuple[float, ...] = DAMPINGS,
+    support: Support | tuple[Support, ...] = SUPPORTS,
+    first_order: bool = True,
+    reference: Literal["current", "initial"] = "current",
+    iterations: int = 10,
+    tolerance: float = 1e-4,
+    algebra: Algebra = "auto",
+) -> Method:
+    """Re-fit on a support so that each example's projection stays where it was.
+
+    Minimises ``1/2 |G w - G wbar|^2 + n lambda/2 |w - wbar|^2`` on the support, the
+    regression of CHITA (Benbaki et al., ICML 2023, arXiv:2302.14623), in closed form
+    through one n x n system. It is `swap` with the identity coupling.
+
+    Args:
+        damping: lambda, the ridge, in units of the Fisher of single examples. Of
+            several values each stage takes the one with the lowest loss; noise calls
+            for more. They share one factorisation; iht takes the first.
+        support: how to choose what to keep: ``"magnitude"``, ``"obd"`` (``w^2 F_qq``)
+            or ``"iht"`` (gradient steps from magnitude, thresholded). Of several the
+            one with the lowest loss is taken.
+        first_order: whether to follow the mean gradient too, as far as rows left out
+            confirm it and the loss falls. The step shares the system; it trains as
+            much as it prunes. Turn it off to compare pruning alone.
+        reference: wbar: the weights at the start of the stage, or of the run.
+        iterations: the most steps of iht.
+        tolerance: the relative change of the objective at which iht stops.
+        algebra: ``"gram"`` solves the n x n system, ``"cg"`` takes conjugate gradients
+            on products with G, which need no n x n array; by default what
+            `swapjax.pruning.solvers.conjugate_gradients.prefers_cg` expects to be
+            faster.
+
+    Returns:
+        The method, for `swapjax.prune`. Its details are ``support_rule``, which of the
+        supports was taken, by its number from 0; ``support_swaps``, the entries that
+        iht exchanged; ``loss``, the mean loss of the stage's examples with the weights
+        returned; ``damping``, the lambda taken, in the units of the argument; and
+        ``first_order``, the share of the mean gradient that was followed, in [0, 1].
+
+    Raises:
+        ValueError: for values out of range, naming the argument.
+    """
+    common = check_common(
+        damping, support, first_order, reference, iterations, 1, tolerance, algebra
+    )
+    identity = targets.make(
+        "identity", epsilon=0.0, perplexity=None, rho=0.0, max_iterations=1
+    )
+    settings = {k: v for k, v in common.items() if k != "rounds"}
+    return Method(
+        name="linear-regression",
+        settings=tuple(settings.items()),
+        solve=functools.partial(solve, target=identity, **common),
+    )
+
+
+def check_common(
+    damping: float | tuple[float, ...],
+    support: Support | tuple[Support, ...],
+    first_order: bool,
+    reference: str,
+    iterations: int,
+    rounds: int,
+    tolerance: float,
+    algebra: Algebra,
+) -> dict[str, Any]:
+    """Check the arguments that `linear_regression` and `swap` share.
+
+    Returns:
+        The keyword arguments of `solve`, but for its target.
+
+    Raises:
+        ValueError: for values out of range, naming the argument.
+    """
+    dampings = check_dampings(damping)
+    rules = (support,) if isinstance(support, str) else tuple(support)
+    if not rules or set(rules) - {"magnitude", "obd", "iht"}:
+        raise ValueError(
+            "support must be of 'magnitude', 'obd' and 'iht', one or several, got "
+            f"{support!r}"
+        )
+    if reference not in ("current", "initial"):
+        raise ValueError(f"reference must be 'current' or 'initial', got {reference!r}")
+    if algebra not in ("auto", "gram", "cg"):
+        raise ValueError(f"algebra must be 'auto', 'gram' or 'cg', got {algebra!r}")
+    for name, value in (("iterations", iterations), ("rounds", rounds)):
+        require_count(name, value)
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance must be 0 or more, got {tolerance}")
+    return {
+        "damping": dampings,
+        "support": rules,
+        "first_order": first_order,
+        "reference": reference,
+        "iterations": iterations,
+        "rounds": rounds,
+        "tolerance": tolerance,
+        "algebra": algebra,
+    }
 
 
 def solve(
@@ -82,25 +191,11 @@ def solve(
             # Factorised once, for every damping.
             ground = prepare(rows, mask, wbar, y, target, state)
             make = lambda lam: refit(rows, ground, y, target, damping=lam, **limits)  # noqa: E731
-        found, losses = jax.lax.map(lambda lam: advance(make(lam)), dampings)
+        found, losses = jax.lax.map(
+            lambda lam: _advance(rows, make(lam), first_order), dampings
+        )
         best = lowest(losses)
         return pick(best, found), dampings[best], losses[best]
-
-    def advance(fit: Refit) -> tuple[Refit, jax.Array]:
-        """Follow the mean gradient as far as the loss falls."""
-
-        def move(fraction: jax.Array) -> tuple[Leaves, jax.Array]:
-            step = (fraction * fit.length).astype(y.dtype)
-            moved = optax.tree.add_scale(fit.weights, -step, fit.step)
-            moved = trees.cast_like(moved, wbar)
-            return moved, rows.loss(moved)
-
-        fractions = jnp.asarray(FRACTIONS if first_order else (0.0,), y.dtype)
-        trials, losses = jax.lax.map(move, fractions)
-        best = lowest(losses)
-        length = fractions[best] * fit.length * rows.batch
-        fit = fit._replace(weights=pick(best, trials), length=length, step=())
-        return fit, losses[best]
 
     # Mapped and not unrolled: the program holds the network and the n x n algebra once.
     supports, swaps = stack([choose_support(rule) for rule in support])
@@ -109,13 +204,55 @@ def solve(
     # the local model cannot tell them apart, and noise calls for more damping.
     best = lowest(losses)
     mask, fit, used, loss, swaps = pick(best, (supports, fits, used, losses, swaps))
+    details = {
+        "support_rule": best,
+        "support_swaps": swaps,
+        "loss": loss,
+        "damping": used * rows.batch,
+        # 1 follows the mean gradient in full, 0 not at all.
+        "first_order": fit.length,
+        **fit.couplings,
+    }
+    return _conclude(fit, mask, apply_masks(wbar, mask), used, details)
 
-    thresholded = apply_masks(wbar, mask)
-    finite = jnp.isfinite(fit.objective[-1]) & jnp.isfinite(loss)
+
+def _advance(
+    rows: GradientOperator, fit: Refit, first_order: bool
+) -> tuple[Refit, jax.Array]:
+    """Follow the mean gradient as far as the loss falls, or not at all.
+
+    Returns:
+        The fit, its length in units of a full step and its step dropped, and the loss.
+    """
+    dtype = fit.length.dtype
+
+    def move(fraction: jax.Array) -> tuple[Leaves, jax.Array]:
+        step = (fraction * fit.length).astype(dtype)
+        moved = optax.tree.add_scale(fit.weights, -step, fit.step)
+        moved = trees.cast_like(moved, fit.weights)
+        return moved, rows.loss(moved)
+
+    fractions = jnp.asarray(FRACTIONS if first_order else (0.0,), dtype)
+    trials, losses = jax.lax.map(move, fractions)
+    best = lowest(losses)
+    length = fractions[best] * fit.length * rows.batch
+    fit = fit._replace(weights=pick(best, trials), length=length, step=())
+    return fit, losses[best]
+
+
+def _conclude(
+    fit: Refit,
+    mask: Leaves,
+    thresholded: Leaves,
+    damping: jax.Array,
+    details: dict[str, jax.Array],
+) -> Solution:
+    """Make a solution of a fit, or of the thresholded weights where it is lost."""
+    finite = jnp.isfinite(fit.objective[-1]) & jnp.isfinite(details["loss"])
     finite &= jnp.stack([jnp.all(jnp.isfinite(w)) for w in fit.weights]).all()
     transported = fit.couplings.get("transport_converged", jnp.asarray(True))
     status = jnp.select(
-        [~finite, fit.deficient & (used == 0), ~transported, ~fit.settled],
+        [~finite, fit.deficient & (damping == 0), ~transported, ~fit.settled],
         [
             Status.NOT_FINITE,
             Status.RANK_DEFICIENT,
@@ -132,13 +269,5 @@ def solve(
         objective=fit.objective,
         iterations=fit.rounds,
         status=status.astype(jnp.int32),
-        details={
-            "support_rule": best,
-            "support_swaps": swaps,
-            "loss": loss,
-            "damping": used * rows.batch,
-            # 1 follows the mean gradient in full, 0 not at all.
-            "first_order": fit.length,
-            **fit.couplings,
-        },
+        details=details,
     )

@@ -1,18 +1,20 @@
-"""SWAP and linear regression: two targets of one regression."""
+"""SWAP: the regression whose targets optimal transport moves."""
 
 import functools
 import math
-from typing import Any, Literal
+from typing import Literal
 
 from swapjax.core.checks import require_count
-from swapjax.pruning.method import Method, check_dampings
-from swapjax.pruning.methods import swap_released as released
-from swapjax.pruning.methods.regression import Support, solve
-from swapjax.pruning.solvers import targets, transport
+from swapjax.pruning.method import Method
+from swapjax.pruning.methods.regression import (
+    DAMPINGS,
+    SUPPORTS,
+    Support,
+    check_common,
+    solve,
+)
+from swapjax.pruning.solvers import sinkhorn, targets
 from swapjax.pruning.solvers.conjugate_gradients import Algebra
-
-_EITHER: tuple[Support, ...] = ("magnitude", "obd")
-_DAMPINGS = (1e-2, 1e-1, 1.0)
 
 
 def swap(
@@ -21,23 +23,22 @@ def swap(
     epsilon: float | None = None,
     perplexity: float | None = None,
     rho: float = 0.5,
-    damping: float | tuple[float, ...] = _DAMPINGS,
-    support: Support | tuple[Support, ...] = _EITHER,
+    damping: float | tuple[float, ...] = DAMPINGS,
+    support: Support | tuple[Support, ...] = SUPPORTS,
     first_order: bool = True,
     reference: Literal["current", "initial"] = "current",
     iterations: int = 10,
     rounds: int = 20,
     tolerance: float = 1e-4,
-    max_sinkhorn: int = transport.DEFAULT_ITERATIONS,
+    max_sinkhorn: int = sinkhorn.DEFAULT_ITERATIONS,
     algebra: Algebra = "auto",
-    official: bool = False,
 ) -> Method:
     """Re-fit on a support so that projections come close to transported ones (SWAP).
 
     With ``x = G w`` and ``y = G wbar`` the regression of `linear_regression` keeps each
     ``x_i`` near its own ``y_i``. Here examples help each other: a coupling of the two
-    clouds tells where each ``x_i`` should go (Sparse Entropic Wasserstein Regression,
-    ICLR 2024, there with the coupling alone).
+    clouds tells where each ``x_i`` should go, in the place of ``y_i`` or beside it
+    (You and Cheng, ICLR 2024, arXiv:2310.04918).
 
     =============== ==================================================================
     target          x is drawn to
@@ -46,28 +47,12 @@ def swap(
     ``"smoothed"``  y, measured by the self-plan of y: residuals of neighbours in y
                     count together
     ``"debiased"``  ``x + yhat - xhat``: the Sinkhorn divergence, no pull at x = y
-    ``"exact"``     the transported ``yhat`` alone, as in the paper
+    ``"exact"``     the transported ``yhat`` alone: entropic Wasserstein regression
     =============== ==================================================================
 
-    The default is the hybrid with epsilon = 0, where transport is a sort. On MLPNet and
-    MNIST at sparsity 0.98 (15 stages of 1,000 rows of 16 examples, damping 0.01, no
-    first-order step, two seeds):
-
-    =================== ===== =================================================
-    percent correct     clean noise of 4 deviations on half of each gradient
-    =================== ===== =================================================
-    linear regression   88.5  81.1
-    hybrid, epsilon 0   88.0  82.4
-    hybrid, perplexity 2      82.8, for ten times the time
-    smoothed, the same  88.0  80.4
-    exact, epsilon 0    79.7
-    =================== ===== =================================================
-
-    To forget which example is which costs much. To keep the pairing and add transport
-    costs little, and helped there where gradients were noisy. With the defaults, three
-    dampings and the first-order step, that gain is gone: 87.3 against 87.5 of linear
-    regression from noisy gradients, 92.5 and 92.5 from clean ones, three seeds
-    (benchmarks/mlpnet_mnist.py). Losses are taken clean even where gradients are noisy.
+    The default is the hybrid with epsilon = 0, where transport is a sort: the pairing
+    of examples is kept, and transport added. ``"exact"`` forgets which example is
+    which, which costs accuracy. Losses are taken clean even where gradients are noisy.
 
     Args:
         target: the variant.
@@ -93,12 +78,14 @@ def swap(
             on products with G, which need no n x n array; by default what
             `swapjax.pruning.solvers.conjugate_gradients.prefers_cg` expects to be
             faster.
-        official: what the released code does instead, for comparisons: see
-            `swapjax.pruning.methods.swap_released`. Epsilon is 1 by default; of the
-            other arguments only max_sinkhorn counts.
 
     Returns:
-        The method, for `swapjax.prune`.
+        The method, for `swapjax.prune`. Its details are those of `linear_regression`,
+        and of the couplings in use, the worst of several: ``epsilon``, in units of the
+        squared projections; ``perplexity``, the points of y that a point of x is
+        matched with on average; ``sinkhorn_iterations``; ``marginal_error``, the L1
+        distance of the plan's sums from what they should be; and
+        ``transport_converged``, 1 if that is within the threshold.
 
     Raises:
         ValueError: for values out of range, naming the argument.
@@ -119,17 +106,10 @@ def swap(
     if not 0 <= rho <= 1:
         raise ValueError(f"rho must be in [0, 1], got {rho}")
     require_count("max_sinkhorn", max_sinkhorn)
-    common = _check_common(
+    common = check_common(
         damping, support, first_order, reference, iterations, rounds, tolerance,
         algebra,
     )  # fmt: skip
-    if official:
-        return _official(
-            "swap",
-            paired=False,
-            epsilon=1.0 if epsilon is None else epsilon,
-            max_sinkhorn=max_sinkhorn,
-        )
     if epsilon is None and perplexity is None:
         epsilon, perplexity = (0.0, None) if target == "hybrid" else (None, 2.0)
     chosen = targets.make(
@@ -146,98 +126,3 @@ def swap(
         settings=tuple(settings.items()),
         solve=functools.partial(solve, target=chosen, **common),
     )
-
-
-def linear_regression(
-    *,
-    damping: float | tuple[float, ...] = _DAMPINGS,
-    support: Support | tuple[Support, ...] = _EITHER,
-    first_order: bool = True,
-    reference: Literal["current", "initial"] = "current",
-    iterations: int = 10,
-    tolerance: float = 1e-4,
-    algebra: Algebra = "auto",
-    official: bool = False,
-) -> Method:
-    """Re-fit on a support so that each example's projection stays where it was.
-
-    Minimises ``1/2 |G w - G wbar|^2 + n lambda/2 |w - wbar|^2`` on the support, the
-    regression of CHITA (ICML 2023), in closed form through one n x n system.
-    It is `swap` with the identity coupling; the arguments are explained there.
-
-    The first-order step shares that system. It trains as much as it prunes: on MLPNet
-    and MNIST (15 stages of 1,000 rows of 16 examples) it lifts accuracy at sparsity 0.9
-    from 93.6 to 95.9, and with nothing pruned from 94.0 to 95.8. Turn it off to compare
-    pruning alone.
-
-    Returns:
-        The method, for `swapjax.prune`.
-
-    Raises:
-        ValueError: for values out of range, naming the argument.
-    """
-    common = _check_common(
-        damping, support, first_order, reference, iterations, 1, tolerance, algebra
-    )
-    if official:
-        return _official("linear-regression", paired=True, epsilon=0.0, max_sinkhorn=1)
-    identity = targets.make(
-        "identity", epsilon=0.0, perplexity=None, rho=0.0, max_iterations=1
-    )
-    settings = {k: v for k, v in common.items() if k != "rounds"}
-    return Method(
-        name="linear-regression",
-        settings=tuple(settings.items()),
-        solve=functools.partial(solve, target=identity, **common),
-    )
-
-
-def _check_common(
-    damping: float | tuple[float, ...],
-    support: Support | tuple[Support, ...],
-    first_order: bool,
-    reference: str,
-    iterations: int,
-    rounds: int,
-    tolerance: float,
-    algebra: Algebra,
-) -> dict[str, Any]:
-    dampings = check_dampings(damping)
-    rules = (support,) if isinstance(support, str) else tuple(support)
-    if not rules or set(rules) - {"magnitude", "obd", "iht"}:
-        raise ValueError(
-            "support must be of 'magnitude', 'obd' and 'iht', one or several, got "
-            f"{support!r}"
-        )
-    if reference not in ("current", "initial"):
-        raise ValueError(f"reference must be 'current' or 'initial', got {reference!r}")
-    if algebra not in ("auto", "gram", "cg"):
-        raise ValueError(f"algebra must be 'auto', 'gram' or 'cg', got {algebra!r}")
-    for name, value in (("iterations", iterations), ("rounds", rounds)):
-        require_count(name, value)
-    if not tolerance >= 0:
-        raise ValueError(f"tolerance must be 0 or more, got {tolerance}")
-    return {
-        "damping": dampings,
-        "support": rules,
-        "first_order": first_order,
-        "reference": reference,
-        "iterations": iterations,
-        "rounds": rounds,
-        "tolerance": tolerance,
-        "algebra": algebra,
-    }
-
-
-def _official(name: str, *, paired: bool, epsilon: float, max_sinkhorn: int) -> Method:
-    settings = {"official": True, "epsilon": epsilon, "max_sinkhorn": max_sinkhorn}
-    if paired:
-        settings = {"official": True}
-    solve = functools.partial(
-        released.solve,
-        paired=paired,
-        epsilon=epsilon,
-        damping=released.DAMPING,
-        max_iterations=max_sinkhorn,
-    )
-    return Method(name, tuple(settings.items()), solve)

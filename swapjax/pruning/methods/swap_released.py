@@ -1,29 +1,32 @@
 """What the released SWAP code does, kept apart from what its equations say.
 
-Four things differ from `swap`. The direction is ``G^T Pi^T (x - y)`` and not the
-gradient at a fixed plan; for the plan it is scaled by 1/n, the damping is not. The step
-is found by Adam on a scalar and then by growing it as long as the objective falls
-*before* thresholding. The stepped weights choose the mask and are then thrown away: the
-old values stay, times the mask. The reference is the network before the first stage.
+For comparisons. Four things differ from `swap`. The direction is ``G^T Pi^T (x - y)``
+and not the gradient at a fixed plan; for the plan it is scaled by 1/n, the damping is
+not. The step is found by Adam on a scalar and then by growing it as long as the
+objective falls *before* thresholding. The stepped weights choose the mask and are then
+thrown away: the old values stay, times the mask. The reference is the network before
+the first stage.
 
 Reimplemented from a description of the behaviour (commit ce54d7d, which has no
 licence), not from its text. Its damping is a constant.
 """
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves, Status
-from swapjax.pruning.method import Problem, Solution
-from swapjax.pruning.solvers import transport
+from swapjax.pruning.method import Method, Problem, Solution, rows_of
+from swapjax.pruning.solvers import sinkhorn, transport
 from swapjax.sparsity import scores
 from swapjax.sparsity.budget import Budget, select
 from swapjax.sparsity.masks import apply_masks
 
-DAMPING = 0.01
+_DAMPING = 0.01
 _BISECTIONS = 50
 _ADAM_STEPS = 1000
 _ADAM_RATE = 0.01
@@ -31,14 +34,63 @@ _GROWTH = 1.05
 _GROWTH_LIMIT = 2000
 
 
-def solve(
+def swap_released(
+    *, epsilon: float = 1.0, max_sinkhorn: int = sinkhorn.DEFAULT_ITERATIONS
+) -> Method:
+    """Choose a mask as the released code of SWAP does, and keep the old values.
+
+    For comparisons with `swap` (You and Cheng, ICLR 2024, arXiv:2310.04918).
+
+    Args:
+        epsilon: entropic regularisation in units of the squared projections; 0 sorts,
+            infinity averages over everything.
+        max_sinkhorn: the most iterations of Sinkhorn.
+
+    Returns:
+        The method, for `swapjax.prune`. Its details are ``tau``, the length of the
+        step, and ``tau_limit``, the largest that leaves the support as it is, both in
+        units of the direction; ``perplexity``, the points of y that a point of x is
+        matched with on average; ``sinkhorn_iterations``; and ``marginal_error``, the
+        L1 distance of the plan's sums from what they should be.
+
+    Raises:
+        ValueError: for values out of range, naming the argument.
+    """
+    if not epsilon >= 0:
+        raise ValueError(f"epsilon must be 0 or more, got {epsilon}")
+    require_count("max_sinkhorn", max_sinkhorn)
+    return Method(
+        "swap-released",
+        (("epsilon", epsilon), ("max_sinkhorn", max_sinkhorn)),
+        functools.partial(
+            _solve, paired=False, epsilon=epsilon, max_sinkhorn=max_sinkhorn
+        ),
+    )
+
+
+def linear_regression_released() -> Method:
+    """Choose a mask as the released code does without transport.
+
+    The linear regression that the released code of SWAP (arXiv:2310.04918) compares
+    itself with; for comparisons with `linear_regression`.
+
+    Returns:
+        The method, for `swapjax.prune`. Its details are those of `swap_released`.
+    """
+    return Method(
+        "linear-regression-released",
+        (),
+        functools.partial(_solve, paired=True, epsilon=0.0, max_sinkhorn=1),
+    )
+
+
+def _solve(
     problem: Problem,
     budget: Budget,
     *,
     paired: bool,
     epsilon: float,
-    damping: float,
-    max_iterations: int,
+    max_sinkhorn: int,
 ) -> Solution:
     """Choose a mask by one step of the released code, and keep the old values.
 
@@ -47,21 +99,19 @@ def solve(
         budget: the counts.
         paired: linear regression if True, the transport plan otherwise.
         epsilon: of the plan, in units of the cost.
-        damping: lambda.
-        max_iterations: of Sinkhorn.
+        max_sinkhorn: its iterations at most.
     """
-    rows, w, start = problem.rows, problem.weights, problem.initial
-    assert rows is not None
+    rows, w, start = rows_of(problem), problem.weights, problem.initial
     n = rows.n
     x, y = rows.project(w), rows.project(start)
     offset = optax.tree.sub(w, start)
     if paired:
         coupling = transport.identity(x, y)
-        pulled, held = rows.pull_back(x - y), n * damping
+        pulled, held = rows.pull_back(x - y), n * _DAMPING
     else:
-        coupling = _couple(x, y, epsilon, max_iterations)
+        coupling = _couple(x, y, epsilon, max_sinkhorn)
         assert coupling.plan is not None
-        pulled, held = rows.pull_back(coupling.plan.T @ (x - y)), damping
+        pulled, held = rows.pull_back(coupling.plan.T @ (x - y)), _DAMPING
     d = tuple(
         (g + held * o).astype(o.dtype) for g, o in zip(pulled, offset, strict=True)
     )
@@ -114,7 +164,7 @@ def _couple(
         return transport.in_order(x, y, return_plan=True)
     if math.isinf(epsilon):
         return transport.uniform(x, y, return_plan=True)
-    return transport.entropic(
+    return sinkhorn.entropic(
         x, y, epsilon, max_iterations=max_iterations, return_plan=True
     )
 
@@ -122,7 +172,7 @@ def _couple(
 def _support_limit(
     w: Leaves, d: Leaves, support: Leaves, budget: Budget, within: Leaves | None
 ) -> jax.Array:
-    """The largest step that leaves the top-k set as it is, by bisection.
+    """Find the largest step that leaves the top-k set as it is, by bisection.
 
     `w` is not thresholded first, so near-ties at rank k keep this step tiny.
     """

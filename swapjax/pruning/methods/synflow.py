@@ -18,8 +18,7 @@ import jax.numpy as jnp
 from swapjax.core import trees
 from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves, Params
-from swapjax.pruning.method import Method, Problem, params_of
-from swapjax.pruning.methods.by_score import ranked
+from swapjax.pruning.method import Method, Problem, by_score, layout_of, params_of
 from swapjax.sparsity.masks import apply_masks
 
 Total = Callable[[Leaves, jax.Array | float], jax.Array]
@@ -39,11 +38,12 @@ def synflow(
 ) -> Method:
     """Prune before training by what each weight carries from inputs to outputs.
 
-    The entries with the largest ``|w dR/dw|`` are kept (Tanaka et al., NeurIPS 2020).
-    In one stage high sparsities can empty whole layers; meant for ``stages=100`` and
-    ``schedule=schedules.geometric()``. Needs no data: what `prune` is given only tells
-    the losses of its history, so that few samples will do. Takes one reverse pass of
-    one example, where R leaves float32 some forty forward ones too, and O(p) memory.
+    The entries with the largest ``|w dR/dw|`` are kept (Tanaka et al., NeurIPS 2020,
+    arXiv:2006.05467). In one stage high sparsities can empty whole layers; meant for
+    ``stages=100`` and ``schedule=schedules.geometric()``. Needs no data: what `prune`
+    is given only tells the losses of its history, so that few samples will do. Takes
+    one reverse pass of one example, where R leaves float32 some forty forward ones too,
+    and O(p) memory.
 
     All leaves are replaced by their absolute values, but those that add something, by
     zero: without them the scores of every layer that all paths go through sum up to R.
@@ -63,6 +63,9 @@ def synflow(
         shape: of one example.
         additive: a regular expression searched in the paths of leaves, for those that
             add to what they meet.
+
+    Returns:
+        The method, for `swapjax.prune`. It reports no details.
 
     Raises:
         ValueError: for an apply that is no function or has no hash, a shape of other
@@ -96,13 +99,15 @@ def synflow(
     def score(problem: Problem) -> Leaves:
         return carried(problem, apply, shape, adds)
 
-    return ranked("synflow", score, settings, needs_rows=False, needs_params=True)
+    return by_score(
+        "synflow", score, settings=settings, needs_rows=False, needs_params=True
+    )
 
 
 def carried(
     problem: Problem, apply: Callable, shape: tuple[int, ...], adds: re.Pattern
 ) -> Leaves:
-    """The scores of `synflow`, up to a factor that they share.
+    """Compute the scores of `synflow`, up to a factor that they share.
 
     Args:
         problem: with params.
@@ -111,13 +116,14 @@ def carried(
         adds: what is found in the paths of leaves that add something.
     """
     rest, weights = params_of(problem), problem.weights
+    layout = layout_of(problem)
     if problem.within is not None:
         weights = apply_masks(weights, problem.within)
     wide = trees.wide(weights)
     rest = _positive(rest, adds, wide)
 
     def total(leaves: Leaves, scale: jax.Array | float) -> jax.Array:
-        network = trees.put(leaves, rest, problem.positions)
+        network = layout.merge(leaves, rest)
         x = jnp.ones((1, *shape), wide) * scale
         with jax.default_matmul_precision("highest"):
             outputs = jax.tree.leaves(apply(network, x))
@@ -129,7 +135,7 @@ def carried(
 
 
 def shares(total: Total, sizes: Leaves) -> Leaves:
-    """``w dR/dw`` for all entries, up to a factor that they share.
+    """Compute ``w dR/dw`` for all entries, up to a factor that they share.
 
     Args:
         total: R of the prunable leaves and of a scale of the input.
@@ -209,7 +215,7 @@ def _finite(leaves: Leaves) -> jax.Array:
 
 
 def _positive(params: Params, adds: re.Pattern, wide: jnp.dtype) -> Params:
-    """The network without what adds, and without signs."""
+    """Make the network without what adds, and without signs."""
 
     def one(path: str, leaf: jax.Array) -> jax.Array:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):

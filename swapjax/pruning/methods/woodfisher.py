@@ -36,9 +36,10 @@ def woodfisher(
 
     With ``H = (1/n) G^T G + lambda I`` an entry scores ``w_q^2 / [H^-1]_qq``, twice
     what the loss rises by when it alone is removed and the others make up for it
-    (Optimal Brain Surgeon; WoodFisher, NeurIPS 2020). Through the identity of Woodbury
-    the full H costs one n x n system, O(n^2 p) time; blocks cost O(n p c + p c^2) time
-    and c^2 memory with stored rows, p c with matrix-free ones.
+    (Optimal Brain Surgeon; WoodFisher, Singh and Alistarh, NeurIPS 2020,
+    arXiv:2004.14340). Through the identity of Woodbury the full H costs one n x n
+    system, O(n^2 p) time; blocks cost O(n p c + p c^2) time and c^2 memory with stored
+    rows, p c with matrix-free ones.
 
     Args:
         block: entries of a diagonal block of H, chunks of each leaf; None for the full
@@ -48,7 +49,7 @@ def woodfisher(
             first_order, which small dampings let run away.
         update: how kept weights make up for removed ones. ``"joint"`` solves for all
             of them at once; ``"independent"`` adds up what each removal alone calls
-            for, as the authors do; ``"none"`` keeps weights as they are.
+            for, as the authors' code does; ``"none"`` keeps weights as they are.
         first_order: WoodTaylor, which also follows the gradient: everything above
             counts from ``w - H^-1 g``.
         rounds: steps in which entries are removed, with gradients taken anew of the
@@ -58,7 +59,10 @@ def woodfisher(
             one as far as it can: -1 for Flax's kernels, 0 for PyTorch's weights.
 
     Returns:
-        The method, for `swapjax.prune`.
+        The method, for `swapjax.prune`. Its details are ``damping``, the largest
+        lambda that a block needed, in the units of the argument; and, of several
+        dampings, ``loss``, the mean loss of the stage's examples with the weights
+        returned.
 
     Raises:
         ValueError: for values out of range, naming the argument.
@@ -115,23 +119,9 @@ def _solve(
         within: Leaves | None,
     ) -> tuple[Update, Leaves]:
         surgeon = _Full(rows, lam) if cut is None else _Blocks(rows, lam, cut)
-        slope = None
-        if first_order:
-            slope = rows.pull_back(jnp.full(rows.n, 1 / (rows.n * rows.batch)))
-        curvature = surgeon.examine(weights, slope)
-        if curvature.newton is not None:
-            moved = optax.tree.sub(weights, curvature.newton)
-            weights = trees.cast_like(moved, weights)
-        diagonal = curvature.inverse_diagonal
-        mask = select(_scores(weights, diagonal), budget, within)
-        alone = diagonal if update == "independent" else None
-        found = surgeon.remove(weights, mask, alone)
-        if update == "none":
-            kept = apply_masks(weights, mask)
-            found = found._replace(weights=kept, objective=found.objective[:1])
-        raised = found.raised | curvature.raised
-        used = jnp.maximum(found.damping, curvature.damping)
-        return found._replace(raised=raised, damping=used), mask
+        return _prune(
+            surgeon, weights, budget, within, update=update, first_order=first_order
+        )
 
     def several(lam: jax.Array) -> tuple[Update, Leaves]:
         """Remove a share of what is to go, take gradients anew, and so on."""
@@ -170,6 +160,35 @@ def _solve(
     return best_of(make, dampings, rows.loss)
 
 
+def _prune(
+    surgeon: "_Blocks | _Full",
+    weights: Leaves,
+    budget: Budget,
+    within: Leaves | None,
+    *,
+    update: str,
+    first_order: bool,
+) -> tuple[Update, Leaves]:
+    """Remove the entries that cost least, and update the others; see `woodfisher`."""
+    rows, slope = surgeon.rows, None
+    if first_order:
+        slope = rows.pull_back(jnp.full(rows.n, 1 / (rows.n * rows.batch)))
+    curvature = surgeon.examine(weights, slope)
+    if curvature.newton is not None:
+        moved = optax.tree.sub(weights, curvature.newton)
+        weights = trees.cast_like(moved, weights)
+    diagonal = curvature.inverse_diagonal
+    mask = select(_scores(weights, diagonal), budget, within)
+    alone = diagonal if update == "independent" else None
+    found = surgeon.remove(weights, mask, alone)
+    if update == "none":
+        kept = apply_masks(weights, mask)
+        found = found._replace(weights=kept, objective=found.objective[:1])
+    raised = found.raised | curvature.raised
+    used = jnp.maximum(found.damping, curvature.damping)
+    return found._replace(raised=raised, damping=used), mask
+
+
 def rank(
     rows: GradientOperator,
     weights: Leaves,
@@ -177,7 +196,7 @@ def rank(
     output_axis: int,
     damping: float,
 ) -> Leaves:
-    """``w^2 / [H^-1]_qq`` with H in blocks: large means keep."""
+    """Score by ``w^2 / [H^-1]_qq`` with H in blocks: large means keep."""
     cut = blockwise.partition(weights, block, output_axis)
     diagonal = blockwise.examine(rows, cut, weights, damping).inverse_diagonal
     return _scores(weights, diagonal)
@@ -271,7 +290,7 @@ class _Full:
 
 
 def _on_the_way(mask: Leaves, budget: Budget, r: jax.Array, rounds: int) -> Budget:
-    """The counts of round r of those left: an equal share of what is to go each."""
+    """Count what is kept after round r: every round left removes an equal share."""
     kept = count_by_group(mask, budget)
     go = jnp.maximum(kept - budget.keep, 0) // (rounds - r)
     return Budget(kept - go, budget.groups, budget.floors, budget.patterns)

@@ -12,12 +12,12 @@ from swapjax.sparsity.masks import apply_masks
 
 
 def lowest(losses: jax.Array) -> jax.Array:
-    """Where the lowest loss is; NaN counts as the worst."""
+    """Find the lowest loss; NaN counts as the worst."""
     return jnp.argmin(jnp.where(jnp.isnan(losses), jnp.inf, losses))
 
 
 def stack(several: Sequence[Any]) -> Any:
-    """Several trees as one, along a new leading axis."""
+    """Stack several trees as one, along a new leading axis."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *several)
 
 
@@ -26,10 +26,20 @@ def pick(index: jax.Array, stacked: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[index], stacked)
 
 
+def count_new(masks: Leaves, before: Leaves) -> jax.Array:
+    """Count the entries that are in masks and were not in those before."""
+    return jnp.asarray(
+        sum(
+            jnp.sum(new & ~old, dtype=jnp.int32)
+            for new, old in zip(masks, before, strict=True)
+        )
+    )
+
+
 def best_of(
     make: Callable[[Any], Solution], options: Any, loss: Callable[[Leaves], jax.Array]
 ) -> Solution:
-    """The solution with the lowest loss.
+    """Make several solutions, and take the one with the lowest loss.
 
     Args:
         make: a solution from one of the options; traced once for all of them.
@@ -59,7 +69,7 @@ def conclude(
     raised: jax.Array,
     details: dict[str, jax.Array],
 ) -> Solution:
-    """A solution from weights on a support, or the thresholded ones if they are lost.
+    """Make a solution of weights on a support, or of the thresholded ones if lost.
 
     Args:
         problem: what was solved.

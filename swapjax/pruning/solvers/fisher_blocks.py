@@ -85,7 +85,7 @@ def examine(
     damping: jax.Array | float,
     slope: Leaves | None = None,
 ) -> Curvature:
-    """Diagonal of the inverse, and its product with a slope.
+    """Find the diagonal of the inverse, and its product with a slope.
 
     Args:
         rows: the operator G.
@@ -150,7 +150,7 @@ def remove_alone(
     damping: jax.Array | float,
     inverse_diagonal: Leaves,
 ) -> Update:
-    """As `remove`, each weight made up for as if it alone went, and the changes summed.
+    """Remove as `remove` does, but sum the changes that each removal alone calls for.
 
     Args:
         rows: the operator G.
@@ -215,7 +215,7 @@ def _remove(
 def _factor(
     fisher: jax.Array, real: jax.Array, damping: jax.Array | float
 ) -> least_squares.Factor:
-    """``H_B`` factored; what is not real stands apart, and needs no damping."""
+    """Factor ``H_B``; what is not real stands apart, and needs no damping."""
     return least_squares.factor(fisher + jnp.diag(jnp.where(real, 0.0, 1.0)), damping)
 
 
@@ -229,7 +229,7 @@ def _real(blocks: Leaves, like: Leaves) -> Leaves:
 
 
 def _cut(blocks: Leaves, leaves: Leaves) -> Leaves:
-    """The entries of every block, [number, c]; zero or False for none."""
+    """Gather the entries of every block, [number, c]; zero or False for none."""
 
     def take(leaf: jax.Array, b: jax.Array) -> jax.Array:
         if not leaf.size:  # which jnp.take gives another shape

@@ -1,5 +1,6 @@
 """Iterative hard thresholding: steps along the gradient, cut back to k entries."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import optax
 from swapjax.core.types import Leaves
 from swapjax.gradients.operator import GradientOperator
 from swapjax.pruning.solvers import least_squares
-from swapjax.pruning.solvers.candidates import lowest
+from swapjax.pruning.solvers.candidates import count_new, lowest
 from swapjax.pruning.solvers.targets import State, Target
 from swapjax.sparsity import scores
 from swapjax.sparsity.budget import Budget, select
@@ -56,7 +57,7 @@ def iht(
     """Search for a better support from a first one.
 
     While the exact step along the gradient on the support is shorter than the support
-    limit (`regression.support_limit`) it is taken. Otherwise steps along the full
+    limit (`least_squares.support_limit`) it is taken. Otherwise steps along the full
     gradient are tried on a geometric grid from the limit on, each judged by Q *after*
     thresholding at the coupling of the iterate, and the best is taken if it lowers Q.
     The iteration stops where none does.
@@ -88,31 +89,6 @@ def iht(
         mask = select(scores.magnitude(w), budget, within)
         return apply_masks(w, mask), mask
 
-    def on_support(w: Leaves, s: Leaves, step: jax.Array, d: Leaves) -> tuple:
-        return optax.tree.add_scale(w, -step, d), s
-
-    def beyond(
-        fit: least_squares.Fit,
-        w: Leaves,
-        s: Leaves,
-        g: Leaves,
-        limit: jax.Array,
-        step: jax.Array,
-        now: jax.Array,
-    ) -> tuple:
-        # An exact step of 30 times the limit is as far as is ever worth trying.
-        reach = jnp.where(jnp.isfinite(limit), limit, step)
-        grid = jnp.minimum(reach * _GROWTH ** jnp.arange(_GRID), 30 * step)
-        steps = jnp.concatenate([jnp.stack([step, safe.astype(step.dtype)]), grid])
-        trials, masks = jax.vmap(lambda t: threshold(optax.tree.add_scale(w, -t, g)))(
-            steps
-        )
-        values = jax.vmap(lambda v: value(fit, rows.project(v), v))(trials)
-        best = lowest(values)
-        better = values[best] < now
-        pick = lambda new, old: jnp.where(better, new[best], old)  # noqa: E731
-        return jax.tree.map(pick, trials, w), jax.tree.map(pick, masks, s)
-
     def step(carry: tuple) -> tuple:
         i, w, s, x, fit, state, trace = carry
         pulled = rows.pull_back(least_squares.slope(fit, x))
@@ -126,9 +102,12 @@ def iht(
         now = value(fit, x, w)
         w, s = jax.lax.cond(
             tau < limit,
-            lambda: on_support(w, s, tau, d),
-            lambda: beyond(fit, w, s, g, limit, tau, now),
-        )
+            lambda: (optax.tree.add_scale(w, -tau, d), s),
+            lambda: _step_beyond(
+                w, s, g, tau, safe, limit, now, threshold,
+                lambda v: value(fit, rows.project(v), v),
+            ),
+        )  # fmt: skip
         x = rows.project(w)
         fit, state = target.fit(state, x, y)
         trace = jnp.where(jnp.arange(iterations + 1) > i, value(fit, x, w), trace)
@@ -145,11 +124,45 @@ def iht(
     zero = jnp.zeros((), jnp.int32)
     carry = step((zero, weights, support, x, fit, state, trace))
     i, w, s, *_, trace = jax.lax.while_loop(moving, step, carry)
-    swaps = sum(
-        jnp.sum(new & ~old, dtype=jnp.int32)
-        for new, old in zip(s, support, strict=True)
-    )
-    return Path(s, w, trace, i, jnp.asarray(swaps))
+    return Path(s, w, trace, i, count_new(s, support))
+
+
+def _step_beyond(
+    weights: Leaves,
+    support: Leaves,
+    direction: Leaves,
+    exact: jax.Array,
+    safe: jax.Array,
+    limit: jax.Array,
+    now: jax.Array,
+    threshold: Callable[[Leaves], tuple[Leaves, Leaves]],
+    value: Callable[[Leaves], jax.Array],
+) -> tuple[Leaves, Leaves]:
+    """Take the best of several steps that may change the support, or none.
+
+    Args:
+        weights: the leaves.
+        support: their mask.
+        direction: the full gradient.
+        exact: the exact step on the support.
+        safe: a step that lowers Q whatever the support.
+        limit: the largest step that leaves the support as it is, perhaps infinite.
+        now: Q at the weights.
+        threshold: from stepped weights to those that stay, and their mask.
+        value: Q of weights, the coupling held.
+    """
+    # An exact step of 30 times the limit is as far as is ever worth trying.
+    reach = jnp.where(jnp.isfinite(limit), limit, exact)
+    grid = jnp.minimum(reach * _GROWTH ** jnp.arange(_GRID), 30 * exact)
+    steps = jnp.concatenate([jnp.stack([exact, safe.astype(exact.dtype)]), grid])
+    trials, masks = jax.vmap(
+        lambda t: threshold(optax.tree.add_scale(weights, -t, direction))
+    )(steps)
+    values = jax.vmap(value)(trials)
+    best = lowest(values)
+    better = values[best] < now
+    pick = lambda new, old: jnp.where(better, new[best], old)  # noqa: E731
+    return jax.tree.map(pick, trials, weights), jax.tree.map(pick, masks, support)
 
 
 def _largest_eigenvalue(rows: GradientOperator) -> jax.Array:

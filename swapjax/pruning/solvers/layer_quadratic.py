@@ -82,7 +82,7 @@ def saliency(root: jax.Array, weights: jax.Array) -> jax.Array:
 
 
 def refit(hessian: jax.Array, reference: jax.Array, support: jax.Array) -> jax.Array:
-    """The weights on a support that minimise E: one system for each output.
+    """Find the weights on a support that minimise E: one system for each output.
 
     Takes O(outputs * inputs^3) time. It solves for the change of the weights, which
     loses fewer digits than solving for the weights would.

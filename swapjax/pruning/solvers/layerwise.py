@@ -19,7 +19,7 @@ Order = Literal["auto", "greedy", "columns"]
 Weigh = Literal["equal", "fisher"]
 
 # outputs * inputs^3 up to which "auto" is greedy, and up to which it re-fits what the
-# column order leaves: some ten seconds each on one core.
+# column order leaves: seconds on one core, not minutes.
 _GREEDY_WORK = 3e10
 _REFIT_WORK = 3e11
 
@@ -130,7 +130,7 @@ def _parts(
 
 
 def _curvature(squares: jax.Array, reads: jax.Array) -> jax.Array:
-    """The mean squared gradient of the loss in each output, [groups, 1, outputs].
+    """Average the squared gradient of the loss in each output, [groups, 1, outputs].
 
     That of a weight is the product of what it reads and the gradient in its output. If
     the two are independent, as K-FAC assumes (arXiv:1503.05671), their squares are too.
@@ -140,7 +140,7 @@ def _curvature(squares: jax.Array, reads: jax.Array) -> jax.Array:
 
 
 def _supports(problem: Problem, budget: Budget, parts: list[_Part]) -> Leaves:
-    """The support of every leaf, before the column order chooses anew in its blocks."""
+    """Choose every support, before the column order chooses anew in its blocks."""
     paths = {i: _path(part) for i, part in enumerate(parts) if part.greedy}
     # The rises along a greedy path and those of weights that go alone are not alike.
     # A group of leaves competes by the first only if all of them are greedy.
@@ -183,7 +183,7 @@ def _saliency(part: _Part) -> jax.Array:
 def _fit(
     part: _Part, mask: jax.Array, leaf: jax.Array, block: int, refit: bool | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The support and weights of a leaf, and the error without and with new values."""
+    """Find support and weights of a leaf, and the error without and with new values."""
     hessian, root = part.system.hessian, part.system.root
     support = part.layer.matrix(mask)
     groups, inputs, outputs = part.weights.shape

@@ -83,7 +83,7 @@ class Factor(NamedTuple):
     raised: jax.Array
 
     def solve(self, right: jax.Array) -> jax.Array:
-        """``(A + ridge I)^-1 b`` for b of [n] or [n, m]."""
+        """Solve ``(A + ridge I) x = b`` for b of [n] or [n, m]."""
         return jax.scipy.linalg.cho_solve((self.lower, True), right)
 
     def inverse_root(self) -> jax.Array:
@@ -93,13 +93,13 @@ class Factor(NamedTuple):
 
 
 def misfit(fit: Fit, x: jax.Array) -> jax.Array:
-    """The value of the part in R^n; add `ridge` for Q."""
+    """Evaluate the part in R^n; add `ridge` for Q."""
     residual = x - fit.targets
     return 0.5 * jnp.vdot(residual, apply_metric(fit.metric, residual)) + fit.constant
 
 
 def slope(fit: Fit, x: jax.Array) -> jax.Array:
-    """The gradient of `misfit` in x; G pulls it back to the gradient in w.
+    """Differentiate `misfit` in x; G pulls it back to the gradient in w.
 
     For a plan with row sums a and ``M = diag(n a)`` this is ``n (a x - Pi y)``, which
     by the envelope theorem is also the gradient through a converged Sinkhorn.
@@ -126,7 +126,7 @@ def gradient(
     n: int,
     damping: jax.Array | float,
 ) -> Leaves:
-    """The gradient of Q in w, from ``G^T slope``."""
+    """Form the gradient of Q in w, from ``G^T slope``."""
     return tuple(
         g + n * damping * (w - r)
         for g, w, r in zip(pulled, weights, reference, strict=True)
@@ -141,7 +141,7 @@ def line_step(
     offset: Leaves,
     damping: jax.Array | float,
 ) -> jax.Array:
-    """The exact minimiser tau of Q along ``w - tau d``, the coupling held.
+    """Find the exact minimiser tau of Q along ``w - tau d``, the coupling held.
 
     Args:
         fit: the part in R^n.
@@ -269,7 +269,7 @@ def factor(matrix: jax.Array, ridge: jax.Array | float) -> Factor:
 
 
 def solve(system: System, fit: Fit, start: jax.Array) -> jax.Array:
-    """The dual weights c of the minimiser on a support, ``w_S = wbar_S + G_S^T c``.
+    """Find the dual weights of the minimiser on a support, ``w_S = wbar_S + G_S^T c``.
 
     Args:
         system: of the support.

@@ -21,7 +21,7 @@ FRACTIONS = (0.0, 0.25, 0.5, 1.0)  # of the trusted length, tried on the loss
 
 
 def direction(system: System) -> jax.Array:
-    """The step in R^n: G_S pulls it back to the weights."""
+    """Find the step in R^n: G_S pulls it back to the weights."""
     return jnp.sum(system.inverse, axis=1)
 
 

@@ -78,7 +78,7 @@ def order(
 def _start(
     hessian: jax.Array, weights: jax.Array, alive: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The weights of one output and its inverse, once what is not alive is gone."""
+    """Find one output's weights and inverse, once what is not alive is gone."""
     inside = alive[:, None] & alive[None, :]
     eye = jnp.eye(len(weights), dtype=hessian.dtype)
     factored = jax.scipy.linalg.cho_factor(jnp.where(inside, hessian, eye))
@@ -97,7 +97,7 @@ def _path(
     pattern: NM | None,
     obey: jax.Array | bool,
 ) -> jax.Array:
-    """The scores of one output, [inputs], in no more steps than any output needs."""
+    """Score one output, [inputs], in no more steps than any output needs."""
     size = len(weights)
     tiny = jnp.finfo(weights.dtype).tiny
     groups = 1 if pattern is None else size // pattern.m

@@ -4,6 +4,7 @@ A target turns the projections x and y into a `Fit`, the quadratic that is solve
 the coupling is held. See `swap` for what each is good for.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from swapjax.pruning.solvers import transport
+from swapjax.pruning.solvers import sinkhorn, transport
 from swapjax.pruning.solvers.least_squares import Fit
 from swapjax.pruning.solvers.transport import Coupling
 
@@ -59,26 +60,10 @@ def make(
 
     def choose_epsilon(y: jax.Array) -> jax.Array:
         if perplexity is not None:
-            return transport.epsilon_for_perplexity(y, perplexity)
+            return sinkhorn.epsilon_for_perplexity(y, perplexity)
         return jnp.asarray(epsilon, y.dtype)
 
-    def couple(
-        x: jax.Array, y: jax.Array, state: State, key: str
-    ) -> tuple[Coupling, dict[str, Coupling]]:
-        if epsilon == 0:
-            coupling = transport.in_order(x, y)
-        elif epsilon is not None and math.isinf(epsilon):
-            coupling = transport.uniform(x, y)
-        else:
-            before = state.couplings.get(key)
-            coupling = transport.entropic(
-                x,
-                y,
-                state.epsilon,
-                init=None if before is None else before.potentials,
-                max_iterations=max_iterations,
-            )
-        return coupling, {**state.couplings, key: coupling}
+    couple = functools.partial(_couple, epsilon=epsilon, max_iterations=max_iterations)
 
     def prepare(y: jax.Array) -> State:
         return State(choose_epsilon(y), {})
@@ -114,7 +99,7 @@ def make(
             coupling = transport.uniform(y, y, return_plan=True)
         else:
             value = choose_epsilon(y)
-            coupling = transport.self_plan(y, value, max_iterations=max_iterations)
+            coupling = sinkhorn.self_plan(y, value, max_iterations=max_iterations)
             return State(value, {"yy": coupling})
         return State(jnp.asarray(epsilon, y.dtype), {"yy": coupling})
 
@@ -132,8 +117,34 @@ def make(
     return Target(name, prepare, moving[name], moves=True)
 
 
+def _couple(
+    x: jax.Array,
+    y: jax.Array,
+    state: State,
+    key: str,
+    *,
+    epsilon: float | None,
+    max_iterations: int,
+) -> tuple[Coupling, dict[str, Coupling]]:
+    """Couple x and y, and keep the coupling under a name as the next warm start."""
+    if epsilon == 0:
+        coupling = transport.in_order(x, y)
+    elif epsilon is not None and math.isinf(epsilon):
+        coupling = transport.uniform(x, y)
+    else:
+        before = state.couplings.get(key)
+        coupling = sinkhorn.entropic(
+            x,
+            y,
+            state.epsilon,
+            init=None if before is None else before.potentials,
+            max_iterations=max_iterations,
+        )
+    return coupling, {**state.couplings, key: coupling}
+
+
 def describe(state: State) -> dict[str, jax.Array]:
-    """What to tell of the couplings in use: scalars, the worst of several."""
+    """Report the couplings in use: scalars, the worst of several."""
     couplings = list(state.couplings.values())
     if not couplings:
         return {}
@@ -151,7 +162,7 @@ def _value(coupling: Coupling) -> jax.Array:
 
 
 def _at(x: jax.Array, targets: jax.Array, value: jax.Array) -> Fit:
-    """The fit with these targets that takes this value at x."""
+    """Make the fit with these targets that takes this value at x."""
     constant = value - 0.5 * jnp.sum(jnp.square(x - targets))
     return Fit(targets, None, constant)
 

@@ -15,7 +15,7 @@ import swapjax
 from swapjax import Status, layerwise_obs, plan, wanda
 from swapjax.activations.layer import Layer
 from swapjax.activations.trace import second_moments
-from swapjax.gradients.build import form, recipe
+from swapjax.gradients.build import per_example_gradients
 from swapjax.pruning import Problem
 from swapjax.pruning.solvers import layer_quadratic, obc_order, sparsegpt_order
 from swapjax.sparsity.patterns import NM
@@ -62,10 +62,10 @@ def network(dtype=jnp.float64, inputs=6, hidden=8, n=40):
 def setting(dtype=jnp.float64, sparsity=0.5, within=None, **rules):
     params, data = network(dtype)
     target = plan(params, sparsity, **rules)
-    rows = recipe(loss_fn, params, data, target)
-    weights = target.split(params)
-    layers = second_moments(rows, target.paths)
-    return Problem(weights, weights, form(rows, target), within, layers), target
+    rows = per_example_gradients(loss_fn, params, data, target)
+    weights = target.layout.split(params)
+    layers = second_moments(loss_fn, params, data, target.layout.paths)
+    return Problem(weights, weights, rows, within, layers), target
 
 
 def single(inputs=8, outputs=3, seed=0, damping=0.01):
@@ -675,6 +675,7 @@ def test_fisher_weighs_outputs_by_their_gradient():
         ({"order": "random"}, "order"),
         ({"damping": -1.0}, "damping"),
         ({"damping": float("nan")}, "damping"),
+        ({"damping": [0.1, 0.2]}, "damping must be one number here"),
         ({"block": 0}, "block"),
         ({"weigh": "energy"}, "weigh"),
         ({"reference": "last"}, "reference"),

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.scipy.special import logsumexp
 
-from swapjax.pruning.solvers import least_squares, transport
+from swapjax.pruning.solvers import least_squares, sinkhorn
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -28,7 +28,7 @@ def metrics(seed=0):
     """The three kinds of M: the identity, a diagonal, a plan."""
     a = np.random.default_rng(seed).uniform(0.5, 1.5, N)
     y = jnp.asarray(np.random.default_rng(seed + 1).normal(size=N))
-    plan = transport.self_plan(y, 0.3, threshold=1e-12).plan
+    plan = sinkhorn.self_plan(y, 0.3, threshold=1e-12).plan
     return {"identity": None, "diagonal": jnp.asarray(a), "plan": N * plan}
 
 
@@ -79,7 +79,7 @@ def test_gradient_through_a_converged_sinkhorn_holds_the_plan(weighted, epsilon)
         entropy = plan * (jnp.log(plan) - jnp.log(jnp.outer(a, a)))
         return 0.5 * N * jnp.sum(plan * cost + epsilon * entropy)
 
-    coupling = transport.entropic(
+    coupling = sinkhorn.entropic(
         g @ w, y, epsilon, a, a, threshold=1e-12, max_iterations=50000
     )
     value = 0.5 * N * (coupling.cost + coupling.divergence)

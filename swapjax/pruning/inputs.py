@@ -1,0 +1,189 @@
+"""What `prune` checks and places before any work starts."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from swapjax.core import sharding, trees
+from swapjax.core.checks import require_count
+from swapjax.core.types import Leaves, LossFn, Masks, Params
+from swapjax.gradients.build import check_storage
+from swapjax.gradients.operator import Corruption, Storage
+from swapjax.loops.examples import Source
+from swapjax.loops.finetune import FineTune
+from swapjax.pruning.method import Method
+from swapjax.sparsity.bounds import allowed, room
+from swapjax.sparsity.budget import Budget
+from swapjax.sparsity.plan import Plan, planned
+from swapjax.sparsity.schedules import Schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How to prune; the attributes are the arguments of `prune`, checked.
+
+    Raises:
+        ValueError: for one out of range, naming it.
+    """
+
+    loss_fn: LossFn | None
+    method: Method
+    stages: int
+    samples: int
+    batch: int
+    schedule: Schedule
+    key: jax.Array | None
+    finetune: FineTune | None
+    recalibrate: Callable[[Params], Params] | None
+    noise: Corruption | None
+    storage: Storage
+    dtype: Any
+
+    def __post_init__(self) -> None:
+        if self.schedule.start is not None:
+            raise ValueError(
+                f"schedule: {self.schedule} counts updates of an optimizer, for "
+                "swapjax.sparse; leave start and end out for stages"
+            )
+        check_storage(self.storage)
+        for name in ("stages", "samples", "batch"):
+            require_count(name, getattr(self, name))
+        if not isinstance(self.method, Method):
+            raise ValueError(
+                "method must be what a function like swapjax.swap() returns, got "
+                f"{self.method!r}"
+            )
+        if self.noise is not None and not callable(self.noise):
+            raise ValueError(
+                "noise must be a function of rows, such as "
+                f"swapjax.GradientNoise(scale, proportion), got {self.noise!r}"
+            )
+
+    @property
+    def needs_examples(self) -> bool:
+        """Whether the method looks at examples at all."""
+        return self.method.needs_rows or self.method.needs_layers
+
+    def keys(self, stage: int) -> tuple[jax.Array | None, ...]:
+        """Derive the keys of a stage: of its examples, its noise, its fine-tuning."""
+        if self.key is None:
+            return None, None, None
+        return tuple(jax.random.split(jax.random.fold_in(self.key, stage), 3))
+
+    def describe(self) -> dict[str, Any]:
+        """Tell what of these makes another run, for its file."""
+        return {
+            "method": self.method,
+            "stages": self.stages,
+            "samples": self.samples,
+            "batch": self.batch,
+            "schedule": self.schedule,
+            "noise": self.noise,
+            "dtype": self.dtype,
+            "storage": self.storage,
+            "finetune": self.finetune and self.finetune.describe(),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What to prune, checked and placed.
+
+    Attributes:
+        params: the network, its mesh left to the compiler.
+        plan: which entries, and how many of them stay in the end.
+        initial: the prunable leaves.
+        source: the examples; None without data.
+        within: bool leaves outside of which nothing may be kept, or None.
+        budgets: the counts of every stage.
+    """
+
+    params: Params
+    plan: Plan
+    initial: Leaves
+    source: Source | None
+    within: Leaves | None
+    budgets: tuple[Budget, ...]
+
+
+def place(
+    settings: Settings,
+    params: Params,
+    data: Any,
+    *,
+    sparsity: float | None,
+    plan: Plan | None,
+    within: Masks | None,
+) -> Inputs:
+    """Check what is to be pruned against how, and leave its devices to the compiler.
+
+    Args:
+        settings: how to prune.
+        params: arrays.
+        data: examples, or None.
+        sparsity: how far.
+        plan: instead of a sparsity.
+        within: masks outside of which nothing may be kept, or None.
+
+    Raises:
+        ValueError: as `prune` does.
+    """
+    arrays = () if isinstance(data, Iterator) else data
+    sharding.require_same_devices(params=params, data=arrays, within=within)
+    params, within = sharding.leave_to_compiler((params, within))
+    target = planned(params, sparsity, plan)
+    target.require_entries("prune")
+    initial = target.layout.split(params)
+    trees.require_finite(trees.paths(params), jax.tree.leaves(params), "params")
+    source = _source(settings, data)
+    inside = None if within is None else allowed(within, params, target)
+    table = settings.schedule.table(target.sparsity, settings.stages)
+    budgets = _budgets([target.at(level) for level in table], inside)
+    return Inputs(params, target, initial, source, inside, budgets)
+
+
+def _source(settings: Settings, data: Any) -> Source | None:
+    """Take the examples that there are; raise for those, or a key, that are missing."""
+    wants = {
+        f"the method {settings.method.name}": settings.needs_examples,
+        "finetune": settings.finetune is not None,
+    }
+    wanting = next((name for name, wanted in wants.items() if wanted), None)
+    if data is None:
+        if wanting is not None:
+            raise ValueError(f"data: {wanting} needs examples, got None")
+        return None
+    if not callable(settings.loss_fn):
+        raise ValueError(
+            f"loss_fn must be a function of params and a batch, got "
+            f"{settings.loss_fn!r}"
+        )
+    if isinstance(data, Iterator):
+        if settings.noise is not None and settings.key is None:
+            raise ValueError("key: noise needs a PRNG key, got None")
+        return Source(data, settings.samples * settings.batch)
+    if wanting is not None and settings.key is None:
+        raise ValueError(
+            f"key: examples are drawn for {wanting}, which needs a PRNG key, got None"
+        )
+    data = sharding.leave_to_compiler(data)
+    samples = settings.samples
+    if not settings.needs_examples:
+        # They are for the loss that is reported, and as many as there are will do.
+        available = trees.count_examples(data) // settings.batch
+        samples = max(1, min(samples, available))
+    return Source(data, samples * settings.batch)
+
+
+def _budgets(stages: list[Plan], inside: Leaves | None) -> tuple[Budget, ...]:
+    """Count what every stage keeps, no more than what may be kept at all."""
+    budgets = tuple(stage.budget for stage in stages)
+    if inside is None:
+        return budgets
+    there = jnp.asarray(room(stages[-1], inside), jnp.int32)
+    return tuple(
+        dataclasses.replace(b, keep=jnp.minimum(b.keep, there)) for b in budgets
+    )

@@ -1,0 +1,56 @@
+"""Wanda: weights ranked by their size times what they read."""
+
+import jax
+import jax.numpy as jnp
+
+from swapjax.activations.layer import Layer
+from swapjax.core.types import Leaves
+from swapjax.pruning.method import Method, Problem, by_score, layers_of
+
+
+def wanda(*, per_output: bool = False) -> Method:
+    """Keep what is large times how much it reads; kept weights stay as they are.
+
+    Scores ``|w_ij| sqrt(H_ii)`` with H the second moment of what the layer reads
+    (Sun et al., ICLR 2024, arXiv:2306.11695). Takes one forward pass, no gradients and
+    nothing to solve.
+
+    Args:
+        per_output: whether each output keeps the same share of its weights, as in the
+            paper. By default outputs compete, and layers too where the plan lets them,
+            which does better at high sparsity.
+
+    Returns:
+        The method, for `swapjax.prune`.
+    """
+
+    def rank(problem: Problem) -> Leaves:
+        return score(problem.weights, layers_of(problem), per_output=per_output)
+
+    settings = (("per_output", per_output),)
+    return by_score(
+        "wanda", rank, settings=settings, needs_rows=False, needs_layers=True
+    )
+
+
+def score(
+    weights: Leaves, layers: tuple[Layer, ...], *, per_output: bool = False
+) -> Leaves:
+    """Score by ``|w_ij| sqrt(H_ii)``: how much of an output its input i makes up.
+
+    Args:
+        weights: the leaves.
+        layers: what each of them reads, with its second moment H.
+        per_output: whether to score by the rank among the weights of an output, as a
+            fraction of their number, so that every output keeps the same share.
+    """
+
+    def one(leaf: jax.Array, layer: Layer) -> jax.Array:
+        size = jnp.sqrt(jnp.diagonal(layer.moment, axis1=1, axis2=2))
+        result = jnp.abs(layer.matrix(leaf)).astype(size.dtype) * size[:, :, None]
+        if per_output:
+            rank = jnp.argsort(jnp.argsort(result, axis=1), axis=1)
+            result = rank.astype(size.dtype) / result.shape[1]
+        return layer.leaf(result, leaf.shape)
+
+    return tuple(one(w, layer) for w, layer in zip(weights, layers, strict=True))

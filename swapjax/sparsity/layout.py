@@ -1,0 +1,148 @@
+"""Where the prunable leaves of a tree lie: take them out, put them back, mask them."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from swapjax.core import trees
+from swapjax.core.types import Leaves, Masks, Params
+from swapjax.sparsity.leaf_rules import Rule, match
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The prunable leaves of a tree of params, by name and place. Holds no arrays.
+
+    Layouts are static: they have a hash, and those of the same leaves of the same tree
+    are equal, so that compiled code is shared between them.
+
+    Attributes:
+        paths: the prunable leaves, in the order of params.
+        shapes: their shapes.
+        positions: the place of each among all leaves of params.
+        treedef: the structure of params.
+    """
+
+    paths: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    positions: tuple[int, ...]
+    treedef: Any
+
+    @classmethod
+    def of(
+        cls, params: Params, include: Rule | None = None, exclude: Rule = ()
+    ) -> "Layout":
+        """Find the prunable leaves of params.
+
+        Args:
+            params: a pytree of arrays, or of their shapes and dtypes.
+            include: regular expressions searched in the paths, or a predicate of path
+                and leaf. By default leaves named ``kernel`` or ``weight`` of rank 2 or
+                more.
+            exclude: what is left out of those, in the same form.
+
+        Raises:
+            ValueError: for a rule that matches nothing, and where nothing is left.
+            TypeError: for a prunable leaf that does not hold floats.
+        """
+        paths = trees.paths(params)
+        leaves, treedef = jax.tree.flatten(params)
+        chosen = match(paths, leaves, include, exclude)
+        for i in chosen:
+            if not jnp.issubdtype(leaves[i].dtype, jnp.floating):
+                raise TypeError(
+                    f"params: {paths[i]} holds {leaves[i].dtype}, only floats can be "
+                    "pruned; exclude it"
+                )
+        found = cls(
+            paths=tuple(paths[i] for i in chosen),
+            shapes=tuple(tuple(leaves[i].shape) for i in chosen),
+            positions=tuple(chosen),
+            treedef=treedef,
+        )
+        if not found.total:
+            raise ValueError(
+                f"params: nothing to prune, {', '.join(found.paths)} are empty"
+            )
+        return found
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The number of entries of each prunable leaf."""
+        return tuple(math.prod(shape) for shape in self.shapes)
+
+    @property
+    def total(self) -> int:
+        """The number of prunable entries."""
+        return sum(self.sizes)
+
+    def split(self, params: Params) -> Leaves:
+        """Take the prunable leaves out of params.
+
+        Raises:
+            ValueError: for params of another structure or other shapes.
+        """
+        flat = self._flatten(params, "params")
+        prunable = tuple(flat[i] for i in self.positions)
+        for path, leaf, shape in zip(self.paths, prunable, self.shapes, strict=True):
+            if leaf.shape != shape:
+                raise ValueError(
+                    f"params: {path} has shape {leaf.shape}, planned for {shape}"
+                )
+        return prunable
+
+    def merge(self, leaves: Leaves, params: Params) -> Params:
+        """Put prunable leaves back among the others of params.
+
+        Raises:
+            ValueError: for params of another structure.
+        """
+        return self._put(leaves, self._flatten(params, "params"))
+
+    def masks(self, leaves: Leaves) -> Masks:
+        """Make masks with the treedef of params; True where nothing is pruned."""
+        return self._put(leaves, [jnp.asarray(True)] * self.treedef.num_leaves)
+
+    def leaf_masks(self, masks: Masks) -> Leaves:
+        """Take the masks of the prunable leaves, at full shape.
+
+        Raises:
+            ValueError: for masks of another structure than that of params.
+        """
+        flat = self._flatten(masks, "masks")
+        return tuple(
+            jnp.broadcast_to(flat[i], shape)
+            for i, shape in zip(self.positions, self.shapes, strict=True)
+        )
+
+    def everything(self) -> Leaves:
+        """Make masks of the prunable leaves that keep all."""
+        return tuple(jnp.ones(shape, bool) for shape in self.shapes)
+
+    def onto(self, params: Params) -> "Layout":
+        """Lay out another tree with leaves of the same paths.
+
+        For a tree with other paths this is the layout as it is, which will not split
+        it.
+        """
+        numbers = self.treedef.unflatten(range(self.treedef.num_leaves))
+        treedef = jax.tree.structure(trees.align(numbers, params))
+        return dataclasses.replace(self, treedef=treedef)
+
+    def _flatten(self, tree: Any, name: str) -> list[jax.Array]:
+        flat, treedef = jax.tree.flatten(tree)
+        if treedef != self.treedef:
+            raise ValueError(
+                f"{name}: the tree is not the one this plan was made for: "
+                f"got {treedef}, planned for {self.treedef}"
+            )
+        return flat
+
+    def _put(self, leaves: Leaves, flat: list[jax.Array]) -> Any:
+        """Rebuild the tree, with the prunable leaves in place of what was there."""
+        for i, leaf in zip(self.positions, leaves, strict=True):
+            flat[i] = leaf
+        return jax.tree.unflatten(self.treedef, flat)
