@@ -2,16 +2,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test coverage lint types docs bench format clean
+.PHONY: help demo test test-stacks coverage lint types docs bench format clean
 
 help:  ## Show what there is.
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 demo: .venv/.cli  ## Prune real digits in three ways: a table, and the picture demo/demo.png.
 	$(BIN)/swapjax demo
 
 test: .venv/.dev  ## Run the tests, the examples of the docs and the notebooks.
 	$(BIN)/pytest -n 2 --dist loadfile
+
+test-stacks:  ## Run quick tests on the oldest and the newest packages that will do.
+	.ci/test-stacks
 
 coverage: .venv/.dev  ## Run them, a quarter slower, and tell which lines they miss.
 	$(BIN)/pytest --cov -n 2 --dist loadfile
