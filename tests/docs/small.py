@@ -44,7 +44,11 @@ def names():
     data = x, jax.nn.relu(x[:, :4])
     return {
         "swapjax": types.SimpleNamespace(
-            **{**vars(swapjax), "prune": prune, "FineTune": finetune}
+            **{
+                **{name: getattr(swapjax, name) for name in swapjax.__all__},
+                "prune": prune,
+                "FineTune": finetune,
+            }
         ),
         "jax": jax,
         "optax": optax,
