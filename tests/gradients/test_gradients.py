@@ -2,8 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import network
 import numpy as np
 import pytest
+from network import loss_fn
+from problems import explicit
+from trees import flat
 
 from swapjax.gradients import products as kernels
 from swapjax.gradients.build import per_example_gradients
@@ -13,31 +17,13 @@ from swapjax.sparsity.plan import plan
 STORAGES = ("stored", "matrix-free")
 
 
-def network(params, x):
-    hidden = jnp.tanh(x @ params["fc1"]["kernel"] + params["fc1"]["bias"])
-    return hidden @ params["fc2"]["kernel"]
-
-
-def loss_fn(params, batch):
-    x, y = batch
-    return jnp.mean(jnp.square(network(params, x) - y))
-
-
 def make(n, batch=1, dtype=jnp.float64, seed=0):
-    keys = jax.random.split(jax.random.key(seed), 5)
-    params = {
-        "fc1": {
-            "kernel": jax.random.normal(keys[0], (5, 7), dtype),
-            "bias": jax.random.normal(keys[1], (7,), dtype),
-        },
-        "fc2": {"kernel": jax.random.normal(keys[2], (7, 3), dtype)},
-    }
-    x = jax.random.normal(keys[3], (n * batch, 5), dtype)
-    y = jax.random.normal(keys[4], (n * batch, 3), dtype)
-    return params, (x, y), plan(params, 0.5)
+    params = network.make(seed, dtype, inputs=5, hidden=7, outputs=3)
+    data = network.data(n * batch, seed, dtype, inputs=5, outputs=3)
+    return params, data, plan(params, 0.5)
 
 
-def explicit(params, data, batch=1):
+def by_grad(params, data, batch=1):
     """G as an array, [n, p]: one call of jax.grad a row."""
     n = len(data[0]) // batch
     rows = []
@@ -47,10 +33,6 @@ def explicit(params, data, batch=1):
         kernels = (grads["fc1"]["kernel"], grads["fc2"]["kernel"])
         rows.append(np.concatenate([np.ravel(g).astype(np.float64) for g in kernels]))
     return np.stack(rows)
-
-
-def flat(leaves):
-    return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in leaves])
 
 
 # The second leaf has 21 entries: 21 and 30 are beyond its end.
@@ -103,7 +85,7 @@ def directions(target, dtype, seed=9):
 )
 def test_equals_the_explicit_matrix(x64, storage, n, batch, chunk):
     params, data, target = make(n, batch)
-    g = explicit(params, data, batch)
+    g = by_grad(params, data, batch)
     rows = per_example_gradients(
         loss_fn, params, data, target, batch=batch, storage=storage, chunk=chunk
     )
@@ -121,7 +103,7 @@ def test_equals_the_explicit_matrix(x64, storage, n, batch, chunk):
         "energies": np.sum(((np.outer(r, r) + np.eye(n)) @ g) ** 2, axis=0),
         "columns": np.pad(g, ((0, 0), (0, 1)))[:, [3, 40, 55, 56, 0, 56]],
         "blocks": block_moments(g),
-        "elsewhere": r @ explicit(target.layout.merge(v, params), data, batch),
+        "elsewhere": r @ by_grad(target.layout.merge(v, params), data, batch),
         "loss": loss_fn(target.layout.merge(v, params), data),
     }
     assert (rows.n, rows.batch) == (n, batch)
@@ -164,7 +146,7 @@ def test_every_product_sees_the_same_noise(x64, storage, unit):
     stored = per_example_gradients(
         loss_fn, params, data, target, storage="stored", **options
     )
-    g = np.concatenate([np.asarray(m).reshape(10, -1) for m in stored.matrices], axis=1)
+    g = explicit(stored)
     rows = per_example_gradients(
         loss_fn, params, data, target, storage=storage, **options
     )
@@ -177,14 +159,12 @@ def test_every_product_sees_the_same_noise(x64, storage, unit):
 
 def test_coordinate_noise_hits_its_share_of_every_row(x64):
     params, data, target = make(200)
-    clean = explicit(params, data)
+    clean = by_grad(params, data)
     rows = per_example_gradients(
         loss_fn, params, data, target,
         corruption=GradientNoise(3.0, 0.4), key=jax.random.key(0), storage="stored",
     )  # fmt: skip
-    noisy = np.concatenate(
-        [np.asarray(m).reshape(200, -1) for m in rows.matrices], axis=1
-    )
+    noisy = explicit(rows)
     hit = ~np.isclose(noisy, clean, rtol=1e-9, atol=1e-12)
     assert set(hit.sum(axis=1)) == {int(0.4 * target.layout.total)}
     assert len({row.tobytes() for row in hit}) > 190
@@ -196,15 +176,13 @@ def test_coordinate_noise_hits_its_share_of_every_row(x64):
 
 def test_row_noise_hits_its_share_of_the_rows(x64):
     params, data, target = make(50)
-    clean = explicit(params, data)
+    clean = by_grad(params, data)
     rows = per_example_gradients(
         loss_fn, params, data, target,
         corruption=GradientNoise(1.0, 0.3, "row"), key=jax.random.key(0),
         storage="stored",
     )  # fmt: skip
-    noisy = np.concatenate(
-        [np.asarray(m).reshape(50, -1) for m in rows.matrices], axis=1
-    )
+    noisy = explicit(rows)
     hit = ~np.isclose(noisy, clean, rtol=1e-9, atol=1e-12)
     assert sorted(hit.sum(axis=1)) == [0] * 35 + [target.layout.total] * 15
 
@@ -218,7 +196,7 @@ def test_noise_of_nothing_changes_nothing(x64, scale, proportion):
     )  # fmt: skip
     v = directions(target, jnp.float64)
     np.testing.assert_allclose(
-        rows.project(v), explicit(params, data) @ flat(v), rtol=1e-10
+        rows.project(v), by_grad(params, data) @ flat(v), rtol=1e-10
     )
 
 
@@ -231,7 +209,7 @@ def test_bfloat16_rows_are_multiplied_in_float32(storage):
     g = np.concatenate(
         [
             np.asarray(jnp.asarray(part, jnp.float32).astype(jnp.bfloat16), np.float64)
-            for part in np.split(explicit(params, data), [35], axis=1)
+            for part in np.split(by_grad(params, data), [35], axis=1)
         ],
         axis=1,
     )
@@ -284,7 +262,7 @@ def test_matrix_free_products_never_hold_all_rows():
 
 def test_a_row_that_is_zero_is_harmless(x64):
     params, (x, y), target = make(5)
-    y = y.at[2].set(network(params, x)[2])
+    y = y.at[2].set(network.apply(params, x)[2])
     rows = per_example_gradients(loss_fn, params, (x, y), target)
     v = directions(target, jnp.float64)
     got = products(rows, v, jnp.ones(5), v)

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy import apply, flat, loss_fn, setting, solve
+from network import apply, loss_fn
+from problems import setting, solve
+from trees import flat
 
 import swapjax
 from swapjax import (
