@@ -28,6 +28,12 @@ def data(n, key=0, dtype="float32", inputs=6, outputs=2):
     return x, jax.random.normal(keys[4], (n, outputs), dtype)
 
 
+def to_shard(dtype="float32"):
+    """Params of sizes that meshes divide, and 64 examples."""
+    params = make(0, dtype, inputs=8, hidden=24, outputs=4)
+    return params, data(64, 0, dtype, inputs=8, outputs=4)
+
+
 def hidden(params, x):
     """What its second layer reads."""
     return jnp.tanh(x @ params["fc1"]["kernel"] + params["fc1"]["bias"])
