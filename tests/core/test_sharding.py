@@ -44,6 +44,19 @@ def collectives(function, *args):
     return COLLECTIVE.findall(text)
 
 
+@jax.jit
+def products(rows, v):
+    """All that rows offer, in one program a kind of rows."""
+    return {
+        "project": rows.project(v),
+        "pull_back": rows.pull_back(jnp.linspace(-1, 1, rows.n)),
+        "gram": rows.gram(tuple(w > 0 for w in v)),
+        "mean_squares": rows.mean_squares(),
+        "columns": rows.columns(jnp.asarray([0, 200, 500, 30])),
+        "loss": rows.loss(v),
+    }
+
+
 class TestSelection:
     """Global top-k of sharded scores."""
 
@@ -90,18 +103,7 @@ class TestGradients:
     def check(mesh, storage, **options):
         params, data = to_shard()
         target = swapjax.plan(params, 0.5)
-        support = tuple(w > 0 for w in target.layout.split(params))
-
-        def everything(rows):
-            v = target.layout.split(params)
-            return {
-                "project": rows.project(v),
-                "pull_back": rows.pull_back(jnp.linspace(-1, 1, rows.n)),
-                "gram": rows.gram(support),
-                "mean_squares": rows.mean_squares(),
-                "columns": rows.columns(jnp.asarray([0, 200, 500, 30])),
-                "loss": rows.loss(v),
-            }
+        v = target.layout.split(params)
 
         one, many = (
             per_example_gradients(
@@ -113,7 +115,7 @@ class TestGradients:
         source = many if storage == "matrix-free" else many.source
         assert source.lanes == mesh.shape["data"]
         for a, b in zip(
-            *(jax.tree.leaves(jax.jit(everything)(rows)) for rows in (one, many)),
+            *(jax.tree.leaves(products(rows, v)) for rows in (one, many)),
             strict=True,
         ):
             scale = float(jnp.max(jnp.abs(a)))
