@@ -5,39 +5,13 @@ import jax.numpy as jnp
 import network
 import numpy as np
 import pytest
+from gradient_rows import BLOCKS, FACTORS, STORAGES, by_grad, directions, make, products
 from network import loss_fn
-from problems import explicit
 from trees import flat
 
 from swapjax.gradients import products as kernels
 from swapjax.gradients.build import per_example_gradients
 from swapjax.gradients.noise import GradientNoise
-from swapjax.sparsity.plan import plan
-
-STORAGES = ("stored", "matrix-free")
-
-
-def make(n, batch=1, dtype=jnp.float64, seed=0):
-    params = network.make(seed, dtype, inputs=5, hidden=7, outputs=3)
-    data = network.data(n * batch, seed, dtype, inputs=5, outputs=3)
-    return params, data, plan(params, 0.5)
-
-
-def by_grad(params, data, batch=1):
-    """G as an array, [n, p]: one call of jax.grad a row."""
-    n = len(data[0]) // batch
-    rows = []
-    for i in range(n):
-        part = jax.tree.map(lambda a, i=i: a[i * batch : (i + 1) * batch], data)
-        grads = jax.grad(loss_fn)(params, part)
-        kernels = (grads["fc1"]["kernel"], grads["fc2"]["kernel"])
-        rows.append(np.concatenate([np.ravel(g).astype(np.float64) for g in kernels]))
-    return np.stack(rows)
-
-
-# The second leaf has 21 entries: 21 and 30 are beyond its end.
-BLOCKS = (jnp.asarray([[0, 30, 7], [1, 2, 3]]), jnp.asarray([[20, 5, 21], [8, 30, 9]]))
-FACTORS = (jnp.asarray([1.0, 2.0]), jnp.asarray([3.0, 4.0]))
 
 
 def block_moments(g):
@@ -51,31 +25,6 @@ def block_moments(g):
             columns = padded[:, block]
             parts.append(factor * columns.T @ columns / len(g))
     return np.stack(parts)
-
-
-@jax.jit
-def products(rows, v, r, support):
-    """All that rows offer, in one program."""
-    return {
-        "project": rows.project(v),
-        "pull_back": rows.pull_back(r),
-        "gram": rows.gram(),
-        "gram on support": rows.gram(support),
-        "mean_squares": rows.mean_squares(),
-        "energies": rows.energies(jnp.outer(r, r) + jnp.eye(rows.n)),
-        "columns": rows.columns(jnp.asarray([3, 40, 55, 56, 0, 999])),
-        "blocks": rows.map_blocks(lambda f, x: f * x, BLOCKS, FACTORS),
-        "elsewhere": rows.at(v).pull_back(r),
-        "loss": rows.loss(v),
-    }
-
-
-def directions(target, dtype, seed=9):
-    keys = jax.random.split(jax.random.key(seed), len(target.layout.shapes))
-    return tuple(
-        jax.random.normal(k, shape, dtype)
-        for k, shape in zip(keys, target.layout.shapes, strict=True)
-    )
 
 
 @pytest.mark.parametrize("storage", STORAGES)
@@ -135,69 +84,6 @@ def test_gram_gathers_any_number_of_columns(x64, kept):
     gram = jax.jit(kernels.gram)(split(jnp.asarray(g)), split(jnp.asarray(columns)))
     expected = (g * columns) @ (g * columns).T
     np.testing.assert_allclose(gram, expected, rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.parametrize("storage", STORAGES)
-@pytest.mark.parametrize("unit", ["coordinate", "row"])
-def test_every_product_sees_the_same_noise(x64, storage, unit):
-    params, data, target = make(10)
-    noise = GradientNoise(3.0, 0.4, unit)
-    options = {"corruption": noise, "key": jax.random.key(5), "chunk": 4}
-    stored = per_example_gradients(
-        loss_fn, params, data, target, storage="stored", **options
-    )
-    g = explicit(stored)
-    rows = per_example_gradients(
-        loss_fn, params, data, target, storage=storage, **options
-    )
-    v, r = directions(target, jnp.float64), jax.random.normal(jax.random.key(3), (10,))
-    got = products(rows, v, r, tuple(d > 0.3 for d in v))
-    np.testing.assert_allclose(got["project"], g @ flat(v), rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(flat(got["pull_back"]), r @ g, rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(got["gram"], g @ g.T, rtol=1e-10, atol=1e-12)
-
-
-def test_coordinate_noise_hits_its_share_of_every_row(x64):
-    params, data, target = make(200)
-    clean = by_grad(params, data)
-    rows = per_example_gradients(
-        loss_fn, params, data, target,
-        corruption=GradientNoise(3.0, 0.4), key=jax.random.key(0), storage="stored",
-    )  # fmt: skip
-    noisy = explicit(rows)
-    hit = ~np.isclose(noisy, clean, rtol=1e-9, atol=1e-12)
-    assert set(hit.sum(axis=1)) == {int(0.4 * target.layout.total)}
-    assert len({row.tobytes() for row in hit}) > 190
-    scale = 3.0 * np.std(clean, axis=1, ddof=1, keepdims=True)
-    standardised = ((noisy - clean) / scale)[hit]
-    assert abs(standardised.mean()) < 0.05
-    assert abs(standardised.std() - 1) < 0.05
-
-
-def test_row_noise_hits_its_share_of_the_rows(x64):
-    params, data, target = make(50)
-    clean = by_grad(params, data)
-    rows = per_example_gradients(
-        loss_fn, params, data, target,
-        corruption=GradientNoise(1.0, 0.3, "row"), key=jax.random.key(0),
-        storage="stored",
-    )  # fmt: skip
-    noisy = explicit(rows)
-    hit = ~np.isclose(noisy, clean, rtol=1e-9, atol=1e-12)
-    assert sorted(hit.sum(axis=1)) == [0] * 35 + [target.layout.total] * 15
-
-
-@pytest.mark.parametrize(("scale", "proportion"), [(0.0, 0.5), (2.0, 0.0)])
-def test_noise_of_nothing_changes_nothing(x64, scale, proportion):
-    params, data, target = make(6)
-    rows = per_example_gradients(
-        loss_fn, params, data, target,
-        corruption=GradientNoise(scale, proportion), key=jax.random.key(0),
-    )  # fmt: skip
-    v = directions(target, jnp.float64)
-    np.testing.assert_allclose(
-        rows.project(v), by_grad(params, data) @ flat(v), rtol=1e-10
-    )
 
 
 @pytest.mark.parametrize("storage", STORAGES)
@@ -310,17 +196,3 @@ def test_gradients_that_are_not_finite_name_the_leaf(storage):
 
     with pytest.raises(ValueError, match=r"gradients: NaN.*fc2/kernel \(21 of 21\)"):
         per_example_gradients(bad, params, (x, y), target, storage=storage)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((-1.0, 0.5), "noise scale must be 0 or more"),
-        ((float("nan"), 0.5), "noise scale must be 0 or more"),
-        ((1.0, 1.5), r"noise proportion must be in \[0, 1\]"),
-        ((1.0, 0.5, "column"), "noise unit must be"),
-    ],
-)
-def test_bad_noise_is_an_error(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        GradientNoise(*arguments)
