@@ -2,16 +2,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test coverage lint types bench format clean
+.PHONY: help demo test test-stacks coverage lint types docs bench format clean
 
 help:  ## Show what there is.
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 demo: .venv/.cli  ## Prune real digits in three ways: a table, and the picture demo/demo.png.
 	$(BIN)/swapjax demo
 
 test: .venv/.dev  ## Run the tests, the examples of the docs and the notebooks.
 	$(BIN)/pytest -n 2 --dist loadfile
+
+test-stacks:  ## Run quick tests on the oldest and the newest packages that will do.
+	.ci/test-stacks
 
 coverage: .venv/.dev  ## Run them, a quarter slower, and tell which lines they miss.
 	$(BIN)/pytest --cov -n 2 --dist loadfile
@@ -22,6 +25,10 @@ lint: .venv/.dev  ## Check style.
 
 types: .venv/.dev  ## Check types.
 	$(BIN)/mypy
+
+docs: .venv/.docs  ## Build the site of the docs into site/.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "Open site/index.html; to search it too, call $(BIN)/mkdocs serve and open what it says."
 
 bench: .venv/.dev  ## Measure starts and stages, then the comparisons on MNIST (hours, resumable).
 	$(BIN)/python benchmarks/startup.py
@@ -41,11 +48,16 @@ format: .venv/.dev  ## Format the code.
 	$(BIN)/ruff format .
 
 clean:  ## Remove the environment, caches and the demo's output.
-	rm -rf .venv .cache .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache demo
+	rm -rf .venv .cache .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache demo site
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "swapjax needs Python 3.11 or newer; name one with make PYTHON=...")'
 	$(PYTHON) -m venv .venv
+
+.venv/.docs: pyproject.toml | .venv/bin/python
+	@echo "Installing swapjax and what builds its docs into .venv (a minute the first time)."
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[docs]"
+	@touch $@
 
 .venv/.cli: pyproject.toml | .venv/bin/python
 	@echo "Installing swapjax into .venv (a minute the first time)."

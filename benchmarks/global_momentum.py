@@ -155,7 +155,7 @@ def train(line: Line, data: datasets.Dataset) -> Line:
 
 
 def table(lines: list[Line]) -> Table:
-    """What the cut costs."""
+    """Tabulate what the cut costs."""
     result = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     result.add_column("setting")
     result.add_column("trained by")

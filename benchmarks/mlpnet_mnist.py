@@ -160,7 +160,7 @@ def show_goals(runs: list[Run]) -> None:
 
 
 def control(runs: list[Run], recipe: str, group: list[Run]) -> list[Run]:
-    """The runs by magnitude that belong beside a group of noisy ones."""
+    """Find the runs by magnitude that belong beside a group of noisy ones."""
     levels = {run.sparsity for run in group}
     key = (recipe, "magnitude", "clean")
     return [r for r in runs if r.key[:3] == key and r.sparsity in levels]

@@ -155,7 +155,7 @@ def score(options: Options, setting: runner.Setting, run: Run) -> Run:
 
 
 def load(options: Options) -> tuple[runner.Setting, str]:
-    """The network, and the name of its data."""
+    """Load the network and the name of its data."""
     here = options.data.exists() and options.checkpoint.exists()
     data = datasets.load(options.data if here else "digits")
     model = models.create("mlpnet", data.shape, data.classes)

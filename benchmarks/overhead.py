@@ -98,7 +98,7 @@ def overhead(data: datasets.Dataset, rounds: int) -> dict[str, dict[str, float]]
 def block(
     model: models.Model, tx: optax.GradientTransformation, x: jax.Array, y: jax.Array
 ) -> Callable[[], Any]:
-    """A function that takes 100 steps, each a call of its own, as users' loops do."""
+    """Make a function that takes 100 steps, one call each, as users' loops do."""
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(params: Any, state: Any) -> tuple:

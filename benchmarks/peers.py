@@ -50,13 +50,13 @@ def read(path: Path) -> list[Peer]:
 def matching(
     peers: Sequence[Peer], sgd: bool, noise: tuple[float, float] | None, sparsity: float
 ) -> list[Peer]:
-    """The peers in the same setting, from the best to the worst."""
+    """List the peers in the same setting, from the best to the worst."""
     found = [p for p in peers if (p.sgd, p.noise, p.sparsity) == (sgd, noise, sparsity)]
     return sorted(found, key=lambda peer: -peer.accuracy)
 
 
 def read_oneshot(path: Path) -> dict[tuple[str, int], dict[float, float]]:
-    """The best accuracy of each authors' code without training, by sparsity.
+    """Read the best accuracy of each authors' code without training, by sparsity.
 
     Returns:
         By the name of our method and the number of stages, 1 or 15.

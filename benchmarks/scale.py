@@ -146,7 +146,7 @@ def measure(line: Line, side: int) -> dict[str, float]:
 
 
 def measure_parts(rows: Any, weights: Any, budget: Any) -> dict[str, float]:
-    """The parts of a stage by themselves."""
+    """Measure the parts of a stage by themselves."""
     ranked = jax.jit(lambda w: tuple(map(jnp.abs, w)))(weights)
     support = jax.jit(select)(ranked, budget)
     residual = jnp.linspace(-1.0, 1.0, rows.n)
@@ -162,7 +162,7 @@ def measure_parts(rows: Any, weights: Any, budget: Any) -> dict[str, float]:
 
 
 def network(line: Line, side: int) -> tuple[Callable, Any, Any]:
-    """A loss, params and random data, sharded if there are several devices."""
+    """Make a loss, params and random data, sharded if there are several devices."""
     rng = np.random.default_rng(0)
     if line.network in WIDTHS:
         loss_fn, params = perceptron(WIDTHS[line.network])
@@ -180,7 +180,7 @@ def network(line: Line, side: int) -> tuple[Callable, Any, Any]:
 
 
 def perceptron(width: int) -> tuple[Callable, Any]:
-    """A loss and weights of MLPNet, or of a wider one with two hidden layers."""
+    """Make a loss and weights of MLPNet, or of a wider one with two hidden layers."""
     sizes = (784, width, width, 10) if width > 32 else (784, 40, 20, 10)
     graph, state = nnx.split(models.MLP(sizes, rngs=nnx.Rngs(0)))
 
@@ -233,7 +233,7 @@ def table(found: list[dict]) -> Table:
 
 
 def figure(found: list[dict]) -> Figure:
-    """Times against the number of weights, and against that of rows."""
+    """Plot times against the number of weights, and against that of rows."""
     result = Figure(figsize=(11, 4.4), layout="constrained")
     left, right = result.subplots(1, 2)
     alone = [row for row in found if row["devices"] == 1]

@@ -168,7 +168,7 @@ def table(found: Measured) -> Table:
 
 
 def figure(found: Measured) -> Figure:
-    """A bar a way, on a logarithmic axis."""
+    """Draw a bar per way, on a logarithmic axis."""
     result = Figure(figsize=(7.5, 4.5), layout="constrained")
     axes = result.subplots()
     names, values, colours = [], [], []

@@ -226,7 +226,7 @@ def show_growth(options: Options) -> None:
 
 
 def load(options: Options) -> tuple[models.Model, Any, Any]:
-    """The network, its weights, and examples."""
+    """Load the network, its weights, and examples."""
     here = options.data.exists() and options.checkpoint.exists()
     data = datasets.load(options.data if here else "digits")
     model = models.create("mlpnet", data.shape, data.classes)

@@ -114,7 +114,7 @@ def load(
 
 
 def _rebuild(name: str, like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """A tree out of the arrays of a file."""
+    """Rebuild a tree from the arrays of a file."""
     leaves = []
     for path, leaf in zip(trees.paths(like), jax.tree.leaves(like), strict=True):
         bits = jnp.asarray(arrays[f"{name}/{path}" if path else name])
@@ -125,7 +125,7 @@ def _rebuild(name: str, like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 
 
 def _bits(leaf: Any) -> Any:
-    """What of an array can go to a file; keys cannot as they are."""
+    """Return what a file can hold of an array: the data of a key, or itself."""
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 

@@ -46,9 +46,10 @@ def sparse(
     0                         ``init`` makes the first masks; params are still dense
                               unless you call ``swapjax.apply_masks(params, masks)``
     1                         params are zero outside of the masks from here on
-    start, start + every, ... a mask step: first the rule chooses masks by params and
-    till the schedule's end   gradients, then the optimizer moves what these leave;
-                              with `swapjax.ste` it moves the dense weights first
+    start, start + every, ... a mask step, till the schedule's end: first the rule
+                              chooses masks by params and gradients, then the optimizer
+                              moves what these leave; with `swapjax.ste` it moves the
+                              dense weights first
     ========================= =======================================================
 
     Gradients must be dense where a rule grows entries by them: take the gradient at

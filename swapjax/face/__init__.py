@@ -1,0 +1,91 @@
+"""The public names, in groups; `swapjax` hands them on when one is asked for."""
+
+# The names below stand in groups, which sorting would mix.
+# isort: off
+
+# Prune a trained network, or one that is yet to be trained: a driver, and its methods.
+from swapjax.pruning.prune import prune
+from swapjax.pruning.history import Pruned, Stage
+from swapjax.core.types import Status
+from swapjax.sparsity.magnitude import magnitude_masks
+from swapjax.pruning import methods as _methods
+from swapjax.pruning.methods import *
+
+# Train sparse: a wrapper for any Optax optimizer, its rules, and what stands beside it.
+from swapjax.training.sparse import sparse
+from swapjax.training.state import check_state, masks_of
+from swapjax.training.gsm import gsm
+from swapjax.training.lottery import lottery
+from swapjax.training.plasticity import pruning_plasticity
+from swapjax.training import rules as _rules
+from swapjax.training.rules import *
+
+# What to prune, how far, and when.
+from swapjax.sparsity.plan import Plan, plan
+from swapjax.sparsity.layout import Layout
+from swapjax.sparsity.patterns import NM, Block
+from swapjax.sparsity.schedules import (
+    constant,
+    cubic,
+    exponential,
+    geometric,
+    linear,
+    one_shot,
+)
+
+# What to do with masks.
+from swapjax.sparsity.masks import apply_masks, churn, density, intersect
+
+# A method or a rule of one's own.
+from swapjax.pruning.method import Method, Problem, Solution, by_score
+from swapjax.training.rule import MaskStep, Rule
+from swapjax.sparsity.budget import Budget, select
+
+# The gradients that methods learn from, and what happens between stages.
+from swapjax.gradients.build import per_example_gradients
+from swapjax.gradients.noise import GradientNoise
+from swapjax.loops.finetune import FineTune
+from swapjax.loops.batchnorm import recalibrate_batchnorm
+
+__all__ = [
+    "NM",
+    "Block",
+    "Budget",
+    "FineTune",
+    "GradientNoise",
+    "Layout",
+    "MaskStep",
+    "Method",
+    "Plan",
+    "Problem",
+    "Pruned",
+    "Rule",
+    "Solution",
+    "Stage",
+    "Status",
+    "apply_masks",
+    "by_score",
+    "check_state",
+    "churn",
+    "constant",
+    "cubic",
+    "density",
+    "exponential",
+    "geometric",
+    "gsm",
+    "intersect",
+    "linear",
+    "lottery",
+    "magnitude_masks",
+    "masks_of",
+    "one_shot",
+    "per_example_gradients",
+    "plan",
+    "prune",
+    "pruning_plasticity",
+    "recalibrate_batchnorm",
+    "select",
+    "sparse",
+]
+__all__ += _methods.__all__
+__all__ += _rules.__all__

@@ -1,0 +1,71 @@
+"""The docs name every public name, method and rule, and their links lead somewhere."""
+
+import re
+import tomllib
+
+import pytest
+from pages import DOCS, ROOT
+
+import swapjax
+from swapjax.pruning.methods import METHODS
+from swapjax.training.rules import RULES
+
+PAGES = sorted(DOCS.rglob("*.md"))
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def reference():
+    text = "".join(path.read_text() for path in (DOCS / "reference").glob("*.md"))
+    return re.findall(r"^::: swapjax\.(\w+)$", text, re.MULTILINE)
+
+
+def test_the_reference_has_every_public_name_once():
+    names = reference()
+    assert len(names) == len(set(names))
+    assert set(names) == set(swapjax.__all__) - {"__version__"}
+
+
+def test_methods_and_rules_have_pages():
+    for folder, names in ("methods", METHODS), ("rules", RULES):
+        for name in names:
+            page = DOCS / folder / f"{name.removesuffix('-released')}.md"
+            text = page.read_text()
+            assert text.startswith(f"# {page.stem}\n")
+            for part in ("$$", "| source |", "| when |", "**Measured**", "API:"):
+                assert part in text, f"{page}: {part}"
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", *PAGES], ids=lambda path: path.stem
+)
+def test_links_lead_somewhere(path):
+    for link in LINK.findall(path.read_text()):
+        target, _, anchor = link.partition("#")
+        if re.match(r"https?:", link) or not link.strip("#"):
+            continue
+        if "pictures/" in target:
+            name = target.rpartition("/")[2].removesuffix(".png")
+            results = ROOT / "benchmarks" / "results"
+            places = results / f"{name}.png", results / name / "results.png"
+            assert any(place.exists() for place in places), link
+            continue
+        page = (path.parent / target).resolve() if target else path
+        assert page.exists(), link
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+            anchors = {re.sub(r"[^\w]+", "-", t.lower()).strip("-") for t in titles}
+            assert anchor in anchors, link
+
+
+def test_every_page_is_in_the_navigation():
+    text = (ROOT / "mkdocs.yml").read_text()
+    for path in PAGES:
+        assert path.relative_to(DOCS).as_posix() in text, path
+
+
+def test_the_version_is_one():
+    version = swapjax.__version__
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == version
+    assert f"\n## {version}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
