@@ -16,17 +16,17 @@ def main(port, number, target):
     # Only now: what they import may ask JAX for its devices.
     import numpy as np
     from jax.sharding import NamedSharding, PartitionSpec
-    from test_sharding import loss_fn, network
+    from network import loss_fn, to_shard
 
     import swapjax
 
-    params, data = jax.tree.map(np.asarray, network(np.float64))
+    params, data = jax.tree.map(np.asarray, to_shard("float64"))
     mesh = jax.make_mesh((2, 2), ("data", "model"))
     spread = NamedSharding(mesh, PartitionSpec("data"))
     everywhere = NamedSharding(mesh, PartitionSpec())
     placed = jax.device_put(params, everywhere)
-    placed["a"]["kernel"] = jax.device_put(
-        params["a"]["kernel"], NamedSharding(mesh, PartitionSpec(None, "model"))
+    placed["fc1"]["kernel"] = jax.device_put(
+        params["fc1"]["kernel"], NamedSharding(mesh, PartitionSpec(None, "model"))
     )
     method = swapjax.swap(damping=0.1, support="magnitude", first_order=False, rounds=2)
     pruned = swapjax.prune(
@@ -35,7 +35,7 @@ def main(port, number, target):
     )  # fmt: skip
     whole = jax.device_put(pruned.params, everywhere)
     if number == "0":
-        np.savez(target, a=whole["a"]["kernel"], b=whole["b"]["kernel"])
+        np.savez(target, fc1=whole["fc1"]["kernel"], fc2=whole["fc2"]["kernel"])
 
 
 if __name__ == "__main__":

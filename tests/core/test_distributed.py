@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from test_sharding import loss_fn, network
+from network import loss_fn, to_shard
 
 import swapjax
 
@@ -23,13 +23,14 @@ def test_two_processes_prune_as_one_does(tmp_path):
         port = str(s.getsockname()[1])
     target = tmp_path / "params.npz"
     script = str(HERE / "one_of_two.py")
+    path = [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     started = [
         subprocess.Popen(
             [sys.executable, script, port, number, target],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(HERE)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
         )
         for number in "01"
     ]
@@ -42,11 +43,11 @@ def test_two_processes_prune_as_one_does(tmp_path):
             process.kill()
     method = swapjax.swap(damping=0.1, support="magnitude", first_order=False, rounds=2)
     alone = swapjax.prune(
-        loss_fn, *network(np.float64), sparsity=0.7, method=method, samples=45,
+        loss_fn, *to_shard("float64"), sparsity=0.7, method=method, samples=45,
         stages=2, key=jax.random.key(1),
     )  # fmt: skip
     with np.load(target) as found:
-        for name in "ab":
+        for name in ("fc1", "fc2"):
             expected = np.asarray(alone.params[name]["kernel"])
             np.testing.assert_array_equal(found[name] != 0, expected != 0)
             np.testing.assert_allclose(found[name], expected, rtol=1e-8, atol=1e-10)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from network import loss_fn, to_shard
 
 import swapjax
 from swapjax.core import sharding
@@ -15,28 +16,11 @@ from swapjax.gradients.build import per_example_gradients
 from swapjax.gradients.noise import GradientNoise
 from swapjax.sparsity.budget import select
 
-EXAMPLES = 64
 KINDS = {"automatic": AxisType.Auto, "explicit": AxisType.Explicit}
 COLLECTIVE = re.compile(
     r"= (\(.*?\)|\S+) "
     r"(all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)"
 )
-
-
-def loss_fn(params, batch):
-    x, y = batch
-    hidden = jax.nn.relu(x @ params["a"]["kernel"] + params["a"]["bias"])
-    return jnp.mean(jnp.square(hidden @ params["b"]["kernel"] - y))
-
-
-def network(dtype=jnp.float32):
-    keys = jax.random.split(jax.random.key(0), 4)
-    draw = lambda i, *shape: jax.random.normal(keys[i], shape, dtype)  # noqa: E731
-    params = {
-        "a": {"kernel": draw(0, 8, 24), "bias": jnp.ones(24, dtype)},
-        "b": {"kernel": draw(1, 24, 4)},
-    }
-    return params, (draw(2, EXAMPLES, 8), draw(3, EXAMPLES, 4))
 
 
 def mesh_of(data, model, kind="automatic"):
@@ -47,8 +31,8 @@ def mesh_of(data, model, kind="automatic"):
 def lay(mesh, params, data):
     """Params over the model axis, examples over the data axis."""
     specs = {
-        "a": {"kernel": PartitionSpec(None, "model"), "bias": PartitionSpec("model")},
-        "b": {"kernel": PartitionSpec("model")},
+        "fc1": {"kernel": PartitionSpec(None, "model"), "bias": PartitionSpec("model")},
+        "fc2": {"kernel": PartitionSpec("model")},
     }
     place = lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec))  # noqa: E731
     placed = jax.tree.map(place, params, specs)
@@ -58,6 +42,19 @@ def lay(mesh, params, data):
 def collectives(function, *args):
     text = jax.jit(function).lower(*args).compile().as_text()
     return COLLECTIVE.findall(text)
+
+
+@jax.jit
+def products(rows, v):
+    """All that rows offer, in one program a kind of rows."""
+    return {
+        "project": rows.project(v),
+        "pull_back": rows.pull_back(jnp.linspace(-1, 1, rows.n)),
+        "gram": rows.gram(tuple(w > 0 for w in v)),
+        "mean_squares": rows.mean_squares(),
+        "columns": rows.columns(jnp.asarray([0, 200, 500, 30])),
+        "loss": rows.loss(v),
+    }
 
 
 class TestSelection:
@@ -104,20 +101,9 @@ class TestGradients:
 
     @staticmethod
     def check(mesh, storage, **options):
-        params, data = network()
+        params, data = to_shard()
         target = swapjax.plan(params, 0.5)
-        support = tuple(w > 0 for w in target.layout.split(params))
-
-        def everything(rows):
-            v = target.layout.split(params)
-            return {
-                "project": rows.project(v),
-                "pull_back": rows.pull_back(jnp.linspace(-1, 1, rows.n)),
-                "gram": rows.gram(support),
-                "mean_squares": rows.mean_squares(),
-                "columns": rows.columns(jnp.asarray([0, 200, 500, 30])),
-                "loss": rows.loss(v),
-            }
+        v = target.layout.split(params)
 
         one, many = (
             per_example_gradients(
@@ -125,11 +111,11 @@ class TestGradients:
             )
             for args in ((params, data), lay(mesh, params, data))
         )
-        assert many.n == EXAMPLES // 2
+        assert many.n == 64 // 2
         source = many if storage == "matrix-free" else many.source
         assert source.lanes == mesh.shape["data"]
         for a, b in zip(
-            *(jax.tree.leaves(jax.jit(everything)(rows)) for rows in (one, many)),
+            *(jax.tree.leaves(products(rows, v)) for rows in (one, many)),
             strict=True,
         ):
             scale = float(jnp.max(jnp.abs(a)))
@@ -137,7 +123,7 @@ class TestGradients:
 
     def test_examples_stay_where_they_are(self):
         """Nothing of the size of data or of params moves but the sum of gradients."""
-        params, data = lay(mesh_of(8, 1), *network())
+        params, data = lay(mesh_of(8, 1), *to_shard())
         target = swapjax.plan(params, 0.5)
         rows = per_example_gradients(
             loss_fn, params, data, target, storage="matrix-free"
@@ -155,7 +141,7 @@ class TestPrune:
     @pytest.mark.usefixtures("x64")
     @pytest.mark.parametrize("kind", KINDS)
     def test_doubling_devices_changes_nothing(self, kind):
-        params, data = network(jnp.float64)
+        params, data = to_shard(jnp.float64)
         method = swapjax.swap(
             damping=0.1, support="magnitude", first_order=False, rounds=3, tolerance=0
         )
@@ -182,7 +168,7 @@ class TestPrune:
                 assert mask.ndim == 0 or mask.sharding == weight.sharding
 
     def test_params_alone_may_be_sharded(self):
-        params, data = network()
+        params, data = to_shard()
         placed, _ = lay(mesh_of(4, 2), params, data)
         host = jax.tree.map(np.asarray, data)
         run = {"sparsity": 0.5, "method": swapjax.obd(), "samples": 20}
@@ -196,21 +182,21 @@ class TestErrors:
     """What cannot be."""
 
     def test_params_and_data_on_different_devices(self):
-        params, data = network()
+        params, data = to_shard()
         params = jax.device_put(params, jax.devices()[1])
         data = jax.device_put(data, jax.devices()[2])
         with pytest.raises(ValueError, match=r"data: lies on .*2, but params on .*1"):
             swapjax.prune(loss_fn, params, data, sparsity=0.5, key=jax.random.key(0))
 
     def test_examples_sharded_in_two_ways(self):
-        mesh, (params, (x, y)) = mesh_of(4, 2), network()
+        mesh, (params, (x, y)) = mesh_of(4, 2), to_shard()
         x = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
         y = jax.device_put(y, NamedSharding(mesh, PartitionSpec("model")))
         with pytest.raises(ValueError, match="data: arrays are sharded in different"):
             per_example_gradients(loss_fn, params, (x, y), swapjax.plan(params, 0.5))
 
     def test_arrays_of_no_mesh_are_left_alone(self):
-        _, data = network()
+        _, data = to_shard()
         assert sharding.find_spread(data) is None
         assert all(
             a is b for a, b in zip(data, sharding.leave_to_compiler(data), strict=True)

@@ -2,8 +2,9 @@
 
 import re
 
+from network import loss_fn
 from pages import DOCS
-from toy import loss_fn, setting, solve
+from problems import setting, solve
 
 import swapjax
 

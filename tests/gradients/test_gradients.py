@@ -2,60 +2,16 @@
 
 import jax
 import jax.numpy as jnp
+import network
 import numpy as np
 import pytest
+from gradient_rows import BLOCKS, FACTORS, STORAGES, by_grad, directions, make, products
+from network import loss_fn
+from trees import flat
 
 from swapjax.gradients import products as kernels
 from swapjax.gradients.build import per_example_gradients
 from swapjax.gradients.noise import GradientNoise
-from swapjax.sparsity.plan import plan
-
-STORAGES = ("stored", "matrix-free")
-
-
-def network(params, x):
-    hidden = jnp.tanh(x @ params["fc1"]["kernel"] + params["fc1"]["bias"])
-    return hidden @ params["fc2"]["kernel"]
-
-
-def loss_fn(params, batch):
-    x, y = batch
-    return jnp.mean(jnp.square(network(params, x) - y))
-
-
-def make(n, batch=1, dtype=jnp.float64, seed=0):
-    keys = jax.random.split(jax.random.key(seed), 5)
-    params = {
-        "fc1": {
-            "kernel": jax.random.normal(keys[0], (5, 7), dtype),
-            "bias": jax.random.normal(keys[1], (7,), dtype),
-        },
-        "fc2": {"kernel": jax.random.normal(keys[2], (7, 3), dtype)},
-    }
-    x = jax.random.normal(keys[3], (n * batch, 5), dtype)
-    y = jax.random.normal(keys[4], (n * batch, 3), dtype)
-    return params, (x, y), plan(params, 0.5)
-
-
-def explicit(params, data, batch=1):
-    """G as an array, [n, p]: one call of jax.grad a row."""
-    n = len(data[0]) // batch
-    rows = []
-    for i in range(n):
-        part = jax.tree.map(lambda a, i=i: a[i * batch : (i + 1) * batch], data)
-        grads = jax.grad(loss_fn)(params, part)
-        kernels = (grads["fc1"]["kernel"], grads["fc2"]["kernel"])
-        rows.append(np.concatenate([np.ravel(g).astype(np.float64) for g in kernels]))
-    return np.stack(rows)
-
-
-def flat(leaves):
-    return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in leaves])
-
-
-# The second leaf has 21 entries: 21 and 30 are beyond its end.
-BLOCKS = (jnp.asarray([[0, 30, 7], [1, 2, 3]]), jnp.asarray([[20, 5, 21], [8, 30, 9]]))
-FACTORS = (jnp.asarray([1.0, 2.0]), jnp.asarray([3.0, 4.0]))
 
 
 def block_moments(g):
@@ -71,31 +27,6 @@ def block_moments(g):
     return np.stack(parts)
 
 
-@jax.jit
-def products(rows, v, r, support):
-    """All that rows offer, in one program."""
-    return {
-        "project": rows.project(v),
-        "pull_back": rows.pull_back(r),
-        "gram": rows.gram(),
-        "gram on support": rows.gram(support),
-        "mean_squares": rows.mean_squares(),
-        "energies": rows.energies(jnp.outer(r, r) + jnp.eye(rows.n)),
-        "columns": rows.columns(jnp.asarray([3, 40, 55, 56, 0, 999])),
-        "blocks": rows.map_blocks(lambda f, x: f * x, BLOCKS, FACTORS),
-        "elsewhere": rows.at(v).pull_back(r),
-        "loss": rows.loss(v),
-    }
-
-
-def directions(target, dtype, seed=9):
-    keys = jax.random.split(jax.random.key(seed), len(target.layout.shapes))
-    return tuple(
-        jax.random.normal(k, shape, dtype)
-        for k, shape in zip(keys, target.layout.shapes, strict=True)
-    )
-
-
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize(
     ("n", "batch", "chunk"),
@@ -103,7 +34,7 @@ def directions(target, dtype, seed=9):
 )
 def test_equals_the_explicit_matrix(x64, storage, n, batch, chunk):
     params, data, target = make(n, batch)
-    g = explicit(params, data, batch)
+    g = by_grad(params, data, batch)
     rows = per_example_gradients(
         loss_fn, params, data, target, batch=batch, storage=storage, chunk=chunk
     )
@@ -121,7 +52,7 @@ def test_equals_the_explicit_matrix(x64, storage, n, batch, chunk):
         "energies": np.sum(((np.outer(r, r) + np.eye(n)) @ g) ** 2, axis=0),
         "columns": np.pad(g, ((0, 0), (0, 1)))[:, [3, 40, 55, 56, 0, 56]],
         "blocks": block_moments(g),
-        "elsewhere": r @ explicit(target.layout.merge(v, params), data, batch),
+        "elsewhere": r @ by_grad(target.layout.merge(v, params), data, batch),
         "loss": loss_fn(target.layout.merge(v, params), data),
     }
     assert (rows.n, rows.batch) == (n, batch)
@@ -156,73 +87,6 @@ def test_gram_gathers_any_number_of_columns(x64, kept):
 
 
 @pytest.mark.parametrize("storage", STORAGES)
-@pytest.mark.parametrize("unit", ["coordinate", "row"])
-def test_every_product_sees_the_same_noise(x64, storage, unit):
-    params, data, target = make(10)
-    noise = GradientNoise(3.0, 0.4, unit)
-    options = {"corruption": noise, "key": jax.random.key(5), "chunk": 4}
-    stored = per_example_gradients(
-        loss_fn, params, data, target, storage="stored", **options
-    )
-    g = np.concatenate([np.asarray(m).reshape(10, -1) for m in stored.matrices], axis=1)
-    rows = per_example_gradients(
-        loss_fn, params, data, target, storage=storage, **options
-    )
-    v, r = directions(target, jnp.float64), jax.random.normal(jax.random.key(3), (10,))
-    got = products(rows, v, r, tuple(d > 0.3 for d in v))
-    np.testing.assert_allclose(got["project"], g @ flat(v), rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(flat(got["pull_back"]), r @ g, rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(got["gram"], g @ g.T, rtol=1e-10, atol=1e-12)
-
-
-def test_coordinate_noise_hits_its_share_of_every_row(x64):
-    params, data, target = make(200)
-    clean = explicit(params, data)
-    rows = per_example_gradients(
-        loss_fn, params, data, target,
-        corruption=GradientNoise(3.0, 0.4), key=jax.random.key(0), storage="stored",
-    )  # fmt: skip
-    noisy = np.concatenate(
-        [np.asarray(m).reshape(200, -1) for m in rows.matrices], axis=1
-    )
-    hit = ~np.isclose(noisy, clean, rtol=1e-9, atol=1e-12)
-    assert set(hit.sum(axis=1)) == {int(0.4 * target.layout.total)}
-    assert len({row.tobytes() for row in hit}) > 190
-    scale = 3.0 * np.std(clean, axis=1, ddof=1, keepdims=True)
-    standardised = ((noisy - clean) / scale)[hit]
-    assert abs(standardised.mean()) < 0.05
-    assert abs(standardised.std() - 1) < 0.05
-
-
-def test_row_noise_hits_its_share_of_the_rows(x64):
-    params, data, target = make(50)
-    clean = explicit(params, data)
-    rows = per_example_gradients(
-        loss_fn, params, data, target,
-        corruption=GradientNoise(1.0, 0.3, "row"), key=jax.random.key(0),
-        storage="stored",
-    )  # fmt: skip
-    noisy = np.concatenate(
-        [np.asarray(m).reshape(50, -1) for m in rows.matrices], axis=1
-    )
-    hit = ~np.isclose(noisy, clean, rtol=1e-9, atol=1e-12)
-    assert sorted(hit.sum(axis=1)) == [0] * 35 + [target.layout.total] * 15
-
-
-@pytest.mark.parametrize(("scale", "proportion"), [(0.0, 0.5), (2.0, 0.0)])
-def test_noise_of_nothing_changes_nothing(x64, scale, proportion):
-    params, data, target = make(6)
-    rows = per_example_gradients(
-        loss_fn, params, data, target,
-        corruption=GradientNoise(scale, proportion), key=jax.random.key(0),
-    )  # fmt: skip
-    v = directions(target, jnp.float64)
-    np.testing.assert_allclose(
-        rows.project(v), explicit(params, data) @ flat(v), rtol=1e-10
-    )
-
-
-@pytest.mark.parametrize("storage", STORAGES)
 def test_bfloat16_rows_are_multiplied_in_float32(storage):
     params, data, target = make(40, dtype=jnp.float32)
     rows = per_example_gradients(
@@ -231,7 +95,7 @@ def test_bfloat16_rows_are_multiplied_in_float32(storage):
     g = np.concatenate(
         [
             np.asarray(jnp.asarray(part, jnp.float32).astype(jnp.bfloat16), np.float64)
-            for part in np.split(explicit(params, data), [35], axis=1)
+            for part in np.split(by_grad(params, data), [35], axis=1)
         ],
         axis=1,
     )
@@ -284,7 +148,7 @@ def test_matrix_free_products_never_hold_all_rows():
 
 def test_a_row_that_is_zero_is_harmless(x64):
     params, (x, y), target = make(5)
-    y = y.at[2].set(network(params, x)[2])
+    y = y.at[2].set(network.apply(params, x)[2])
     rows = per_example_gradients(loss_fn, params, (x, y), target)
     v = directions(target, jnp.float64)
     got = products(rows, v, jnp.ones(5), v)
@@ -332,17 +196,3 @@ def test_gradients_that_are_not_finite_name_the_leaf(storage):
 
     with pytest.raises(ValueError, match=r"gradients: NaN.*fc2/kernel \(21 of 21\)"):
         per_example_gradients(bad, params, (x, y), target, storage=storage)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((-1.0, 0.5), "noise scale must be 0 or more"),
-        ((float("nan"), 0.5), "noise scale must be 0 or more"),
-        ((1.0, 1.5), r"noise proportion must be in \[0, 1\]"),
-        ((1.0, 0.5, "column"), "noise unit must be"),
-    ],
-)
-def test_bad_noise_is_an_error(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        GradientNoise(*arguments)

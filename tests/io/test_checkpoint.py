@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, and read with every fault named."""
+"""Params and masks in files: there and back, and every fault named."""
 
 import os
 import pickle
@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from trees import equal
 
-from swapjax.core import files
 from swapjax.io import checkpoint
 from swapjax.sparsity.plan import plan
 
@@ -46,56 +46,6 @@ def half_masks(params):
     return target.layout.masks(tuple(leaf > 0 for leaf in target.layout.split(params)))
 
 
-def assert_trees_equal(first, second):
-    assert jax.tree.structure(first) == jax.tree.structure(second)
-    jax.tree.map(np.testing.assert_array_equal, first, second)
-    jax.tree.map(lambda a, b: np.testing.assert_equal(a.dtype, b.dtype), first, second)
-
-
-# Writing.
-
-
-def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "weights.bin"
-    files.write_text(path, "old")
-
-    def fail_midway(temporary):
-        temporary.write_text("half")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        files.write_atomically(path, fail_midway)
-    assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["weights.bin"]
-
-
-def test_a_finished_write_replaces_the_old_file_only_at_its_end(tmp_path):
-    path = tmp_path / "notes.txt"
-    files.write_text(path, "old")
-
-    def write(temporary):
-        temporary.write_text("naïve", encoding="utf-8")
-        assert temporary.parent == tmp_path
-        assert temporary.suffix == ".txt"
-        assert path.read_text() == "old"
-
-    files.write_atomically(path, write)
-    assert path.read_text(encoding="utf-8") == "naïve"
-    assert os.listdir(tmp_path) == ["notes.txt"]
-
-
-def test_a_written_file_has_the_rights_of_any_new_file(tmp_path):
-    usual = tmp_path / "usual"
-    usual.write_text("")
-    files.write_text(tmp_path / "ours", "")
-    assert (tmp_path / "ours").stat().st_mode == usual.stat().st_mode
-
-
-def test_a_folder_that_is_missing_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        files.write_text(tmp_path / "missing" / "file", "text")
-
-
 # Weights and masks there and back.
 
 
@@ -104,7 +54,7 @@ def test_params_come_back_as_they_were(tmp_path, dtype):
     params, path = network(dtype), tmp_path / "w.safetensors"
     checkpoint.save_params(path, params, {"made": "here"})
     empty = jax.tree.map(jnp.zeros_like, params)
-    assert_trees_equal(checkpoint.load_params(path, empty), params)
+    assert equal(checkpoint.load_params(path, empty), params)
     arrays, metadata = checkpoint.read(path)
     assert set(arrays) == {"fc1/kernel", "fc2/kernel", "fc2/bias"}
     assert metadata == {"made": "here"}
@@ -114,7 +64,7 @@ def test_params_take_the_dtypes_of_the_network(tmp_path):
     params, path = network(), tmp_path / "w.safetensors"
     checkpoint.save_params(path, params)
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
-    assert_trees_equal(checkpoint.load_params(path, half), half)
+    assert equal(checkpoint.load_params(path, half), half)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +79,7 @@ def test_any_tree_comes_back(tmp_path, params):
     checkpoint.save_params(tmp_path / "w.safetensors", params)
     empty = jax.tree.map(jnp.zeros_like, params)
     loaded = checkpoint.load_params(tmp_path / "w.safetensors", empty)
-    assert_trees_equal(loaded, params)
+    assert equal(loaded, params)
 
 
 def test_two_leaves_of_one_path_are_not_written_over_each_other(tmp_path):
@@ -146,7 +96,7 @@ def test_masks_come_back_and_take_a_bit_an_entry(tmp_path):
     masks, path = target.layout.masks((mask,)), tmp_path / "m.safetensors"
     checkpoint.save_masks(path, masks)
     assert 80_100 / 8 < path.stat().st_size < 80_100 / 8 + 400
-    assert_trees_equal(checkpoint.load_masks(path, params), masks)
+    assert equal(checkpoint.load_masks(path, params), masks)
     arrays, _ = checkpoint.read(path)
     np.testing.assert_array_equal(arrays["big/kernel"], mask)
 
@@ -179,7 +129,7 @@ def test_params_and_masks_are_not_taken_for_each_other(tmp_path):
 def test_npz_files_load_with_either_names(tmp_path, names, save):
     params = network()
     save(tmp_path / "w.npz", **names(params))
-    assert_trees_equal(checkpoint.load_params(tmp_path / "w.npz", params), params)
+    assert equal(checkpoint.load_params(tmp_path / "w.npz", params), params)
 
 
 def test_pytorch_kernels_are_transposed(tmp_path):
@@ -206,7 +156,7 @@ def test_pytorch_kernels_are_transposed(tmp_path):
 def test_pytorch_names_in_the_network_itself_stay_as_they_are(tmp_path):
     params = {"fc1.weight": jnp.arange(6.0).reshape(2, 3)}
     np.savez(tmp_path / "w.npz", **{"fc1.weight": params["fc1.weight"]})
-    assert_trees_equal(checkpoint.load_params(tmp_path / "w.npz", params), params)
+    assert equal(checkpoint.load_params(tmp_path / "w.npz", params), params)
 
 
 # Faults.

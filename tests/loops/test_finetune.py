@@ -5,9 +5,11 @@ import math
 
 import jax
 import jax.numpy as jnp
+import network
 import numpy as np
 import optax
 import pytest
+from network import loss_fn
 
 from swapjax.loops.examples import Source
 from swapjax.loops.finetune import FineTune, finetune
@@ -22,24 +24,9 @@ OPTIMIZERS = {
 }
 
 
-def loss_fn(params, batch):
-    x, y = batch
-    hidden = jnp.tanh(x @ params["fc1"]["kernel"] + params["fc1"]["bias"])
-    return jnp.mean(jnp.square(hidden @ params["fc2"]["kernel"] - y))
-
-
 def make(n=24, dtype=jnp.float32):
-    keys = jax.random.split(KEY, 5)
-    params = {
-        "fc1": {
-            "kernel": jax.random.normal(keys[0], (5, 6), dtype),
-            "bias": jax.random.normal(keys[1], (6,), dtype),
-        },
-        "fc2": {"kernel": jax.random.normal(keys[2], (6, 3), dtype)},
-    }
-    x = jax.random.normal(keys[3], (n, 5), dtype)
-    y = jax.random.normal(keys[4], (n, 3), dtype)
-    return params, (x, y)
+    params = network.make(0, dtype, inputs=5, hidden=6, outputs=3)
+    return params, network.data(n, 0, dtype, inputs=5, outputs=3)
 
 
 def pruned(dtype=jnp.float32):

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
+from trees import equal
 
 from swapjax.core import trees
 from swapjax.sparsity import masks
@@ -28,11 +29,6 @@ def sparse():
         "c": jnp.asarray(True),
     }
     return params, support
-
-
-def assert_trees_equal(first, second):
-    assert jax.tree.structure(first) == jax.tree.structure(second)
-    jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
 # Masks.
@@ -63,7 +59,7 @@ def test_a_masked_entry_is_a_positive_zero_whatever_it_was(dtype, value):
 def test_masks_are_read_off_zeros_where_leaves_are_pruned():
     params, support = sparse()
     applied = masks.apply_masks(params, support)
-    assert_trees_equal(masks.from_zeros(applied, support), support)
+    assert equal(masks.from_zeros(applied, support), support)
     negative = masks.from_zeros(jnp.asarray([-0.0, 1.0]), jnp.ones(2, bool))
     np.testing.assert_array_equal(negative, [False, True])
 
@@ -187,5 +183,5 @@ def test_every_leaf_that_is_not_finite_is_named_and_counted():
 def test_leaves_take_the_dtypes_of_others():
     params, _ = sparse()
     wide = jax.tree.map(lambda x: x.astype(jnp.float32), params)
-    assert_trees_equal(trees.cast_like(wide, params), params)
+    assert equal(trees.cast_like(wide, params), params)
     assert trees.cast_like(wide, params)["b"].dtype == jnp.bfloat16

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from network import loss_fn
 
 import swapjax
 from swapjax import NM, plan
@@ -82,12 +83,6 @@ def test_select_obeys_pattern_and_within():
     (mask,) = select(scores, target.budget, (inside,))
     assert np.all(np.asarray(mask).reshape(2, 4, 6).sum(1) == [[2], [0]])
     assert not np.any(mask & ~inside)
-
-
-def loss_fn(params, batch):
-    x, y = batch
-    hidden = jnp.tanh(x @ params["fc1"]["kernel"] + params["fc1"]["bias"])
-    return jnp.mean(jnp.square(hidden @ params["fc2"]["kernel"] - y))
 
 
 @pytest.mark.parametrize("stages", [1, 4])

@@ -7,16 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from sparse_toy import (
-    KEY,
-    QUICK,
-    by_gradients,
-    follow,
-    gradients,
-    initial,
-    leaves,
-    loss_fn,
-)
+from network import kernels, loss_fn
+from sparse_runs import QUICK, brief, by_gradients, follow, gradients, initial
 
 import swapjax
 from swapjax import constant, cubic
@@ -31,23 +23,13 @@ from swapjax.training import (
     ste,
 )
 
-ADAM = optax.adam(0.01)
-
-TIMES = cubic(1, 3, initial=0.3)
-
-
-def make(rule=None, **options):
-    goal = {} if "plan" in options else {"sparsity": 0.5}
-    settings = {**goal, "schedule": TIMES, "steps": 4, "key": KEY}
-    return sparse(ADAM, rule or gmp(), **(settings | options))
-
 
 class TestMistakes:
     """What cannot be raised under jit, and is told afterwards."""
 
     @pytest.mark.parametrize("rule", [granet(), rigl()], ids=str)
     def test_a_loss_that_multiplies_by_masks(self, rule):
-        tx = make(rule)
+        tx = brief(rule)
         x, y = jnp.ones((4, 6)), jnp.ones((4, 2))
 
         def step(params, state, masked):
@@ -71,34 +53,34 @@ class TestMistakes:
                 check_state(state)
 
     def test_params_that_something_else_moves(self):
-        tx = make(gmp())
+        tx = brief(gmp())
         step = by_gradients(tx, compiler_options=QUICK)
         params = initial()
         state = tx.init(params)
         for gradient in gradients(4):
             params, state = step(params, state, gradient)
-            params["b"]["kernel"] = params["b"]["kernel"] + 0.01
-        with pytest.raises(ValueError, match="b/kernel: Params were not zero") as e:
+            params["fc2"]["kernel"] = params["fc2"]["kernel"] + 0.01
+        with pytest.raises(ValueError, match="fc2/kernel: Params were not zero") as e:
             check_state(state)
-        assert "a/kernel" not in str(e.value)
+        assert "fc1/kernel" not in str(e.value)
 
     @pytest.mark.parametrize("rule", [gmp(), granet(), ste()], ids=str)
     def test_gradients_that_are_not_finite(self, rule):
-        tx = make(rule)
+        tx = brief(rule)
         step = by_gradients(tx, compiler_options=QUICK)
         params, given = initial(), gradients(4)
-        given[1]["a"]["kernel"] = given[1]["a"]["kernel"].at[0, 0].set(jnp.nan)
+        given[1]["fc1"]["kernel"] = given[1]["fc1"]["kernel"].at[0, 0].set(jnp.nan)
         trail = follow(step, params, tx.init(params), given)
         check_state(trail[1][1])
         for _, state in trail[2:]:
-            with pytest.raises(ValueError, match="state: a/kernel: ") as e:
+            with pytest.raises(ValueError, match="state: fc1/kernel: ") as e:
                 check_state(state)
-            assert "b/kernel" not in str(e.value)
-        assert sum(int(m.sum()) for m in leaves(masks_of(trail[-1][1]))) == 36
+            assert "fc2/kernel" not in str(e.value)
+        assert sum(int(m.sum()) for m in kernels(masks_of(trail[-1][1]))) == 36
 
     def test_dense_params_at_first_are_none(self):
         """init masks nothing: params are dense until the first update."""
-        tx = make(rigl())
+        tx = brief(rigl())
         step = by_gradients(tx, compiler_options=QUICK)
         params = initial()
         trail = follow(step, params, tx.init(params), gradients(4))
@@ -108,11 +90,11 @@ class TestMistakes:
         other = follow(step, sparse_from_the_start, tx.init(params), gradients(4))
         check_state(other[-1][1])
         np.testing.assert_array_equal(
-            leaves(trail[1][0])[0] != 0, leaves(other[1][0])[0] != 0
+            kernels(trail[1][0])[0] != 0, kernels(other[1][0])[0] != 0
         )
 
     def test_the_first_update_may_be_a_mask_step_of_dense_params(self):
-        tx = make(rigl(), schedule=constant(1, 3, every=1))
+        tx = brief(rigl(), schedule=constant(1, 3, every=1))
         step = by_gradients(tx, compiler_options=QUICK)
         params = initial()
         check_state(follow(step, params, tx.init(params), gradients(4))[-1][1])

@@ -10,7 +10,10 @@ import numpy as np
 import optax
 import pytest
 import safetensors.flax
-from toy import loss_fn, setting
+from interrupts import stop_at
+from network import loss_fn
+from problems import setting
+from trees import equal
 
 import swapjax
 from swapjax.sparsity import masks as masking
@@ -47,15 +50,6 @@ OPTIMIZERS = {
     # Its key is one that no file takes as it is.
     "noisy": optax.chain(optax.add_noise(0.1, 0.5, jax.random.key(5)), optax.sgd(0.1)),
 }
-
-
-def same(one, other):
-    def equal(a, b):
-        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
-            a, b = jax.random.key_data(a), jax.random.key_data(b)
-        return a.dtype == b.dtype and np.array_equal(a, b)
-
-    return all(jax.tree.leaves(jax.tree.map(equal, one, other)))
 
 
 def told(history):
@@ -114,8 +108,8 @@ def test_the_same_key_gives_the_same_result_and_another_does_not():
         fit(loss_fn, PARAMS, OPTIMIZERS["granet"], DATA, **{**QUICK, "key": key})
         for key in (KEY, KEY, jax.random.key(9))
     ]
-    assert same(runs[0][:2], runs[1][:2])
-    assert not same(runs[0].params, runs[2].params)
+    assert equal(runs[0][:2], runs[1][:2])
+    assert not equal(runs[0].params, runs[2].params)
 
 
 # What it tells
@@ -176,14 +170,6 @@ def test_epochs_are_json_and_back():
 # Going on
 
 
-def stop_after(number):
-    def callback(epoch):
-        if epoch.epoch == number:
-            raise KeyboardInterrupt
-
-    return callback
-
-
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_run_that_was_stopped_ends_bit_by_bit_as_one_that_was_not(name, tmp_path):
     optimizer, path = OPTIMIZERS[name], tmp_path / "run.safetensors"
@@ -192,17 +178,17 @@ def test_a_run_that_was_stopped_ends_bit_by_bit_as_one_that_was_not(name, tmp_pa
     for stop in (1, 3):
         with pytest.raises(KeyboardInterrupt):
             fit(loss_fn, PARAMS, optimizer, DATA, **options, checkpoint=path,
-                callback=stop_after(stop))  # fmt: skip
+                callback=stop_at(epoch=stop))  # fmt: skip
     heard = []
     again = fit(loss_fn, PARAMS, optimizer, DATA, **options, checkpoint=path,
                 callback=heard.append)  # fmt: skip
     assert [epoch.epoch for epoch in heard] == [4]
-    assert same(again[:2], whole[:2])
+    assert equal(again[:2], whole[:2])
     assert told(again.history) == told(whole.history)
     # A finished run is read again, and not trained.
     done = fit(loss_fn, PARAMS, optimizer, DATA, **options, checkpoint=path,
-               callback=stop_after(4))  # fmt: skip
-    assert same(done[:2], whole[:2])
+               callback=stop_at(epoch=4))  # fmt: skip
+    assert equal(done[:2], whole[:2])
     assert done.history == again.history
 
 
@@ -226,7 +212,7 @@ def test_the_state_of_another_run_is_refused_and_untouched(change, saying, tmp_p
     given = {"params": PARAMS, "optimizer": sparse(), "data": DATA, **QUICK}
     given |= {"checkpoint": path}
     with pytest.raises(KeyboardInterrupt):
-        fit(loss_fn, **given, callback=stop_after(1))
+        fit(loss_fn, **given, callback=stop_at(epoch=1))
     before = path.read_bytes()
     with pytest.raises(ValueError, match=rf"another run \({saying}"):
         fit(loss_fn, **{**given, **change})

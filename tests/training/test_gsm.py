@@ -5,12 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from sparse_toy import QUICK, by_gradients, equal, follow, gradients, initial, leaves
+from network import kernels
+from rule_runs import strongest
+from sparse_runs import QUICK, by_gradients, follow, gradients, initial
+from trees import equal
 
 import swapjax
 from swapjax.training import gsm
 
-KERNELS = {"a": {"kernel": True, "bias": False}, "b": {"kernel": True}}
+KERNELS = {"fc1": {"kernel": True, "bias": False}, "fc2": {"kernel": True}}
 RATE, DECAY, BETA = 0.02, 0.05, 0.9
 
 
@@ -22,20 +25,11 @@ def chained(sparsity, nesterov=False):
     )
 
 
-def strongest(weights, slopes, keep):
+def largest_products(weights, slopes, keep):
     """The entries with the largest ``|w g|`` of all, and one of each leaf."""
-    order = [
-        (-abs(float(w.flat[i]) * float(g.flat[i])), leaf, i)
-        for leaf, (w, g) in enumerate(zip(weights, slopes, strict=True))
-        for i in range(w.size)
-    ]
-    order.sort()
-    sure = [next(e for e in order if e[1] == leaf) for leaf in range(len(weights))]
-    rest = [e for e in order if e not in sure]
-    chosen = [np.zeros(w.shape, bool) for w in weights]
-    for _, leaf, i in (sure + rest)[:keep]:
-        chosen[leaf].flat[i] = True
-    return chosen
+    pairs = zip(weights, slopes, strict=True)
+    products = [np.float64(w) * np.float64(g) for w, g in pairs]
+    return strongest(products, [np.ones(w.shape, bool) for w in weights], keep)
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
@@ -45,24 +39,26 @@ def test_momentum_with_decay_is_that_of_a_loop(nesterov):
     step = by_gradients(tx, compiler_options=QUICK)
     trail = follow(step, params, tx.init(params), gradients())
     assert step._cache_size() == 1
-    weights = [np.array(w) for w in leaves(params)]
-    bias = np.array(params["a"]["bias"])
+    weights = [np.array(w) for w in kernels(params)]
+    bias = np.array(params["fc1"]["bias"])
     traces, still = [np.zeros_like(w) for w in weights], np.zeros_like(bias)
     for t, gradient in enumerate(gradients(), 1):
-        slopes = leaves(gradient)
-        chosen = strongest(weights, slopes, 14)
+        slopes = kernels(gradient)
+        chosen = largest_products(weights, slopes, 14)
         for i, (g, m) in enumerate(zip(slopes, chosen, strict=True)):
             seen = g * m + DECAY * weights[i]
             traces[i] = seen + BETA * traces[i]
             ahead = seen + BETA * traces[i] if nesterov else traces[i]
             weights[i] = weights[i] - RATE * ahead
         # What is not prunable has all of its gradient, and no decay.
-        g = np.asarray(gradient["a"]["bias"])
+        g = np.asarray(gradient["fc1"]["bias"])
         still = g + BETA * still
         bias = bias - RATE * (g + BETA * still if nesterov else still)
-        for a, b in zip(leaves(trail[t][0]), weights, strict=True):
+        for a, b in zip(kernels(trail[t][0]), weights, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(trail[t][0]["a"]["bias"], bias, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(
+            trail[t][0]["fc1"]["bias"], bias, rtol=1e-4, atol=1e-6
+        )
 
 
 def test_gradients_pass_where_they_matter_and_nowhere_else():
@@ -70,16 +66,16 @@ def test_gradients_pass_where_they_matter_and_nowhere_else():
     params, gradient = initial(), gradients(1)[0]
     passed, _ = passing(sparsity=0.9)(gradient, optax.EmptyState(), params)
     for p, g, m in zip(
-        leaves(passed),
-        leaves(gradient),
-        strongest(leaves(params), leaves(gradient), 7),
+        kernels(passed),
+        kernels(gradient),
+        largest_products(kernels(params), kernels(gradient), 7),
         strict=True,
     ):
         np.testing.assert_array_equal(p, g * m)
-    assert equal(passed["a"]["bias"], gradient["a"]["bias"])
-    plan = swapjax.plan(params, 0.8, overrides={"b/kernel": 0.5})
+    assert equal(passed["fc1"]["bias"], gradient["fc1"]["bias"])
+    plan = swapjax.plan(params, 0.8, overrides={"fc2/kernel": 0.5})
     passed, _ = passing(plan=plan)(gradient, optax.EmptyState(), params)
-    assert [int((p != 0).sum()) for p in leaves(passed)] == [5, 9]
+    assert [int((p != 0).sum()) for p in kernels(passed)] == [5, 9]
 
 
 @pytest.mark.usefixtures("x64")

@@ -7,9 +7,13 @@ from fractions import Fraction
 import flax.core
 import jax
 import jax.numpy as jnp
+import network
 import numpy as np
 import optax
 import pytest
+from interrupts import stop_at
+from network import kernels, loss_fn
+from trees import equal
 
 import swapjax
 from swapjax import NM, FineTune
@@ -19,23 +23,10 @@ KEY = jax.random.key(0)
 
 
 def initial(key=KEY):
-    keys = jax.random.split(key, 3)
-    return {
-        "fc1": {
-            "kernel": jax.random.normal(keys[0], (8, 10)),
-            "bias": jax.random.normal(keys[1], (10,)),
-        },
-        "fc2": {"kernel": jax.random.normal(keys[2], (10, 4))},
-    }
+    return network.make(key, inputs=8, hidden=10, outputs=4)
 
 
 PARAMS = initial()
-
-
-def loss_fn(params, batch):
-    x, y = batch
-    hidden = jnp.tanh(x @ params["fc1"]["kernel"] + params["fc1"]["bias"])
-    return jnp.mean(jnp.square(hidden @ params["fc2"]["kernel"] - y))
 
 
 def data():
@@ -67,15 +58,6 @@ def find(train=None, **options):
     train = Record() if train is None else train
     goal = {} if "plan" in options else {"sparsity": 0.9}
     return lottery(train, PARAMS, **{**goal, "key": KEY, **options})
-
-
-def equal(first, second):
-    pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
-    return all(np.array_equal(a, b) for a, b in pairs)
-
-
-def kernels(tree):
-    return [np.asarray(tree["fc1"]["kernel"]), np.asarray(tree["fc2"]["kernel"])]
 
 
 def test_prunes_a_fifth_of_what_is_left_down_to_the_sparsity():
@@ -188,10 +170,6 @@ def test_bfloat16_stays_bfloat16():
 # Going on.
 
 
-class KilledError(Exception):
-    """What stops a run between two levels."""
-
-
 def test_a_killed_run_goes_on_bit_by_bit(tmp_path):
     state = tmp_path / "state.safetensors"
     options = {
@@ -201,13 +179,9 @@ def test_a_killed_run_goes_on_bit_by_bit(tmp_path):
         "evaluate": lambda p: float(loss_fn(p, data())),
     }
 
-    def kill(level):
-        if level.level == 1:
-            raise KilledError
-
     whole = find(TRAIN, **options)
-    with pytest.raises(KilledError):
-        find(TRAIN, checkpoint=state, callback=kill, **options)
+    with pytest.raises(KeyboardInterrupt):
+        find(TRAIN, checkpoint=state, callback=stop_at(level=1), **options)
     assert [p.name for p in tmp_path.iterdir()] == [state.name]
     seen = []
     resumed = find(TRAIN, checkpoint=state, callback=seen.append, **options)

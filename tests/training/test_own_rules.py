@@ -4,19 +4,10 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-from rule_toy import (
-    GRADUAL,
-    keep_at,
-    make,
-    run,
-)
-from sparse_toy import (
-    STEPS,
-    counts,
-    equal,
-    initial,
-    leaves,
-)
+from network import kernels
+from rule_runs import GRADUAL, keep_at, make, run
+from sparse_runs import STEPS, counts, initial
+from trees import equal
 
 import swapjax
 from swapjax import Block, constant
@@ -56,7 +47,7 @@ class TestOwn:
         for t, (_, state) in enumerate(trail):
             assert sum(counts(state)) == (keep_at(t - t % 2) if t >= 2 else 72)
             if t:
-                old, new = (leaves(masks_of(s)) for _, s in trail[t - 1 : t + 1])
+                old, new = (kernels(masks_of(s)) for _, s in trail[t - 1 : t + 1])
                 assert not any((n & ~o).any() for n, o in zip(new, old, strict=True))
         other = run(make(Rule("random", at_random, draws=True), GRADUAL, key=OTHER))
         assert not equal(masks_of(trail[-1][1]), masks_of(other[-1][1]))
@@ -66,7 +57,7 @@ class TestOwn:
         for name, choose in (("none", ste().choose), ("some", sticky)):
             rule = Rule(name, choose, straight_through=True)
             trail = run(make(rule, constant(0, STEPS, every=1)))
-            masks[name] = [leaves(masks_of(state)) for _, state in trail]
+            masks[name] = [kernels(masks_of(state)) for _, state in trail]
             assert all(sum(counts(state)) == 22 for _, state in trail)
         moved = {
             name: sum(
@@ -81,7 +72,7 @@ class TestOwn:
     def test_blocks(self):
         plan = swapjax.plan(initial(), 0.5, pattern=Block(3, 1))
         trail = run(make(Rule("random", at_random, draws=True), GRADUAL, plan=plan))
-        for mask in leaves(masks_of(trail[-1][1])):
+        for mask in kernels(masks_of(trail[-1][1])):
             blocks = mask.reshape(-1, 3, mask.shape[1])
             assert (blocks.all(1) == blocks.any(1)).all()
         assert sum(counts(trail[-1][1])) == plan.kept

@@ -4,9 +4,11 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import network
 import numpy as np
 import optax
 import pytest
+from network import kernels
 
 import swapjax
 from swapjax import NM, FineTune
@@ -16,19 +18,12 @@ from swapjax.training import Recovery, Trainer, pruning_plasticity
 KEY = jax.random.key(0)
 
 
-def network(seed):
-    keys = jax.random.split(jax.random.key(seed), 3)
-    return {
-        "fc1": {
-            "kernel": jax.random.normal(keys[0], (6, 10)),
-            "bias": jax.random.normal(keys[1], (10,)),
-        },
-        "fc2": {"kernel": jax.random.normal(keys[2], (10, 3))},
-    }
+def draw(seed):
+    return network.make(seed, hidden=10, outputs=3)
 
 
-CHECKPOINTS = {1: network(1), 3: network(2)}
-GRADIENT = network(9)
+CHECKPOINTS = {1: draw(1), 3: draw(2)}
+GRADIENT = draw(9)
 
 
 def total(params):
@@ -55,10 +50,6 @@ def measure(train=None, **options):
     }
     train = Record() if train is None else train
     return pruning_plasticity(train, CHECKPOINTS, **{**defaults, **options})
-
-
-def kernels(tree):
-    return [np.asarray(tree["fc1"]["kernel"]), np.asarray(tree["fc2"]["kernel"])]
 
 
 def largest(values, places, k):
@@ -128,9 +119,9 @@ def test_the_grid_comes_in_order_with_both_accuracies():
 
 def test_rate_zero_only_trains_on():
     (result,) = pruning_plasticity(
-        Record(), {2: network(1)}, evaluate=total, rates=[0.0], regrow=[False], key=KEY
+        Record(), {2: draw(1)}, evaluate=total, rates=[0.0], regrow=[False], key=KEY
     )
-    trained = jax.tree.map(lambda p: p + 1, network(1))
+    trained = jax.tree.map(lambda p: p + 1, draw(1))
     assert (result.kept, result.after) == (90, total(trained))
 
 

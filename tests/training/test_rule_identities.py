@@ -7,28 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from rule_toy import (
-    BETA,
-    GRADUAL,
-    RATE,
-    STEADY,
-    keep_at,
-    make,
-    prune,
-    run,
-)
-from sparse_toy import (
+from network import kernels
+from rule_runs import BETA, GRADUAL, RATE, STEADY, keep_at, make, run, strongest
+from sparse_runs import (
     FINAL,
     QUICK,
     STEPS,
     by_gradients,
     counts,
-    equal,
     follow,
     gradients,
     initial,
-    leaves,
 )
+from trees import equal
 
 import swapjax
 from swapjax import NM, constant
@@ -80,7 +71,7 @@ class TestIdentities:
         alone = follow(step, params, optax.adamw(0.01).init(params), gradients())
         for (p, s), (q, _) in zip(trail, alone, strict=True):
             for a, b, c in zip(
-                leaves(s.extras["dense"]), leaves(q), leaves(p), strict=True
+                kernels(s.extras["dense"]), kernels(q), kernels(p), strict=True
             ):
                 np.testing.assert_allclose(a, b, rtol=1e-6)
                 np.testing.assert_allclose(c, b, rtol=1e-6, atol=1e-7)
@@ -92,9 +83,9 @@ class TestIdentities:
         params = initial()
         state = optax.sgd(RATE, momentum=BETA).init(params)
         dense = follow(step, params, state, gradients())[-1][0]
-        everywhere = [np.ones(w.shape, bool) for w in leaves(dense)]
-        masks = prune(leaves(dense), everywhere, 22)
-        assert equal(leaves(masks_of(trail[-1][1])), masks)
+        everywhere = [np.ones(w.shape, bool) for w in kernels(dense)]
+        masks = strongest(kernels(dense), everywhere, 22)
+        assert equal(kernels(masks_of(trail[-1][1])), masks)
 
 
 PLANNED = {
@@ -107,7 +98,7 @@ PLANNED = {
 def faint():
     """Params of which the second kernel is far smaller than the first."""
     params = initial()
-    params["b"]["kernel"] *= 1e-3
+    params["fc2"]["kernel"] *= 1e-3
     return params
 
 
@@ -122,7 +113,7 @@ class TestPlans:
         trail = run(make(rule, schedule, plan=plan))
         for t, (_, state) in enumerate(trail):
             n = {0: 3, 1: 3, 2: 2, 3: 2}.get(t, 1) if name != "rigl" else 1
-            for mask in leaves(masks_of(state)):
+            for mask in kernels(masks_of(state)):
                 in_groups = np.asarray(pattern.split(jnp.asarray(mask))).sum(-1)
                 assert (in_groups == n).all(), (t, in_groups)
 
@@ -142,7 +133,7 @@ class TestPlans:
 
     def test_overrides(self, name):
         rule, schedule = PLANNED[name]
-        plan = swapjax.plan(initial(), FINAL, overrides={"b/kernel": 0.5})
+        plan = swapjax.plan(initial(), FINAL, overrides={"fc2/kernel": 0.5})
         trail = run(make(rule, schedule, plan=plan))
         for t, (_, state) in enumerate(trail):
             if t >= 8 or name == "rigl":
@@ -156,10 +147,10 @@ class TestPlans:
         draw = np.random.default_rng(3).random
         inside = jax.tree.map(lambda x: jnp.asarray(draw(x.shape) < 0.6), initial())
         trail = run(make(rule, schedule, within=inside))
-        room = sum(m.sum() for m in leaves(inside))
+        room = sum(m.sum() for m in kernels(inside))
         for t, (_, state) in enumerate(trail):
             for mask, there in zip(
-                leaves(masks_of(state)), leaves(inside), strict=True
+                kernels(masks_of(state)), kernels(inside), strict=True
             ):
                 assert not (mask & ~there).any()
             wanted = 22 if name == "rigl" or t >= 8 else 72

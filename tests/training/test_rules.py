@@ -12,7 +12,8 @@ import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rule_toy import (
+from network import kernels
+from rule_runs import (
     BETA,
     GRADUAL,
     MASK_STEPS,
@@ -20,18 +21,11 @@ from rule_toy import (
     STEADY,
     keep_at,
     make,
-    prune,
     ranked,
     run,
+    strongest,
 )
-from sparse_toy import (
-    KEY,
-    QUICK,
-    STEPS,
-    gradients,
-    initial,
-    leaves,
-)
+from sparse_runs import KEY, QUICK, STEPS, gradients, initial
 
 from swapjax import constant, cubic
 from swapjax.sparsity.budget import Budget
@@ -89,10 +83,10 @@ def cosine(first, last, t, end):
 def oracle(name, masks, given):
     """Weights, masks and what went and came back, after every update."""
     _, _, grows, first, last, end = CASES[name]
-    weights = [np.array(w) for w in leaves(initial())]
+    weights = [np.array(w) for w in kernels(initial())]
     traces = [np.zeros_like(w) for w in weights]
     for t, gradient in enumerate(given, 1):
-        slopes = leaves(gradient)
+        slopes = kernels(gradient)
         due = t % 2 == 0 and 2 <= t <= end
         old = masks
         weights = [w * m for w, m in zip(weights, masks, strict=True)]
@@ -101,9 +95,9 @@ def oracle(name, masks, given):
             everywhere = [np.ones(m.shape, bool) for m in masks]
             if name == "acdc":
                 sparse_now = MASK_STEPS.index(t) % 2 == 1
-                masks = prune(weights, everywhere, 22) if sparse_now else everywhere
+                masks = strongest(weights, everywhere, 22) if sparse_now else everywhere
             if name.startswith(("gmp", "granet")):
-                masks = prune(weights, masks, keep_at(t))
+                masks = strongest(weights, masks, keep_at(t))
             if grows:
                 fraction = first if first == last else cosine(first, last, t, end)
                 # Nothing grows at the last update.
@@ -168,7 +162,7 @@ class TestOracles:
     def test_masks_and_weights_are_those_of_sorting(self, name):
         rule, schedule, grows, *_ = CASES[name]
         trail = run(make(rule, schedule))
-        start = leaves(masks_of(trail[0][1]))
+        start = kernels(masks_of(trail[0][1]))
         if rule.begin != "random":
             assert all(m.all() for m in start)
         returned = 0
@@ -176,55 +170,55 @@ class TestOracles:
         for t, (weights, masks, back) in enumerate(steps, 1):
             params, state = trail[t]
             for i in range(2):
-                np.testing.assert_array_equal(leaves(masks_of(state))[i], masks[i], t)
+                np.testing.assert_array_equal(kernels(masks_of(state))[i], masks[i], t)
                 np.testing.assert_allclose(
-                    leaves(params)[i], weights[i], rtol=1e-4, atol=1e-6
+                    kernels(params)[i], weights[i], rtol=1e-4, atol=1e-6
                 )
                 # From zero, and not from what they were.
-                came = masks[i] & ~leaves(masks_of(trail[t - 1][1]))[i]
-                first = -RATE * leaves(gradients()[t - 1])[i] * (name != SKIPS)
-                np.testing.assert_allclose(leaves(params)[i][came], first[came], 1e-5)
+                came = masks[i] & ~kernels(masks_of(trail[t - 1][1]))[i]
+                first = -RATE * kernels(gradients()[t - 1])[i] * (name != SKIPS)
+                np.testing.assert_allclose(kernels(params)[i][came], first[came], 1e-5)
                 returned += back[i].sum()
         assert bool(returned) == bool(grows)
 
     def test_straight_through_moves_dense_weights(self):
         decay = 0.1
         trail = run(make(ste(decay=decay), cubic(2, 8, every=2)))
-        dense = [np.array(w) for w in leaves(initial())]
+        dense = [np.array(w) for w in kernels(initial())]
         masks = [np.ones(w.shape, bool) for w in dense]
         traces = [np.zeros_like(w) for w in dense]
         levels = {2: 72, 4: 37, 6: 23, 8: 22}
         for t, gradient in enumerate(gradients(), 1):
-            for i, g in enumerate(leaves(gradient)):
+            for i, g in enumerate(kernels(gradient)):
                 seen = g + np.float32(decay) * dense[i] * ~masks[i]
                 traces[i] = seen + np.float32(BETA) * traces[i]
                 dense[i] = dense[i] - np.float32(RATE) * traces[i]
             if t in levels:
                 everywhere = [np.ones(w.shape, bool) for w in dense]
-                masks = prune(dense, everywhere, levels[t])
+                masks = strongest(dense, everywhere, levels[t])
             params, state = trail[t]
             for i in range(2):
-                np.testing.assert_array_equal(leaves(masks_of(state))[i], masks[i])
+                np.testing.assert_array_equal(kernels(masks_of(state))[i], masks[i])
                 np.testing.assert_allclose(
-                    leaves(state.extras["dense"])[i], dense[i], rtol=1e-4, atol=1e-6
+                    kernels(state.extras["dense"])[i], dense[i], rtol=1e-4, atol=1e-6
                 )
                 np.testing.assert_allclose(
-                    leaves(params)[i], dense[i] * masks[i], rtol=1e-4, atol=1e-6
+                    kernels(params)[i], dense[i] * masks[i], rtol=1e-4, atol=1e-6
                 )
-                assert not leaves(params)[i][~masks[i]].any()
+                assert not kernels(params)[i][~masks[i]].any()
 
     def test_moments_are_new_where_weights_are_and_stay_where_they_come_back(self):
         trail = run(make(granet(), GRADUAL, optax.adam(1e-3)))
         seen = {"new": 0, "back": 0}
         for t in (2, 4, 6, 8):
             (start, before), (params, state) = trail[t - 1], trail[t]
-            old, now = leaves(masks_of(before)), leaves(masks_of(state))
-            pruned = prune(leaves(start), old, keep_at(t))
-            means = [leaves(s.inner[0].mu) for s in (before, state)]
-            squares = [leaves(s.inner[0].nu) for s in (before, state)]
+            old, now = kernels(masks_of(before)), kernels(masks_of(state))
+            pruned = strongest(kernels(start), old, keep_at(t))
+            means = [kernels(s.inner[0].mu) for s in (before, state)]
+            squares = [kernels(s.inner[0].nu) for s in (before, state)]
             fraction = cosine(0.5, 0.005, t, STEPS)
-            for i, g in enumerate(leaves(gradients()[t - 1])):
-                mask, back = exchange(leaves(start)[i], np.abs(g), pruned[i], fraction)
+            for i, g in enumerate(kernels(gradients()[t - 1])):
+                mask, back = exchange(kernels(start)[i], np.abs(g), pruned[i], fraction)
                 np.testing.assert_array_equal(mask, now[i])
                 came = now[i] & ~old[i]
                 # As if they had been zero so far.
@@ -239,7 +233,7 @@ class TestOracles:
                     atol=1e-7,
                 )
                 assert means[0][i][back].all()
-                assert leaves(params)[i][back].all()
+                assert kernels(params)[i][back].all()
                 assert not means[1][i][~now[i]].any()
                 assert not squares[1][i][~now[i]].any()
                 seen["new"] += came.sum()
@@ -256,7 +250,7 @@ def test_an_optimizer_is_shown_no_weight_that_goes_or_comes(rule):
     changed = 0
     for (start, before), (_, state) in itertools.pairwise(trail):
         for was, seen, old, now in zip(
-            *map(leaves, (start, state.inner, masks_of(before), masks_of(state))),
+            *map(kernels, (start, state.inner, masks_of(before), masks_of(state))),
             strict=True,
         ):
             np.testing.assert_array_equal(seen, was * (old & now))

@@ -9,7 +9,8 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from sparse_toy import (
+from network import kernels
+from sparse_runs import (
     FINAL,
     KEY,
     QUICK,
@@ -19,13 +20,12 @@ from sparse_toy import (
     by_loss,
     choose,
     counts,
-    equal,
     follow,
     gradients,
     initial,
-    leaves,
     one_of,
 )
+from trees import equal
 
 import swapjax
 from swapjax import constant, cubic
@@ -121,11 +121,11 @@ class TestContract:
             for t, (params, state) in enumerate(trail):
                 masks = masks_of(state)
                 assert by_group(plans[t], state) == plans[t].keep, (name, t)
-                assert jax.tree.map(jnp.shape, masks)["a"]["bias"] == ()
+                assert jax.tree.map(jnp.shape, masks)["fc1"]["bias"] == ()
                 assert {m.dtype.name for m in jax.tree.leaves(masks)} == {"bool"}
                 assert {p.dtype.name for p in jax.tree.leaves(params)} == {dtype}
                 assert int(state.count) == t
-                for p, m in zip(leaves(params), leaves(masks), strict=True):
+                for p, m in zip(kernels(params), kernels(masks), strict=True):
                     assert np.isfinite(p.astype(np.float32)).all(), (name, t)
                     if t:
                         assert not p[~m].any(), (name, t)
@@ -135,7 +135,7 @@ class TestContract:
         trails, _ = table(rule, dtype)
         plans = expected(rule, initial(dtype))
         for name, trail in trails.items():
-            masks = [leaves(masks_of(state)) for _, state in trail]
+            masks = [kernels(masks_of(state)) for _, state in trail]
             moved = {
                 t for t in range(1, STEPS + 1) if not equal(masks[t - 1], masks[t])
             }
@@ -154,16 +154,16 @@ class TestContract:
                 same = [
                     bool(((a == b) | ~(m & n)).all())
                     for a, b, m, n in zip(
-                        leaves(old),
-                        leaves(new),
-                        leaves(masks_of(before)),
-                        leaves(masks_of(after)),
+                        kernels(old),
+                        kernels(new),
+                        kernels(masks_of(before)),
+                        kernels(masks_of(after)),
                         strict=True,
                     )
                 ]
                 still = rule == "rigl skipping" and t in MASK_STEPS
                 assert all(same) == still, (name, t)
-                assert equal(old["a"]["bias"], new["a"]["bias"]) == still, (name, t)
+                assert equal(old["fc1"]["bias"], new["fc1"]["bias"]) == still, (name, t)
 
     def test_the_key_is_all_that_is_random(self, rule, dtype):
         trails, step = table(rule, dtype)
@@ -237,8 +237,8 @@ def test_compiled_or_not_it_is_the_same():
 
 
 SPECS = {
-    "a": {"kernel": PartitionSpec("model"), "bias": PartitionSpec()},
-    "b": {"kernel": PartitionSpec(None, "model")},
+    "fc1": {"kernel": PartitionSpec("model"), "bias": PartitionSpec()},
+    "fc2": {"kernel": PartitionSpec(None, "model")},
 }
 
 
@@ -290,7 +290,7 @@ class TestSharded:
         (p, s), (q, r) = ends
         assert equal(masks_of(s), masks_of(r))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), p, q)
-        for name in "ab":
+        for name in ("fc1", "fc2"):
             mask = masks_of(r)[name]["kernel"]
             assert mask.sharding.is_equivalent_to(placed[name]["kernel"].sharding, 2)
 

@@ -6,14 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from sparse_toy import (
-    KEY,
-    QUICK,
-    by_gradients,
-    follow,
-    gradients,
-    initial,
-)
+from sparse_runs import KEY, QUICK, brief, by_gradients, follow, gradients, initial
 
 import swapjax
 from swapjax import cubic
@@ -33,14 +26,6 @@ from swapjax.training import (
 
 ADAM = optax.adam(0.01)
 
-TIMES = cubic(1, 3, initial=0.3)
-
-
-def make(rule=None, **options):
-    goal = {} if "plan" in options else {"sparsity": 0.5}
-    settings = {**goal, "schedule": TIMES, "steps": 4, "key": KEY}
-    return sparse(ADAM, rule or gmp(), **(settings | options))
-
 
 class TestArguments:
     """Before anything is trained."""
@@ -49,12 +34,12 @@ class TestArguments:
         with pytest.raises(
             ValueError, match=r"schedule: cubic\(initial=0\) counts sta"
         ):
-            make(schedule=cubic())
+            brief(schedule=cubic())
 
     def test_a_schedule_that_ends_after_training(self):
         with pytest.raises(ValueError, match=r"schedule: .* ends after update 9, trai"):
-            make(schedule=cubic(1, 9), steps=8)
-        make(schedule=cubic(1, 9), steps=9)
+            brief(schedule=cubic(1, 9), steps=8)
+        brief(schedule=cubic(1, 9), steps=9)
 
     def test_a_schedule_of_steps_for_stages(self):
         params = {"kernel": jnp.eye(4)}
@@ -69,17 +54,17 @@ class TestArguments:
     @pytest.mark.parametrize("rule", [gmp(), set_(), rigl(), granet(), ste()], ids=str)
     def test_no_schedule(self, rule):
         with pytest.raises(ValueError, match=f"schedule: {rule.name} changes masks"):
-            make(rule, schedule=None)
+            brief(rule, schedule=None)
 
     @pytest.mark.parametrize("steps", [0, -1, 2.5])
     def test_steps_that_do_not_count(self, steps):
         with pytest.raises(ValueError, match="steps must be"):
-            make(steps=steps)
+            brief(steps=steps)
 
     @pytest.mark.parametrize("rule", [gmp, "granet", None.__class__, optax.adam(0.1)])
     def test_a_rule_that_is_none(self, rule):
         with pytest.raises(ValueError, match="rule must be what a function like"):
-            sparse(ADAM, rule, sparsity=0.5, schedule=TIMES, key=KEY)
+            sparse(ADAM, rule, sparsity=0.5, schedule=cubic(1, 3, initial=0.3), key=KEY)
 
     @pytest.mark.parametrize("value", [-0.1, 1.0, 7, math.nan, math.inf, None, "half"])
     def test_fractions_out_of_range(self, value):
@@ -102,7 +87,7 @@ class TestArguments:
     @pytest.mark.parametrize("value", [-0.1, 1.0, math.nan])
     def test_a_sparsity_out_of_range(self, value):
         with pytest.raises(ValueError, match=r"sparsity must be in \[0, 1\)"):
-            make(sparsity=value).init(initial())
+            brief(sparsity=value).init(initial())
 
     @pytest.mark.parametrize(
         ("fields", "said"),
@@ -142,7 +127,7 @@ class TestArguments:
         ],
     )
     def test_what_a_rule_of_one_s_own_returns(self, choose, got):
-        tx, params = make(Rule("mine", choose)), initial()
+        tx, params = brief(Rule("mine", choose)), initial()
         said = (
             r"rule mine: choose must return masks \(bool\[6, 9\], bool\[9, 2\]\), one"
         )
@@ -156,109 +141,114 @@ class TestParams:
     """When params are there."""
 
     def test_no_params(self):
-        tx, params = make(), initial()
+        tx, params = brief(), initial()
         with pytest.raises(ValueError, match="params: sparse training needs them"):
             tx.update(params, tx.init(params))
 
     def test_a_state_of_something_else(self):
         params = initial()
         with pytest.raises(ValueError, match=r"state: must be what tx\.init gave"):
-            make().update(params, ADAM.init(params), params)
+            brief().update(params, ADAM.init(params), params)
 
     def test_a_plan_of_other_params(self):
         plan = swapjax.plan({"kernel": jnp.ones((6, 9))}, 0.5)
         with pytest.raises(ValueError, match="params: the tree is not the one"):
-            make(plan=plan).init(initial())
+            brief(plan=plan).init(initial())
         plan = swapjax.plan(initial(wide=7), 0.5)
-        with pytest.raises(ValueError, match=r"a/kernel has shape \(6, 9\), planned f"):
-            make(plan=plan).init(initial())
+        with pytest.raises(
+            ValueError, match=r"fc1/kernel has shape \(6, 9\), planned f"
+        ):
+            brief(plan=plan).init(initial())
 
     @pytest.mark.parametrize("rule", [gmp(), ste()], ids=str)
     def test_a_state_of_other_params(self, rule):
-        tx, params = make(rule), initial()
+        tx, params = brief(rule), initial()
         other = initial(wide=7)
-        with pytest.raises(ValueError, match=r"state.masks: a/kernel must be bool"):
+        with pytest.raises(ValueError, match=r"state.masks: fc1/kernel must be bool"):
             tx.update(params, tx.init(other), params)
         with pytest.raises(ValueError, match=r"state.masks: must have the tree"):
             tx.update(params, tx.init({"kernel": jnp.ones((2, 2))}), params)
 
     def test_gradients_of_other_params(self):
-        tx, params = make(), initial()
+        tx, params = brief(), initial()
         with pytest.raises(
-            ValueError, match=r"gradients: a/kernel must .* got \(7, 9\)"
+            ValueError, match=r"gradients: fc1/kernel must .* got \(7, 9\)"
         ):
             tx.update(initial(wide=7), tx.init(params), params)
         with pytest.raises(ValueError, match="gradients: must have the tree of params"):
-            tx.update({"b": params["b"]}, tx.init(params), params)
+            tx.update({"fc2": params["fc2"]}, tx.init(params), params)
 
     def test_params_that_are_no_arrays(self):
         with pytest.raises(
             ValueError, match="params: kernel/0 must be an array, got a f"
         ):
-            make().init({"kernel": [1.0, 2.0]})
+            brief().init({"kernel": [1.0, 2.0]})
 
     def test_a_state_of_another_rule(self):
         params = initial()
         full = jax.tree.map(lambda x: jnp.ones(x.shape, bool), params)
-        for tx, name in ((make(ste()), "dense"), (make(within=full), "within")):
+        for tx, name in ((brief(ste()), "dense"), (brief(within=full), "within")):
             said = rf"state: must be of the same rule .* keeps {name}, got last, status"
             with pytest.raises(ValueError, match=said):
-                tx.update(params, make(gmp()).init(params), params)
+                tx.update(params, brief(gmp()).init(params), params)
 
     def test_a_restored_state_of_other_params(self):
         """With a plan, and where only the params are new."""
         params, other = initial(), initial(wide=7)
-        tx = make(plan=swapjax.plan(params, 0.5))
+        tx = brief(plan=swapjax.plan(params, 0.5))
         state = tx.init(params)
         with pytest.raises(
-            ValueError, match=r"params: a/kernel has shape \(7, 9\), plan"
+            ValueError, match=r"params: fc1/kernel has shape \(7, 9\), plan"
         ):
             tx.update(other, state, other)
-        less = {"a": params["a"]}
+        less = {"fc1": params["fc1"]}
         with pytest.raises(ValueError, match="params: the tree is not the one"):
             tx.update(less, state, less)
 
     def test_integers(self):
         params = initial() | {"steps": jnp.zeros((2, 2), jnp.int32)}
-        state = make().init(params)
+        state = brief().init(params)
         assert masks_of(state)["steps"].shape == ()
         params = {"kernel": jnp.ones((3, 3), jnp.int32)}
         with pytest.raises(TypeError, match="kernel holds int32"):
-            make().init(params)
+            brief().init(params)
 
     def test_leaves_without_entries(self):
-        params = initial() | {"c": {"kernel": jnp.zeros((0, 4))}}
-        tx = make(granet())
+        params = initial() | {"fc3": {"kernel": jnp.zeros((0, 4))}}
+        tx = brief(granet())
         step = by_gradients(tx, compiler_options=QUICK)
-        given = [g | {"c": {"kernel": jnp.zeros((0, 4))}} for g in gradients(4)]
+        given = [g | {"fc3": {"kernel": jnp.zeros((0, 4))}} for g in gradients(4)]
         _, state = follow(step, params, tx.init(params), given)[-1]
         assert swapjax.density(masks_of(state)) == 0.5
         with pytest.raises(ValueError, match="params: nothing to prune"):
-            make().init({"kernel": jnp.zeros((0, 4))})
+            brief().init({"kernel": jnp.zeros((0, 4))})
 
     def test_nothing_prunable(self):
         with pytest.raises(ValueError, match="params: no leaf named kernel or weight"):
-            make().init({"bias": jnp.ones(3)})
+            brief().init({"bias": jnp.ones(3)})
 
     def test_within_of_another_tree_or_too_small(self):
         params = initial()
         full = jax.tree.map(lambda x: jnp.ones(x.shape, bool), params)
         for within, said in (
-            ({"kernel": full["a"]["kernel"]}, "within: must have the tree of params"),
-            (jax.tree.map(jnp.float32, full), "within: a/bias must be bool"),
-            (full | {"b": {"kernel": jnp.ones((2, 9), bool)}}, "within: b/kernel must"),
+            ({"kernel": full["fc1"]["kernel"]}, "within: must have the tree of params"),
+            (jax.tree.map(jnp.float32, full), "within: fc1/bias must be bool"),
+            (
+                full | {"fc2": {"kernel": jnp.ones((2, 9), bool)}},
+                "within: fc2/kernel must",
+            ),
             (jax.tree.map(jnp.zeros_like, full), "within: has 0 entries in all, 36"),
         ):
             with pytest.raises(ValueError, match=said):
-                make(within=within).init(params)
+                brief(within=within).init(params)
 
     def test_static_masks_of_another_tree(self):
         with pytest.raises(ValueError, match="masks: must have the tree of params"):
-            make(static({"kernel": jnp.ones((2, 2), bool)})).init(initial())
+            brief(static({"kernel": jnp.ones((2, 2), bool)})).init(initial())
 
     def test_no_state_or_two(self):
         params = initial()
-        state = make().init(params)
+        state = brief().init(params)
         for found, states in ((0, ADAM.init(params)), (2, (state, state))):
             with pytest.raises(ValueError, match=f"state: one .* found {found}"):
                 masks_of(states)
@@ -287,7 +277,7 @@ class TestMasksFromBefore:
 def test_a_key_and_an_optimizer_are_what_they_should_be():
     for key, message in ((0, "a JAX PRNG key"), (jax.random.split(KEY), "one PRNG")):
         with pytest.raises(ValueError, match=f"key must be {message}"):
-            make(key=key)
+            brief(key=key)
     with pytest.raises(ValueError, match="optimizer must be an Optax transformation"):
         sparse("adam", static(), sparsity=0.5, key=KEY)
 
@@ -302,7 +292,7 @@ def test_a_rule_that_draws_needs_a_key(rule):
     with pytest.raises(
         ValueError, match=f"^key: {rule.name} draws at random and needs a PRNG key, got"
     ):
-        make(rule, key=None)
+        brief(rule, key=None)
 
 
 def test_given_masks_need_no_key():

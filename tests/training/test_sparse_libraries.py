@@ -6,15 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from sparse_toy import (
-    KEY,
-    QUICK,
-    batches,
-    equal,
-    initial,
-    leaves,
-    loss_fn,
-)
+from network import kernels, loss_fn
+from sparse_runs import KEY, QUICK, batches, initial
+from trees import equal
 
 import swapjax
 from swapjax import cubic
@@ -103,9 +97,9 @@ class TestModels:
         assert equal(params, swapjax.apply_masks(params, masks))
 
 
-KERNELS = {"a": {"kernel": True, "bias": False}, "b": {"kernel": True}}
+KERNELS = {"fc1": {"kernel": True, "bias": False}, "fc2": {"kernel": True}}
 
-LABELS = {"a": {"kernel": "x", "bias": "y"}, "b": {"kernel": "x"}}
+LABELS = {"fc1": {"kernel": "x", "bias": "y"}, "fc2": {"kernel": "x"}}
 
 OURS = sparse(optax.adam(0.01), granet(), **SMALL)
 
@@ -136,7 +130,7 @@ class TestOptax:
         loss = lambda params: loss_fn(params, batches()[0])  # noqa: E731
         steps = 6 if name == "MultiSteps" else 3
         params, _, masks = check_trained(AROUND[name], initial(), loss, steps)
-        for p, m in zip(leaves(params), leaves(masks), strict=True):
+        for p, m in zip(kernels(params), kernels(masks), strict=True):
             assert not p[~m].any()
 
     @pytest.mark.parametrize("name", INSIDE)

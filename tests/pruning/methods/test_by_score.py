@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy import N, apply, chain, explicit, flat, kernels, loss_fn, setting, solve
+from network import apply, loss_fn
+from problems import N, chain, chain_params, explicit, setting, solve
+from trees import flat
 
 import swapjax
 from swapjax import (
@@ -308,7 +310,7 @@ class TestRandom:
             assert abs(np.mean(part) - 0.3) < 5 * deviation
 
     def test_counts_of_an_erk_plan_are_exact(self):
-        params = kernels((30, 20, 10, 4))
+        params = chain_params((30, 20, 10, 4))
         target = plan(params, 0.8, allocation="erk")
         pruned = swapjax.prune(
             lambda p, b: jnp.mean(chain(p, b)), params, np.ones((1, 30), np.float32),

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy import dense, flat, on_support, setting, small, solve, supports
+from problems import dense, on_support, setting, small, solve, supports
+from trees import flat
 
 from swapjax import (
     cbs,

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy import N, dense, explicit, flat, on_support, setting, small, solve, supports
+from problems import N, dense, explicit, on_support, setting, small, solve, supports
+from trees import flat
 
 import swapjax
 from swapjax import (

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy import N, explicit, flat, setting, solve
+from problems import N, explicit, setting, solve
+from trees import flat
 
 from swapjax import (
     Status,

@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy import N, flat, setting, solve
+from problems import N, setting, solve
+from trees import flat
 
 from swapjax import (
     Status,

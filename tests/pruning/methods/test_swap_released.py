@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy import N, explicit, flat, setting, solve
+from problems import N, explicit, setting, solve
+from trees import flat
 
 from swapjax.pruning import (
     linear_regression_released,

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy import chain, flat, kernels, relu, solve
+from problems import chain, chain_params, relu, solve
+from trees import flat
 
 import swapjax
 from swapjax import Status, grasp, plan, synflow
@@ -81,7 +82,7 @@ def spread_of_ratio(got, wanted):
 class TestSynflow:
     @pytest.mark.usefixtures("x64")
     def test_equals_the_sum_over_paths_and_conserves_it(self):
-        params = kernels((5, 7, 6, 3), dtype=np.float64)
+        params = chain_params((5, 7, 6, 3), dtype=np.float64)
         got, wanted = synflow_scores(params), flows(params)
         assert spread_of_ratio(got, wanted) < 1e-12
         np.testing.assert_allclose([s.sum() for s in got], got[0].sum(), rtol=1e-12)
@@ -89,7 +90,7 @@ class TestSynflow:
     @pytest.mark.usefixtures("x64")
     def test_equals_the_derivative_of_the_positive_network(self):
         """Scales lose their sign, means and biases count as zero, variances stay."""
-        params = with_norms(kernels((5, 6, 6, 6, 3), dtype=np.float64))
+        params = with_norms(chain_params((5, 6, 6, 6, 3), dtype=np.float64))
         bare = jax.tree.map(np.float64, params)
         for layer in list(bare.values())[1:-1]:
             norm = layer["norm"]
@@ -106,7 +107,7 @@ class TestSynflow:
         assert spread_of_ratio(synflow_scores(params, residual), wanted) < 1e-10
 
     def test_biases_do_not_move_scores(self):
-        bare, biased = kernels((5, 7, 3)), kernels((5, 7, 3))
+        bare, biased = chain_params((5, 7, 3)), chain_params((5, 7, 3))
         for layer in biased.values():
             layer["bias"] = np.full(layer["kernel"].shape[1], -3, np.float32)
         problem, _ = problem_of(biased)
@@ -123,7 +124,7 @@ class TestSynflow:
         ids=["deep", "overflows", "underflows"],
     )
     def test_deep_networks_have_the_order_of_float64(self, depth, scale):
-        params = kernels((6, *((8, 5, 9) * 20)[:depth], 4), scale)
+        params = chain_params((6, *((8, 5, 9) * 20)[:depth], 4), scale)
         wanted = flows(params)
         assert not 1e-38 < wanted[0].sum() < 1e38
         got = synflow_scores(params)
@@ -132,14 +133,14 @@ class TestSynflow:
         np.testing.assert_allclose([s.sum() for s in got], got[0].sum(), rtol=1e-5)
 
     def test_layers_of_other_scales_each_have_it_too(self):
-        params = kernels((8,) * 21)
+        params = chain_params((8,) * 21)
         for i, layer in enumerate(params.values()):
             layer["kernel"] *= np.float32(1e5 if i < 10 else 1e-6)
         assert spread_of_ratio(synflow_scores(params), flows(params)) < 1e-4
 
     def test_layers_stacked_in_a_leaf_have_it_too(self):
         sheets = 100 * np.random.default_rng(0).normal(size=(80, 6, 6))
-        params = {"layers": {"kernel": np.float32(sheets)}, "z": kernels((6, 3))}
+        params = {"layers": {"kernel": np.float32(sheets)}, "z": chain_params((6, 3))}
         params["z"] = params["z"]["layer00"]
 
         def scanned(params, x):
@@ -154,7 +155,7 @@ class TestSynflow:
 
     def test_residual_connections_have_it_until_float32_ends(self):
         """Leaves may not be scaled there: some paths go around them."""
-        params = kernels((8,) * 12, scale=2e4)
+        params = chain_params((8,) * 12, scale=2e4)
         one, none = np.ones(8, np.float32), np.zeros(8, np.float32)
         for layer in list(params.values())[1:-1]:
             layer["norm"] = {"scale": one, "bias": none, "mean": none, "var": one}
@@ -175,7 +176,7 @@ class TestSynflow:
 
     @pytest.mark.usefixtures("x64")
     def test_activations_that_bend_are_left_at_their_scale(self):
-        params = kernels((5, 7, 6, 3), dtype=np.float64)
+        params = chain_params((5, 7, 6, 3), dtype=np.float64)
 
         def bent(params, x):
             for name in sorted(params):
@@ -190,12 +191,12 @@ class TestSynflow:
         assert spread_of_ratio(synflow_scores(params, bent), wanted) < 1e-10
 
     def test_a_layer_of_zeros_gives_zeros(self):
-        params = kernels((5, 7, 6, 3))
+        params = chain_params((5, 7, 6, 3))
         params["layer01"]["kernel"][:] = 0
         assert not any(leaf.any() for leaf in synflow_scores(params))
 
     def test_many_stages_keep_the_layers_alive_that_one_empties(self):
-        params, x = kernels((16, 64, 64, 64, 6)), np.ones((1, 16), np.float32)
+        params, x = chain_params((16, 64, 64, 64, 6)), np.ones((1, 16), np.float32)
         kept = {}
         for stages in (1, 100):
             pruned = swapjax.prune(
@@ -211,7 +212,7 @@ class TestSynflow:
         assert np.asarray(flows(pruned.params)[0]).sum() > 0
 
     def test_what_is_not_within_carries_nothing(self):
-        params = kernels((5, 7, 6, 3))
+        params = chain_params((5, 7, 6, 3))
         allowed = tuple(
             jnp.asarray(np.arange(np.size(layer["kernel"])) % 3 > 0).reshape(
                 layer["kernel"].shape

@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy import N, dense, flat, on_support, setting, small, solve, supports
+from problems import N, dense, on_support, setting, small, solve, supports
+from trees import flat
 
 from swapjax import (
     NM,

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy import N, explicit, flat, setting
+from problems import N, explicit, setting
+from trees import flat
 
 from swapjax.pruning.solvers.backsolve import backsolve
 from swapjax.pruning.solvers.least_squares import factor

@@ -1,10 +1,12 @@
-"""Small networks, their gradients as problems, G and H as arrays."""
+"""Problems of pruning small enough for G, H and brute force, and their solutions."""
 
 import itertools
 
 import jax
 import jax.numpy as jnp
+import network
 import numpy as np
+from trees import flat
 
 from swapjax import plan
 from swapjax.gradients.build import per_example_gradients
@@ -13,32 +15,14 @@ from swapjax.pruning import Problem
 N = 24
 
 
-def apply(params, x):
-    hidden = jnp.tanh(x @ params["fc1"]["kernel"] + params["fc1"]["bias"])
-    return hidden @ params["fc2"]["kernel"]
-
-
-def loss_fn(params, batch):
-    x, y = batch
-    return jnp.mean(jnp.square(apply(params, x) - y))
-
-
 def setting(
     dtype=jnp.float32, sparsity=0.6, storage="stored", allocation="global", **options
 ):
-    keys = jax.random.split(jax.random.key(0), 6)
-    params = {
-        "fc1": {
-            "kernel": jax.random.normal(keys[0], (6, 9), dtype),
-            "bias": jax.random.normal(keys[1], (9,), dtype),
-        },
-        "fc2": {"kernel": jax.random.normal(keys[2], (9, 2), dtype)},
-    }
-    x = jax.random.normal(keys[3], (N, 6), dtype)
-    y = jax.random.normal(keys[4], (N, 2), dtype)
+    """A problem of the small network with N rows, and its plan."""
+    params, data = network.make(dtype=dtype), network.data(N, dtype=dtype)
     target = plan(params, sparsity, allocation=allocation)
     rows = per_example_gradients(
-        loss_fn, params, (x, y), target, storage=storage, **options
+        network.loss_fn, params, data, target, storage=storage, **options
     )
     weights = target.layout.split(params)
     start = tuple(w + 0.1 * jnp.sign(w) for w in weights)
@@ -46,15 +30,25 @@ def setting(
     return Problem(weights, start, rows, **whole), target
 
 
-def flat(leaves):
-    return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in leaves])
-
-
 def explicit(rows):
-    return np.concatenate([np.asarray(m).reshape(N, -1) for m in rows.matrices], axis=1)
+    """G as an array, [n, p], of rows that are stored."""
+    return np.concatenate(
+        [np.asarray(m).reshape(rows.n, -1) for m in rows.matrices], axis=1
+    )
 
 
 solve = jax.jit(lambda method, *args: method(*args), static_argnums=0)
+
+
+def check_contract(solution, target, dtype):
+    """What holds of the solution of every method."""
+    kept = flat(solution.masks).astype(bool)
+    assert kept.sum() == target.kept
+    assert not flat(solution.weights)[~kept].any()
+    assert np.isfinite(flat(solution.weights)).all()
+    assert {w.dtype.name for w in solution.weights} == {dtype}
+    assert {m.dtype.name for m in solution.masks} == {"bool"}
+    assert all(np.ndim(value) == 0 for value in solution.details.values())
 
 
 def dense(problem, damping):
@@ -91,6 +85,7 @@ def small(sparsity, n=9):
 
 
 def supports(total, kept):
+    """All masks that keep so many of all entries."""
     for chosen in itertools.combinations(range(total), kept):
         mask = np.zeros(total, bool)
         mask[list(chosen)] = True
@@ -102,12 +97,14 @@ def relu(x):
 
 
 def chain(params, x):
+    """The outputs of dense layers with a ReLU after each."""
     for name in sorted(params):
         x = relu(x @ params[name]["kernel"] + params[name].get("bias", 0))
     return x
 
 
-def kernels(sizes, scale=1.0, dtype=np.float32):
+def chain_params(sizes, scale=1.0, dtype=np.float32):
+    """The kernels of such a chain, by He's initialisation."""
     rng = np.random.default_rng(0)
     return {
         f"layer{i:02}": {

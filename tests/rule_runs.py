@@ -1,11 +1,11 @@
-"""Rules on the small network of sparse_toy, and the sorts that they are told by."""
+"""Runs of rules on given gradients, and the sorts that tell what rules do."""
 
 import math
 from fractions import Fraction
 
 import numpy as np
 import optax
-from sparse_toy import (
+from sparse_runs import (
     FINAL,
     KEY,
     QUICK,
@@ -21,17 +21,15 @@ from swapjax.training import check_state, sparse
 
 RATE, BETA = 0.05, 0.9
 
-
 MASK_STEPS = 2, 4, 6, 8
 
-
 GRADUAL = cubic(2, 8, every=2, initial=0.4)
-
 
 STEADY = constant(2, 8, every=2)
 
 
 def make(rule, schedule, optimizer=None, **options):
+    """A rule with momentum, or with another optimizer."""
     goal = {} if "plan" in options else {"sparsity": FINAL}
     settings = {**goal, "schedule": schedule, "steps": STEPS, "key": KEY}
     momentum = optax.sgd(RATE, momentum=BETA)
@@ -39,6 +37,7 @@ def make(rule, schedule, optimizer=None, **options):
 
 
 def run(tx, params=None, given=None):
+    """Params and states after 0, 1, ... updates by the known gradients."""
     params = initial() if params is None else params
     step = by_gradients(tx, compiler_options=QUICK)
     trail = follow(step, params, tx.init(params), given or gradients())
@@ -48,18 +47,19 @@ def run(tx, params=None, given=None):
 
 
 def ranked(values, places):
+    """Places by their value, the largest first."""
     return sorted(places, key=lambda i: (-values[i], i))
 
 
-def prune(weights, masks, keep):
-    """The largest entries of all leaves together, and one at least of each."""
+def strongest(values, masks, keep):
+    """The largest of all leaves together within masks, and one at least of each."""
     order = [
-        (-abs(float(w.flat[i])), leaf, i)
-        for leaf, (w, m) in enumerate(zip(weights, masks, strict=True))
+        (-abs(float(v.flat[i])), leaf, i)
+        for leaf, (v, m) in enumerate(zip(values, masks, strict=True))
         for i in np.flatnonzero(m)
     ]
     order.sort()
-    sure = [next(e for e in order if e[1] == leaf) for leaf in range(len(weights))]
+    sure = [next(e for e in order if e[1] == leaf) for leaf in range(len(values))]
     rest = [e for e in order if e not in sure]
     new = [np.zeros(m.shape, bool) for m in masks]
     for _, leaf, i in (sure + rest)[:keep]:

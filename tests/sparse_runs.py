@@ -1,14 +1,17 @@
-"""A network small enough to be trained sparse in every way, and runs that are kept."""
+"""Runs of sparse training with the small network, every state of which is kept."""
 
 import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import network
 import numpy as np
 import optax
+from network import kernels
 
-from swapjax.training import masks_of
+from swapjax import cubic
+from swapjax.training import gmp, masks_of, sparse
 
 KEY = jax.random.key(0)
 FINAL = 0.7
@@ -18,18 +21,13 @@ QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes
 
 
 def initial(dtype="float32", wide=6):
-    keys = jax.random.split(jax.random.key(1), 3)
-    return {
-        "a": {
-            "kernel": jax.random.normal(keys[0], (wide, 9), dtype),
-            "bias": jax.random.normal(keys[1], (9,), dtype),
-        },
-        "b": {"kernel": jax.random.normal(keys[2], (9, 2), dtype)},
-    }
+    """The small network before training."""
+    return network.make(1, dtype, inputs=wide)
 
 
 @functools.cache
 def batches(dtype="float32", wide=6, steps=STEPS):
+    """A batch of eight examples for each step."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(steps, 8, wide))
     y = rng.normal(size=(steps, 8, 2))
@@ -37,12 +35,6 @@ def batches(dtype="float32", wide=6, steps=STEPS):
     return list(
         zip(x.astype(jnp.dtype(dtype)), y.astype(jnp.dtype(dtype)), strict=True)
     )
-
-
-def loss_fn(params, batch):
-    x, y = batch
-    hidden = jnp.tanh(x @ params["a"]["kernel"] + params["a"]["bias"])
-    return jnp.mean(jnp.square(hidden @ params["b"]["kernel"] - y))
 
 
 def gradients(steps=STEPS, seed=7, wide=6):
@@ -55,12 +47,21 @@ def gradients(steps=STEPS, seed=7, wide=6):
     ]
 
 
+def brief(rule=None, **options):
+    """Half of the weights gone in four steps of Adam."""
+    goal = {} if "plan" in options else {"sparsity": 0.5}
+    settings = {**goal, "schedule": cubic(1, 3, initial=0.3), "steps": 4, "key": KEY}
+    return sparse(optax.adam(0.01), rule or gmp(), **(settings | options))
+
+
 def by_loss(tx, **options):
     """A jitted step along the gradient of the loss of a batch."""
 
     @functools.partial(jax.jit, **options)
     def step(params, state, batch):
-        updates, state = tx.update(jax.grad(loss_fn)(params, batch), state, params)
+        updates, state = tx.update(
+            jax.grad(network.loss_fn)(params, batch), state, params
+        )
         return optax.apply_updates(params, updates), state
 
     return step
@@ -85,22 +86,9 @@ def follow(step, params, state, inputs):
     return trail
 
 
-def leaves(masks):
-    """The masks of the two kernels, in NumPy."""
-    return [np.asarray(masks["a"]["kernel"]), np.asarray(masks["b"]["kernel"])]
-
-
 def counts(state):
-    return [int(m.sum()) for m in leaves(masks_of(state))]
-
-
-def equal(first, second):
-    """Whether two trees are the same bit for bit."""
-    assert jax.tree.structure(first) == jax.tree.structure(second)
-    return all(
-        a.dtype == b.dtype and np.array_equal(a, b)
-        for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
-    )
+    """How many entries the masks of the two kernels keep."""
+    return [int(m.sum()) for m in kernels(masks_of(state))]
 
 
 class OneOf(NamedTuple):
@@ -135,4 +123,5 @@ def one_of(optimizers):
 
 
 def choose(state, index):
+    """The state with another of the optimizers chosen."""
     return state._replace(inner=state.inner._replace(index=jnp.int32(index)))

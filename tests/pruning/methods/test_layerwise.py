@@ -1,0 +1,184 @@
+"""What all methods keep to that prune layer by layer."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from layer_problems import (
+    METHODS,
+    ONE,
+    problem_of,
+    setting,
+    single,
+)
+from problems import check_contract, solve
+from trees import flat
+
+import swapjax
+from swapjax import Status, layerwise_obs, plan, wanda
+from swapjax.sparsity.patterns import NM
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [(name, "float32") for name in METHODS]
+    + [(name, "bfloat16") for name in ("greedy", "columns")],
+)
+def test_keeps_the_contract(name, dtype):
+    problem, target = setting(jnp.dtype(dtype))
+    solution = solve(METHODS[name], problem, target.budget)
+    check_contract(solution, target, dtype)
+    assert Status(int(solution.status)) is Status.CONVERGED
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["greedy", "columns", "wanda by output"])
+def test_jit_changes_nothing(name):
+    moment, _, weights = single(seed=3)
+    problem = problem_of(moment, weights)
+    budget = plan({"kernel": weights}, 0.5).budget
+    jitted = solve(METHODS[name], problem, budget)
+    eager = METHODS[name](problem, budget)
+    for a, b in zip(jitted.masks, eager.masks, strict=True):
+        assert (a == b).all()
+    np.testing.assert_allclose(flat(jitted.weights), flat(eager.weights), rtol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["greedy", "columns", "wanda"])
+def test_within_limits_the_support(name):
+    problem, target = setting(**ONE)
+    allowed = tuple(
+        jnp.arange(w.size).reshape(w.shape) % 3 < 2 for w in problem.weights
+    )
+    problem = dataclasses.replace(problem, within=allowed)
+    solution = solve(METHODS[name], problem, target.budget)
+    assert flat(solution.masks).sum() == target.kept
+    for mask, inside in zip(solution.masks, allowed, strict=True):
+        assert not np.any(mask & ~inside)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["greedy", "columns", "wanda"])
+def test_zeros_stay_zero(name):
+    problem, target = setting(sparsity=0.6, **ONE)
+    first = solve(METHODS[name], problem, target.at(0.4).budget)
+    again = dataclasses.replace(problem, weights=first.weights)
+    second = solve(METHODS[name], again, target.budget)
+    assert flat(second.masks).sum() == target.kept
+    for mask, before in zip(second.masks, first.masks, strict=True):
+        assert not np.any(mask & ~before)
+
+
+@pytest.mark.parametrize("name", ["greedy", "columns", "wanda"])
+@pytest.mark.parametrize("axis", [-2, -1])
+def test_patterns_are_kept_exactly(name, axis):
+    pattern = NM(1, 2, axis=axis)
+    problem, target = setting(jnp.float32, None, pattern=pattern, **ONE)
+    solution = solve(METHODS[name], problem, target.budget)
+    for mask, w in zip(solution.masks, solution.weights, strict=True):
+        groups = target.patterns[0].split(mask)
+        assert (groups.sum(-1) == 1).all()
+        assert not np.any(np.asarray(w)[~np.asarray(mask)])
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["greedy", "columns"])
+def test_patterns_within_masks(name):
+    """A group with less room than the pattern leaves keeps less."""
+    problem, target = setting(sparsity=None, pattern=NM(1, 2), **ONE)
+    allowed = tuple(jnp.arange(w.shape[0])[:, None] % 4 > 1 for w in problem.weights)
+    allowed = tuple(
+        jnp.broadcast_to(a, w.shape)
+        for a, w in zip(allowed, problem.weights, strict=True)
+    )
+    problem = dataclasses.replace(problem, within=allowed)
+    solution = solve(METHODS[name], problem, target.budget)
+    for mask, inside in zip(solution.masks, allowed, strict=True):
+        pairs = np.asarray(inside).reshape(-1, 2, mask.shape[1]).any(1)
+        kept = np.asarray(mask).reshape(-1, 2, mask.shape[1]).sum(1)
+        assert (kept == pairs).all()
+        assert not np.any(mask & ~inside)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [("greedy", (None, NM(2, 4))), ("columns", (0.6, None)), ("wanda", (0.6, None))],
+)
+def test_a_convolution_is_a_product_with_patches(name, rule):
+    keys = jax.random.split(jax.random.key(3), 2)
+    kernel = jax.random.normal(keys[0], (3, 3, 4, 5))
+    images = jax.random.normal(keys[1], (12, 6, 6, 4))
+
+    def convolve(params, x):
+        return jnp.mean(
+            jax.lax.conv_general_dilated(
+                x, params["kernel"], (1, 1), "SAME",
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+        )  # fmt: skip
+
+    def patches(x):
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        windows = [x[:, i : i + 6, j : j + 6] for i in range(3) for j in range(3)]
+        return jnp.concatenate(windows, axis=-1)
+
+    def product(params, x):
+        return jnp.mean(x @ params["kernel"])
+
+    sparsity, pattern = rule
+    results = []
+    for loss, w, x in (
+        (convolve, kernel, images),
+        (product, kernel.reshape(36, 5), patches(images)),
+    ):
+        pruned = swapjax.prune(
+            loss, {"kernel": w}, x, method=METHODS[name], samples=12,
+            plan=plan({"kernel": w}, sparsity, pattern=pattern), key=keys[0],
+        )  # fmt: skip
+        results.append(np.asarray(pruned.params["kernel"]).reshape(36, 5))
+    np.testing.assert_allclose(*results, rtol=1e-7, atol=1e-10)
+
+
+@pytest.mark.usefixtures("x64")
+def test_layers_side_by_side_are_layers_of_their_own():
+    x = jax.random.normal(jax.random.key(0), (30, 3, 4))
+    kernel = jax.random.normal(jax.random.key(1), (3, 4, 2))
+    method = layerwise_obs()
+
+    def prune(loss_fn, params, x, rule):
+        return swapjax.prune(
+            loss_fn, params, x, method=method, samples=30, key=jax.random.key(2),
+            plan=rule,
+        ).params  # fmt: skip
+
+    def batched(p, x):
+        return jnp.sum(jnp.einsum("bgi,gio->bgo", x, p["kernel"]))
+
+    def apart(p, x):
+        return sum(jnp.sum(x[:, g] @ p[str(g)]["kernel"]) for g in range(3))
+
+    params = {str(g): {"kernel": kernel[g]} for g in range(3)}
+    # No leaf may keep less than none of its entries here: groups compete freely.
+    rule = functools.partial(plan, sparsity=0.5, min_keep=0)
+    one = prune(batched, {"kernel": kernel}, x, rule({"kernel": kernel}))
+    several = prune(apart, params, x, rule(params))
+    stacked = jnp.stack([several[str(g)]["kernel"] for g in range(3)])
+    np.testing.assert_allclose(one["kernel"], stacked, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", [layerwise_obs(), wanda()])
+def test_a_problem_without_layers_is_an_error(method):
+    problem, target = setting(jnp.float32)
+    with pytest.raises(ValueError, match="needs layers"):
+        method(dataclasses.replace(problem, layers=None), target.budget)
+
+
+def test_methods_of_the_same_settings_are_equal():
+    assert layerwise_obs() == layerwise_obs(order="auto")
+    assert layerwise_obs() != layerwise_obs(block=64)
+    assert str(wanda()) == "wanda(per_output=False)"
