@@ -4,9 +4,6 @@ import re
 
 from pages import ROOT, blocks
 
-from swapjax.pruning.methods import METHODS
-from swapjax.training.rules import RULES
-
 README = ROOT / "README.md"
 
 
@@ -19,12 +16,8 @@ def test_the_examples_run_one_after_the_other(capsys):
     assert float(accuracy) > 80
 
 
-def test_it_is_short_and_names_every_method_and_rule():
-    text = README.read_text()
-    assert len(text.splitlines()) <= 150
-    for folder, table in ("methods", METHODS), ("rules", RULES):
-        for name in table:
-            assert f"docs/{folder}/{name.removesuffix('-released')}.md" in text
+def test_it_is_short():
+    assert len(README.read_text().splitlines()) <= 150
 
 
 def test_the_commands_that_are_named_exist():
