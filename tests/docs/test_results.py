@@ -46,6 +46,14 @@ RULES = {
     "`random(key)`, then `static(masks)`": "random",
     "`magnitude()`, then `static(masks)`": "magnitude",
 }
+MANY_STAGES = {
+    "magnitude": "magnitude",
+    "`linear_regression(first_order=False)`": "linear-regression, targets only",
+    "`swap(first_order=False)`": "swap, targets only",
+    "`linear_regression()`": "linear-regression",
+    "`swap()`": "swap",
+    "magnitude, theirs / ours": "magnitude",
+}
 
 
 def rows(page):
@@ -94,3 +102,62 @@ def test_sparse_training():
                 spread = statistics.stdev(values) / math.sqrt(len(values))
                 assert error == pytest.approx(spread, abs=0.0051)
     assert seen == set(RULES)
+
+
+def test_many_stages():
+    found = runs("mlpnet_mnist", "recipe", "method", "noise", "sparsity")
+    seen, recipe = 0, "plain"
+    for name, cells in rows("many-stages.md"):
+        recipe = "sgd" if name.startswith("**an epoch") else recipe
+        name, _, noise = name.partition(", noise ")
+        if name not in MANY_STAGES:
+            continue
+        noise = noise.strip("()").replace(" ", "") or "clean"
+        for level, cell in zip(("0.9", "0.95", "0.98"), cells, strict=True):
+            values = found[recipe, MANY_STAGES[name], noise, level]
+            value = float(cell.rpartition("/")[2])
+            assert value == pytest.approx(statistics.mean(values), abs=0.0051), name
+            seen += 1
+    assert seen == 3 * 10
+
+
+def test_plasticity():
+    with (RESULTS / "plasticity" / "results.csv").open() as file:
+        found = defaultdict(list)
+        for line in csv.DictReader(file):
+            gain = float(line["after"]) - float(line["before"])
+            found[line["epoch"], line["rate"], line["regrown"]].append(gain)
+    table = [
+        row for row in rows("sparse-training.md") if row[0] in ("1", "3", "5", "7")
+    ]
+    assert len(table) == 4
+    for epoch, cells in table:
+        for rate, cell in zip(("0.5", "0.9", "0.98"), cells, strict=True):
+            for regrown, part in enumerate(cell.replace("−", "-").split("/")):
+                mean = statistics.mean(found[epoch, rate, str(regrown)])
+                assert float(part) == pytest.approx(mean, abs=0.0051)
+
+
+def numbers(text):
+    """The numbers of two decimals in every row of every table."""
+    tables = re.findall(r"^\|.*\|$", text, re.MULTILINE)
+    return [re.findall(r"(?<![\d.])\d+\.\d\d(?![\d.])", row) for row in tables]
+
+
+def within(some, others):
+    """Whether others has some in their order, perhaps with more in between."""
+    left = iter(others)
+    return all(number in left for number in some)
+
+
+@pytest.mark.parametrize("folder", ["methods", "rules"])
+def test_what_a_page_measured_stands_in_the_results(folder):
+    pages = (DOCS / "results").glob("*.md")
+    known = [row for page in pages for row in numbers(page.read_text())]
+    checked = 0
+    for page in sorted((DOCS / folder).glob("*.md")):
+        for row in numbers(page.read_text()):
+            if len(row) > 1:
+                assert any(within(row, other) for other in known), f"{page}: {row}"
+                checked += 1
+    assert checked > 10
