@@ -66,6 +66,6 @@ def test_every_page_is_in_the_navigation():
 def test_the_version_is_one():
     version = swapjax.__version__
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert project["version"] == version
+    assert project["dynamic"] == ["version"]  # read from the package
     assert f"\n## {version}" in (ROOT / "CHANGELOG.md").read_text()
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
