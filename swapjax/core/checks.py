@@ -5,6 +5,7 @@ import operator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -60,3 +61,22 @@ def take_key(key: Any) -> tuple[str, np.ndarray]:
     if data.ndim != 1:
         raise ValueError(f"key must be one PRNG key, got {data.shape[:-1]} of them")
     return kind, data
+
+
+def require_float(name: str, dtype: Any) -> np.dtype:
+    """Raise unless a dtype is one of floats.
+
+    Args:
+        name: of the argument.
+        dtype: or what stands for one.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError:
+        raise ValueError(f"{name} must be one of floats, got {dtype!r}") from None
+    if not jnp.issubdtype(found, jnp.floating):
+        raise ValueError(f"{name} must be one of floats, got {found}")
+    return found

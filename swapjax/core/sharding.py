@@ -1,4 +1,4 @@
-"""Where arrays lie: what the user brings is kept, and the compiler does the rest.
+"""Placement on devices: that of the user is kept, the compiler does the rest.
 
 Nothing here computes. Arrays come with the shardings of their owner, ``jax.jit`` finds
 out what follows from them, and results go back to where they came from.
@@ -58,8 +58,8 @@ def find_spread(data: Any) -> Spread | None:
 def leave_to_compiler(tree: Any) -> Any:
     """Move arrays from meshes with explicit axes to the same with automatic ones.
 
-    In explicit mode every operation must say where its result lies; the functions of
-    this package, and most loss functions, leave that to the compiler.
+    In explicit mode every operation must name the sharding of its result; the
+    functions of this package, and most loss functions, leave that to the compiler.
     """
 
     def move(x: Any) -> Any:
@@ -75,7 +75,7 @@ def leave_to_compiler(tree: Any) -> Any:
 
 
 def put_like(tree: Any, reference: Any) -> Any:
-    """Put every array where the one that it stands for lies.
+    """Give every array the sharding of the one that it stands for.
 
     Args:
         tree: arrays.
@@ -93,7 +93,7 @@ def put_like(tree: Any, reference: Any) -> Any:
 
 
 def put_beside(tree: Any, reference: Any) -> Any:
-    """Put arrays that lie nowhere in particular on the mesh of others, whole.
+    """Replicate arrays without a sharding of their own over the mesh of others.
 
     There ``jax.jit`` leaves them, so that a step that takes and returns them compiles
     once.

@@ -63,6 +63,10 @@ def require_finite(
     for name, leaf in zip(names, leaves, strict=True):
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             continue
+        if isinstance(leaf, jax.core.Tracer):
+            raise ValueError(
+                f"{what}: values are checked here, which jit does not know"
+            )
         count = int(_not_finite(leaf))
         if count:
             bad.append(f"{name or 'the array'} ({count:,} of {np.size(leaf):,})")

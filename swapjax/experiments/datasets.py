@@ -120,7 +120,7 @@ def _npz(source: str) -> dict[str, np.ndarray]:
 
 
 def _decode(source: str, part: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
-    """Images from files of JPEG or PNG that lie one after the other."""
+    """Decode images from concatenated JPEG or PNG files."""
     from PIL import Image, UnidentifiedImageError
 
     data = arrays[f"jpeg_{part}"].tobytes()

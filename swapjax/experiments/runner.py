@@ -70,7 +70,7 @@ class Row:
     setup: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON takes it; a number that is not finite becomes null."""
+        """Turn into what JSON takes; a number that is not finite becomes null."""
         fields = dataclasses.asdict(self)
         for name in ("accuracy", "loss"):
             if not math.isfinite(fields[name]):
@@ -128,7 +128,7 @@ def set_up(
 
 
 def evaluate(setting: Setting, params: Params) -> tuple[float, float]:
-    """Accuracy in percent, and mean loss, on the whole test set."""
+    """Measure the accuracy in percent and the mean loss on the whole test set."""
     correct, loss = 0, 0.0
     x, y = setting.data.test
     for start in range(0, len(y), _TEST_BATCH):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from swapjax.core import sharding, trees
-from swapjax.core.checks import require_count
+from swapjax.core.checks import require_count, require_float
 from swapjax.core.trees import count_examples
 from swapjax.core.types import Leaves, LossFn, Params
 from swapjax.gradients.matrix_free import MatrixFreeRows
@@ -132,9 +132,7 @@ def recipe(
         fits = room // live
         span = min(_CHUNK_ROWS, max(1, fits))
         chunk = min(span, max(1, _CHUNK_BYTES // (4 * plan.layout.total)))
-    rounded = None if dtype is None else jnp.dtype(dtype)
-    if rounded is not None and not jnp.issubdtype(rounded, jnp.floating):
-        raise ValueError(f"dtype must be one of floats, got {rounded}")
+    rounded = None if dtype is None else require_float("dtype", dtype)
     return MatrixFreeRows(
         params=params,
         data=data,

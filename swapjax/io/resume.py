@@ -1,7 +1,8 @@
-"""What tells one run from another, and the file that a run goes on from."""
+"""The state file that an interrupted run continues from, and what identifies a run."""
 
 import hashlib
 import json
+import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,6 +48,38 @@ def digest(tree: Any) -> str:
         result.update(f"{path} {array.dtype} {array.shape}".encode())
         result.update(array.tobytes())
     return result.hexdigest()[:16]
+
+
+def describe_code(identity: Any) -> str:
+    """Tell functions of a user's apart by their code, as far as it goes.
+
+    Args:
+        identity: a function, its code, or anything else.
+
+    Returns:
+        A short text: the same for the same code, constants and values of simple kinds
+        that it closes over; empty for functions of swapjax, which settings tell apart.
+    """
+    code = getattr(identity, "__code__", identity)
+    file = getattr(code, "co_filename", "")
+    if Path(file).is_relative_to(Path(__file__).parents[1]):
+        return ""
+    cells = getattr(identity, "__closure__", None) or ()
+    simple = (bool, int, float, str, bytes, tuple, type(None))
+    values = [c.cell_contents for c in cells]
+    told = [v if isinstance(v, simple) else type(v).__name__ for v in values]
+    text = f"{_code(code)} {told} {getattr(identity, '__defaults__', None)}"
+    return f", code {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _code(code: Any) -> str:
+    """Write out compiled code, that of functions inside it included."""
+    if not isinstance(code, types.CodeType):
+        return type(code).__name__
+    constants = [
+        _code(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts
+    ]
+    return f"{code.co_code.hex()} {code.co_names} {constants}"
 
 
 def require_room(path: str | Path) -> None:

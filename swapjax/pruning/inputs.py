@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from swapjax.core import sharding, trees
-from swapjax.core.checks import require_count
+from swapjax.core.checks import require_count, require_float, take_key
 from swapjax.core.types import Leaves, LossFn, Masks, Params
 from swapjax.gradients.build import check_storage
 from swapjax.gradients.operator import Corruption, Storage
+from swapjax.io import resume
 from swapjax.loops.examples import Source
 from swapjax.loops.finetune import FineTune
+from swapjax.pruning.history import Stage
 from swapjax.pruning.method import Method
 from swapjax.sparsity.bounds import allowed, room
 from swapjax.sparsity.budget import Budget
@@ -41,8 +43,14 @@ class Settings:
     noise: Corruption | None
     storage: Storage
     dtype: Any
+    callback: Callable[[Stage], None] | None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.schedule, Schedule):
+            raise ValueError(
+                "schedule must be what a function like swapjax.cubic() returns, got "
+                f"{self.schedule!r}"
+            )
         if self.schedule.start is not None:
             raise ValueError(
                 f"schedule: {self.schedule} counts updates of an optimizer, for "
@@ -61,6 +69,23 @@ class Settings:
                 "noise must be a function of rows, such as "
                 f"swapjax.GradientNoise(scale, proportion), got {self.noise!r}"
             )
+        if not isinstance(self.finetune, FineTune | None):
+            raise ValueError(
+                f"finetune must be a swapjax.FineTune, got {self.finetune!r}"
+            )
+        for name in ("recalibrate", "callback"):
+            value = getattr(self, name)
+            if value is not None and not callable(value):
+                raise ValueError(f"{name} must be a function, got {value!r}")
+        if self.dtype is not None:
+            require_float("dtype", self.dtype)
+        if self.key is not None:
+            take_key(self.key)
+
+    @property
+    def corruption(self) -> Corruption | None:
+        """The noise, where the method looks at gradients."""
+        return self.noise if self.method.needs_rows else None
 
     @property
     def needs_examples(self) -> bool:
@@ -74,9 +99,10 @@ class Settings:
         return tuple(jax.random.split(jax.random.fold_in(self.key, stage), 3))
 
     def describe(self) -> dict[str, Any]:
-        """Tell what of these makes another run, for its file."""
+        """Describe what tells one run from another, for its state file."""
+        criterion = resume.describe_code(self.method.identity)
         return {
-            "method": self.method,
+            "method": f"{self.method}{criterion}",
             "stages": self.stages,
             "samples": self.samples,
             "batch": self.batch,
@@ -162,7 +188,7 @@ def _source(settings: Settings, data: Any) -> Source | None:
             f"{settings.loss_fn!r}"
         )
     if isinstance(data, Iterator):
-        if settings.noise is not None and settings.key is None:
+        if settings.corruption is not None and settings.key is None:
             raise ValueError("key: noise needs a PRNG key, got None")
         return Source(data, settings.samples * settings.batch)
     if wanting is not None and settings.key is None:

@@ -40,8 +40,8 @@ class Problem:
         layers: each leaf as a matrix with the second moment of what it reads, at the
             current weights; None for a method that does without.
         params: the whole network as it is now; None for a method that does without.
-        layout: where the prunable leaves lie among those of params; None for a method
-            that does without.
+        layout: the paths, shapes and places of the prunable leaves in params; None for
+            a problem that was made by hand.
     """
 
     weights: Leaves
@@ -122,17 +122,24 @@ def layout_of(problem: Problem) -> Layout:
 class Method:
     """A way to prune: a pure function with a name and its settings.
 
-    Two methods of the same name and settings are equal, so that compiled code is
+    Two methods of the same name, settings and code are equal, so that compiled code is
     shared between them.
 
     Attributes:
         name: as on the command line.
         settings: pairs of hyper-parameter and value.
-        solve: the function of a problem and a budget.
+        solve: a pure function of a problem and a budget.
         needs_rows: whether it looks at gradients.
         needs_layers: whether it looks at what layers read.
         needs_params: whether it looks at the leaves that are not prunable.
-        identity: what else two equal methods must share.
+        identity: what else two equal methods must share: by default the code of solve
+            if there are settings, which then tell all that it closes over, and
+            otherwise solve itself.
+
+    Raises:
+        ValueError: for a name that is no text, a solve that is no function, and
+            settings that are no pairs or have no hash; when called, for what is no
+            solution of the problem.
     """
 
     name: str
@@ -143,9 +150,22 @@ class Method:
     needs_params: bool = False
     identity: Hashable = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise ValueError(f"name must be text, got {self.name!r}")
+        if not callable(self.solve):
+            raise ValueError(
+                f"solve must be a function of a problem and a budget, got "
+                f"{self.solve!r}"
+            )
+        object.__setattr__(self, "settings", _pairs(self.settings))
+        if self.identity is None:
+            identity = _identity(self.solve, self.settings)
+            object.__setattr__(self, "identity", identity)
+
     def __call__(self, problem: Problem, budget: Budget) -> Solution:
         """Prune. Pure; may be traced."""
-        return self.solve(problem, budget)
+        return _check_solution(self.name, self.solve(problem, budget), problem)
 
     def __str__(self) -> str:
         inner = ", ".join(f"{k}={v!r}" for k, v in self.settings)
@@ -198,14 +218,16 @@ def by_score(
         >>> int(jnp.sum(pruned.masks["kernel"]))
         12
     """
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"name must be text, got {name!r}")
     if not callable(score):
         raise ValueError(f"score must be a function of a problem, got {score!r}")
     settings = _pairs(settings)
 
     def solve(problem: Problem, budget: Budget) -> Solution:
-        found = _check_scores(name, score(problem), problem)
+        try:
+            found = _check_scores(name, score(problem), problem)
+        except AttributeError as e:
+            hint = "needs_rows, needs_layers and needs_params say what a problem holds"
+            raise ValueError(f"score of {name}: {e}; {hint}") from e
         mask = select(found, budget, problem.within)
         finite = jnp.stack([jnp.all(jnp.isfinite(f)) for f in found]).all()
         status = jnp.where(finite, Status.CONVERGED, Status.NOT_FINITE)
@@ -218,12 +240,25 @@ def by_score(
             details={},
         )
 
-    # A function made anew by the same lines is the same, if settings tell what it
-    # closes over. Other lines are another method: one is free to write them again.
-    identity = getattr(score, "__code__", score) if settings else score
+    identity = _identity(score, settings)
+    try:
+        hash(identity)
+    except TypeError:
+        raise ValueError(f"score must have a hash, got {score!r}") from None
     return Method(
         name, settings, solve, needs_rows, needs_layers, needs_params, identity
     )
+
+
+def _identity(function: Callable, settings: tuple) -> Hashable:
+    """Find what two functions of equal methods share.
+
+    A function made anew by the same lines is the same, if settings tell what it closes
+    over. Other lines are another method: one is free to write them again.
+    """
+    while settings and isinstance(function, functools.partial):
+        function = function.func
+    return getattr(function, "__code__", function) if settings else function
 
 
 def _pairs(settings: Any) -> tuple[tuple[str, Any], ...]:
@@ -233,6 +268,8 @@ def _pairs(settings: Any) -> tuple[tuple[str, Any], ...]:
         ValueError: for other than pairs that have a hash.
     """
     try:
+        if any(isinstance(pair, str) for pair in settings):
+            raise ValueError
         settings = tuple((name, value) for name, value in settings)
         hash(settings)
     except (TypeError, ValueError):
@@ -248,22 +285,52 @@ def _check_scores(name: str, found: Any, problem: Problem) -> Leaves:
     Raises:
         ValueError: for another number of leaves, other shapes, and other than floats.
     """
-    weights, layout = problem.weights, problem.layout
+    weights = problem.weights
     if not isinstance(found, Sequence) or len(found) != len(weights):
         got = f"{len(found)} of them" if isinstance(found, Sequence) else repr(found)
         raise ValueError(
             f"score of {name}: must return one array for each of the {len(weights)} "
             f"prunable leaves, got {got}"
         )
-    leaves = tuple(jnp.asarray(leaf) for leaf in found)
-    for i, (leaf, w) in enumerate(zip(leaves, weights, strict=True)):
-        if leaf.shape != w.shape or not jnp.issubdtype(leaf.dtype, jnp.floating):
-            path = f"leaf {i}" if layout is None else layout.paths[i]
+    _check_leaves(f"score of {name}", found, problem, jnp.floating, "floats")
+    return tuple(found)
+
+
+def _check_solution(name: str, found: Any, problem: Problem) -> Solution:
+    """Take what a method returned for a solution of the problem.
+
+    Raises:
+        ValueError: for anything else, and weights or masks of other leaves.
+    """
+    if not isinstance(found, Solution):
+        raise ValueError(f"method {name}: must return a Solution, got {found!r}")
+    wanted = (("weights", jnp.floating, "floats"), ("masks", jnp.bool_, "bools"))
+    for what, kind, of in wanted:
+        leaves = getattr(found, what)
+        if not isinstance(leaves, Sequence) or len(leaves) != len(problem.weights):
             raise ValueError(
-                f"score of {name}: {path} must be floats of shape {w.shape}, got "
-                f"{leaf.dtype} of shape {leaf.shape}"
+                f"method {name}: must return {what} of the {len(problem.weights)} "
+                f"prunable leaves, got {leaves!r}"
             )
-    return leaves
+        _check_leaves(f"{what} of method {name}", leaves, problem, kind, of)
+    return found
+
+
+def _check_leaves(
+    what: str, leaves: Sequence, problem: Problem, kind: Any, of: str
+) -> None:
+    """Raise unless arrays have the shapes of the weights, and a kind of entries.
+
+    Raises:
+        ValueError: naming the first that has not.
+    """
+    for i, (leaf, w) in enumerate(zip(leaves, problem.weights, strict=True)):
+        shape, dtype = getattr(leaf, "shape", None), getattr(leaf, "dtype", None)
+        if shape == w.shape and dtype is not None and jnp.issubdtype(dtype, kind):
+            continue
+        path = f"leaf {i}" if problem.layout is None else problem.layout.paths[i]
+        got = repr(leaf) if dtype is None else f"{dtype} of shape {shape}"
+        raise ValueError(f"{what}: {path} must be {of} of shape {w.shape}, got {got}")
 
 
 def check_dampings(damping: float | tuple[float, ...]) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from swapjax.activations.layer import Layer
 from swapjax.activations.trace import second_moments
 from swapjax.core import sharding, trees
-from swapjax.core.types import LossFn, Masks, Params, Status
+from swapjax.core.types import Leaves, LossFn, Masks, Params, Status
 from swapjax.gradients.build import form, recipe
 from swapjax.gradients.matrix_free import MatrixFreeRows
 from swapjax.gradients.operator import Corruption, Storage
@@ -26,6 +26,7 @@ from swapjax.pruning.method import Method, Problem, Solution
 from swapjax.pruning.methods.swap import swap
 from swapjax.sparsity import masks as masking
 from swapjax.sparsity import schedules
+from swapjax.sparsity.budget import Budget
 from swapjax.sparsity.plan import Plan
 
 
@@ -88,7 +89,8 @@ def prune(
             further.
         checkpoint: a file to keep the state in after each stage. If it exists, the run
             goes on from there, and ends bit for bit as if it had never stopped.
-        noise: what corrupts the gradient rows, as `swapjax.GradientNoise`.
+        noise: what corrupts the gradient rows, as `swapjax.GradientNoise`; methods
+            that take no gradients do not see it.
         storage: ``"stored"`` keeps the rows in memory, samples times the prunable
             entries; ``"matrix-free"`` recomputes them in every product; ``"auto"``
             stores what is below 2 GiB.
@@ -96,8 +98,8 @@ def prune(
         callback: called with each finished stage.
 
     Params may be sharded over devices in any way, and data too: each device then takes
-    the gradients of its own examples. Results lie where params did. In a run of several
-    processes each calls this with the same arguments.
+    the gradients of its own examples. Results keep the sharding of params. In a run of
+    several processes each calls this with the same arguments.
 
     Returns:
         Params, masks and history.
@@ -135,6 +137,7 @@ def prune(
         noise=noise,
         storage=storage,
         dtype=dtype,
+        callback=callback,
     )
     trees.require_arrays(params, "params")
     brought = jax.tree.map(jnp.asarray, params)
@@ -153,7 +156,7 @@ def prune(
             history.save(checkpoint, state, run)
         if callback is not None:
             callback(state.history[-1])
-    # Masks lie with the weights that they are of.
+    # Masks take the sharding of their weights.
     pruned, masks = (
         sharding.put_like(tree, brought) for tree in (state.params, state.masks)
     )
@@ -180,6 +183,7 @@ def _advance(settings: Settings, inputs: Inputs, state: Saved, number: int) -> S
         layout=layout,
     )
     solution = _solve(method, problem, inputs.budgets[number])
+    _check_support(method, solution, inputs.budgets[number])
     new = layout.merge(solution.weights, state.params)
     masks = layout.masks(solution.masks)
     if settings.finetune is not None:
@@ -212,7 +216,7 @@ def _look(
     examples = inputs.source.draw(draw_key)
     rows = recipe(
         settings.loss_fn, params, examples, inputs.plan,
-        batch=settings.batch, dtype=settings.dtype, corruption=settings.noise,
+        batch=settings.batch, dtype=settings.dtype, corruption=settings.corruption,
         key=noise_key, spread=inputs.source.spread,
     )  # fmt: skip
     if not settings.method.needs_layers:
@@ -241,6 +245,37 @@ def _fingerprint(settings: Settings, inputs: Inputs) -> dict[str, str]:
 # Methods are static and compare by their settings: one compilation serves all stages,
 # and all methods of the same settings.
 _solve = jax.jit(lambda method, *args: method(*args), static_argnums=0)
+
+
+def _check_support(method: Method, solution: Solution, budget: Budget) -> None:
+    """Raise for a solution that keeps more than the budget, or weights off its support.
+
+    Raises:
+        ValueError: naming the method.
+    """
+    kept, loose = (int(count) for count in _count(solution.masks, solution.weights))
+    wanted = int(jnp.sum(budget.keep))
+    if kept > wanted:
+        raise ValueError(
+            f"method {method.name}: keeps {kept:,} entries, more than the {wanted:,} "
+            "of its budget; choose them with swapjax.select"
+        )
+    if loose:
+        raise ValueError(
+            f"method {method.name}: {loose:,} weights are not zero where masks are "
+            "False"
+        )
+
+
+@jax.jit
+def _count(masks: Leaves, weights: Leaves) -> tuple[jax.Array, jax.Array]:
+    """Count the entries that are kept, and the weights besides that are not zero."""
+    kept = sum(jnp.sum(m, dtype=jnp.int32) for m in masks)
+    loose = sum(
+        jnp.sum(~m & (w != 0), dtype=jnp.int32)
+        for m, w in zip(masks, weights, strict=True)
+    )
+    return jnp.asarray(kept), jnp.asarray(loose)
 
 
 @jax.jit

@@ -49,13 +49,24 @@ def select(scores: Leaves, budget: Budget, within: Leaves | None = None) -> Leav
     Args:
         scores: one float array a prunable leaf; large means keep.
         budget: counts, groups and floors for those leaves.
-        within: bool arrays; an entry that is False there is not kept, unless a group
-            has no other left to keep.
+        within: bool arrays; an entry that is False there is kept only where a group
+            without a pattern has too few others for its count.
 
     Returns:
-        One bool array a leaf. Every group keeps exactly its count, and every leaf with
-        a pattern keeps to it, but fewer where `within` has fewer.
+        One bool array a leaf. Every group without a pattern keeps exactly its count. A
+        leaf with one keeps to it, and less where `within` leaves less.
+
+    Raises:
+        ValueError: for other than one score, and one of `within`, for each leaf of the
+            budget.
     """
+    leaves = len(budget.groups)
+    for name, given in (("scores", scores), ("within", within)):
+        if given is not None and len(given) != leaves:
+            raise ValueError(
+                f"{name}: must be one array for each of the {leaves} leaves of the "
+                f"budget, got {len(given)}"
+            )
     masks: list[jax.Array] = [jnp.zeros((), bool)] * len(scores)
     for group in sorted(set(budget.groups)):
         members = [i for i, g in enumerate(budget.groups) if g == group]

@@ -143,6 +143,12 @@ class Layout:
 
     def _put(self, leaves: Leaves, flat: list[jax.Array]) -> Any:
         """Rebuild the tree, with the prunable leaves in place of what was there."""
+        shapes = tuple(getattr(leaf, "shape", None) for leaf in leaves)
+        if shapes != self.shapes:
+            raise ValueError(
+                f"leaves: must be {', '.join(self.paths)} of shapes {self.shapes}, got "
+                f"shapes {shapes}"
+            )
         for i, leaf in zip(self.positions, leaves, strict=True):
             flat[i] = leaf
         return jax.tree.unflatten(self.treedef, flat)

@@ -145,10 +145,10 @@ class Plan:
         return dataclasses.replace(self, layout=self.layout.onto(params))
 
     def require_entries(self, who: str) -> None:
-        """Raise where whole blocks are to be removed, which few can.
+        """Raise for a plan of blocks, which few callers can carry out.
 
         Raises:
-            ValueError: naming what cannot.
+            ValueError: naming the caller.
         """
         if self.block is not None:
             raise ValueError(

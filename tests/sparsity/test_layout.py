@@ -167,3 +167,13 @@ def test_a_layout_goes_onto_a_tree_of_the_same_paths():
     assert moved.split(other) == other["w"]
     # A tree of other paths is left to split, which says what is wrong.
     assert layout.onto(network()) == layout
+
+
+def test_leaves_of_other_shapes_are_refused():
+    params = {"a": {"kernel": jnp.ones((2, 3))}, "b": {"kernel": jnp.ones((3, 2))}}
+    layout = Layout.of(params)
+    for leaves in ((jnp.ones((2, 3)),), (jnp.ones(6), jnp.ones((3, 2)))):
+        with pytest.raises(ValueError, match="leaves: must be a/kernel, b/kernel of"):
+            layout.merge(leaves, params)
+        with pytest.raises(ValueError, match="leaves: must be a/kernel, b/kernel of"):
+            layout.masks(leaves)

@@ -9,7 +9,11 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from swapjax.pruning.method import Method
-from swapjax.pruning.methods.by_score import (
+from swapjax.pruning.methods.cbs import cbs
+from swapjax.pruning.methods.chita import chita
+from swapjax.pruning.methods.layerwise_obs import layerwise_obs
+from swapjax.pruning.methods.regression import linear_regression
+from swapjax.pruning.methods.scored import (
     grasp,
     magnitude,
     obd,
@@ -17,10 +21,6 @@ from swapjax.pruning.methods.by_score import (
     saliency,
     snip,
 )
-from swapjax.pruning.methods.cbs import cbs
-from swapjax.pruning.methods.chita import chita
-from swapjax.pruning.methods.layerwise_obs import layerwise_obs
-from swapjax.pruning.methods.regression import linear_regression
 from swapjax.pruning.methods.swap import swap
 from swapjax.pruning.methods.swap_released import (
     linear_regression_released,

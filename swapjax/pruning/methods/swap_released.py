@@ -79,7 +79,7 @@ def linear_regression_released() -> Method:
     """
     return Method(
         "linear-regression-released",
-        (),
+        (("damping", _DAMPING),),
         functools.partial(_solve, paired=True, epsilon=0.0, max_sinkhorn=1),
     )
 
@@ -193,7 +193,7 @@ def _support_limit(
 
 
 def _adam(rise: jax.Array, bend: jax.Array, limit: jax.Array) -> jax.Array:
-    """Adam on tau from min(0.5, limit), until it leaves [0, limit]."""
+    """Run Adam on tau from min(0.5, limit), until it leaves [0, limit]."""
     optimizer = optax.adam(_ADAM_RATE)
 
     def step(carry: tuple) -> tuple:
@@ -212,7 +212,7 @@ def _adam(rise: jax.Array, bend: jax.Array, limit: jax.Array) -> jax.Array:
 
 
 def _grow(rise: jax.Array, bend: jax.Array, limit: jax.Array) -> jax.Array:
-    """From the limit on, 5% further as long as the objective falls."""
+    """Go on from the limit, 5% further as long as the objective falls."""
 
     def value(tau: jax.Array) -> jax.Array:
         return 0.5 * bend * tau**2 - rise * tau

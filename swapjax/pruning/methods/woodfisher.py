@@ -236,7 +236,7 @@ class _Full:
         self.rows, self.damping = rows, damping
 
     def _factor(self) -> least_squares.Factor:
-        """Of ``G G^T``, never without a ridge: H, of rank n, would be singular."""
+        """Factorise ``G G^T``, always with a ridge: H, of rank n, would be singular."""
         gram = self.rows.gram()
         wanted = self.rows.n * self.damping
         least = jnp.trace(gram) * jnp.finfo(gram.dtype).eps

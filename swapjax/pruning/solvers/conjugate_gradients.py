@@ -88,7 +88,7 @@ def refit(
         return masks.apply_masks(pulled, support)
 
     def solve(fit: least_squares.Fit, right: jax.Array) -> tuple[Leaves, jax.Array]:
-        """``(G_S^T M G_S + n lambda I)^-1 G_S^T M r``, and whether it was reached."""
+        """Solve ``(G_S^T M G_S + n lambda I) d = G_S^T M r``; tell if it converged."""
 
         def multiply(d: Leaves) -> Leaves:
             moved = pull(least_squares.apply_metric(fit.metric, rows.project(d)))

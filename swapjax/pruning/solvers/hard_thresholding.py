@@ -166,7 +166,7 @@ def _step_beyond(
 
 
 def _largest_eigenvalue(rows: GradientOperator) -> jax.Array:
-    """Of ``G G^T``, by power iteration; a bound, but for a small undershoot."""
+    """Estimate that of ``G G^T`` by power iteration: a bound, but for an undershoot."""
 
     def step(_: int, v: jax.Array) -> jax.Array:
         u = rows.project(rows.pull_back(v / optax.tree.norm(v)))

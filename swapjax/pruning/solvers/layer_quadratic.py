@@ -67,7 +67,7 @@ def damp(moment: jax.Array, damping: float) -> Quadratic:
 
 
 def error(hessian: jax.Array, weights: jax.Array, reference: jax.Array) -> jax.Array:
-    """E, a scalar."""
+    """Evaluate the layer's output error E, a scalar."""
     change = weights - reference
     return jnp.sum(change * jnp.matmul(hessian, change, precision=_HIGHEST))
 
