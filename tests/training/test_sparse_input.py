@@ -4,12 +4,13 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from sparse_runs import KEY, QUICK, brief, by_gradients, follow, gradients, initial
 
 import swapjax
-from swapjax import cubic
+from swapjax import NM, cubic
 from swapjax.training import (
     Rule,
     check_state,
@@ -306,8 +307,45 @@ def test_given_masks_need_no_key():
 def test_a_state_that_cannot_be_told_by_params_is_explained():
     tx = sparse(optax.sm3(0.1), static(), sparsity=0.5, key=KEY)
     params = initial()
-    with pytest.raises(ValueError, match="optimizer: its state does not lie as params"):
+    with pytest.raises(ValueError, match="optimizer: its state does not have the tr"):
         tx.update(params, tx.init(params), params)
+
+
+PARAMS = {"kernel": jnp.ones((4, 4))}
+PLAN = swapjax.plan(PARAMS, 0.5)
+
+
+@pytest.mark.parametrize("make", [
+    lambda **goal: sparse(ADAM, static(), key=KEY, **goal), swapjax.gsm,
+])  # fmt: skip
+@pytest.mark.parametrize(
+    ("goal", "message"),
+    [
+        ({}, "sparsity or plan: give one of the two, got neither"),
+        ({"sparsity": 0.5, "plan": PLAN}, "sparsity or plan: .* got sparsity=0.5 and"),
+        ({"sparsity": PLAN}, "sparsity: got a Plan; hand it over as plan="),
+        ({"plan": 0.5}, "plan must be what swapjax.plan makes, got 0.5"),
+        ({"sparsity": 1.5}, r"sparsity must be in \[0, 1\), got 1.5"),
+        ({"sparsity": math.nan}, r"sparsity must be in \[0, 1\), got nan"),
+        *(
+            ({"sparsity": value}, r"sparsity must be a number in \[0, 1\), got ")
+            for value in ("0.5", [0.5], True, np.False_, jnp.ones(1), 10**400, NM(2, 4))
+        ),
+        ({"sparsity": NM(2, 4)}, r"; hand a pattern to swapjax.plan\(params, pattern="),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_one_of_sparsity_and_plan_is_asked_for_before_there_are_params(
+    make, goal, message
+):
+    with pytest.raises(ValueError, match=message):
+        make(**goal)
+
+
+def test_gsm_refuses_a_plan_of_blocks_before_there_are_params():
+    plan = swapjax.plan(PARAMS, 0.5, pattern=swapjax.Block(2, 2))
+    with pytest.raises(ValueError, match="gsm removes entries or N:M"):
+        swapjax.gsm(plan=plan)
 
 
 def test_a_schedule_is_one_of_ours():
