@@ -30,9 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     command = _parser().parse_args(words[:1]).command
     try:
-        extras.require("cli", "this")
+        extras.require("cli", f"swapjax {command}")
     except ImportError as e:
-        sys.stderr.write(f"swapjax: {e}\n")
+        sys.stderr.write(f"{e}\n")
         return 2
     from swapjax.cli import commands
 
