@@ -112,6 +112,16 @@ class TestArguments:
             ),
             ({"decay": -1.0}, "decay must be 0 or more, got -1.0"),
             ({"decay": "some"}, "decay must be 0 or more, got 'some'"),
+            (
+                {"settings": {"a": 1}},
+                "settings must be a tuple of pairs, a hyper-param",
+            ),
+            ({"settings": ("ab",)}, "settings must be a tuple of pairs, a hyper-param"),
+            ({"settings": (("a", 1, 2),)}, "settings must be a tuple of pairs"),
+            ({"goes_on": 1}, "goes_on must be True or False, got 1"),
+            ({"skips": None}, "skips must be True or False, got None"),
+            ({"straight_through": "no"}, "straight_through must be True or False, g"),
+            ({"draws": "yes"}, "draws must be True or False, got 'yes'"),
         ],
     )
     def test_fields_of_a_rule(self, fields, said):
@@ -136,6 +146,33 @@ class TestArguments:
             ValueError, match=f"^{said} for each prunable leaf, got {got}"
         ):
             tx.update(params, tx.init(params), params)
+
+    @pytest.mark.parametrize("value", [None, (), "0.5", 0.5, np.zeros(0)])
+    def test_levels_that_are_none(self, value):
+        rule = Rule("mine", lambda s: s.masks, levels=lambda schedule, final: value)
+        with pytest.raises(ValueError, match=r"^rule mine: levels must return sparsi"):
+            brief(rule).init(initial())
+
+    @pytest.mark.parametrize("value", ["0.5", None, 1.0, -0.1, math.nan])
+    def test_levels_out_of_range(self, value):
+        levels = lambda schedule, final: (0.5, value)  # noqa: E731
+        rule = Rule("mine", lambda s: s.masks, levels=levels)
+        with pytest.raises(ValueError, match=r"^rule mine: levels\[1\] must be .* got"):
+            brief(rule).init(initial())
+
+    @pytest.mark.parametrize("value", [1.1, -0.1, math.nan, None, "half", (0.1, 0.2)])
+    def test_fractions_of_a_rule_of_one_s_own(self, value):
+        rule = Rule("mine", lambda s: s.masks, fraction=lambda t, last: value)
+        with pytest.raises(ValueError, match=r"^rule mine: fraction must return numb"):
+            brief(rule).init(initial())
+
+    def test_a_rule_that_draws_and_does_not_say_so(self):
+        rule = Rule("mine", lambda step: jax.random.split(step.key))
+        tx, params = brief(rule, key=None), initial()
+        with pytest.raises(TypeError) as e:
+            tx.update(params, tx.init(params), params)
+        assert e.value.__notes__[0].startswith("rule mine: the key of the step is None")
+        assert "draws=True" in e.value.__notes__[0]
 
 
 class TestParams:
