@@ -7,7 +7,7 @@ from importlib import metadata
 
 from swapjax.core import extras
 
-# Here only words are told apart: what a command needs is imported once it is chosen.
+# Only the first word is parsed here: what a command needs is imported once it is known.
 COMMANDS = {
     "prune": "Prune a trained network.",
     "train": "Train a network that is sparse in the end.",

@@ -14,7 +14,7 @@ from swapjax.experiments.runner import Row, Setting
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One line of the table to be."""
+    """A run of a comparison, and so a row of its table."""
 
     options: Options
     method: str
