@@ -7,7 +7,7 @@ from importlib import metadata
 
 from swapjax.core import extras
 
-# Here only words are told apart: what a command needs is imported once it is chosen.
+# Only the first word is parsed here: what a command needs is imported once it is known.
 COMMANDS = {
     "prune": "Prune a trained network.",
     "train": "Train a network that is sparse in the end.",
@@ -30,9 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     command = _parser().parse_args(words[:1]).command
     try:
-        extras.require("cli", "this")
+        extras.require("cli", f"swapjax {command}")
     except ImportError as e:
-        sys.stderr.write(f"swapjax: {e}\n")
+        sys.stderr.write(f"{e}\n")
         return 2
     from swapjax.cli import commands
 

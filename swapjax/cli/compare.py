@@ -14,7 +14,7 @@ from swapjax.experiments.runner import Row, Setting
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One line of the table to be."""
+    """A run of a comparison, and so a row of its table."""
 
     options: Options
     method: str
@@ -23,7 +23,7 @@ class Run:
 
     @functools.cached_property
     def key(self) -> tuple:
-        """What tells its row from others."""
+        """The values that identify the row of this run in a file of runs."""
         settings = str(methods.make(self.method, self.options))
         return settings, self.sparsity, self.seed, self.setup
 
@@ -46,7 +46,7 @@ def compare(options: Compare) -> None:
     asked = _numbers(options.sparsities, "--sparsities", float, options.sparsity)
     sparsities = setup.levels(options, asked)
     seeds = _numbers(options.seeds, "--seeds", int, options.seed)
-    check(options)
+    check(options, names)
     for seed in seeds:
         check_seed(seed, "--seeds")
     target = options.json
@@ -167,24 +167,19 @@ def _find(run: Run, rows: Sequence[Row]) -> Row | None:
 
 
 def _methods(options: Compare) -> list[str]:
-    able = [name for name in methods.NAMES if _can_do(name, options)]
     if options.methods is None:
+        methods.require_patterns([options.method], options.pattern, "--method")
         return [options.method]
     if options.methods == "all":
-        return able
+        every = options.pattern is None
+        return [name for name in methods.NAMES if every or methods.takes_patterns(name)]
     names = [name.strip() for name in options.methods.split(",")]
     for name in names:
         if name not in methods.NAMES:
             known = ", ".join(methods.NAMES)
             raise ValueError(f"--methods: {name!r} is not one of {known}, or all")
-    for name in names:
-        if name not in able:
-            raise ValueError(f"--methods: {name} does not take --pattern; leave it out")
+    methods.require_patterns(names, options.pattern, "--methods")
     return list(dict.fromkeys(names))
-
-
-def _can_do(name: str, options: Compare) -> bool:
-    return options.pattern is None or methods.takes_patterns(name)
 
 
 def _numbers(text: str | None, name: str, kind: type, default: float) -> list:

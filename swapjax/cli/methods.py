@@ -1,5 +1,7 @@
 """The methods that the command line offers, and the options that concern them."""
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from swapjax.pruning import Method
@@ -31,6 +33,47 @@ def users(option: str) -> str:
     return ", ".join(name for name in NAMES if option in METHODS[name].options)
 
 
+def require_use(names: Sequence[str], options: Any) -> None:
+    """Raise for an option that was given, and that no method would look at.
+
+    Options that have a default of their own are left alone: whether they were given
+    cannot be told.
+
+    Args:
+        names: of the methods that will run.
+        options: an instance of `swapjax.cli.options.Options`.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    taken = {option for name in names for option in METHODS[name].options}
+    for field in dataclasses.fields(options):
+        unused = field.name in OPTIONS - taken and field.default is None
+        if unused and getattr(options, field.name) is not None:
+            many = len(names) > 1
+            raise ValueError(
+                f"--{field.name.replace('_', '-')}: {', '.join(names)} "
+                f"{'have' if many else 'has'} no use for it; leave it out (it is for "
+                f"{users(field.name)})"
+            )
+
+
 def takes_patterns(name: str) -> bool:
     """Tell whether a method can prune to a pattern."""
     return "patterns" not in METHODS[name].unsupported
+
+
+def require_patterns(names: Sequence[str], pattern: str | None, option: str) -> None:
+    """Raise for a pattern that some method cannot prune to.
+
+    Args:
+        names: of the methods that were asked for.
+        pattern: that was asked for, or None.
+        option: by which methods are asked for.
+
+    Raises:
+        ValueError: naming the first such method.
+    """
+    for name in names:
+        if pattern is not None and not takes_patterns(name):
+            raise ValueError(f"{option}: {name} does not take --pattern; leave it out")

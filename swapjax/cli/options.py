@@ -1,6 +1,7 @@
 """The options of the commands as data, and what finds bad ones."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -162,8 +163,12 @@ class Inspect:
     """A .safetensors or .npz file."""
 
 
-def check(options: Options) -> None:
+def check(options: Options, names: Sequence[str]) -> None:
     """Find bad values before anything is loaded or trained.
+
+    Args:
+        options: of the command.
+        names: of the methods that will run.
 
     Raises:
         ValueError: naming the option.
@@ -183,6 +188,7 @@ def check(options: Options) -> None:
         GradientNoise(*options.noise)
     for name in methods.NAMES:  # an option may be bad for a method not asked for
         methods.make(name, options)
+    methods.require_use(names, options)
 
 
 def require_counts(options: Network, *names: str) -> None:

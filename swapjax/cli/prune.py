@@ -24,7 +24,8 @@ def prune(options: Prune) -> None:
     Raises:
         ValueError: for bad arguments and data; the folder is then as it was.
     """
-    check(options)
+    check(options, [options.method])
+    methods.require_patterns([options.method], options.pattern, "--method")
     require_writable(options.out, "--out")
     (sparsity,) = setup.levels(options, [options.sparsity])
     setting = setup.set_up(options, [sparsity], trained=options.out / _DENSE)

@@ -115,9 +115,10 @@ def check(options: Train) -> None:
 
 
 def _check_use(options: Train) -> None:
-    """Raise for what the algorithm would leave aside without a word.
+    """Raise for options that the algorithm would ignore.
 
-    All but the sparsity of dense, which is the control of what is called with it.
+    The sparsity is not one of them: dense ignores it, but is the control of algorithms
+    that are called with it.
     """
     sparse = tuple(name for name in NAMES if name != "dense")
     gradual = tuple(GRADUAL)

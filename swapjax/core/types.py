@@ -51,6 +51,7 @@ class Status(enum.IntEnum):
     NOT_FINITE = 5
     BLIND_GROWTH = 6
     NOT_MASKED = 7
+    OVER_BUDGET = 8
 
     @property
     def sentence(self) -> str:
@@ -83,6 +84,10 @@ _SENTENCES = {
     Status.NOT_MASKED: (
         "Params were not zero where masks are False; apply the updates of "
         "swapjax.sparse to the params that it was given, and nothing after them."
+    ),
+    Status.OVER_BUDGET: (
+        "The rule chose more entries than its budget, or some outside of within; "
+        "swapjax.select keeps to both."
     ),
     Status.DAMPED: (
         "A system was singular, or indefinite by rounding, with the damping asked for; "

@@ -4,8 +4,10 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from typing import Any
 
 import jax
+import numpy as np
 
 from swapjax.sparsity.allocation import some
 
@@ -15,13 +17,27 @@ _DEFAULT_NAMES = re.compile(r"(^|[/.])(kernel|weight)$")
 
 
 def exact_sparsity(value: float | Fraction, name: str) -> Fraction:
-    """Take a float for the decimal that it prints as: 0.9 is nine tenths."""
-    exact = value if isinstance(value, Fraction) else None
-    if exact is None and math.isfinite(value):
-        exact = Fraction(repr(float(value)))
+    """Take a float for the decimal that it prints as: 0.9 is nine tenths.
+
+    Raises:
+        ValueError: for what is not a number in [0, 1).
+    """
+    exact = value if isinstance(value, Fraction) else _decimal(value, name)
     if exact is None or not 0 <= exact < 1:
         raise ValueError(f"{name} must be in [0, 1), got {value}")
     return exact
+
+
+def _decimal(value: Any, name: str) -> Fraction | None:
+    """Return a number as the decimal that it prints as; None if it is not finite."""
+    try:
+        odd = isinstance(value, bool | str) or getattr(value, "dtype", None) == np.bool_
+        number = None if odd else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = None
+    if number is None or np.ndim(value):
+        raise ValueError(f"{name} must be a number in [0, 1), got {value!r}")
+    return Fraction(repr(number)) if math.isfinite(number) else None
 
 
 def match(

@@ -263,6 +263,33 @@ def plan(
     )
 
 
+def require_one(sparsity: float | Fraction | None, given: Plan | None) -> None:
+    """Raise unless either a sparsity or a plan is given, before there are params.
+
+    Args:
+        sparsity: of all prunable leaves, or None.
+        given: a plan, or None.
+
+    Raises:
+        ValueError: for both or neither, for a sparsity that is not a number in [0, 1),
+            and for a plan that `plan` has not made.
+    """
+    if isinstance(sparsity, Plan):
+        raise ValueError("sparsity: got a Plan; hand it over as plan=")
+    if isinstance(sparsity, NM | Block):
+        raise ValueError(
+            f"sparsity must be a number in [0, 1), got {sparsity!r}; hand a pattern to "
+            "swapjax.plan(params, pattern=...) and its plan to plan="
+        )
+    if given is not None and not isinstance(given, Plan):
+        raise ValueError(f"plan must be what swapjax.plan makes, got {given!r}")
+    if (sparsity is None) == (given is None):
+        got = "neither" if given is None else f"sparsity={sparsity} and a plan"
+        raise ValueError(f"sparsity or plan: give one of the two, got {got}")
+    if sparsity is not None:
+        exact_sparsity(sparsity, "sparsity")
+
+
 def planned(
     params: Params,
     sparsity: float | Fraction | None,
@@ -278,15 +305,9 @@ def planned(
         allocation: for a sparsity, as `plan` takes it.
 
     Raises:
-        ValueError: for both or neither, and as `plan` does.
+        ValueError: as `require_one` and `plan` do.
     """
-    if isinstance(sparsity, Plan):
-        raise ValueError("sparsity: got a Plan; hand it over as plan=")
-    if given is not None and not isinstance(given, Plan):
-        raise ValueError(f"plan must be what swapjax.plan makes, got {given!r}")
-    if (sparsity is None) == (given is None):
-        got = "neither" if given is None else f"sparsity={sparsity} and a plan"
-        raise ValueError(f"sparsity or plan: give one of the two, got {got}")
+    require_one(sparsity, given)
     if given is not None:
         return given.onto(params)
     return plan(params, sparsity, allocation=allocation)

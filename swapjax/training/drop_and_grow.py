@@ -67,7 +67,7 @@ def exchange(
                 f"{other.shape}"
             )
     active = jnp.sum(mask, dtype=jnp.int32)
-    # No number has the key 0 of what is not there to choose from, once NaN has 1.
+    # Key 0 marks entries that cannot be chosen; no number has it, once NaN has 1.
     strength = jnp.where(mask, jnp.maximum(sort_keys(jnp.abs(weight)), 1), 0)
     (kept,) = top_keys((strength,), active - jnp.clip(drop, 0, active))
 
@@ -107,7 +107,7 @@ def prune_smallest(step: MaskStep) -> Leaves:
 
 def keep_largest(step: MaskStep) -> Leaves:
     """Keep the largest weights, active so far or not."""
-    # What comes of masks lies as they do on a mesh with explicit axes.
+    # Made from masks, it has their sharding, also on a mesh with explicit axes.
     within = step.within or tuple(m | True for m in step.masks)
     return select(magnitude(step.weights), step.budget, within)
 

@@ -111,7 +111,7 @@ def fit(
 
     Raises:
         ValueError: for arguments out of range, masks that would change after training,
-            data that is no arrays or has fewer examples than a batch, params and losses
+            data without arrays or with fewer examples than a batch, params and losses
             that are not finite, what `swapjax.check_state` finds in the end; and a
             checkpoint of another run, in no folder, or of a run of several processes.
 

@@ -8,7 +8,7 @@ import optax
 
 from swapjax.core.types import Params
 from swapjax.sparsity.budget import select
-from swapjax.sparsity.plan import Plan, planned
+from swapjax.sparsity.plan import Plan, planned, require_one
 from swapjax.sparsity.scores import saliency
 
 
@@ -33,8 +33,10 @@ def gsm(
         A transformation without state; ``update`` needs params.
 
     Raises:
-        ValueError: from its functions, as `swapjax.plan` does, for a plan of other
-            params, and for params that are missing.
+        ValueError: for both or neither of sparsity and plan, a sparsity that is not a
+            number in [0, 1), and a plan of blocks; from its functions, as
+            `swapjax.plan` does, for a plan of other params, and for params that are
+            missing.
 
     Example:
         >>> import optax, swapjax
@@ -45,21 +47,19 @@ def gsm(
         ...     optax.sgd(0.01, momentum=0.99, nesterov=True),
         ... )
     """
-
-    def target(params: Params) -> Plan:
-        found = planned(params, sparsity, plan)
-        found.require_entries("gsm")
-        return found
+    require_one(sparsity, plan)
+    if plan is not None:
+        plan.require_entries("gsm")
 
     def init(params: Params) -> optax.EmptyState:
         if jax.tree.leaves(params):
-            target(params).layout.split(params)
+            planned(params, sparsity, plan).layout.split(params)
         return optax.EmptyState()
 
     def update(gradients: Params, state: Any, params: Params | None = None) -> tuple:
         if params is None:
             raise ValueError("params: gsm needs them; call tx.update with params")
-        chosen = target(params)
+        chosen = planned(params, sparsity, plan)
         slopes = chosen.layout.split(gradients)
         active = select(saliency(chosen.layout.split(params), slopes), chosen.budget)
         kept = tuple(

@@ -1,6 +1,7 @@
 """When masks change and how many entries to keep: integers, made once on the host."""
 
 import dataclasses
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -12,6 +13,7 @@ from swapjax.core import trees
 from swapjax.core.types import Masks, Params
 from swapjax.sparsity.bounds import allowed, room
 from swapjax.sparsity.budget import Budget
+from swapjax.sparsity.leaf_rules import exact_sparsity
 from swapjax.sparsity.patterns import NM
 from swapjax.sparsity.plan import Plan, planned
 from swapjax.sparsity.schedules import Schedule
@@ -101,15 +103,16 @@ def make(
         within: masks that may ever be active.
 
     Raises:
-        ValueError: for a plan of other params, as `swapjax.plan` does, and as
-            `swapjax.sparsity.bounds.allowed` does.
+        ValueError: for a plan of other params, as `swapjax.plan` does, as
+            `swapjax.sparsity.bounds.allowed` does, and for a rule whose ``levels`` or
+            ``fraction`` return something else than `Rule` says.
     """
     target = planned(params, sparsity, plan, rule.allocation)
     target.layout.split(params)  # raises for another tree
     if schedule is None:
         schedule = Schedule("none", 0.0, lambda start, end, t, stages: end, 0, 0)
     assert schedule.start is not None
-    levels = rule.levels(schedule, target.sparsity)
+    levels = _levels(rule, schedule, target.sparsity)
     plans = [target.at(level) for level in levels]
     keep = np.asarray([_in_units(p, p.keep) for p in plans], np.int32)
     if within is not None:
@@ -130,11 +133,44 @@ def make(
         first=schedule.start,
         every=schedule.every,
         last=last,
-        # What grew at the last update would have no other to train it.
-        fractions=np.asarray(
-            [0.0 if t == steps else rule.fraction(t, last) for t in times], np.float32
-        ),
+        fractions=_fractions(rule, times, last, steps),
     )
+
+
+def _levels(rule: Rule, schedule: Schedule, final: Fraction) -> tuple[Fraction, ...]:
+    """Ask the rule for the sparsities of the mask steps."""
+    found: Any = rule.levels(schedule, final)
+    listed = isinstance(found, Sequence | np.ndarray) and not isinstance(found, str)
+    if not listed or len(found) == 0:
+        raise ValueError(
+            f"rule {rule.name}: levels must return sparsities, one at least, got "
+            f"{found!r}"
+        )
+    return tuple(
+        exact_sparsity(level, f"rule {rule.name}: levels[{i}]")
+        for i, level in enumerate(found)
+    )
+
+
+def _fractions(rule: Rule, times: range, last: int, steps: int | None) -> np.ndarray:
+    """Ask the rule for the fractions to exchange at mask steps, ``float32[times]``."""
+    # What grew at the last update would have no other to train it.
+    found = [0.0 if t == steps else rule.fraction(t, last) for t in times]
+    try:
+        result = np.asarray(found, np.float32).reshape(len(found))
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"rule {rule.name}: fraction must return numbers in [0, 1], got "
+            f"{found[0]!r}"
+        ) from None
+    (outside,) = np.nonzero(~((result >= 0) & (result <= 1)))
+    if outside.size:
+        i = outside[0]
+        raise ValueError(
+            f"rule {rule.name}: fraction must return numbers in [0, 1], got "
+            f"{found[i]!r} for update {times[i]}"
+        )
+    return result
 
 
 def _begin(rule: Rule, target: Plan, level: Fraction, start: int) -> Plan | None:

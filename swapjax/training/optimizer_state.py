@@ -48,8 +48,8 @@ def forget(
         )
     except (ValueError, TypeError) as e:
         raise ValueError(
-            "optimizer: its state does not lie as params do, which is how moments of "
-            f"weights that are gone are found: {e}"
+            "optimizer: its state does not have the tree of params, by which moments "
+            f"of inactive weights are found: {e}"
         ) from e
     return jax.tree.map(
         lambda keep, now, new: now if keep is True else jnp.where(keep, now, new),

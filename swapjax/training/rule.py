@@ -31,7 +31,8 @@ class MaskStep(NamedTuple):
             it.
         fraction: of the active entries of each leaf to exchange, ``float32[]``; what
             `Rule.fraction` says.
-        key: a PRNG key of this mask step; None if `swapjax.sparse` was given none.
+        key: a PRNG key of this mask step; None if `swapjax.sparse` was given none,
+            which it refuses where `Rule.draws` is True.
     """
 
     weights: Leaves
@@ -82,10 +83,13 @@ class Rule:
         straight_through: whether gradients go to dense weights beside the params.
         decay: for straight-through rules, of the weights that are not active.
         masks: to begin with, instead of what `begin` says.
-        draws: whether ``choose`` draws by the key of its `MaskStep`.
+        draws: whether ``choose`` draws by the key of its `MaskStep`. Without it
+            `swapjax.sparse` does not ask for a key, and the one of the step may be
+            None.
 
     Raises:
-        ValueError: for fields that are not of these kinds.
+        ValueError: for fields that are not of these kinds. What ``levels`` and
+            ``fraction`` return is checked by ``init``, masks by ``update``.
 
     Example:
         Straight-through training with hysteresis: an inactive weight must outgrow an
@@ -132,6 +136,16 @@ class Rule:
                 "choose must be a function of a MaskStep, or None for masks that never "
                 f"change, got {self.choose!r}"
             )
+        if not _are_pairs(self.settings):
+            raise ValueError(
+                "settings must be a tuple of pairs, a hyper-parameter's name and its "
+                f"value, got {self.settings!r}"
+            )
+        for name in ("goes_on", "skips", "straight_through", "draws"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(
+                    f"{name} must be True or False, got {getattr(self, name)!r}"
+                )
         for name in ("levels", "fraction"):
             function = getattr(self, name)
             if not callable(function):
@@ -175,7 +189,15 @@ class Rule:
 
     def _choose(self, step: MaskStep) -> Leaves:
         assert self.choose is not None
-        chosen = self.choose(step)
+        try:
+            chosen = self.choose(step)
+        except Exception as e:
+            if step.key is None and not self.draws:
+                e.add_note(
+                    f"rule {self.name}: the key of the step is None; if choose draws "
+                    "by it, make the rule with draws=True"
+                )
+            raise
         wanted = [jax.ShapeDtypeStruct(m.shape, bool) for m in step.masks]
         got = chosen if isinstance(chosen, (tuple, list)) else (chosen,)
         if [_kind(leaf) for leaf in got] != [_kind(leaf) for leaf in wanted]:
@@ -188,6 +210,13 @@ class Rule:
     def __str__(self) -> str:
         inner = ", ".join(f"{k}={v!r}" for k, v in self.settings)
         return f"{self.name}({inner})"
+
+
+def _are_pairs(settings: Any) -> bool:
+    return isinstance(settings, tuple) and all(
+        isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)
+        for pair in settings
+    )
 
 
 def _require_one_of(name: str, value: Any, choices: tuple) -> None:

@@ -127,7 +127,7 @@ def granet_st(
     GraNet-ST (Liu et al., NeurIPS 2021, arXiv:2106.10404). The schedule says how sparse
     the network is at first: the authors take ``swapjax.cubic(..., initial=0.5)``.
     """
-    return _granet("granet_st", "random", fraction, last, grow)
+    return _granet("granet-st", "random", fraction, last, grow)
 
 
 def ste(*, decay: float = 0.0) -> Rule:
@@ -204,10 +204,10 @@ class RuleEntry:
     """A row of the table of rules.
 
     Attributes:
-        name: on the command line.
+        name: on the command line, and that of the rule it makes.
         factory: of the rule; without arguments it makes it as it is normally run.
         summary: what happens, in a line.
-        source: the paper.
+        source: the paper with its arXiv id; empty where there is none.
         colour: in plots.
         schedule: ``(end, every) -> Schedule``, as the rule is normally run: the update
             of the last mask step, and the updates from one to the next. None where
@@ -232,11 +232,6 @@ class RuleEntry:
     def needs_key(self) -> bool:
         """Whether anything is drawn at random, so that `swapjax.sparse` needs a key."""
         return self.factory().needs_key
-
-    @property
-    def starts_sparse(self) -> bool:
-        """Whether the first masks are already sparse, drawn at random."""
-        return self.factory().begin == "random"
 
 
 def _climb(end: int, every: int) -> Schedule:

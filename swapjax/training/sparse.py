@@ -13,7 +13,7 @@ from swapjax.core import sharding, trees
 from swapjax.core.checks import require_count, take_key
 from swapjax.core.types import Masks, Params
 from swapjax.sparsity import masks as masking
-from swapjax.sparsity.plan import Plan
+from swapjax.sparsity.plan import Plan, require_one
 from swapjax.sparsity.schedules import Schedule
 from swapjax.training.first_masks import first_masks
 from swapjax.training.mask_schedule import Timetable, make
@@ -82,9 +82,10 @@ def sparse(
         missing.
 
     Raises:
-        ValueError: for what is no optimizer, rule, schedule or key, a rule without a
-            schedule or with one for stages, a schedule that ends after training, and a
-            rule without the key that it needs.
+        ValueError: for an optimizer, rule, schedule or key of the wrong kind, both or
+            neither of sparsity and plan, a sparsity that is not a number in [0, 1), a
+            rule without a schedule or with one for stages, a schedule that ends after
+            training, and a rule without the key that it needs.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, swapjax
@@ -104,6 +105,7 @@ def sparse(
         (0.25, 8)
     """
     _check(optimizer, rule, schedule, steps)
+    require_one(sparsity, plan)
     wrapped = optax.with_extra_args_support(optimizer)
     to_key, seed = _take_key(rule, key)
 

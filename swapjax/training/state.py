@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from swapjax.core import trees
 from swapjax.core.types import Leaves, Masks, Params, Status
+from swapjax.sparsity.allocation import some
 from swapjax.training.rule import Rule
 
 _ENOUGH = 16  # entries without gradient to call growth blind
@@ -73,16 +74,17 @@ def check_state(state: Any, params: Params | None = None) -> None:
 
     Raises:
         ValueError: for entries that are not finite, params that were not zero outside
-            of the masks, and gradients that were zero there, naming leaves.
+            of the masks, gradients that were zero there, and masks of a rule that keep
+            more entries in all than its budget or some outside of `within`, naming
+            leaves. Fewer entries than the budget are no error: there may be no room.
     """
     found = _find(state)
     named = zip(trees.paths(found.masks), jax.tree.leaves(found.masks), strict=True)
     prunable = [path for path, leaf in named if jnp.ndim(leaf)]
-    faults = [
-        f"{path or 'the array'}: {Status(code).sentence}"
-        for path, code in zip(prunable, found.extras["status"].tolist(), strict=True)
-        if code != Status.CONVERGED
-    ]
+    faults: dict[str, list[str]] = {}
+    for path, code in zip(prunable, found.extras["status"].tolist(), strict=True):
+        if code != Status.CONVERGED:
+            faults.setdefault(Status(code).sentence, []).append(path or "the array")
     if params is not None:
         leaves = zip(
             trees.paths(found.masks),
@@ -91,13 +93,12 @@ def check_state(state: Any, params: Params | None = None) -> None:
             strict=True,
         )
         sentence = Status.NOT_MASKED.sentence
-        faults += [
-            f"{path or 'the array'}: {sentence}"
-            for path, mask, leaf in leaves
-            if jnp.ndim(mask) and jnp.any(~mask & (leaf != 0))
-        ]
+        for path, mask, leaf in leaves:
+            if jnp.ndim(mask) and jnp.any(~mask & (leaf != 0)):
+                faults.setdefault(sentence, []).append(path or "the array")
     if faults:
-        raise ValueError(f"state: {' '.join(faults)}")
+        told = [f"{some(list(dict.fromkeys(p)))}: {s}" for s, p in faults.items()]
+        raise ValueError(f"state: {' '.join(told)}")
 
 
 def _find(state: Any) -> SparseState:
@@ -135,26 +136,44 @@ def examine(
     Returns:
         The `swapjax.Status` of each leaf, ``int32[leaves]``.
     """
-
-    def each(holds: Callable, *trees: Leaves) -> jax.Array:
-        return jnp.stack([jnp.any(holds(*leaf)) for leaf in zip(*trees, strict=True)])
-
-    outside = each(lambda m, w: ~m & (w != 0), masks, weights) & (t > 1)
-    broken = each(lambda w, g: ~jnp.isfinite(w) | ~jnp.isfinite(g), ranked, slopes)
+    outside = _each(lambda m, w: ~m & (w != 0), masks, weights) & (t > 1)
+    broken = _each(lambda w, g: ~jnp.isfinite(w) | ~jnp.isfinite(g), ranked, slopes)
     blind = jnp.zeros_like(outside)
     if rule.grows == "gradient":
         # Units that are dead have no gradient either: their rows and columns are left
         # out, and a handful of entries that no example reads proves nothing.
         alive = tuple(~m & _lives(g) for m, g in zip(masks, slopes, strict=True))
         total = sum(jnp.sum(a, dtype=jnp.int32) for a in alive)
-        seen = each(lambda a, g: a & (g != 0), alive, slopes).any()
+        seen = _each(lambda a, g: a & (g != 0), alive, slopes).any()
         hidden = (total >= _ENOUGH) & ~seen
-        blind |= hidden & each(lambda m, g: m & (g != 0), masks, slopes)
+        blind |= hidden & _each(lambda m, g: m & (g != 0), masks, slopes)
     return jnp.select(
         [broken, outside, blind],
         [Status.NOT_FINITE, Status.NOT_MASKED, Status.BLIND_GROWTH],
         Status.CONVERGED,
     ).astype(jnp.int32)
+
+
+def examine_choice(masks: Leaves, most: jax.Array, within: Leaves | None) -> jax.Array:
+    """Examine the masks that a rule has chosen.
+
+    Args:
+        masks: the choice.
+        most: entries that the budget allows in all, ``int32[]``.
+        within: where entries may be active; None for anywhere.
+
+    Returns:
+        The `swapjax.Status` of each leaf, ``int32[leaves]``.
+    """
+    kept = sum(jnp.sum(m, dtype=jnp.int32) for m in masks)
+    beyond = jnp.broadcast_to(kept > most, len(masks))
+    if within is not None:
+        beyond |= _each(lambda m, w: m & ~w, masks, within)
+    return jnp.where(beyond, Status.OVER_BUDGET, Status.CONVERGED).astype(jnp.int32)
+
+
+def _each(holds: Callable, *trees: Leaves) -> jax.Array:
+    return jnp.stack([jnp.any(holds(*leaf)) for leaf in zip(*trees, strict=True)])
 
 
 def _lives(slope: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ from swapjax.sparsity.plan import Plan
 from swapjax.training.mask_schedule import Timetable
 from swapjax.training.optimizer_state import forget
 from swapjax.training.rule import MaskStep, Rule
-from swapjax.training.state import SparseState, examine
+from swapjax.training.state import SparseState, examine, examine_choice
 
 
 class Update(NamedTuple):
@@ -152,7 +152,9 @@ def _change_masks(given: Update, ranked: Leaves) -> _Changed:
         )
         found = examine(rule, t, masks, layout.split(params), step.weights, slopes)
         new = rule.masks_at(step, plan.block)
-        return new, jnp.maximum(found, worst)
+        most = jnp.sum(budget.keep) * plan.unit
+        chosen = examine_choice(new, most, step.within)
+        return new, jnp.maximum(jnp.maximum(found, chosen), worst)
 
     # Without a mask step this costs copies of the masks, which XLA does faster on a CPU
     # than anything that the branch could work out instead.

@@ -12,6 +12,7 @@ from swapjax.cli.methods import NAMES as METHODS
 from swapjax.cli.options import Compare, Options
 from swapjax.experiments import runner
 from swapjax.io import checkpoint
+from swapjax.pruning.methods import METHODS as TABLE
 
 COLUMNS = {"method", "sparsity", "seed", "noise", "accuracy", "loss", "seconds"}
 COLUMNS |= {"nonzeros", "total", "status"}
@@ -79,7 +80,6 @@ def test_the_json_has_a_line_for_every_run(compare, tmp_path):
     assert [(row["method"], row["sparsity"]) for row in rows] == [
         (method, sparsity) for method in METHODS for sparsity in (0.5, 0.9)
     ]
-    assert len(METHODS) == 10
     for row in rows:
         assert row.keys() >= COLUMNS
         assert row["nonzeros"] == round(3560 * (1 - row["sparsity"]))
@@ -248,6 +248,12 @@ def test_a_method_with_other_settings_is_another_run(compare, runs, tmp_path):
     assert len(runs) == len(json.loads(path.read_text())) == 2
 
 
+def test_an_option_that_one_of_the_methods_takes_is_taken(compare, runs):
+    options = ("--methods", "magnitude,linear-regression", "--damping", "0.1")
+    assert compare(*options) == 0
+    assert len(runs) == 2
+
+
 # What it refuses
 
 
@@ -313,6 +319,9 @@ def test_a_file_of_something_else_is_refused_and_untouched(
         ("--epsilon -1", "epsilon must be 0 or more, got -1.0"),
         ("--json {file}/runs.json", "is not a folder"),
         ("--json {folder}", "not a table of runs"),
+        ("--method cbs --pattern 2:4", "--method: cbs does not take --pattern"),
+        ("--methods magnitude --damping 1", "--damping: magnitude has no use for it"),
+        ("--methods obd,swap --block 9", "--block: obd, swap have no use for it; leav"),
         ("--out {file}", "is not a folder"),
         ("--out {file}/out", "is not a folder"),
     ],
@@ -401,5 +410,7 @@ def test_a_pattern_leaves_out_what_cannot_do_it(compare, capsys):
 
 def test_all_methods_under_a_pattern_are_those_that_can_do_it():
     options = Compare(methods="all", pattern="2:4")
-    assert set(METHODS) - set(_methods(options)) == {"cbs"}
+    unable = {name for name in METHODS if TABLE[name].unsupported == ("patterns",)}
+    assert set(METHODS) - set(_methods(options)) == unable
+    assert "cbs" in unable
     assert _methods(Compare(methods="all")) == list(METHODS)

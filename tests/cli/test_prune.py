@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import safetensors.flax
 
-from swapjax.cli import console, main
+from swapjax.cli import console, main, setup
 from swapjax.experiments import datasets, plot, runner
 from swapjax.io import checkpoint
 from swapjax.sparsity import masks
@@ -423,6 +423,25 @@ def test_bad_options_are_one_sentence_and_exit_code_2(
     for out in folders(tmp_path):
         require_refused(capsys, *common, *options.split(), out=out, saying=saying)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "saying"),
+    [
+        ("--method cbs --pattern 2:4", "--method: cbs does not take --pattern; leave"),
+        ("--method magnitude --damping 0.1", "--damping: magnitude has no use for it; "
+         "leave it out (it is for woodfisher, cbs, chita, linear-regression, swap)"),
+        ("--method chita --epsilon 0", "--epsilon: chita has no use for it; leave it"),
+        ("--method obd --perplexity 5", "--perplexity: obd has no use for it; leave "),
+        ("--method swap --block 50", "--block: swap has no use for it; leave it out"),
+    ],
+)  # fmt: skip
+def test_what_the_method_has_no_use_for_is_refused_before_any_work(
+    options, saying, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(setup, "set_up", None)
+    for out in folders(tmp_path):
+        require_refused(capsys, *QUICK, *options.split(), out=out, saying=saying)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_without_its_extra_a_command_is_one_sentence(name, monkeypatch, capsys):
     assert main(["demo"]) == 2
     wanted = extras.DISTRIBUTIONS.get(name, name)
     assert capsys.readouterr().err == (
-        f'swapjax: this needs {wanted}: pip install "swapjax[cli]"\n'
+        f'swapjax demo needs {wanted}: pip install "swapjax[cli]"\n'
     )
 
 

@@ -4,19 +4,25 @@ import itertools
 
 import jax
 import jax.numpy as jnp
+import pytest
 from network import kernels
 from rule_runs import GRADUAL, keep_at, make, run
-from sparse_runs import STEPS, counts, initial
+from sparse_runs import (
+    QUICK,
+    STEPS,
+    brief,
+    by_gradients,
+    counts,
+    follow,
+    gradients,
+    initial,
+)
 from trees import equal
 
 import swapjax
 from swapjax import Block, constant
 from swapjax.sparsity.budget import select
-from swapjax.training import (
-    Rule,
-    masks_of,
-    ste,
-)
+from swapjax.training import Rule, check_state, masks_of, ste
 
 OTHER = jax.random.key(11)
 
@@ -68,6 +74,34 @@ class TestOwn:
             for name, steps in masks.items()
         }
         assert 0 < moved["some"] < moved["none"]
+
+    def test_one_that_ignores_its_budget_is_told_so(self):
+        rule = Rule("mine", lambda step: step.masks)
+        tx = brief(rule)
+        step = by_gradients(tx, compiler_options=QUICK)
+        params = initial()
+        trail = follow(step, params, tx.init(params), gradients(4))
+        check_state(trail[0][1])
+        with pytest.raises(ValueError, match="state: fc1/kernel, fc2/kernel: The rule"):
+            check_state(trail[-1][1])
+
+    def test_one_that_leaves_within_is_told_so(self):
+        choose = lambda step: select(step.weights, step.budget)  # noqa: E731
+        inside = jax.tree.map(lambda x: jnp.ones(x.shape, bool), initial())
+        inside["fc1"]["kernel"] = jnp.arange(54).reshape(6, 9) % 9 > 0
+        tx = brief(Rule("mine", choose), within=inside)
+        step = by_gradients(tx, compiler_options=QUICK)
+        params = initial()
+        _, state = follow(step, params, tx.init(params), gradients(4))[-1]
+        with pytest.raises(ValueError, match="state: fc1/kernel: The rule chose") as e:
+            check_state(state)
+        assert "fc2" not in str(e.value)
+
+    def test_one_that_keeps_less_than_its_budget_may(self):
+        nothing = lambda step: [jnp.zeros_like(m) for m in step.masks]  # noqa: E731
+        tx, params = brief(Rule("mine", nothing)), initial()
+        _, state = tx.update(params, tx.init(params), params)
+        check_state(state)
 
     def test_blocks(self):
         plan = swapjax.plan(initial(), 0.5, pattern=Block(3, 1))

@@ -57,7 +57,7 @@ CASES = {
     SKIPS: (rigl(skip_update=True), STEADY, "gradient", 0.3, 0, 8),
     "granet": (granet(), GRADUAL, "gradient", 0.5, 0.005, STEPS),
     "granet at random": (granet(grow="random"), GRADUAL, "random", 0.5, 0.005, STEPS),
-    "granet_st": (granet_st(), GRADUAL, "gradient", 0.5, 0.005, STEPS),
+    "granet-st": (granet_st(), GRADUAL, "gradient", 0.5, 0.005, STEPS),
 }
 
 
@@ -133,9 +133,10 @@ class TestTable:
     @pytest.mark.parametrize("entry", RULES.values(), ids=list(RULES))
     def test_a_row_speaks_of_its_rule(self, entry):
         rule = entry.factory()
-        assert rule.name == entry.name.replace("-", "_")
-        assert re.search(r"\d{4}, arXiv:\d{4}\.\d{5}$", entry.source)
-        assert entry.source.split(", ")[-1] in inspect.getdoc(entry.factory)
+        assert rule.name == entry.name
+        if entry.source:
+            assert re.search(r"\d{4}, arXiv:\d{4}\.\d{5}$", entry.source)
+            assert entry.source.split(", ")[-1] in inspect.getdoc(entry.factory)
         assert re.fullmatch("#[0-9a-f]{6}", entry.colour)
         assert entry.summary
         assert "\n" not in entry.summary
@@ -146,13 +147,6 @@ class TestTable:
             assert isinstance(when, Schedule)
             assert (when.end, when.every) == (12, 3)
             assert entry.schedule(1, 1).mask_steps >= 1
-            # What an oracle knows step by step.
-            assert entry.name == "ste" or rule.name in CASES
-
-    def test_which_draw_and_which_start_sparse(self):
-        draw = {name for name, entry in RULES.items() if entry.needs_key}
-        assert draw == {"static", "set", "rigl", "granet-st"}
-        assert draw == {name for name, e in RULES.items() if e.starts_sparse}
 
 
 class TestOracles:

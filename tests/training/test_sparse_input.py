@@ -4,12 +4,13 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from sparse_runs import KEY, QUICK, brief, by_gradients, follow, gradients, initial
 
 import swapjax
-from swapjax import cubic
+from swapjax import NM, cubic
 from swapjax.training import (
     Rule,
     check_state,
@@ -111,6 +112,16 @@ class TestArguments:
             ),
             ({"decay": -1.0}, "decay must be 0 or more, got -1.0"),
             ({"decay": "some"}, "decay must be 0 or more, got 'some'"),
+            (
+                {"settings": {"a": 1}},
+                "settings must be a tuple of pairs, a hyper-param",
+            ),
+            ({"settings": ("ab",)}, "settings must be a tuple of pairs, a hyper-param"),
+            ({"settings": (("a", 1, 2),)}, "settings must be a tuple of pairs"),
+            ({"goes_on": 1}, "goes_on must be True or False, got 1"),
+            ({"skips": None}, "skips must be True or False, got None"),
+            ({"straight_through": "no"}, "straight_through must be True or False, g"),
+            ({"draws": "yes"}, "draws must be True or False, got 'yes'"),
         ],
     )
     def test_fields_of_a_rule(self, fields, said):
@@ -135,6 +146,33 @@ class TestArguments:
             ValueError, match=f"^{said} for each prunable leaf, got {got}"
         ):
             tx.update(params, tx.init(params), params)
+
+    @pytest.mark.parametrize("value", [None, (), "0.5", 0.5, np.zeros(0)])
+    def test_levels_that_are_none(self, value):
+        rule = Rule("mine", lambda s: s.masks, levels=lambda schedule, final: value)
+        with pytest.raises(ValueError, match=r"^rule mine: levels must return sparsi"):
+            brief(rule).init(initial())
+
+    @pytest.mark.parametrize("value", ["0.5", None, 1.0, -0.1, math.nan])
+    def test_levels_out_of_range(self, value):
+        levels = lambda schedule, final: (0.5, value)  # noqa: E731
+        rule = Rule("mine", lambda s: s.masks, levels=levels)
+        with pytest.raises(ValueError, match=r"^rule mine: levels\[1\] must be .* got"):
+            brief(rule).init(initial())
+
+    @pytest.mark.parametrize("value", [1.1, -0.1, math.nan, None, "half", (0.1, 0.2)])
+    def test_fractions_of_a_rule_of_one_s_own(self, value):
+        rule = Rule("mine", lambda s: s.masks, fraction=lambda t, last: value)
+        with pytest.raises(ValueError, match=r"^rule mine: fraction must return numb"):
+            brief(rule).init(initial())
+
+    def test_a_rule_that_draws_and_does_not_say_so(self):
+        rule = Rule("mine", lambda step: jax.random.split(step.key))
+        tx, params = brief(rule, key=None), initial()
+        with pytest.raises(TypeError) as e:
+            tx.update(params, tx.init(params), params)
+        assert e.value.__notes__[0].startswith("rule mine: the key of the step is None")
+        assert "draws=True" in e.value.__notes__[0]
 
 
 class TestParams:
@@ -306,8 +344,45 @@ def test_given_masks_need_no_key():
 def test_a_state_that_cannot_be_told_by_params_is_explained():
     tx = sparse(optax.sm3(0.1), static(), sparsity=0.5, key=KEY)
     params = initial()
-    with pytest.raises(ValueError, match="optimizer: its state does not lie as params"):
+    with pytest.raises(ValueError, match="optimizer: its state does not have the tr"):
         tx.update(params, tx.init(params), params)
+
+
+PARAMS = {"kernel": jnp.ones((4, 4))}
+PLAN = swapjax.plan(PARAMS, 0.5)
+
+
+@pytest.mark.parametrize("make", [
+    lambda **goal: sparse(ADAM, static(), key=KEY, **goal), swapjax.gsm,
+])  # fmt: skip
+@pytest.mark.parametrize(
+    ("goal", "message"),
+    [
+        ({}, "sparsity or plan: give one of the two, got neither"),
+        ({"sparsity": 0.5, "plan": PLAN}, "sparsity or plan: .* got sparsity=0.5 and"),
+        ({"sparsity": PLAN}, "sparsity: got a Plan; hand it over as plan="),
+        ({"plan": 0.5}, "plan must be what swapjax.plan makes, got 0.5"),
+        ({"sparsity": 1.5}, r"sparsity must be in \[0, 1\), got 1.5"),
+        ({"sparsity": math.nan}, r"sparsity must be in \[0, 1\), got nan"),
+        *(
+            ({"sparsity": value}, r"sparsity must be a number in \[0, 1\), got ")
+            for value in ("0.5", [0.5], True, np.False_, jnp.ones(1), 10**400, NM(2, 4))
+        ),
+        ({"sparsity": NM(2, 4)}, r"; hand a pattern to swapjax.plan\(params, pattern="),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_one_of_sparsity_and_plan_is_asked_for_before_there_are_params(
+    make, goal, message
+):
+    with pytest.raises(ValueError, match=message):
+        make(**goal)
+
+
+def test_gsm_refuses_a_plan_of_blocks_before_there_are_params():
+    plan = swapjax.plan(PARAMS, 0.5, pattern=swapjax.Block(2, 2))
+    with pytest.raises(ValueError, match="gsm removes entries or N:M"):
+        swapjax.gsm(plan=plan)
 
 
 def test_a_schedule_is_one_of_ours():
