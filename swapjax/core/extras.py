@@ -7,13 +7,14 @@ _LABORATORY = ("flax", "sklearn", "PIL", "matplotlib", "rich")
 PACKAGES = {
     "experiments": _LABORATORY,
     "cli": (*_LABORATORY, "tyro", "threadpoolctl", "scipy"),
-    "data": (*_LABORATORY, "tensorflow_datasets"),
+    "data": (*_LABORATORY, "tensorflow_datasets", "importlib_resources"),
 }
 # Packages that are installed under other names than they are imported by.
 DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
     "PIL": "pillow",
     "tensorflow_datasets": "tensorflow-datasets",
+    "importlib_resources": "importlib-resources",
 }
 
 
