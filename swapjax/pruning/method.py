@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,8 @@ from swapjax.gradients.operator import GradientOperator
 from swapjax.sparsity.budget import Budget, select
 from swapjax.sparsity.layout import Layout
 from swapjax.sparsity.masks import apply_masks
+
+_Part = TypeVar("_Part")
 
 
 @functools.partial(
@@ -80,9 +82,7 @@ def rows_of(problem: Problem) -> GradientOperator:
     Raises:
         ValueError: if it has none.
     """
-    if problem.rows is None:
-        raise ValueError("problem: this method needs gradient rows, got None")
-    return problem.rows
+    return _need(problem.rows, "gradient rows")
 
 
 def layers_of(problem: Problem) -> tuple[Layer, ...]:
@@ -91,9 +91,7 @@ def layers_of(problem: Problem) -> tuple[Layer, ...]:
     Raises:
         ValueError: if it has none.
     """
-    if problem.layers is None:
-        raise ValueError("problem: this method needs layers, got None")
-    return problem.layers
+    return _need(problem.layers, "layers")
 
 
 def params_of(problem: Problem) -> Params:
@@ -102,9 +100,7 @@ def params_of(problem: Problem) -> Params:
     Raises:
         ValueError: if it is not there.
     """
-    if problem.params is None:
-        raise ValueError("problem: this method needs params, got None")
-    return problem.params
+    return _need(problem.params, "params")
 
 
 def layout_of(problem: Problem) -> Layout:
@@ -113,9 +109,14 @@ def layout_of(problem: Problem) -> Layout:
     Raises:
         ValueError: if it is not there.
     """
-    if problem.layout is None:
-        raise ValueError("problem: this method needs a layout, got None")
-    return problem.layout
+    return _need(problem.layout, "a layout")
+
+
+def _need(part: _Part | None, what: str) -> _Part:
+    """Take a part of a problem that a method cannot do without."""
+    if part is None:
+        raise ValueError(f"problem: this method needs {what}, got None")
+    return part
 
 
 @dataclasses.dataclass(frozen=True)
