@@ -101,6 +101,8 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
 
 def _read(archive: zipfile.ZipFile, name: str, info: zipfile.ZipInfo) -> np.ndarray:
     try:
+        if info.flag_bits & 1:
+            raise ValueError("it is encrypted")
         with archive.open(info) as file:
             return _read_array(file, info.file_size)
     except Exception as e:
