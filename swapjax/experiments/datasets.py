@@ -125,11 +125,8 @@ def _npz(source: str) -> dict[str, np.ndarray]:
         if f"jpeg_{part}" in arrays and f"offset_{part}" in arrays:
             if f"x_{part}" in arrays:
                 raise ValueError(f"{what} has both x_{part} and jpeg_{part}")
-            arrays[f"x_{part}"] = images.decode(
-                f"{what}: jpeg_{part}",
-                arrays.pop(f"jpeg_{part}"),
-                arrays[f"offset_{part}"],
-            )
+            name, offsets = f"jpeg_{part}", arrays[f"offset_{part}"]
+            arrays[f"x_{part}"] = images.decode(what, name, arrays.pop(name), offsets)
     missing = [key for key in _KEYS if key not in arrays]
     if missing:
         raise ValueError(
@@ -150,11 +147,6 @@ def _standardise(
             f"{what} has images of {train.shape[1:]} to train and of {test.shape[1:]} "
             "to test"
         )
-    if (train.dtype == np.uint8) != (test.dtype == np.uint8):
-        raise ValueError(
-            f"{what} has pixels of {train.dtype} to train and of {test.dtype} to test; "
-            "bytes are divided by 255, floats are not"
-        )
     classes = _count_classes(what, arrays["y_train"], arrays["y_test"])
     x_train, x_test = _unit(what, "train", train), _unit(what, "test", test)
     deviation = float(np.std(x_train, dtype=np.float64))
@@ -168,6 +160,11 @@ def _standardise(
     std = round(deviation, decimals) if std is None else std
     if not math.isfinite(mean) or not 0 < std < math.inf:
         raise ValueError(f"{what} has pixels of mean {mean} and deviation {std}")
+    if (train.dtype == np.uint8) != (test.dtype == np.uint8):
+        raise ValueError(
+            f"{what} has pixels of {train.dtype} to train and of {test.dtype} to test; "
+            "bytes are divided by 255, floats are not"
+        )
     x_train, x_test = _centred(x_train, mean, std), _centred(x_test, mean, std)
     for part, x in (("train", x_train), ("test", x_test)):
         if not np.all(np.isfinite(x)):

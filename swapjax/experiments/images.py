@@ -16,11 +16,12 @@ _FORMATS = ("JPEG", "PNG")
 _CHANNELS = {"L": (), "LA": (2,), "RGB": (3,), "RGBA": (4,)}
 
 
-def decode(what: str, data: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+def decode(what: str, name: str, data: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Decode images that are all of one shape.
 
     Args:
-        what: they are, the start of a sentence.
+        what: they are from, the start of a sentence.
+        name: of the array.
         data: uint8 [bytes], the files one after the other.
         offsets: [n + 1], where each file starts and the last one ends.
 
@@ -36,35 +37,37 @@ def decode(what: str, data: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """
     if data.dtype != np.uint8 or data.ndim != 1:
         raise ValueError(
-            f"{what} is {data.dtype} of shape {data.shape}, bytes in a row wanted"
+            f"{what} has {name} of {data.dtype} and shape {data.shape}, bytes in a row "
+            "wanted"
         )
     if offsets.dtype.kind not in "iu" or offsets.ndim != 1 or not offsets.size:
         raise ValueError(
-            f"{what} has offsets of {offsets.dtype} and shape {offsets.shape}, whole "
-            "numbers in a row wanted, one more than images"
+            f"{what} has offsets for {name} of {offsets.dtype} and shape "
+            f"{offsets.shape}, whole numbers in a row wanted, one more than images"
         )
     edges = [int(edge) for edge in offsets]
     rises = all(first < end for first, end in itertools.pairwise(edges))
     if not rises or edges[0] < 0 or edges[-1] > data.size:
         raise ValueError(
-            f"{what} has offsets from {edges[0]} to {edges[-1]}, numbers that rise "
-            f"from 0 to at most {data.size} wanted"
+            f"{what} has offsets for {name} from {edges[0]} to {edges[-1]}, numbers "
+            f"that rise from 0 to at most {data.size} wanted"
         )
     shapes: list[tuple[int, ...]] = []
     files = [data[first:end].tobytes() for first, end in itertools.pairwise(edges)]
     for number, file in enumerate(files):
-        shapes.append(_measure(f"{what} has image {number}", file))
+        shapes.append(_measure(f"{what} has image {number} of {name}", file))
         if shapes[-1] != shapes[0]:
             raise ValueError(
-                f"{what} has images of {shapes[0]} and {shapes[-1]}, one shape wanted"
+                f"{what} has images of {shapes[0]} and {shapes[-1]} in {name}, one "
+                "shape wanted"
             )
     if not files:
         return np.zeros((0, 0, 0), np.uint8)
     whole = (len(files), *shapes[0])
-    npz.require_room(f"{what} with images of {shapes[0]}", math.prod(whole), data.size)
+    npz.require_room(f"{what}: {name}", math.prod(whole), data.size)
     images = np.empty(whole, np.uint8)
     for number, file in enumerate(files):
-        images[number] = _decode(f"{what} has image {number}", file)
+        images[number] = _decode(f"{what} has image {number} of {name}", file)
     return images
 
 
@@ -73,8 +76,8 @@ def _measure(what: str, file: bytes) -> tuple[int, ...]:
     with _open(what, file) as image:
         if image.mode not in _CHANNELS:
             raise ValueError(
-                f"{what} of mode {image.mode}, {', '.join(_CHANNELS)} wanted, 8 bits a "
-                "channel"
+                f"{what} in mode {image.mode}; {', '.join(_CHANNELS)} of 8 bits a "
+                "channel wanted"
             )
         if getattr(image, "n_frames", 1) > 1:
             raise ValueError(f"{what} of {image.n_frames} frames, one wanted")

@@ -39,20 +39,23 @@ def load(name: str, data_dir: str | Path | None) -> dict[str, np.ndarray]:
     extras.require("data", what)
     import tensorflow_datasets as tfds
 
+    where = "in the default folder" if data_dir is None else f"in {data_dir}"
     try:
         builder = tfds.builder(name, data_dir=data_dir)
+        prepared = builder.data_path.exists()
         image, label = builder.info.supervised_keys or ("image", "label")
         arrays = {}
-        for split in ("train", "test"):
+        for split in ("train", "test") if prepared else ():
             examples = builder.as_data_source(split=split)
             pairs = [(example[image], example[label]) for example in examples]
             arrays[f"x_{split}"] = np.stack([x for x, _ in pairs])
             arrays[f"y_{split}"] = np.asarray([y for _, y in pairs])
     except tfds.core.DatasetNotFoundError:
-        where = "in the default folder" if data_dir is None else f"in {data_dir}"
         raise ValueError(
             f"{what} is no dataset that is known or prepared {where}"
         ) from None
     except Exception as e:  # anything from ValueError to AttributeError, in many lines
         raise ValueError(f"{what} could not be opened: {reason(e)}") from e
+    if not prepared:
+        raise ValueError(f"{what} is known, but not prepared {where}")
     return arrays
