@@ -1,20 +1,29 @@
-"""Text of others in our sentences: names out of files, messages of libraries."""
+"""Text of others as a screen may show it."""
 
 _LONGEST = 300  # characters of another's message; ours name the file besides
 
 
-def printable(text: object) -> str:
-    r"""Escape what would steer a terminal, or cannot be seen.
+def printable(text: object, keep: str = "") -> str:
+    r"""Spell out what a terminal would obey or hide instead of showing it.
+
+    Names of leaves and files come from elsewhere: escape sequences in them would
+    colour, move or overwrite what stands around them, marks of direction would turn it
+    around, and half of a surrogate pair cannot be encoded.
 
     Args:
-        text: a name or a path; its ``str`` is taken.
+        text: or what has a text.
+        keep: characters to leave alone, a line feed for instance.
 
     Returns:
-        One line: control characters, marks of direction and bytes that are no UTF-8
-        are written as in Python, ``\x1b``.
+        The text, with control and format characters as Python would write them: an
+        escape as ``\x1b``, a line feed as ``\n``.
     """
+    text = str(text)
+    if text.isprintable():
+        return text
     return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text)
+        c if c in keep or c.isprintable() else c.encode("unicode_escape").decode()
+        for c in text
     )
 
 

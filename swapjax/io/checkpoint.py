@@ -40,6 +40,9 @@ def save_params(
             file cannot hold, and metadata whose names begin with ``swapjax.``.
     """
     trees.require_arrays(params, str(path))
+    for name, text in (metadata or {}).items():
+        if not (isinstance(name, str) and isinstance(text, str)):
+            raise ValueError(f"metadata: {name!r} is {text!r}, strings wanted")
     reserved = [name for name in metadata or {} if name.startswith("swapjax.")]
     if reserved:
         raise ValueError(f"metadata: {', '.join(reserved)} is a name of swapjax's own")
@@ -196,9 +199,11 @@ def _match(
         raise ValueError(f"{printable(path)}: {'; '.join(wrong)}")
     found, wrong = {}, []
     for name, leaf in wanted.items():
-        data = _cast(arrays[name], np.dtype(_bits(leaf).dtype))
+        native = np.dtype(_bits(leaf).dtype).newbyteorder("=")
+        dtype = jax.dtypes.canonicalize_dtype(native)
+        data = _cast(arrays[name], dtype)
         if data is None:
-            told = f"{arrays[name].dtype}, wanted {_bits(leaf).dtype}"
+            told = f"{arrays[name].dtype}, wanted {dtype}"
             wrong.append(f"{printable(name)} is of {told}")
         else:
             array = jnp.asarray(data)
@@ -215,7 +220,8 @@ def _cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray | None:
     Floats take floats and whole numbers, complex numbers take any; all else must come
     through as it was.
     """
-    if not (_is(array.dtype, np.number) or array.dtype == np.bool_):
+    # To NumPy durations are numbers.
+    if array.dtype.kind not in "biufc" and not _is(array.dtype, np.floating):
         return None
     array = array.astype(array.dtype.newbyteorder("="))
     if array.dtype == dtype:

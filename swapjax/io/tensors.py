@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
@@ -41,23 +42,23 @@ def write(
 
     Args:
         path: the file; it is replaced if it exists.
-        arrays: by name; float64 becomes float32 unless x64 is enabled.
+        arrays: by name; those of 64 bits become of 32 unless x64 is enabled.
         metadata: strings by name.
 
     Raises:
-        ValueError: for an array of a dtype that such a file cannot hold.
+        ValueError: for an array of a dtype or name that such a file cannot hold, and
+            whole numbers that do not fit into 32 bits.
     """
-    host = {name: np.asarray(jnp.asarray(array)) for name, array in arrays.items()}
-    for name, array in host.items():
-        if array.dtype not in _NAMES:
-            raise ValueError(
-                f"{printable(path)}: {printable(name)} is of {array.dtype}, which "
-                "safetensors files do not hold"
-            )
+    if "__metadata__" in arrays:
+        raise ValueError(f"{printable(path)}: a leaf cannot be called __metadata__")
+    host = {
+        name: _native(f"{printable(path)}: {printable(name)}", np.asarray(array))
+        for name, array in arrays.items()
+    }
     told = {**metadata, _DIGEST: _digest(host, metadata)}
-    files.write_atomically(
-        path, lambda p: safetensors.numpy.save_file(host, p, metadata=told)
-    )
+    # Not save_file, which has a temporary file of its own that nobody would remove.
+    content = safetensors.numpy.save(host, metadata=told)
+    files.write_atomically(path, lambda p: p.write_bytes(content))
 
 
 def read(
@@ -110,6 +111,18 @@ def _read_tensor(file: Any, name: str, told: Mapping[str, Any]) -> np.ndarray:
     if dtype == np.bool_ and raw.size and raw.max() > 1:
         raise ValueError(f"{name} holds bytes other than 0 and 1 as bool")
     return raw.view(dtype).reshape(told["shape"])
+
+
+def _native(what: str, array: np.ndarray) -> np.ndarray:
+    """Give an array the dtype that JAX would, and the order of bytes of files."""
+    if array.dtype.newbyteorder("=") not in _NAMES:
+        raise ValueError(f"{what} is of {array.dtype}, which safetensors do not hold")
+    dtype = jax.dtypes.canonicalize_dtype(array.dtype.newbyteorder("="))
+    with np.errstate(over="ignore"):
+        result = np.asarray(array, dtype, order="C")
+    if dtype.kind in "iu" and not np.array_equal(result, array):
+        raise ValueError(f"{what} does not fit into {dtype}; enable x64 to keep it")
+    return result
 
 
 def _digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:

@@ -32,7 +32,7 @@ _SEQUENCES = {"0": "conv1", "1": "bn1", "3": "conv2", "4": "bn2"}
 _SEQUENCE = re.compile(r"^model/(\d+)/([0134])/")
 _COMPUTED = re.compile(r"parametrizations[./]|[./]weight_[guv]$|^weight_[guv]$")
 _TRANSPOSED = re.compile(
-    r"deconv|up_?conv|t_?conv|conv\w*transp|transp\w*conv|convt|upsampl|^up_?\d*$", re.I
+    r"deconv|up_?conv|t_?conv|transpos|convt|upsampl|^up_?\d*$", re.I
 )
 _CONVOLUTION = re.compile(r"conv|down_?sampl|shortcut", re.I)
 _AMONG_TRANSPOSED = re.compile(r"deconv|transpos|upsampl|^up|decod|generat", re.I)
