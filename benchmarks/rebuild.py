@@ -31,7 +31,7 @@ def rebuild_safetensors(content: bytes, chance: random.Random) -> bytes:
             text = json.dumps(header)
             key = chance.choice(sorted(header))
             text = f"{text[:-1]}, {json.dumps(key)}: {json.dumps(header[key])}}}"
-            return struct.pack("<Q", len(text.encode())) + text.encode() + data
+            return _with_length(text) + data
         case 2:  # another shape or dtype of as many bytes
             name = chance.choice([k for k in header if k != "__metadata__"])
             told = header[name]
@@ -41,8 +41,11 @@ def rebuild_safetensors(content: bytes, chance: random.Random) -> bytes:
             told["dtype"] = chance.choice((told["dtype"], "I32", "U32", "F32", "BF16"))
         case _:
             header = damage_json(header, chance)
-    text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + data
+    return _with_length(json.dumps(header)) + data
+
+
+def _with_length(header: str) -> bytes:
+    return struct.pack("<Q", len(header.encode())) + header.encode()
 
 
 # Archives.
