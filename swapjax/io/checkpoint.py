@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
-import safetensors.flax
+import safetensors.numpy
 
 from swapjax.core import files, trees
 from swapjax.core.types import Masks, Params
@@ -178,10 +178,10 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def _write(path: str | Path, arrays: Mapping[str, Any], metadata: dict) -> None:
-    host = {name: jnp.asarray(array) for name, array in arrays.items()}
-    files.write_atomically(
-        path, lambda p: safetensors.flax.save_file(host, p, metadata=metadata)
-    )
+    host = {name: np.asarray(jnp.asarray(array)) for name, array in arrays.items()}
+    # Not save_file, which has a temporary file of its own that nobody would remove.
+    content = safetensors.numpy.save(host, metadata=metadata)
+    files.write_atomically(path, lambda p: p.write_bytes(content))
 
 
 def _by_path(tree: Params) -> dict[str, Any]:
