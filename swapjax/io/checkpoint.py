@@ -179,9 +179,12 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
 
 def _write(path: str | Path, arrays: Mapping[str, Any], metadata: dict) -> None:
     host = {name: jnp.asarray(array) for name, array in arrays.items()}
-    files.write_atomically(
-        path, lambda p: safetensors.flax.save_file(host, p, metadata=metadata)
-    )
+    try:
+        files.write_atomically(
+            path, lambda p: safetensors.flax.save_file(host, p, metadata=metadata)
+        )
+    except safetensors.SafetensorError as e:  # of a full disk, for instance
+        raise OSError(f"{path}: could not be written: {e}") from None
 
 
 def _by_path(tree: Params) -> dict[str, Any]:
