@@ -26,6 +26,7 @@ class Outcome(enum.StrEnum):
 
     REFUSED = "refused"
     SAME = "same"
+    PART = "part"
     OTHER = "other values"
     FAULT = "fault"
 
@@ -46,6 +47,7 @@ class Kind:
         rebuild: gives the bytes of a file with other content and valid checksums.
         sealed: whether checksums or a digest cover every value.
         sealed_rebuilt: whether a digest covers them that rebuilding does not renew.
+        parts: whether what is missing is made anew, so that a part may be read.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Kind:
     rebuild: Callable[[bytes, random.Random], bytes]
     sealed: bool = True
     sealed_rebuilt: bool = False
+    parts: bool = False
 
 
 def attack(kind: Kind, path: Path, sound: Arrays, chance: random.Random) -> Outcome:
@@ -82,6 +85,10 @@ def attack(kind: Kind, path: Path, sound: Arrays, chance: random.Random) -> Outc
         raise FaultError(f"{type(e).__name__}: {e}") from e
     if same(found, sound):
         return Outcome.SAME
+    if kind.parts and all(
+        name in sound and same({"": found[name]}, {"": sound[name]}) for name in found
+    ):
+        return Outcome.PART
     if kind.sealed_rebuilt if rebuilt else kind.sealed:
         raise FaultError("other values in silence")
     require_whole(found)

@@ -1,26 +1,32 @@
 """Sound files of each kind that swapjax reads, small enough to damage many times."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import safetensors.numpy
 from damage import Arrays, Kind
 from PIL import Image
-from rebuild import rebuild_npz, rebuild_safetensors
+from rebuild import rebuild_json, rebuild_npz, rebuild_safetensors
 
+import swapjax
 from swapjax.core import trees
-from swapjax.experiments import datasets
+from swapjax.experiments import datasets, report
+from swapjax.experiments.runner import Row
 from swapjax.io import checkpoint
+from swapjax.training import fit, lottery
 
 
 def kinds(folder: Path) -> list[Kind]:
     """Write a sound file of each kind to a folder, and tell how it is read."""
-    return [*_data(), *_weights(folder), _masks(folder)]
+    return [
+        *_data(), *_weights(folder), _masks(folder), *_states(folder), _rows(folder)
+    ]  # fmt: skip
 
 
 def _data() -> list[Kind]:
@@ -121,6 +127,80 @@ def _masks(folder: Path) -> Kind:
 
     return Kind("masks", path.read_bytes(), ".safetensors", read, rebuild_safetensors,
                 sealed_rebuilt=True)  # fmt: skip
+
+
+def _states(folder: Path) -> list[Kind]:
+    params = {
+        "fc": {"kernel": jnp.asarray(np.random.default_rng(2).normal(size=(6, 4)))}
+    }
+    x = jnp.asarray(np.random.default_rng(3).normal(size=(16, 6)), jnp.float32)
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+    # One object each: what a run is told by is its code and settings.
+    optimizer = swapjax.sparse(
+        optax.adam(0.1), swapjax.set_(), sparsity=0.5,
+        schedule=swapjax.constant(0, 4, every=2), key=jax.random.key(0),
+    )  # fmt: skip
+
+    def stages(path: Path) -> Any:
+        return swapjax.prune(
+            None, params, sparsity=0.8, method=swapjax.magnitude(), stages=3,
+            checkpoint=path,
+        )  # fmt: skip
+
+    def epochs(path: Path) -> Any:
+        return fit(
+            _loss, params, optimizer, x, epochs=2, batch=4, key=jax.random.key(1),
+            checkpoint=path,
+        )  # fmt: skip
+
+    def levels(path: Path) -> Any:
+        return lottery(
+            lambda params, masks, key: params, params, sparsity=0.75, rate=0.5,
+            key=jax.random.key(2), checkpoint=path,
+        )  # fmt: skip
+
+    found = []
+    for run in (stages, epochs, levels):
+        path = folder / f"{run.__name__}.safetensors"
+        run(path)  # what a finished run has left is read back at once
+        found.append(
+            Kind(f"state of {run.__name__}", path.read_bytes(), ".safetensors",
+                 _read_state(run), rebuild_safetensors, sealed_rebuilt=True)
+        )  # fmt: skip
+    return found
+
+
+def _loss(params: Any, x: jax.Array) -> jax.Array:
+    return jnp.mean((x @ params["fc"]["kernel"] - 2 * x[:, :4]) ** 2)
+
+
+def _read_state(run: Callable[[Path], Any]) -> Callable[[Path], Arrays]:
+    def read(path: Path) -> Arrays:
+        found = run(path)._asdict()
+        history = repr(found.pop("history")).encode()
+        return {**_by_path(found), "history": np.frombuffer(history, np.uint8)}
+
+    return read
+
+
+def _rows(folder: Path) -> Kind:
+    path = folder / "rows.json"
+    rows = [
+        Row(method=method, sparsity=0.9, seed=seed, noise=(1.0, 0.25), accuracy=91.5,
+            loss=0.3 * seed, seconds=1.25, nonzeros=3236, total=32360,
+            status="converged", settings=f"{method}()", setup="samples=100")
+        for method in ("magnitude", "swap") for seed in (0, 1)
+    ]  # fmt: skip
+    report.write_rows(path, rows)
+
+    def read(path: Path) -> Arrays:
+        return {
+            f"{row.method} {row.seed}": np.frombuffer(repr(row).encode(), np.uint8)
+            for row in report.read_rows(path)
+        }
+
+    return Kind("rows of compare", path.read_bytes(), ".json", read, rebuild_json,
+                sealed_rebuilt=True, parts=True)  # fmt: skip
 
 
 def _by_path(tree: Any) -> Arrays:
