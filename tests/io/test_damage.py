@@ -15,6 +15,7 @@ NAMES = (
     "weights of PyTorch, .npz", "weights", "weights of others", "weights of PyTorch",
     "masks", "state of stages", "state of epochs", "state of levels", "rows of compare",
 )  # fmt: skip
+REBUILDS = 1  # a seed that rebuilds a file instead of damaging its bytes
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def test_damage_is_refused_in_a_sentence_or_changes_nothing(sound, name):
     kind, path, values = sound[name]
 
     # Reading the state of `fit` takes a tenth of a second.
-    @settings(max_examples=30 if name == "state of epochs" else 120)
+    @settings(max_examples=30 if name == "state of epochs" else 250)
     @given(seed=st.integers(0, 2**64 - 1))
     def check(seed):
         attack(kind, path, values, random.Random(seed))
@@ -46,11 +47,9 @@ def test_damage_is_refused_in_a_sentence_or_changes_nothing(sound, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_not_damaged_is_read_as_it_was(sound, name):
     kind, path, values = sound[name]
-    content = kind.content
-    whole = Kind(name, content, kind.suffix, kind.read, lambda data, chance: data)
-    rebuilt = next(r for r in map(random.Random, range(9)) if r.random() < 0.5)
-    rebuilt.seed(next(s for s in range(9) if random.Random(s).random() < 0.5))
-    assert attack(whole, path, values, rebuilt) is Outcome.SAME
+    read = kind.read
+    whole = Kind(name, kind.content, kind.suffix, read, lambda content, _: content)
+    assert attack(whole, path, values, random.Random(REBUILDS)) is Outcome.SAME
 
 
 # The judge itself.
@@ -93,14 +92,14 @@ def test_other_values_are_a_fault_where_a_digest_covers_them(tmp_path):
         (values, {"sealed_rebuilt": True}, Outcome.SAME),
     ):
         kind, _ = fake(path, lambda path, kept=kept: kept, **options)
-        assert attack(kind, path, values, random.Random(1)) is outcome
+        assert attack(kind, path, values, random.Random(REBUILDS)) is outcome
     kind, _ = fake(path, lambda path: other, sealed_rebuilt=True)
     for seed in range(4):  # damaged and rebuilt
         with pytest.raises(FaultError, match="in silence"):
             attack(kind, path, values, random.Random(seed))
     kind, _ = fake(path, lambda path: {"a": np.full(2, np.nan)}, sealed=False)
     with pytest.raises(FaultError, match="not finite"):
-        attack(kind, path, values, random.Random(1))
+        attack(kind, path, values, random.Random(REBUILDS))
 
 
 def test_damage_is_the_same_each_time_and_nearly_always_there():
