@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import safetensors.flax
+from interrupts import stop_while_writing
 
 from swapjax.cli import console, main, setup
 from swapjax.experiments import datasets, plot, runner
@@ -269,17 +269,8 @@ def test_an_interruption_while_the_state_is_written_leaves_the_state_before(
     dense, done_quickly, tmp_path
 ):
     options = (*MAGNITUDE, "--checkpoint", dense)
-    save, calls = safetensors.flax.save_file, []
-
-    def half(arrays, path, metadata):
-        save(arrays, path, metadata=metadata)
-        calls.append(path)
-        if len(calls) == 2:
-            Path(path).write_bytes(Path(path).read_bytes()[:100])
-            raise KeyboardInterrupt
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(safetensors.flax, "save_file", half)
+        stop_while_writing(patch, 2)
         assert prune(*options, out=tmp_path) == 130
     assert names(tmp_path) == ["state.safetensors"]
     _, metadata = checkpoint.read(tmp_path / "state.safetensors")

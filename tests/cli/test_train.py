@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import safetensors.flax
+from interrupts import stop_while_writing
 
 import swapjax
 from swapjax.cli import main, train_algorithms
@@ -81,20 +81,6 @@ def told(report):
     for part in report.get("epochs", []) + report.get("levels", []):
         part["seconds"] = None
     return report
-
-
-def interrupt_saving(patch, number):
-    """Press Ctrl-C while the state of some epoch is half written."""
-    save, calls = safetensors.flax.save_file, []
-
-    def half(arrays, path, metadata):
-        save(arrays, path, metadata=metadata)
-        calls.append(path)
-        if len(calls) == number:
-            Path(path).write_bytes(Path(path).read_bytes()[:100])
-            raise KeyboardInterrupt
-
-    patch.setattr(safetensors.flax, "save_file", half)
 
 
 # What it writes
@@ -203,7 +189,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
     assert train(*options, out=whole) == 0
     # While the state of the second epoch is written, that of the first one stays.
     with pytest.MonkeyPatch.context() as patch:
-        interrupt_saving(patch, 2)
+        stop_while_writing(patch, 2)
         assert train(*options, out=parts) == 130
     assert "interrupted" in capsys.readouterr().err
     assert names(parts) == [STATE]
@@ -234,7 +220,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(train, tmp_path
 
 def test_the_state_of_another_run_is_refused_and_kept(train, tmp_path, capsys):
     with pytest.MonkeyPatch.context() as patch:
-        interrupt_saving(patch, 2)
+        stop_while_writing(patch, 2)
         assert train(out=tmp_path) == 130
     before = (tmp_path / STATE).read_bytes()
     for change, saying in (
