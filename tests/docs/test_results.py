@@ -1,6 +1,7 @@
 """Tables of the results say what the files of the benchmarks hold."""
 
 import csv
+import json
 import math
 import re
 import statistics
@@ -136,6 +137,19 @@ def test_plasticity():
             for regrown, part in enumerate(cell.replace("−", "-").split("/")):
                 mean = statistics.mean(found[epoch, rate, str(regrown)])
                 assert float(part) == pytest.approx(mean, abs=0.0051)
+
+
+def test_damaged_files():
+    found = json.loads((RESULTS / "fuzz" / "results.json").read_text())
+    counts = ("refused", "same", "part", "other values", "faults")
+    told = dict(rows("files.md"))
+    for kind in found["kinds"]:
+        *cells, slowest = told[kind["kind"]]
+        assert cells == [f"{kind[name]:,}" for name in counts]
+        assert float(slowest) == kind["slowest_s"]
+    text = (DOCS / "results" / "files.md").read_text()
+    assert f"at most {found['grown_mb']} MB" in text
+    assert sum(kind[name] for kind in found["kinds"] for name in counts) >= 10_000
 
 
 def numbers(text):
