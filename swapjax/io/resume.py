@@ -210,7 +210,7 @@ def _require_same(
         warnings.warn(
             f"checkpoint: {path} was written with {'; '.join(moved)}: the run goes on, "
             "code is not compared, and the last bits may differ",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
