@@ -5,9 +5,10 @@ from pathlib import Path
 
 import safetensors
 
+from swapjax.core import identity
 from swapjax.core.types import Params
 from swapjax.experiments.models import Model
-from swapjax.io import checkpoint, resume
+from swapjax.io import checkpoint
 
 NAME = "dense.safetensors"
 # Until the results of its run replace those of another.
@@ -47,7 +48,7 @@ class Dense:
             ValueError: for a file that is damaged.
         """
         params = checkpoint.load_params(path, model.params, model.flattened)
-        if resume.digest(params) != _metadata(path).get("params"):
+        if identity.digest(params) != _metadata(path).get("params"):
             raise ValueError(
                 f"{path}: these are not the weights that were written; remove it to "
                 "train them anew"
@@ -58,7 +59,7 @@ class Dense:
         """Write the network, beside one of another run."""
         there = self.folder / NAME
         path = self.folder / _WAITING if there.exists() else there
-        told = self.origin | {"params": resume.digest(params)}
+        told = self.origin | {"params": identity.digest(params)}
         checkpoint.save_params(path, params, told)
 
     def settle(self) -> None:
