@@ -32,8 +32,7 @@ from swapjax.io import checkpoint
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 COMMANDS = {
-    "prune": "--method linear-regression --stages 6 --samples 50 --epochs 1 "
-    "--finetune-steps 3",
+    "prune": "--method obd --stages 8 --samples 50 --epochs 1 --finetune-steps 10",
     "train": "--epochs 8 --batch 32",
 }
 EXPECTED = {
@@ -49,7 +48,7 @@ class Options:
     """Kill runs of the commands."""
 
     kills: int = 50
-    """In all; a trial has up to three of them."""
+    """In all; a trial has up to four of them."""
     seed: int = 0
     """Of the moments, the signals and the data."""
     out: Path = RESULTS / "kills"
@@ -113,7 +112,7 @@ def plan(kills: int, seed: int) -> list[Trial]:
     trials: list[Trial] = []
     draw, left = random.Random(seed), kills
     while left > 0:
-        count = min(draw.randint(1, 3), left)
+        count = min(draw.randint(1, 4), left)
         trials.append(
             Trial(
                 number=len(trials),
