@@ -1,5 +1,7 @@
 """Text of others as a screen may show it."""
 
+_LONGEST = 300  # characters of another's message; ours name the file besides
+
 
 def printable(text: object, keep: str = "") -> str:
     r"""Spell out what a terminal would obey or hide instead of showing it.
@@ -23,3 +25,10 @@ def printable(text: object, keep: str = "") -> str:
         c if c in keep or c.isprintable() else c.encode("unicode_escape").decode()
         for c in text
     )
+
+
+def reason(error: BaseException) -> str:
+    """Take the first line of what an error says, or its kind where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = printable(lines[0] if lines else type(error).__name__)
+    return told if len(told) <= _LONGEST else f"{told[:_LONGEST]}..."

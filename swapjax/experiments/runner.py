@@ -155,7 +155,10 @@ def set_up(
         ValueError: for weights that cannot be read or do not fit.
     """
     if weights is not None:
-        params = checkpoint.load_params(weights, model.params, model.flattened)
+        # None of our networks has a transposed convolution.
+        params = checkpoint.load_params(
+            weights, model.params, model.flattened, transposed=()
+        )
         return Setting(data, model, params)
     if epochs < 1:
         raise ValueError(f"epochs must be 1 or more, got {epochs}")
