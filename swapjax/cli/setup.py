@@ -9,11 +9,12 @@ import optax
 from swapjax.cli.console import console, progress
 from swapjax.cli.dense import Dense
 from swapjax.cli.options import SPARSITY, Network, Options
+from swapjax.core import identity
 from swapjax.core.text import printable
 from swapjax.core.types import Params
 from swapjax.experiments import datasets, models, runner
 from swapjax.experiments.runner import Setting
-from swapjax.io import checkpoint, resume
+from swapjax.io import checkpoint
 from swapjax.loops.finetune import FineTune
 from swapjax.sparsity import schedules
 from swapjax.sparsity.patterns import NM
@@ -133,7 +134,7 @@ def set_up(options: Options, sparsities: Sequence[float]) -> Inputs:
         }
         return Inputs(data, model, None, origin)
     params = checkpoint.load_params(options.checkpoint, model.params, model.flattened)
-    origin = {"data": runner.digest(data), "weights": resume.digest(params)}
+    origin = {"data": runner.digest(data), "weights": identity.digest(params)}
     return Inputs(data, model, params, origin)
 
 

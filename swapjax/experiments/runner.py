@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from swapjax.core import identity
 from swapjax.core.types import Params
 from swapjax.experiments import datasets, models
 from swapjax.gradients.noise import GradientNoise
-from swapjax.io import checkpoint, resume
+from swapjax.io import checkpoint
 from swapjax.loops.finetune import FineTune, finetune
 from swapjax.pruning import Method, Pruned, prune
 from swapjax.sparsity import masks
@@ -178,7 +179,7 @@ def set_up(
 
 def digest(data: datasets.Dataset) -> str:
     """Tell data apart by content, standardisation and split, not by name."""
-    return resume.digest({"train": data.train, "test": data.test})
+    return identity.digest({"train": data.train, "test": data.test})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +197,7 @@ class Accuracy:
 
     def describe(self) -> str:
         """Return a fingerprint of the test set."""
-        return f"accuracy on {resume.digest(self.setting.data.test)}"
+        return f"accuracy on {identity.digest(self.setting.data.test)}"
 
 
 def evaluate(setting: Setting, params: Params) -> tuple[float, float]:
