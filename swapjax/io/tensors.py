@@ -57,8 +57,21 @@ def write(
     }
     told = {**metadata, _DIGEST: _digest(host, metadata)}
     # Not save_file, which has a temporary file of its own that nobody would remove.
-    content = safetensors.numpy.save(host, metadata=told)
+    content = _in_order(safetensors.numpy.save(host, metadata=told))
     files.write_atomically(path, lambda p: p.write_bytes(content))
+
+
+def _in_order(content: bytes) -> bytes:
+    """Sort the metadata of a file, which the library writes in any order.
+
+    The same arrays make the same bytes then.
+    """
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at multiples of 8
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 
 def read(
