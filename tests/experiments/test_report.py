@@ -325,21 +325,14 @@ def test_pixels_are_drawn_where_the_first_layer_reads_them(
 
 
 # What matplotlib would read as mathematics, has no glyph for, or cannot encode.
-STRANGE = [
-    "a$_$b",
-    "$\\frac{$",
-    r"c:\new\$x$",
-    "x^_{",
-    "tab\t\nline\x1b[31m",
-    "名前 😀",
-]
-STRANGE += ["half\udcff", "turned\u202e", "", "long " * 400, "%d {0} & # ~"]
+STRANGE = ["a$_$b", "$\\frac{$", r"c:\new\$x$ {0} & # ~", "tab\t\nline\x1b[31m\u202e"]
+STRANGE += ["long " * 400, "名前 😀", "half\udcff", ""]
 
 
 @pytest.mark.parametrize(
     ("name", "suffix"),
     [(name, "png") for name in STRANGE]
-    + [(name, suffix) for name in STRANGE[:2] for suffix in ("pdf", "svg")],
+    + [(name, suffix) for name in STRANGE[:1] for suffix in ("pdf", "svg")],
 )
 def test_pictures_show_names_of_any_kind_as_they_are(name, suffix, tmp_path):
     layers = [{**row, "leaf": name} for row in report.layers(PARAMS, MASKS)]
