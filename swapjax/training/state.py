@@ -53,7 +53,7 @@ def masks_of(state: Any) -> Masks:
     Raises:
         ValueError: for a state that has none, or several.
     """
-    found = _find(state)
+    found = find_state(state)
     members = jnp.ndim(found.count)
     if not members:
         return found.masks
@@ -64,7 +64,7 @@ def masks_of(state: Any) -> Masks:
 
 def last_mask_step(state: Any) -> int:
     """Return the update of the last mask step, from 1; -1 where masks never change."""
-    return int(jnp.max(_find(state).extras["last"]))
+    return int(jnp.max(find_state(state).extras["last"]))
 
 
 def is_sparse(state: Any) -> bool:
@@ -88,7 +88,7 @@ def check_state(state: Any, params: Params | None = None) -> None:
             more entries in all than its budget or some outside of `within`, naming
             leaves. Fewer entries than the budget are no error: there may be no room.
     """
-    found = _find(state)
+    found = find_state(state)
     masks = masks_of(state)
     named = zip(trees.paths(masks), jax.tree.leaves(masks), strict=True)
     prunable = [path for path, leaf in named if jnp.ndim(leaf)]
@@ -114,7 +114,12 @@ def check_state(state: Any, params: Params | None = None) -> None:
         raise ValueError(f"state: {' '.join(told)}")
 
 
-def _find(state: Any) -> SparseState:
+def find_state(state: Any) -> SparseState:
+    """Find the state of `sparse` in that of an optimizer.
+
+    Raises:
+        ValueError: for none, or several.
+    """
     found = _all(state)
     if len(found) != 1:
         raise ValueError(

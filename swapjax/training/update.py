@@ -9,6 +9,7 @@ import optax
 
 from swapjax.core.types import Params
 from swapjax.sparsity.plan import Plan
+from swapjax.training.line_search import at_active
 from swapjax.training.mask_schedule import Timetable
 from swapjax.training.mask_step import Before, Changed, only
 from swapjax.training.optimizer_state import forget
@@ -55,6 +56,11 @@ def masked(given: Update) -> tuple[Params, SparseState]:
     base = layout.merge(only(changed.stays, weights), params)
     memory = forget(optimizer, state.inner, layout.masks(changed.stays), base)
     seen = layout.merge(only(changed.masks, slopes), gradients)
+    if extra:
+        # The loss of dense params, at first, is not that of what masks leave of them.
+        moved = changed.made | (state.count == 0)
+        masks = layout.masks(changed.masks)
+        seen, extra = at_active(extra, gradients, base, masks, moved)
     updates, inner = optimizer.update(seen, memory, base, **extra)
     if rule.skips:
         updates, inner = jax.tree.map(
@@ -80,6 +86,11 @@ def masked(given: Update) -> tuple[Params, SparseState]:
 def straight_through(given: Update) -> tuple[Params, SparseState]:
     """Move dense weights by the gradients at params, then choose masks by them."""
     rule, table, _, optimizer, gradients, state, params, _, extra = given
+    if extra.get("value_fn") is not None:
+        raise ValueError(
+            f"value_fn: a line search would measure dense weights, which {rule.name} "
+            "trains behind the params; take another rule, such as swapjax.gmp()"
+        )
     plan, layout = table.plan, table.plan.layout
     weights, slopes = layout.split(params), layout.split(gradients)
     dense, seen = layout.split(state.extras["dense"]), slopes
