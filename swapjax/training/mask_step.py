@@ -10,8 +10,9 @@ import optax
 from swapjax.core.members import any_member
 from swapjax.core.types import Leaves, Masks, Params
 from swapjax.training.mask_schedule import Timetable
-from swapjax.training.optimizer_state import forget
+from swapjax.training.optimizer_state import forget, owners
 from swapjax.training.rule import MaskStep, Rule
+from swapjax.training.second_moments import Typical, find_sizes, measure, unmeasured
 from swapjax.training.state import examine, examine_choice
 
 
@@ -53,20 +54,18 @@ class Changed(NamedTuple):
 
     Attributes:
         masks: the active entries from now on.
-        stays: those of them that were active before, too.
         status: the worst `swapjax.Status` so far, ``int32[leaves]``.
         waits: whether a mask step is postponed.
         made: whether this update was a mask step.
+        typical: what is usual of the second moments of active weights, by the number of
+            the array in the state of the optimizer, for weights that grow.
     """
 
     masks: Leaves
-    stays: Leaves
     status: jax.Array
     waits: jax.Array
     made: jax.Array
-
-
-Change = Callable[[Before], tuple[Leaves, jax.Array, jax.Array, jax.Array]]
+    typical: dict[int, Typical]
 
 
 def changer(
@@ -80,12 +79,12 @@ def changer(
     the last update of all, if it is known, it waits no more; nothing grows there.
     """
 
-    def change(before: Before) -> tuple[Leaves, jax.Array, jax.Array, jax.Array]:
+    def change(before: Before) -> Changed:
         masks = table.plan.layout.leaf_masks(before.masks)
         t = before.count + 1
         due = table.is_mask_step(t) | before.waits
 
-        def decide() -> tuple[Leaves, jax.Array, jax.Array, jax.Array]:
+        def decide() -> Changed:
             skipped = _is_skipped(due)
             last = jnp.asarray(False) if table.steps is None else t >= table.steps
             new, status = _choose(rule, table, before, masks, skipped & last)
@@ -93,7 +92,13 @@ def changer(
             made = due & ~waits
             # Members of an ensemble may differ.
             new = tuple(jnp.where(made, n, m) for n, m in zip(new, masks, strict=True))
-            return new, jnp.where(made, status, before.status), waits, made
+            stays = tuple(n & m for n, m in zip(new, masks, strict=True))
+            typical = {
+                i: measure(moment, slope, stays[leaf])
+                for i, (leaf, moment, slope) in moments.items()
+            }
+            status = jnp.where(made, status, before.status)
+            return Changed(new, status, waits, made, typical)
 
         def _is_skipped(due: jax.Array) -> jax.Array:
             broken = due & ~_are_finite(before.gradients)
@@ -105,22 +110,48 @@ def changer(
 
         # Without a mask step this costs copies of the masks, which XLA does faster on a
         # CPU than anything that the branch could work out instead.
-        return jax.lax.cond(
-            any_member(due), decide, lambda: (masks, before.status, due, due)
-        )
+        moments = sizes(before)
+        none = {i: unmeasured(moment) for i, (_, moment, _) in moments.items()}
+        same = Changed(masks, before.status, due, due, none)
+        return jax.lax.cond(any_member(due), decide, lambda: same)
+
+    def sizes(before: Before) -> dict[int, tuple[int, jax.Array, jax.Array]]:
+        """Find the second moments of prunable leaves, with leaf and gradients."""
+        if rule.straight_through:
+            return {}
+        flags, layout = kinds(before.params), table.plan.layout
+        places = {at: leaf for leaf, at in enumerate(layout.positions)}
+        slopes, found = layout.split(before.gradients), jax.tree.leaves(before.inner)
+        return {
+            i: (places[owner], moment, slopes[places[owner]])
+            for i, (moment, owner, is_size) in enumerate(
+                zip(
+                    found,
+                    owners(optimizer, before.inner, before.params),
+                    flags if len(flags) == len(found) else [False] * len(found),
+                    strict=True,
+                )
+            )
+            if is_size and owner in places
+        }
+
+    known: list[list[bool]] = []
+
+    def kinds(params: Params) -> list[bool]:
+        if not known:
+            known.append(find_sizes(optimizer, params))
+        return known[0]
 
     # Outside of jit, too, it compiles once.
     compiled = jax.jit(change, inline=True)
 
     def run(before: Before) -> Changed:
-        masks = table.plan.layout.leaf_masks(before.masks)
         if table.last < 0:
+            masks = table.plan.layout.leaf_masks(before.masks)
             never = jnp.zeros_like(before.waits)
-            return Changed(masks, masks, before.status, before.waits, never)
+            return Changed(masks, before.status, before.waits, never, {})
         plain = all(_is_array(x) for x in jax.tree.leaves(before.extra))
-        found = (compiled if plain else change)(before)
-        stays = tuple(a & b for a, b in zip(found[0], masks, strict=True))
-        return Changed(found[0], stays, *found[1:])
+        return (compiled if plain else change)(before)
 
     return run
 

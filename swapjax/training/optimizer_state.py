@@ -1,5 +1,6 @@
 """Moments of inactive weights in the state of any optimizer."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,7 +11,11 @@ from swapjax.core.types import Masks, Params
 
 
 def forget(
-    optimizer: optax.GradientTransformation, state: Any, masks: Masks, params: Params
+    optimizer: optax.GradientTransformation,
+    state: Any,
+    masks: Masks,
+    params: Params,
+    starts: Mapping[int, Callable[[jax.Array], jax.Array]] | None = None,
 ) -> Any:
     """Reset the moments of inactive weights to their initial values.
 
@@ -24,6 +29,8 @@ def forget(
         state: of the optimizer.
         masks: where weights are active.
         params: zero where they are not.
+        starts: what to put there instead of the initial values, made of these, for some
+            arrays by their number.
 
     Returns:
         The state; each of its arrays that has the shape of a leaf is as ``init`` makes
@@ -32,27 +39,48 @@ def forget(
     Raises:
         ValueError: for an optimizer whose state does not follow the tree of params.
     """
-    kept = _marks(optimizer, state, masks)
-    return jax.tree.map(
-        lambda keep, now, new: now if keep is True else jnp.where(keep, now, new),
-        kept,
-        state,
-        optimizer.init(params),
-    )
+    found, treedef = jax.tree.flatten(state)
+    fresh, marks = jax.tree.leaves(optimizer.init(params)), jax.tree.leaves(masks)
+    result = []
+    for i, owner in enumerate(owners(optimizer, state, params)):
+        mask = None if owner is None else marks[owner]
+        if mask is None or not mask.ndim:
+            result.append(found[i])
+            continue
+        new = starts[i](fresh[i]) if starts and i in starts else fresh[i]
+        result.append(jnp.where(mask, found[i], new))
+    return jax.tree.unflatten(treedef, result)
 
 
-def _marks(optimizer: optax.GradientTransformation, state: Any, masks: Masks) -> Any:
-    """Find the mask of each array of a state; True for one that has none."""
+def owners(
+    optimizer: optax.GradientTransformation, state: Any, params: Params
+) -> list[int | None]:
+    """Find the leaf of params, by number, that each array of a state follows.
+
+    Raises:
+        ValueError: for an optimizer whose state does not follow the tree of params.
+    """
+    leaves, treedef = jax.tree.flatten(params)
+    numbers = jax.tree.unflatten(treedef, range(len(leaves)))
+    tree: object = treedef
     # A masked optimizer has a hole for each of the leaves it does not treat.
     is_hole = lambda v: isinstance(v, optax.MaskedNode)  # noqa: E731
-    mark = lambda v, m: v if is_hole(v) else _mark(v, m)  # noqa: E731
+
+    def own(value: Any, number: int) -> Any:
+        if is_hole(value):
+            return value
+        shape, wanted = jnp.shape(value), leaves[number].shape
+        # A few past ones, one after the other, as those of L-BFGS.
+        fits = shape == wanted or shape[1:] == wanted
+        return number if wanted and fits else -1
+
     try:
-        return optax.tree.map_params(
+        found = optax.tree.map_params(
             optimizer,
-            mark,
+            own,
             state,
-            masks,
-            transform_non_params=lambda _: True,
+            numbers,
+            transform_non_params=lambda _: -1,
             is_leaf=is_hole,
         )
     except (ValueError, TypeError) as e:
@@ -62,18 +90,10 @@ def _marks(optimizer: optax.GradientTransformation, state: Any, masks: Masks) ->
         ) from e
     except IndexError:
         # A line search makes no state of params without leaves, by which Optax looks.
-        tree: object = jax.tree.structure(masks)
         is_like = lambda v: jax.tree.structure(v) == tree  # noqa: E731
-        return jax.tree.map(
-            lambda v: jax.tree.map(_mark, v, masks) if is_like(v) else True,
+        found = jax.tree.map(
+            lambda v: jax.tree.map(own, v, numbers) if is_like(v) else -1,
             state,
             is_leaf=is_like,
         )
-
-
-def _mark(value: Any, mask: jax.Array) -> Any:
-    """Tell which entries of an array are those of active weights."""
-    shape, wanted = jnp.shape(value), jnp.shape(mask)
-    # A few past ones, one after the other, as those of L-BFGS.
-    fits = wanted and (shape == wanted or shape[1:] == wanted)
-    return mask if fits else True
+    return [None if number < 0 else number for number in jax.tree.leaves(found)]

@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from swapjax.core.types import Params
+from swapjax.core.types import Leaves, Params
 from swapjax.sparsity.plan import Plan
 from swapjax.training.line_search import at_active
 from swapjax.training.mask_schedule import Timetable
 from swapjax.training.mask_step import Before, Changed, only
-from swapjax.training.optimizer_state import forget
+from swapjax.training.optimizer_state import forget, owners
 from swapjax.training.rule import Rule
+from swapjax.training.second_moments import Typical, start
 from swapjax.training.state import SparseState
 
 
@@ -53,10 +54,18 @@ def masked(given: Update) -> tuple[Params, SparseState]:
     plan, layout = table.plan, table.plan.layout
     weights, slopes = layout.split(params), layout.split(gradients)
     changed = given.change(_before(given))
-    base = layout.merge(only(changed.stays, weights), params)
-    memory = forget(optimizer, state.inner, layout.masks(changed.stays), base)
+    before = layout.leaf_masks(state.masks)
+    stays = tuple(a & b for a, b in zip(changed.masks, before, strict=True))
+    base = layout.merge(only(stays, weights), params)
+    memory = forget(
+        optimizer,
+        state.inner,
+        layout.masks(stays),
+        base,
+        _starts(given, changed, stays),
+    )
     seen = layout.merge(only(changed.masks, slopes), gradients)
-    if extra:
+    if "grad" in extra or "value_fn" in extra:
         # The loss of dense params, at first, is not that of what masks leave of them.
         moved = changed.made | (state.count == 0)
         masks = layout.masks(changed.masks)
@@ -74,7 +83,7 @@ def masked(given: Update) -> tuple[Params, SparseState]:
         jnp.where(m, u, 0) - jnp.where(s, 0, w)
         for m, s, u, w in zip(
             changed.masks,
-            changed.stays,
+            stays,
             layout.split(updates),
             weights,
             strict=True,
@@ -121,6 +130,31 @@ def alone(plan: Plan, leaves: Iterable[jax.Array], params: Params) -> Params:
     """Put prunable leaves into the tree of params, with scalars for all others."""
     nothing = jax.tree.map(lambda x: jnp.zeros((), x.dtype), params)
     return plan.layout.merge(tuple(leaves), nothing)
+
+
+def _starts(
+    given: Update, changed: Changed, stays: Leaves
+) -> dict[int, Callable[[jax.Array], jax.Array]]:
+    """Make the second moments that weights start from which grow at this update."""
+    result: dict[int, Callable] = {}
+    slopes, layout = jax.tree.leaves(given.gradients), given.table.plan.layout
+    found = owners(given.optimizer, given.state.inner, given.params)
+    for i, typical in changed.typical.items():
+        owner = found[i]
+        assert owner is not None  # since it is one of a prunable leaf
+        leaf = layout.positions.index(owner)
+        grown = changed.masks[leaf] & ~stays[leaf]
+
+        def from_typical(
+            fresh: jax.Array,
+            typical: Typical = typical,
+            slope: jax.Array = slopes[owner],
+            grown: jax.Array = grown,
+        ) -> jax.Array:
+            return jnp.where(grown, start(typical, slope, fresh), fresh)
+
+        result[i] = from_typical
+    return result
 
 
 def _before(given: Update) -> Before:
