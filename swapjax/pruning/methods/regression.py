@@ -159,15 +159,10 @@ def solve(
     rows = rows_of(problem)
     wbar = problem.weights if reference == "current" else problem.initial
     y = rows.project(wbar)
-    dampings = jnp.asarray(damping, y.dtype)
-    state = target.prepare(y)
+    dampings, state = jnp.asarray(damping, y.dtype), target.prepare(y)
 
     def choose_support(rule: Support) -> tuple[Leaves, jax.Array]:
-        if rule == "obd":
-            ranked = scores.fisher_diagonal(problem.weights, rows.mean_squares())
-        else:
-            ranked = scores.magnitude(problem.weights)
-        mask = select(ranked, budget, problem.within)
+        mask = select(_rank(problem, rows, rule), budget, problem.within)
         if rule != "iht":
             return mask, jnp.zeros((), jnp.int32)
         path = iht(
@@ -181,7 +176,6 @@ def solve(
     solves = len(damping) * (rounds if target.moves else 1)
     if algebra == "auto":
         algebra = "cg" if prefers_cg(rows, wbar, solves) else "gram"
-
     before = rows.loss(problem.weights)
 
     def fit_on(mask: Leaves) -> tuple[Refit, jax.Array, jax.Array]:
@@ -210,8 +204,8 @@ def solve(
     # The loss decides: at high sparsity every support is far from the reference, where
     # the local model cannot tell them apart, and noise calls for more damping.
     best = lowest(losses)
-    chosen = pick(best, (supports, fits, losses, better, swaps))
-    mask, fit, loss, refitted, swaps = chosen
+    found = pick(best, (supports, fits, losses, better, swaps))
+    mask, fit, loss, refitted, swaps = found
     details = {
         "support_rule": best,
         "support_swaps": swaps,
@@ -223,6 +217,12 @@ def solve(
     }
     plain = apply_masks(problem.weights, mask)
     return _conclude(fit, mask, plain, refitted, details)
+
+
+def _rank(problem: Problem, rows: GradientOperator, rule: Support) -> Leaves:
+    if rule == "obd":
+        return scores.fisher_diagonal(problem.weights, rows.mean_squares())
+    return scores.magnitude(problem.weights)
 
 
 def _or_none(
@@ -237,7 +237,7 @@ def _or_none(
         without: their loss.
 
     Returns:
-        The fit, its weights those with the lower loss; that loss; whether it is its own.
+        The fit, with the weights of lower loss; that loss; whether they are its own.
     """
     better = (loss <= without) | (jnp.isnan(without) & ~jnp.isnan(loss))
     weights = tuple(
