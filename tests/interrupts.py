@@ -17,19 +17,17 @@ def stop_at(**where):
     return callback
 
 
-def stop_while_writing(patch, number):
-    """Press Ctrl-C while the safetensors file of some number is half written."""
-    write, calls = files.write_atomically, []
+def half_written(patch, number):
+    """Press Ctrl-C while a file is half written, the one of this number."""
+    write_atomically, calls = files.write_atomically, []
 
-    def half(path, save):
+    def write_half(path, write):
         def cut(temporary):
-            save(temporary)
-            calls.append(path)
-            if len(calls) == number:
-                temporary.write_bytes(temporary.read_bytes()[:100])
-                raise KeyboardInterrupt
+            write(temporary)
+            temporary.write_bytes(temporary.read_bytes()[:100])
+            raise KeyboardInterrupt
 
-        is_state = str(path).endswith(".safetensors")
-        write(path, cut if is_state else save)
+        calls.append(path)
+        write_atomically(path, cut if len(calls) == number else write)
 
-    patch.setattr(files, "write_atomically", half)
+    patch.setattr(files, "write_atomically", write_half)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,13 +84,17 @@ def write(
 
 
 def read(
-    path: str | Path, ours: tuple[str, ...] = ()
+    path: str | Path,
+    ours: tuple[str, ...] = (),
+    *,
+    sealed: Callable[[Mapping[str, str]], bool] = lambda _: False,
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Read every array, and the strings beside them.
 
     Args:
         path: the file.
         ours: the names of metadata that begin as those of swapjax do and are known.
+        sealed: tells by the metadata whether there must be a digest.
 
     Returns:
         Arrays by name; strings by name, the digest left out.
@@ -112,10 +116,10 @@ def read(
                 file.seek(8 + length + told["data_offsets"][0])
                 arrays[name] = _read_tensor(file, name, told)
         digest = metadata.pop(_DIGEST, None)
-        sealed = digest is not None or _FORMAT[0] in metadata
+        known = digest is not None or _FORMAT[0] in metadata or sealed(metadata)
         if metadata.pop(*_FORMAT) != _FORMAT[1]:
             raise ValueError("it was written by a later version of swapjax")
-        if sealed and digest != _digest(arrays, metadata):
+        if known and digest != _digest(arrays, metadata):
             raise ValueError("it differs from what was written to it")
         unknown = [k for k in metadata if k.startswith(_OURS) and k not in ours]
         if unknown:
