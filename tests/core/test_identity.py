@@ -277,7 +277,6 @@ def test_what_holds_itself_comes_to_an_end():
     deep = []
     for _ in range(5000):
         deep = [deep]
-    empty = (lambda: lambda: later)()  # noqa: F821
     assert describe(one) == describe(one)
     assert describe(deep) == describe(deep)
     assert describe(unset())
