@@ -283,7 +283,6 @@ def _load(
     if state is None:
         return None
     kept = {k: sharding.put_like(tree, kept[k]) for k, tree in state.trees.items()}
-    records.require_finite(path, kept["params"])
     history = records.read(
         path, state.notes, Epoch, lambda epoch: Epoch(**epoch), range(1, epochs + 1)
     )

@@ -175,3 +175,17 @@ def test_what_a_page_measured_stands_in_the_results(folder):
                 assert any(within(row, other) for other in known), f"{page}: {row}"
                 checked += 1
     assert checked > 10
+
+
+def test_kills():
+    with (RESULTS / "kills" / "results.csv").open() as file:
+        found = list(csv.DictReader(file))
+    table = [(name, cells) for name, cells in rows("kills.md") if name.startswith("`")]
+    assert len(table) == 4
+    for name, (begun, *cells) in table:
+        some = [
+            r for r in found if (r["command"], r["begun"]) == (name.strip("`"), begun)
+        ]
+        killed = sum(code != "0" for r in some for code in r["codes"].split())
+        differ, leave = (sum(bool(r[key]) for r in some) for key in ("differs", "left"))
+        assert list(map(int, cells)) == [len(some), killed, differ, leave]
