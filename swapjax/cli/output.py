@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 from matplotlib.figure import Figure
 
 from swapjax.cli.lock import exclusive
@@ -98,7 +99,9 @@ def draw(figure: Callable[[], Figure], path: Path) -> None:
         ValueError: where that fails, in whatever way, saying that results are there.
     """
     try:
-        plot.save(figure(), path)
+        # LaTeX of a user's may not be there, and reads names as its own commands.
+        with matplotlib.rc_context({"text.usetex": False}):
+            plot.save(figure(), path)
     except Exception as e:
         raise ValueError(
             f"{path} could not be drawn ({reason(e)}); all other results are written"
