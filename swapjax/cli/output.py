@@ -45,8 +45,7 @@ class Output:
                 try:
                     write(new / name)
                 except OSError as e:
-                    e.filename, e.filename2 = str(self.path / name), None
-                    raise
+                    raise files.naming(e, self.path / name) from None
             for name in results:
                 _move(new / name, self.path / name)
         finally:
