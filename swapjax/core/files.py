@@ -60,14 +60,20 @@ def write_text(path: str | Path, text: str) -> None:
     write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
 
 
+def naming(error: OSError, path: Path) -> OSError:
+    """Make the same error of another file."""
+    if error.errno is None:
+        return OSError(f"{path}: {error}")
+    return OSError(error.errno, error.strerror, str(path))
+
+
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
     """Let what goes wrong name the file, which has no temporary name for a user."""
     try:
         yield
     except OSError as e:
-        e.filename, e.filename2 = str(path), None
-        raise
+        raise naming(e, path) from None
 
 
 def _prefix(target: Path) -> str:
