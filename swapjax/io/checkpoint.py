@@ -18,7 +18,8 @@ import numpy as np
 import safetensors
 import safetensors.flax
 
-from swapjax.core import files, trees
+from swapjax.core import files, holes, trees
+from swapjax.core.given_masks import require_bool, require_true, take_masks
 from swapjax.core.types import Masks, Params
 from swapjax.io import torch_weights
 from swapjax.sparsity import masks
@@ -102,8 +103,18 @@ def fit(
 
 
 def save_masks(path: str | Path, tree: Masks) -> None:
-    """Write masks to a safetensors file, eight entries to the byte."""
-    leaves = _by_path(tree)
+    """Write masks to a safetensors file, eight entries to the byte.
+
+    What `optax.masked` or Equinox has left out of them is never pruned: True.
+
+    Raises:
+        ValueError: for leaves that are not bool.
+    """
+    require_bool(tree)
+    leaves = {
+        name: np.asarray(True) if leaf is holes.HOLE else np.asarray(leaf)
+        for name, leaf in holes.by_path(tree).items()
+    }
     shapes = {name: list(np.shape(leaf)) for name, leaf in leaves.items()}
     packed = {name: masks.pack(np.asarray(leaf)) for name, leaf in leaves.items()}
     _write(path, packed, {_PACKED: json.dumps(shapes)})
@@ -112,18 +123,21 @@ def save_masks(path: str | Path, tree: Masks) -> None:
 def load_masks(path: str | Path, like: Params) -> Masks:
     """Read masks for params.
 
+    Returns:
+        Masks with the tree of params; a scalar in the file stands for all that is below
+        its path.
+
     Raises:
         ValueError: for a file that cannot be read, and masks of other params.
     """
     arrays, metadata = read(path)
     if _PACKED not in metadata:
         raise ValueError(f"{path}: holds no masks")
-    wanted = _by_path(like)
-    _require_names(path, arrays, wanted)
-    leaves = [jnp.asarray(arrays[name]) for name in wanted]
-    tree = jax.tree.unflatten(jax.tree.structure(like), leaves)
-    masks.check(tree, like, str(path))
-    return tree
+    found = holes.match(arrays, like)
+    _require_names(path, found.missing, found.extra)
+    require_true(found.beyond, str(path))
+    tree = jax.tree.unflatten(jax.tree.structure(like), found.leaves)
+    return take_masks(tree, like, str(path))
 
 
 def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -195,7 +209,9 @@ def _by_path(tree: Params) -> dict[str, Any]:
 def _match(
     path: str, arrays: dict[str, np.ndarray], wanted: dict[str, Any]
 ) -> dict[str, jax.Array]:
-    _require_names(path, arrays, wanted)
+    missing = [name for name in wanted if name not in arrays]
+    extra = [name for name in arrays if name not in wanted]
+    _require_names(path, missing, extra)
     wrong = [
         f"{name} is {arrays[name].shape}, wanted {tuple(leaf.shape)}"
         for name, leaf in wanted.items()
@@ -211,11 +227,7 @@ def _match(
     return found
 
 
-def _require_names(
-    path: str | Path, arrays: Mapping[str, Any], wanted: Mapping[str, Any]
-) -> None:
-    missing = [name for name in wanted if name not in arrays]
-    extra = [name for name in arrays if name not in wanted]
+def _require_names(path: str | Path, missing: list[str], extra: list[str]) -> None:
     faults = []
     if missing:
         faults.append(f"missing {', '.join(missing)}")

@@ -6,14 +6,10 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from swapjax.core.counts import require_countable
 from swapjax.core.types import Leaves
 from swapjax.sparsity.patterns import NM
-from swapjax.sparsity.topk import (
-    common_keys,
-    first_largest,
-    require_countable,
-    top_keys,
-)
+from swapjax.sparsity.topk import common_keys, first_largest, top_keys
 
 
 @functools.partial(
@@ -102,7 +98,7 @@ def _select_group(
     pattern: NM | None,
 ) -> Leaves:
     """Mark the k best of a group, after the `floors[i]` best of each of its leaves."""
-    require_countable(scores)
+    require_countable([score.shape for score in scores])
     keys = common_keys(scores)
     if within is not None:
         # Outside ranks below every score, be it NaN: no number has the key 1.

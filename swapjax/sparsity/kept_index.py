@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from swapjax.core.counts import require_countable
 from swapjax.core.types import Leaves
 
 
@@ -85,7 +86,11 @@ def number(masks: Leaves) -> Kept:
 
     Args:
         masks: bool leaves.
+
+    Raises:
+        ValueError: for more entries than an int32 counts.
     """
+    require_countable([m.shape for m in masks])
     running = tuple(jnp.cumsum(m.ravel(), dtype=jnp.int32) for m in masks)
     none = jnp.zeros((), jnp.int32)
     counts = jnp.stack([r[-1] if r.size else none for r in running])

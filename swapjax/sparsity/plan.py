@@ -11,6 +11,7 @@ from fractions import Fraction
 
 import jax.numpy as jnp
 
+from swapjax.core.counts import require_countable_groups
 from swapjax.core.types import Params
 from swapjax.sparsity.allocation import (
     Allocation,
@@ -70,7 +71,12 @@ class Plan:
 
     @property
     def budget(self) -> Budget:
-        """The counts as solvers take them."""
+        """The counts as solvers take them.
+
+        Raises:
+            ValueError: for a group with more entries than an int32 counts.
+        """
+        require_countable_groups(self.groups, self.layout.shapes)
         keep = jnp.asarray(self.keep, jnp.int32)
         return Budget(keep, self.groups, self.floors, self.patterns)
 

@@ -14,6 +14,7 @@ import optax
 
 from swapjax.core import sharding, trees
 from swapjax.core.checks import require_count
+from swapjax.core.counts import partial_counts, total
 from swapjax.core.types import LossFn, Masks, Params
 from swapjax.loops import steps
 from swapjax.sparsity import masks as masking
@@ -137,7 +138,7 @@ def fit(
     state = optimizer.init(params)
     _require_masks_that_settle(state, epochs * per_epoch)
     sparse = is_sparse(state)
-    first = masks_of(state) if sparse else _prunable(params)
+    first = masks_of(state, params) if sparse else _prunable(params)
 
     found, run = None, {}
     if checkpoint is not None:
@@ -216,7 +217,7 @@ def _require_masks_that_settle(state: Any, steps: int) -> None:
 def _masks_now(fitted: Fitted, first: Masks) -> Masks:
     """Take the masks of the optimizer, or those of the zeros where it has none."""
     if is_sparse(fitted.state):
-        return masks_of(fitted.state)
+        return masks_of(fitted.state, fitted.params)
     return masking.from_zeros(fitted.params, first)
 
 
@@ -238,17 +239,19 @@ def _compare(before: Masks, after: Masks) -> tuple[dict[str, float], float, int]
     leaves = zip(paths, jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
     pairs = {path: (a, b) for path, a, b in leaves if np.ndim(b) and b.size}
     counts = jax.device_get(_count(pairs))
-    kept = {path: int(count) for path, (count, _) in counts.items()}
+    kept = {path: total(count) for path, (count, _) in counts.items()}
     sizes = {path: b.size for path, (_, b) in pairs.items()}
     densities = {path: kept[path] / sizes[path] for path in pairs}
     sparsity = 1 - sum(kept.values()) / sum(sizes.values()) if sizes else 0.0
-    return densities, sparsity, sum(int(changed) for _, changed in counts.values())
+    return densities, sparsity, sum(total(changed) for _, changed in counts.values())
 
 
 @jax.jit
 def _count(pairs: dict[str, tuple]) -> dict[str, tuple]:
-    total = lambda x: jnp.sum(x, dtype=jnp.int32)  # noqa: E731
-    return {path: (total(b), total(a != b)) for path, (a, b) in pairs.items()}
+    return {
+        path: (partial_counts(b), partial_counts(a != b))
+        for path, (a, b) in pairs.items()
+    }
 
 
 def _require_finite(losses: list[float], epoch: int) -> None:

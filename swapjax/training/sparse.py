@@ -13,6 +13,7 @@ from swapjax.core import sharding, trees
 from swapjax.core.checks import require_count, take_key
 from swapjax.core.types import Masks, Params
 from swapjax.sparsity import masks as masking
+from swapjax.sparsity.bounds import prunable
 from swapjax.sparsity.plan import Plan, require_one
 from swapjax.sparsity.schedules import Schedule
 from swapjax.training.first_masks import first_masks
@@ -184,7 +185,8 @@ def _first_state(
     weights = table.plan.layout.split(params)
     inside = None
     if within is not None:
-        inside = table.plan.layout.leaf_masks(trees.align(within, params))
+        with jax.ensure_compile_time_eval():
+            inside = prunable(within, params, table.plan, "within")
     first = first_masks(rule, table, params, inside, to_key(jnp.asarray(seed)))
     extras: dict[str, Any] = {
         "status": jnp.zeros(len(weights), jnp.int32),

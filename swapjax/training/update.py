@@ -152,7 +152,7 @@ def _change_masks(given: Update, ranked: Leaves) -> _Changed:
         )
         found = examine(rule, t, masks, layout.split(params), step.weights, slopes)
         new = rule.masks_at(step, plan.block)
-        most = jnp.sum(budget.keep) * plan.unit
+        most = tuple(budget.keep[g] * plan.unit for g in range(len(plan.keep)))
         chosen = examine_choice(new, most, step.within)
         return new, jnp.maximum(jnp.maximum(found, chosen), worst)
 
