@@ -30,20 +30,22 @@ def take_masks(masks: Masks, params: Params, name: str = "masks") -> Masks:
         ValueError: for leaves that are missing, too many, not bool, or of other shapes
             than params, and for entries that are False where params have no leaf.
     """
+    _require_some(masks, name)
     wanted: object = jax.tree.structure(params)
-    if jax.tree.structure(masks) == wanted or trees.paths(masks) == trees.paths(params):
+    if wanted == jax.tree.structure(masks) or trees.paths(masks) == trees.paths(params):
         leaves = jax.tree.leaves(masks)
     else:
         found = holes.match(holes.by_path(masks), params)
         if found.missing or found.extra:
-            got: object = jax.tree.structure(masks)
             raise ValueError(
-                f"{name}: must have the tree of params {wanted}, got {got}"
+                f"{name}: must have the tree of params; "
+                f"{holes.describe(found.missing, found.extra)}"
             )
         require_true(found.beyond, name)
         leaves = [True if x is holes.HOLE else x for x in found.leaves]
     require_mask_leaves(leaves, params, name)
-    return jax.tree.unflatten(wanted, [_as_array(leaf) for leaf in leaves])
+    treedef = jax.tree.structure(params)
+    return jax.tree.unflatten(treedef, [_as_array(leaf) for leaf in leaves])
 
 
 def require_mask_leaves(leaves: Iterable[Any], params: Params, name: str) -> None:
@@ -71,6 +73,7 @@ def require_bool(masks: Masks, name: str = "masks") -> list[Any]:
     Raises:
         ValueError: for a leaf that is not bool.
     """
+    _require_some(masks, name)
     leaves = jax.tree.leaves(masks)
     for path, leaf in zip(trees.paths(masks), leaves, strict=True):
         if _dtype(leaf) != np.dtype(bool):
@@ -108,6 +111,12 @@ def require_values(leaf: Any, name: str) -> None:
     """
     if isinstance(leaf, jax.core.Tracer | jax.ShapeDtypeStruct):
         raise ValueError(f"{name}: values are checked here, which jit does not know")
+
+
+def _require_some(masks: Masks, name: str) -> None:
+    """Raise for None in the place of all masks; within a tree it stands for a part."""
+    if masks is None:
+        raise ValueError(f"{name}: must be a tree of bool arrays, got None")
 
 
 def _as_array(leaf: Any) -> Any:

@@ -6,7 +6,7 @@ there. Trees are matched by the paths of their leaves, since the nodes of two li
 differ where the network is the same.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -67,8 +67,8 @@ def merge(first: Any, second: Any) -> Any:
     other, the_same = _children(second)
     if below != the_same:
         raise ValueError(
-            "state: swapjax.sparse has states of different params, "
-            f"{jax.tree.structure(first)} and {jax.tree.structure(second)}"
+            "state: has states of swapjax.sparse for different params; hand over one "
+            f"of them: {jax.tree.structure(first)}, {jax.tree.structure(second)}"
         )
     if jax.tree_util.treedef_is_leaf(below):
         return first if np.ndim(first) else second
@@ -122,6 +122,17 @@ def match(found: Mapping[str, Any], like: Any) -> Matched:
     }
     extra = [name for name, x in rest.items() if name not in beyond and x is not HOLE]
     return Matched(leaves, missing, beyond, extra)
+
+
+def describe(missing: Sequence[str], extra: Sequence[str]) -> str:
+    """Tell which leaves are missing, and which are too many."""
+    parts = (("missing", missing), ("not of these params", extra))
+    return "; ".join(f"{what} {_some(names)}" for what, names in parts if names)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    return ", ".join(name or "an array" for name in names[:6]) + more
 
 
 def _above(name: str, found: Mapping[str, Any]) -> str | None:

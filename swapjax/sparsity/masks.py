@@ -113,27 +113,43 @@ def churn(before: Masks, after: Masks) -> int:
 
 
 def _paired(first: Masks, second: Masks) -> tuple[Masks, Masks]:
-    """Give two masks one tree; the one with fewer leaves may leave some out."""
+    """Give two masks one tree: that of the one which leaves nothing out.
+
+    Raises:
+        ValueError: for masks of different trees or shapes, or of other dtypes than
+            bool.
+    """
     for masks, name in ((first, "the first masks"), (second, "the second masks")):
         require_bool(masks, name)
-    if len(jax.tree.leaves(second)) > len(jax.tree.leaves(first)):
-        taken, other = _paired(second, first)
-        return other, taken
-    # A scalar fits every shape, so the shape to have is that of the other's array.
-    given = holes.match(holes.by_path(second), first)
-    if given.missing or given.extra or given.beyond:
-        got: object = jax.tree.structure(second)
-        wanted: object = jax.tree.structure(first)
-        raise ValueError(f"masks: must have one tree, got {wanted} and {got}")
-    leaves = [True if x is holes.HOLE else x for x in given.leaves]
-    names = trees.paths(first)
-    for path, a, b in zip(names, jax.tree.leaves(first), leaves, strict=True):
+    onto_first = holes.match(holes.by_path(second), first)
+    onto_second = holes.match(holes.by_path(first), second)
+    if _fits(onto_first):
+        second = _rebuilt(onto_first, first)
+    elif _fits(onto_second):
+        first = _rebuilt(onto_second, second)
+    else:
+        extra = [*onto_first.extra, *onto_first.beyond]
+        raise ValueError(
+            "masks: must have one tree; the second is "
+            f"{holes.describe(onto_first.missing, extra)}"
+        )
+    trio = zip(*map(jax.tree.leaves, (first, second)), strict=True)
+    for path, (a, b) in zip(trees.paths(first), trio, strict=True):
         if np.ndim(a) and np.ndim(b) and np.shape(a) != np.shape(b):
             raise ValueError(
                 f"masks: {path or 'it'} has shape {np.shape(a)} in one and "
                 f"{np.shape(b)} in the other"
             )
-    return first, jax.tree.unflatten(jax.tree.structure(first), leaves)
+    return first, second
+
+
+def _fits(found: holes.Matched) -> bool:
+    return not (found.missing or found.extra or found.beyond)
+
+
+def _rebuilt(found: holes.Matched, like: Masks) -> Masks:
+    leaves = [True if x is holes.HOLE else x for x in found.leaves]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
 def check(masks: Masks, params: Params, name: str = "masks") -> None:
