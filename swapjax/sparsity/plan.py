@@ -212,6 +212,7 @@ def plan(
             RigL, arXiv:1911.11134, section 3), full leaves capped at 1.
         include: regular expressions searched in the paths, or a predicate of path and
             leaf. By default leaves named ``kernel`` or ``weight`` of rank 2 or more.
+            Leaves of shape () are passed over.
         exclude: what is left out of those, in the same form.
         overrides: sparsities by regular expression, for the leaves they match.
         min_keep: the fewest entries that a leaf keeps, so that no layer dies; a

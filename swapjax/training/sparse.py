@@ -72,15 +72,16 @@ def sparse(
             the schedule. Nothing grows at the last update, since no other would train
             it.
         within: masks outside of which nothing is ever active, to train a sparse network
-            on.
+            on. A group of a pattern n:m with fewer than n entries keeps what it has,
+            and so does a block of which some are gone.
         key: a JAX PRNG key; the same key gives the same run. Only rules that draw at
             random need one: those that start from random masks or grow at random.
 
     Returns:
         A transformation whose state holds a `SparseState`. Its ``update`` needs params.
         Masks are sharded as params are. ``init`` and ``update`` raise ValueError for a
-        plan, a state, gradients or `within` of other params, and for params that are
-        missing.
+        plan, a state, gradients or `within` of other params, for masks that are False in
+        a leaf that the plan does not prune, and for params that are missing.
 
     Raises:
         ValueError: for an optimizer, rule, schedule or key of the wrong kind, both or
