@@ -54,7 +54,7 @@ def select(scores: Leaves, budget: Budget, within: Leaves | None = None) -> Leav
 
     Raises:
         ValueError: for other than one score, and one of `within`, for each leaf of the
-            budget.
+            budget, and for `within` that is not bool or of other shapes.
     """
     leaves = len(budget.groups)
     for name, given in (("scores", scores), ("within", within)):
@@ -62,6 +62,12 @@ def select(scores: Leaves, budget: Budget, within: Leaves | None = None) -> Leav
             raise ValueError(
                 f"{name}: must be one array for each of the {leaves} leaves of the "
                 f"budget, got {len(given)}"
+            )
+    for i, mask in enumerate(within or ()):
+        if mask.dtype != bool or mask.shape != scores[i].shape:
+            raise ValueError(
+                f"within: leaf {i} must be bool of shape {scores[i].shape}, got "
+                f"{mask.dtype} of shape {mask.shape}"
             )
     masks: list[jax.Array] = [jnp.zeros((), bool)] * len(scores)
     for group in sorted(set(budget.groups)):

@@ -80,8 +80,8 @@ def sparse(
     Returns:
         A transformation whose state holds a `SparseState`. Its ``update`` needs params.
         Masks are sharded as params are. ``init`` and ``update`` raise ValueError for a
-        plan, a state, gradients or `within` of other params, for masks that are False in
-        a leaf that the plan does not prune, and for params that are missing.
+        plan, a state, gradients or `within` of other params, for masks that are False
+        in a leaf that the plan does not prune, and for params that are missing.
 
     Raises:
         ValueError: for an optimizer, rule, schedule or key of the wrong kind, both or

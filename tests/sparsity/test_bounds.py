@@ -182,3 +182,15 @@ def test_room_is_that_of_a_loop(mask, pattern, sparsity):
         kept = swapjax.magnitude_masks(params, plan=free, within={"kernel": mask})
         assert int(kept["kernel"].sum()) == free.kept
         assert not np.any(kept["kernel"] & ~mask)
+
+
+@pytest.mark.parametrize(
+    "within", [jnp.ones((8, 6)), jnp.ones((8, 6), jnp.int8), jnp.ones((1, 6), bool)]
+)
+def test_select_takes_bounds_of_its_own_shape_and_bool_only(within):
+    target = swapjax.plan({"kernel": jnp.ones((8, 6))}, 0.5)
+    scores = (jnp.ones((8, 6)),)
+    with pytest.raises(
+        ValueError, match=r"within: leaf 0 must be bool of shape \(8, 6"
+    ):
+        swapjax.select(scores, target.budget, (within,))
