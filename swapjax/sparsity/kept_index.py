@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from swapjax.core.counts import require_countable
+from swapjax.core import counts
 from swapjax.core.types import Leaves
 
 
@@ -90,8 +90,13 @@ def number(masks: Leaves) -> Kept:
     Raises:
         ValueError: for more entries than an int32 counts.
     """
-    require_countable([m.shape for m in masks])
+    entries = sum(m.size for m in masks)
+    if entries > counts.LIMIT:
+        raise ValueError(
+            f"the method numbers all {entries:,} prunable entries, an int32 no more than "
+            f"{counts.LIMIT:,}; exclude some, or take another method"
+        )
     running = tuple(jnp.cumsum(m.ravel(), dtype=jnp.int32) for m in masks)
     none = jnp.zeros((), jnp.int32)
-    counts = jnp.stack([r[-1] if r.size else none for r in running])
-    return Kept(running, jnp.concatenate([none[None], jnp.cumsum(counts)]), masks)
+    each = jnp.stack([r[-1] if r.size else none for r in running])
+    return Kept(running, jnp.concatenate([none[None], jnp.cumsum(each)]), masks)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import swapjax
 from swapjax.core import counts
+from swapjax.sparsity import kept_index
 
 MANY = jax.ShapeDtypeStruct((2**15, 2**13), jnp.bfloat16)  # 2^28 entries
 MORE = jax.ShapeDtypeStruct((7, 2**15, 2**14), jnp.bfloat16)
@@ -89,3 +90,9 @@ def test_an_array_beyond_the_limit_is_counted_in_parts(monkeypatch):
     assert counts.partial_counts(jnp.asarray(mask)).shape == (5, 6)
     assert counts.count_true(mask) == mask.sum()
     assert swapjax.density({"a": mask, "b": True}) == mask.sum() / mask.size
+
+
+def test_entries_that_cannot_be_numbered_are_told():
+    leaf = jax.ShapeDtypeStruct((2**15, 2**15), bool)
+    with pytest.raises(ValueError, match="numbers all 3,221,225,472 prunable entries"):
+        jax.eval_shape(kept_index.number, (leaf,) * 3)
