@@ -93,8 +93,8 @@ def number(masks: Leaves) -> Kept:
     entries = sum(m.size for m in masks)
     if entries > counts.LIMIT:
         raise ValueError(
-            f"the method numbers all {entries:,} prunable entries, an int32 no more than "
-            f"{counts.LIMIT:,}; exclude some, or take another method"
+            f"the method numbers all {entries:,} prunable entries, and no more than "
+            f"{counts.LIMIT:,} can be; exclude some, or take another method"
         )
     running = tuple(jnp.cumsum(m.ravel(), dtype=jnp.int32) for m in masks)
     none = jnp.zeros((), jnp.int32)
