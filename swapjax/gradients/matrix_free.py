@@ -24,7 +24,7 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["params", "data", "key"],
+    data_fields=["params", "data", "key", "unit"],
     meta_fields=[
         "n", "loss_fn", "layout", "corruption", "dtype", "chunk", "span"
     ],
@@ -48,6 +48,7 @@ class MatrixFreeRows:
             dtype that products are accumulated in.
         chunk: slots per chunk of rows that are formed.
         span: slots per chunk of examples that a forward or reverse pass takes.
+        unit: what rows are divided by, see `unit.in_unit`; None for rows as they are.
     """
 
     params: Params
@@ -60,6 +61,7 @@ class MatrixFreeRows:
     dtype: Any
     chunk: int
     span: int
+    unit: jax.Array | None = None
 
     @property
     def batch(self) -> int:
@@ -93,7 +95,8 @@ class MatrixFreeRows:
                 return jax.jvp(losses, (self._weights,), (leaves,))[1]
 
         row = jax.ShapeDtypeStruct((), trees.wide(leaves))
-        return self._chunks(self._size).collect(work, row)
+        found = self._chunks(self._size).collect(work, row)
+        return found if self._is_formed else self._divide((found,))[0]
 
     def pull_back(self, residual: jax.Array) -> Leaves:
         """Compute ``G^T r``: one reverse-mode pass over the data."""
@@ -110,7 +113,8 @@ class MatrixFreeRows:
             part = work(chunk, chunk.pick(residual))
             return jax.tree.map(lambda t, q: t + q.astype(t.dtype), total, part)
 
-        return self._chunks(self._size).fold(add, self._zeros())
+        total = self._chunks(self._size).fold(add, self._zeros())
+        return total if self._is_formed else self._divide(total)
 
     def gram(self, support: Leaves | None = None) -> jax.Array:
         """Compute ``G_S G_S^T`` from a few columns at a time; see `gram.by_columns`."""
@@ -218,7 +222,7 @@ class MatrixFreeRows:
         return self._chunks(self.chunk).collect(self.form, row)
 
     def form(self, chunk: Chunk) -> Leaves:
-        """Form the rows of a chunk, corrupted and rounded, [lanes * size, *shape]."""
+        """Form rows of a chunk, corrupted, divided and rounded, [lanes * size, ...]."""
 
         def loss(leaves: Leaves, batch: Any) -> jax.Array:
             return self.loss_fn(self.layout.merge(leaves, self.params), batch)
@@ -231,6 +235,7 @@ class MatrixFreeRows:
             rows = jax.vmap(row)(chunk.read(self.data))
         if self.corruption is not None:
             rows = chunk.map_rows(self._corrupt, rows)
+        rows = self._divide(rows)
         if self.dtype is not None:
             rows = tuple(x.astype(self.dtype) for x in rows)
         return rows
@@ -246,6 +251,12 @@ class MatrixFreeRows:
             return jax.vmap(lambda batch: self.loss_fn(params, batch))(
                 chunk.read(self.data)
             )
+
+    def _divide(self, arrays: Leaves) -> Leaves:
+        """Divide by the unit, in what products are accumulated in: not in bfloat16."""
+        if self.unit is None:
+            return arrays
+        return tuple(x / self.unit.astype(x.dtype) for x in arrays)
 
     @property
     def _weights(self) -> Leaves:

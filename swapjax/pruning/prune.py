@@ -1,6 +1,5 @@
 """The driver: stages of fresh gradients, a sparser support, a re-fit, fine-tuning."""
 
-import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,15 +12,17 @@ from swapjax.activations.layer import Layer
 from swapjax.activations.trace import second_moments
 from swapjax.core import counts, identity, sharding, trees
 from swapjax.core.types import Leaves, LossFn, Masks, Params, Status
-from swapjax.gradients.build import form, recipe
+from swapjax.gradients.build import recipe
 from swapjax.gradients.matrix_free import MatrixFreeRows
 from swapjax.gradients.operator import Corruption, Storage
+from swapjax.gradients.unit import form_in_unit
 from swapjax.io import resume
 from swapjax.loops.finetune import FineTune
 from swapjax.loops.finetune import finetune as tune
 from swapjax.pruning import history
 from swapjax.pruning.history import Pruned, Saved, Stage
 from swapjax.pruning.inputs import Inputs, Settings, place
+from swapjax.pruning.judgement import mean_loss, never_worse
 from swapjax.pruning.method import Method, Problem, Solution
 from swapjax.pruning.methods.swap import swap
 from swapjax.sparsity import masks as masking
@@ -176,9 +177,9 @@ def _advance(settings: Settings, inputs: Inputs, state: Saved, number: int) -> S
     layout = target.layout
     draw_key, noise_key, tune_key = settings.keys(number)
     free, layers = _look(settings, inputs, state.params, draw_key, noise_key)
-    before, rows = _loss(free, state.params), None
+    before, rows = mean_loss(free, state.params), None
     if free is not None and method.needs_rows:
-        rows = form(free, target, settings.storage)
+        rows = form_in_unit(free, target, settings.storage)
     problem = Problem(
         weights=layout.split(state.params),
         initial=inputs.initial,
@@ -190,6 +191,11 @@ def _advance(settings: Settings, inputs: Inputs, state: Saved, number: int) -> S
     )
     solution = _solve(method, problem, inputs.budgets[number])
     _check_support(method, solution, inputs.budgets[number])
+    solution = never_worse(free, problem.weights, solution)
+    if rows is not None:
+        assert rows.unit is not None
+        details = {**solution.details, "unit": rows.unit}
+        solution = solution._replace(details=details)
     new = layout.merge(solution.weights, state.params)
     masks = layout.masks(solution.masks)
     if settings.finetune is not None:
@@ -203,7 +209,8 @@ def _advance(settings: Settings, inputs: Inputs, state: Saved, number: int) -> S
         new = masking.apply_masks(settings.recalibrate(new), masks)
     new = sharding.put_like(new, inputs.params)
     trees.require_finite(trees.paths(new), jax.tree.leaves(new), "params")
-    stage = _report(number + 1, masks, solution, before, _loss(free, new), started)
+    after = mean_loss(free, new)
+    stage = _report(number + 1, masks, solution, before, after, started)
     taken = 0 if source is None else source.taken
     return Saved(new, masks, (*state.history, stage), taken)
 
@@ -283,15 +290,6 @@ def _count(masks: Leaves, weights: Leaves) -> tuple[Leaves, Leaves]:
     pairs = zip(masks, weights, strict=True)
     loose = tuple(counts.partial_counts(~m & (w != 0)) for m, w in pairs)
     return tuple(map(counts.partial_counts, masks)), loose
-
-
-@jax.jit
-def _loss(rows: MatrixFreeRows | None, params: Params) -> jax.Array:
-    """Evaluate the mean loss of the examples at other params; NaN without rows."""
-    if rows is None:
-        return jnp.asarray(jnp.nan)
-    moved = dataclasses.replace(rows, params=params)
-    return moved.loss(rows.layout.split(params))
 
 
 def _report(

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from swapjax.core import holes, trees
 from swapjax.core.counts import exceeds
@@ -27,7 +28,8 @@ class SparseState(NamedTuple):
         inner: the state of the wrapped optimizer.
         extras: ``status``, ``int32[prunable leaves]``, the worst `swapjax.Status` that
             mask steps found in each leaf; ``last``, ``int32[]``, the update of the last
-            mask step, -1 without any; ``within``, the masks that were given as such;
+            mask step, -1 without any; ``waits``, ``bool[]``, whether one waits for
+            gradients that are finite; ``within``, the masks that were given as such;
             ``dense``, with the tree of params, the dense weights of a straight-through
             rule, and scalars for leaves that are not prunable.
     """
@@ -53,19 +55,21 @@ def masks_of(state: Any, params: Params | None = None) -> Masks:
         Masks in the tree of params that the optimizer has; the scalar True for what is
         not for `sparse` to prune, which without params may stand for several leaves.
         That of an ``nnx.Optimizer`` holds variables, whose arrays ``nnx.as_pure`` takes
-        out.
+        out. Those of an ensemble, as ``jax.vmap`` makes it, have its axis in front; a
+        leaf that is never pruned is the scalar True there, too. For one member, index
+        the state before.
 
     Raises:
         ValueError: for a state that has none, or several for one leaf, and params of
             another tree.
     """
-    masks = _merged(_find(state))
+    masks = _merged(find_states(state))
     return masks if params is None else take_masks(masks, params, "state.masks")
 
 
 def last_mask_step(state: Any) -> int:
     """Return the update of the last mask step, from 1; -1 where masks never change."""
-    return max(int(found.extras["last"]) for found in _find(state))
+    return max(int(jnp.max(found.extras["last"])) for found in find_states(state))
 
 
 def is_sparse(state: Any) -> bool:
@@ -90,12 +94,15 @@ def check_state(state: Any, params: Params | None = None) -> None:
             leaves; and for params of another tree. Fewer entries than the budget are no
             error: there may be no room.
     """
-    states = _find(state)
+    states = find_states(state)
     faults: dict[str, list[str]] = {}
     for found in states:
-        named = zip(trees.paths(found.masks), jax.tree.leaves(found.masks), strict=True)
+        masks = _masks(found)
+        named = zip(trees.paths(masks), jax.tree.leaves(masks), strict=True)
         prunable = [path for path, leaf in named if jnp.ndim(leaf)]
-        for path, code in zip(prunable, found.extras["status"].tolist(), strict=True):
+        # The worst of all members, where there are several.
+        status = np.asarray(found.extras["status"]).reshape(-1, len(prunable))
+        for path, code in zip(prunable, status.max(axis=0).tolist(), strict=True):
             if code != Status.CONVERGED:
                 faults.setdefault(Status(code).sentence, []).append(path or "the array")
     if params is not None:
@@ -115,17 +122,17 @@ def check_state(state: Any, params: Params | None = None) -> None:
         raise ValueError(f"state: {' '.join(told)}")
 
 
-def _find(state: Any) -> list[SparseState]:
-    """Find the states of `sparse`, none of which prunes what another does.
+def find_states(state: Any) -> list[SparseState]:
+    """Find the states of `sparse` in that of an optimizer.
 
     Raises:
-        ValueError: for a state that has none, or several for one leaf.
+        ValueError: for none, and for several that prune one leaf.
     """
     found = _all(state)
     if not found:
         raise ValueError("state: one state of swapjax.sparse wanted, found 0")
     owners: dict[str, int] = {}
-    for masks in (x.masks for x in found):
+    for masks in map(_masks, found):
         for path, leaf in zip(trees.paths(masks), jax.tree.leaves(masks), strict=True):
             if jnp.ndim(leaf):
                 owners[path] = owners.get(path, 0) + 1
@@ -144,9 +151,19 @@ def _all(state: Any) -> list[SparseState]:
     return [y for x in found for y in (x, *_all(x.inner))]
 
 
+def _masks(found: SparseState) -> Masks:
+    """Take the masks of a state; scalars for what no member of an ensemble prunes."""
+    members = jnp.ndim(found.count)
+    if not members:
+        return found.masks
+    return jax.tree.map(
+        lambda m: jnp.asarray(True) if jnp.ndim(m) == members else m, found.masks
+    )
+
+
 def _merged(states: list[SparseState]) -> Masks:
     """Lay the masks of several states over each other, without holes."""
-    masks = functools.reduce(holes.merge, (x.masks for x in states))
+    masks = functools.reduce(holes.merge, map(_masks, states))
     return holes.fill(masks, jnp.asarray(True))
 
 
