@@ -1,10 +1,11 @@
 """The command line: swapjax prune, train, compare, inspect, demo."""
 
-import argparse
+import functools
 import sys
-from collections.abc import Sequence
-from importlib import metadata
+from collections.abc import Callable, Sequence
+from typing import Any
 
+from swapjax.cli import ending
 from swapjax.core import extras
 
 # Only the first word is parsed here: what a command needs is imported once it is known.
@@ -24,23 +25,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those of the process by default.
 
     Returns:
-        The exit code: 0, 2 for bad arguments, bad input and missing packages, 130 after
-        Ctrl-C.
+        The exit code: 0, 2 for bad arguments, bad input, missing packages and disks
+        that are full, 130 after Ctrl-C, 143 when terminated.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
+    process = arguments is None
+    with ending.streams(process):
+        return ending.code_of(functools.partial(_run, words), process)
+
+
+def _run(words: list[str], loaded: Callable[[], None]) -> None:
     command = _parser().parse_args(words[:1]).command
-    try:
-        extras.require("cli", f"swapjax {command}")
-    except ImportError as e:
-        sys.stderr.write(f"{e}\n")
-        return 2
+    extras.require("cli", f"swapjax {command}")
     from swapjax.cli import commands
 
-    return commands.run(command, words[1:])
+    commands.run(command, words[1:], loaded)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Any:
     """Make the parser of the first word alone."""
+    # Imported here so that Ctrl-C is listened to before.
+    import argparse
+    from importlib import metadata
+
     lines = [f"  • {name:10}{summary}" for name, summary in COMMANDS.items()]
     parser = argparse.ArgumentParser(
         prog="swapjax",

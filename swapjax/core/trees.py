@@ -7,15 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from swapjax.core.text import printable
 from swapjax.core.types import Leaves, Params
+
+_BOXES = ("Variable", "AxisMetadata")  # of nnx, of Linen; Flax may be missing
+_VALUE = (jax.tree_util.GetAttrKey("value"),)
 
 
 def paths(tree: Params) -> tuple[str, ...]:
     """Name every leaf of a tree, in its flattening order.
 
-    Keys are joined by ``/``, as in ``layers/0/kernel``. The ``value`` that an
-    ``nnx.State`` puts behind each variable is dropped, so that a network has the
-    same paths as a state and as a pure dict.
+    Keys are joined by ``/``, as in ``layers/0/kernel``. The ``value`` that Flax puts
+    behind each variable is dropped, so that a network has the same paths as an
+    ``nnx.State`` and as a pure dict; fields that others call so keep their name.
 
     Args:
         tree: any pytree.
@@ -23,10 +27,24 @@ def paths(tree: Params) -> tuple[str, ...]:
     Returns:
         One path a leaf; the empty string for a bare array.
     """
-    keyed, _ = jax.tree_util.tree_flatten_with_path(tree)
-    variable = jax.tree_util.GetAttrKey("value")
-    keys = (key[:-1] if key[-1:] == (variable,) else key for key, _ in keyed)
+    keyed, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_variable)
+    keys = []
+    for key, leaf in keyed:
+        inside = [((), leaf)]
+        if _is_variable(leaf):
+            inside, _ = jax.tree_util.tree_flatten_with_path(leaf)
+            # Of a variable's one field; one that a user calls so keeps its name.
+            inside = [(k[1:] if k[:1] == _VALUE else k, x) for k, x in inside]
+        keys += [(*key, *k) for k, _ in inside]
     return tuple(jax.tree_util.keystr(k, simple=True, separator="/") for k in keys)
+
+
+def _is_variable(node: Any) -> bool:
+    """Whether a node is Flax's box of an array, or derived from it."""
+    return any(
+        c.__name__ in _BOXES and c.__module__.startswith("flax.")
+        for c in type(node).__mro__
+    )
 
 
 def align(tree: Any, reference: Params) -> Any:
@@ -69,7 +87,9 @@ def require_finite(
             )
         count = int(_not_finite(leaf))
         if count:
-            bad.append(f"{name or 'the array'} ({count:,} of {np.size(leaf):,})")
+            bad.append(
+                f"{printable(name) or 'the array'} ({count:,} of {np.size(leaf):,})"
+            )
     if bad:
         raise ValueError(f"{what}: NaN or infinite entries in {', '.join(bad)}")
 
@@ -87,8 +107,8 @@ def require_arrays(tree: Params, what: str) -> None:
     for path, leaf in zip(paths(tree), jax.tree.leaves(tree), strict=True):
         if not isinstance(leaf, jax.Array | np.ndarray | np.generic | int | float):
             raise ValueError(
-                f"{what}: {path or 'it'} is a {type(leaf).__name__}, not an array; "
-                "take the arrays out first, as eqx.partition and nnx.split do"
+                f"{what}: {printable(path) or 'it'} is a {type(leaf).__name__}, not an "
+                "array; take the arrays out first, as eqx.partition and nnx.split do"
             )
 
 

@@ -56,6 +56,11 @@ class Source:
         return result.hexdigest()[:16]
 
     @property
+    def counts(self) -> bool:
+        """Whether batches are taken of an iterator, which cannot give them again."""
+        return self._iterator is not None
+
+    @property
     def stream(self) -> Any:
         """The data as `finetune` takes it: arrays, or the iterator itself."""
         return self._arrays if self._iterator is None else self

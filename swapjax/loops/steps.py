@@ -1,8 +1,6 @@
 """Optimizer steps, many per compiled call, and the examples that each of them takes."""
 
 import functools
-import hashlib
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from swapjax.core import identity, programs
 from swapjax.core.trees import count_examples
 from swapjax.core.types import LossFn, Masks, Params
 
@@ -105,14 +104,21 @@ def run(
 
 
 def describe(optimizer: optax.GradientTransformation, params: Params) -> str:
-    """Fingerprint an optimizer by its traced update, since it has no name.
+    """Tell an optimizer apart from others, since it has no name.
+
+    By the settings that its functions close over and, for the same version of JAX, by
+    the program and the first state that these make.
 
     Args:
         optimizer: any Optax transformation.
         params: any params that it can be initialised with.
     """
-    state = optimizer.init(params)
-    program = jax.make_jaxpr(optimizer.update)(params, state, params)
-    # Functions in it print with their addresses.
-    text = re.sub(r"0x[0-9a-f]+", "", f"{program} {program.consts} {state}")
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    told = identity.describe(optimizer)
+    try:
+        state = optimizer.init(params)
+        program = jax.make_jaxpr(optimizer.update)(params, state, params)
+    except Exception:  # it takes other params, or more arguments: what it holds must do
+        code = told
+    else:
+        code = f"{programs.describe(program)} {identity.digest(state)}"
+    return identity.with_code(identity.short_hash(identity.without_code(told)), code)

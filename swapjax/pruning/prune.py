@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from swapjax.activations.layer import Layer
 from swapjax.activations.trace import second_moments
-from swapjax.core import sharding, trees
+from swapjax.core import identity, sharding, trees
 from swapjax.core.types import Leaves, LossFn, Masks, Params, Status
 from swapjax.gradients.build import recipe
 from swapjax.gradients.matrix_free import MatrixFreeRows
@@ -147,7 +147,11 @@ def prune(
     if checkpoint is not None:
         resume.require_room(checkpoint)
         run = _fingerprint(settings, inputs)
-        state = history.load(checkpoint, inputs.params, run) or state
+        found = history.load(
+            checkpoint, inputs.params, inputs.plan, run, stages=stages,
+            counts=inputs.source is not None and inputs.source.counts,
+        )  # fmt: skip
+        state = found or state
         state = state._replace(params=sharding.put_like(state.params, inputs.params))
         if inputs.source is not None:
             inputs.source.skip(state.batches)
@@ -243,9 +247,9 @@ def _fingerprint(settings: Settings, inputs: Inputs) -> dict[str, str]:
         settings.key,
         **settings.describe(),
         sparsity=float(target.sparsity),
-        plan=repr(target),
+        plan=target,
         data=source and source.digest(),
-        within=within and resume.digest(within),
+        within=within and identity.digest(within),
     )
 
 

@@ -7,10 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from swapjax.core import trees
+from swapjax.core import identity, trees
 from swapjax.core.types import LossFn, Masks, Params
 from swapjax.loops.finetune import FineTune, finetune
 from swapjax.sparsity import masks as masking
+from swapjax.training.settle import require_settling_of
 
 Train = Callable[[Params, Masks, jax.Array], Params]
 
@@ -45,7 +46,13 @@ class Trainer:
             )
 
     def __call__(self, params: Params, masks: Masks, key: jax.Array) -> Params:
-        """Train params, zero where masks are False."""
+        """Train params, zero where masks are False.
+
+        Raises:
+            ValueError: for an optimizer with masks of its own that would change after
+                the last step, and as `swapjax.loops.finetune.finetune` does.
+        """
+        require_settling_of(self.settings.optimizer, params, self.settings.steps)
         return finetune(
             self.loss_fn, params, self.data, self.settings, masks=masks, key=key,
             callback=self.progress,
@@ -53,10 +60,7 @@ class Trainer:
 
     def describe(self) -> str:
         """Return a fingerprint of settings and data; the loss is not part of it."""
-        # Imported here so that the core does without safetensors.
-        from swapjax.io.resume import digest
-
-        return f"{self.settings.describe()}, data={digest(self.data)}"
+        return f"{self.settings.describe()}, data={identity.digest(self.data)}"
 
 
 def describe(train: Any) -> str:
