@@ -18,7 +18,7 @@ ONE_STAGE = {
     "`obd()`": "obd",
     "`wanda()`": "wanda",
     "`woodfisher()`": "woodfisher",
-    '`woodfisher(update="independent", damping=16e-5)`': "woodfisher, authors' update",
+    '`woodfisher(update="independent", damping=1e-6)`': "woodfisher, authors' update",
     "`cbs()`": "cbs",
     "`chita()`": "chita",
     '`chita(search="magnitude")`': "chita, magnitude",
