@@ -47,8 +47,9 @@ def sparse(
 
     Nothing else changes in a training loop: the updates move params where masks are
     True and make them exactly zero elsewhere, in every dtype. The optimizer sees
-    gradients of active weights only, and the moments of all others are reset; a weight
-    that comes back starts at zero.
+    gradients of active weights only, and the moments of all others are reset. A weight
+    that comes back starts at zero, without momentum, and with the second moment that
+    is usual in its leaf. Leaves that hold no floats stay as they are.
 
     ========================= =======================================================
     update                    what happens
@@ -61,6 +62,9 @@ def sparse(
                               moves what these leave; with `swapjax.ste` it moves the
                               dense weights first
     ========================= =======================================================
+
+    A mask step whose gradients are not finite, and which the optimizer skips as
+    `optax.apply_if_finite` does, is made up for at the next update.
 
     Gradients must be dense where a rule grows entries by them: take the gradient at
     params as they are, and do not multiply by masks in the loss. `check_state` finds
@@ -85,6 +89,8 @@ def sparse(
             and so does a block of which some are gone.
         key: a JAX PRNG key; the same key gives the same run. Only rules that draw at
             random need one: those that start from random masks or grow at random.
+            Members of a ``vmap`` that share it draw by the key folded with their
+            number, devices of a ``shard_map`` with theirs.
 
     Returns:
         A transformation whose state holds a `SparseState`. Its ``update`` needs params.
