@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from swapjax.core.counts import require_countable_groups
 from swapjax.core.types import Params
 from swapjax.sparsity.budget import select
 from swapjax.sparsity.plan import Plan, planned, require_one
@@ -55,7 +56,9 @@ def gsm(
     def init(params: Params) -> optax.EmptyState:
         params = take_arrays(params)
         if jax.tree.leaves(params):
-            planned(params, sparsity, plan).layout.split(params)
+            target = planned(params, sparsity, plan)
+            target.layout.split(params)
+            require_countable_groups(target.groups, target.layout.shapes)
         return optax.EmptyState()
 
     def update(gradients: Params, state: Any, params: Params | None = None) -> tuple:
