@@ -10,9 +10,8 @@ import optax
 from swapjax.core.members import any_member
 from swapjax.core.types import Leaves, Masks, Params
 from swapjax.training.mask_schedule import Timetable
-from swapjax.training.optimizer_state import forget, owners
+from swapjax.training.optimizer_state import forget
 from swapjax.training.rule import MaskStep, Rule
-from swapjax.training.second_moments import Typical, find_sizes, measure, unmeasured
 from swapjax.training.state import examine, examine_choice
 
 
@@ -57,15 +56,12 @@ class Changed(NamedTuple):
         status: the worst `swapjax.Status` so far, ``int32[leaves]``.
         waits: whether a mask step is postponed.
         made: whether this update was a mask step.
-        typical: what is usual of the second moments of active weights, by the number of
-            the array in the state of the optimizer, for weights that grow.
     """
 
     masks: Leaves
     status: jax.Array
     waits: jax.Array
     made: jax.Array
-    typical: dict[int, Typical]
 
 
 def changer(
@@ -92,13 +88,8 @@ def changer(
             made = due & ~waits
             # Members of an ensemble may differ.
             new = tuple(jnp.where(made, n, m) for n, m in zip(new, masks, strict=True))
-            stays = tuple(n & m for n, m in zip(new, masks, strict=True))
-            typical = {
-                i: measure(moment, slope, stays[leaf])
-                for i, (leaf, moment, slope) in moments.items()
-            }
             status = jnp.where(made, status, before.status)
-            return Changed(new, status, waits, made, typical)
+            return Changed(new, status, waits, made)
 
         def _is_skipped(due: jax.Array) -> jax.Array:
             broken = due & ~_are_finite(before.gradients)
@@ -110,37 +101,8 @@ def changer(
 
         # Without a mask step this costs copies of the masks, which XLA does faster on a
         # CPU than anything that the branch could work out instead.
-        moments = sizes(before)
-        none = {i: unmeasured(moment) for i, (_, moment, _) in moments.items()}
-        same = Changed(masks, before.status, due, due, none)
+        same = Changed(masks, before.status, due, due)
         return jax.lax.cond(any_member(due), decide, lambda: same)
-
-    def sizes(before: Before) -> dict[int, tuple[int, jax.Array, jax.Array]]:
-        """Find the second moments of prunable leaves, with leaf and gradients."""
-        if rule.straight_through:
-            return {}
-        flags, layout = kinds(before.params), table.plan.layout
-        places = {at: leaf for leaf, at in enumerate(layout.positions)}
-        slopes, found = layout.split(before.gradients), jax.tree.leaves(before.inner)
-        return {
-            i: (places[owner], moment, slopes[places[owner]])
-            for i, (moment, owner, is_size) in enumerate(
-                zip(
-                    found,
-                    owners(optimizer, before.inner, before.params),
-                    flags if len(flags) == len(found) else [False] * len(found),
-                    strict=True,
-                )
-            )
-            if is_size and owner in places
-        }
-
-    known: list[list[bool]] = []
-
-    def kinds(params: Params) -> list[bool]:
-        if not known:
-            known.append(find_sizes(optimizer, params))
-        return known[0]
 
     # Outside of jit, too, it compiles once.
     compiled = jax.jit(change, inline=True)
@@ -149,7 +111,7 @@ def changer(
         if table.last < 0:
             masks = table.plan.layout.leaf_masks(before.masks)
             never = jnp.zeros_like(before.waits)
-            return Changed(masks, before.status, before.waits, never, {})
+            return Changed(masks, before.status, before.waits, never)
         plain = all(_is_array(x) for x in jax.tree.leaves(before.extra))
         return (compiled if plain else change)(before)
 
@@ -193,7 +155,9 @@ def _choose(
         fraction=fraction,
         key=None if before.key is None else jax.random.fold_in(before.key, t),
     )
-    met = examine(rule, t, masks, weights, step.weights, slopes)
+    # What masks hide from an optimizer matters to a rule that grows by it only.
+    read = slopes if rule.grows == "gradient" else only(masks, slopes)
+    met = examine(rule, t, masks, weights, step.weights, read)
     new = rule.masks_at(step, table.plan.block)
     unit = table.plan.unit
     most = tuple(budget.keep[g] * unit for g in range(len(table.plan.keep)))

@@ -1,6 +1,5 @@
 """Moments of inactive weights in the state of any optimizer."""
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,7 +14,6 @@ def forget(
     state: Any,
     masks: Masks,
     params: Params,
-    starts: Mapping[int, Callable[[jax.Array], jax.Array]] | None = None,
 ) -> Any:
     """Reset the moments of inactive weights to their initial values.
 
@@ -29,8 +27,6 @@ def forget(
         state: of the optimizer.
         masks: where weights are active.
         params: zero where they are not.
-        starts: what to put there instead of the initial values, made of these, for some
-            arrays by their number.
 
     Returns:
         The state; each of its arrays that has the shape of a leaf is as ``init`` makes
@@ -42,17 +38,16 @@ def forget(
     found, treedef = jax.tree.flatten(state)
     fresh, marks = jax.tree.leaves(optimizer.init(params)), jax.tree.leaves(masks)
     result = []
-    for i, owner in enumerate(owners(optimizer, state, params)):
+    for i, owner in enumerate(_owners(optimizer, state, params)):
         mask = None if owner is None else marks[owner]
         if mask is None or not mask.ndim:
             result.append(found[i])
             continue
-        new = starts[i](fresh[i]) if starts and i in starts else fresh[i]
-        result.append(jnp.where(mask, found[i], new))
+        result.append(jnp.where(mask, found[i], fresh[i]))
     return jax.tree.unflatten(treedef, result)
 
 
-def owners(
+def _owners(
     optimizer: optax.GradientTransformation, state: Any, params: Params
 ) -> list[int | None]:
     """Find the leaf of params, by number, that each array of a state follows.

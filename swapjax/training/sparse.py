@@ -48,8 +48,7 @@ def sparse(
     Nothing else changes in a training loop: the updates move params where masks are
     True and make them exactly zero elsewhere, in every dtype. The optimizer sees
     gradients of active weights only, and the moments of all others are reset. A weight
-    that comes back starts at zero, without momentum, and with the second moment that
-    is usual in its leaf. Leaves that hold no floats stay as they are.
+    that comes back starts at zero. Leaves that hold no floats stay as they are.
 
     ========================= =======================================================
     update                    what happens

@@ -7,14 +7,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from swapjax.core.types import Leaves, Params
+from swapjax.core.types import Params
 from swapjax.sparsity.plan import Plan
 from swapjax.training.line_search import at_active
 from swapjax.training.mask_schedule import Timetable
 from swapjax.training.mask_step import Before, Changed, only
-from swapjax.training.optimizer_state import forget, owners
+from swapjax.training.optimizer_state import forget
 from swapjax.training.rule import Rule
-from swapjax.training.second_moments import Typical, start
 from swapjax.training.state import SparseState
 
 
@@ -57,13 +56,7 @@ def masked(given: Update) -> tuple[Params, SparseState]:
     before = layout.leaf_masks(state.masks)
     stays = tuple(a & b for a, b in zip(changed.masks, before, strict=True))
     base = layout.merge(only(stays, weights), params)
-    memory = forget(
-        optimizer,
-        state.inner,
-        layout.masks(stays),
-        base,
-        _starts(given, changed, stays),
-    )
+    memory = forget(optimizer, state.inner, layout.masks(stays), base)
     seen = layout.merge(only(changed.masks, slopes), gradients)
     if "grad" in extra or "value_fn" in extra:
         # The loss of dense params, at first, is not that of what masks leave of them.
@@ -130,31 +123,6 @@ def alone(plan: Plan, leaves: Iterable[jax.Array], params: Params) -> Params:
     """Put prunable leaves into the tree of params, with scalars for all others."""
     nothing = jax.tree.map(lambda x: jnp.zeros((), x.dtype), params)
     return plan.layout.merge(tuple(leaves), nothing)
-
-
-def _starts(
-    given: Update, changed: Changed, stays: Leaves
-) -> dict[int, Callable[[jax.Array], jax.Array]]:
-    """Make the second moments that weights start from which grow at this update."""
-    result: dict[int, Callable] = {}
-    slopes, layout = jax.tree.leaves(given.gradients), given.table.plan.layout
-    found = owners(given.optimizer, given.state.inner, given.params)
-    for i, typical in changed.typical.items():
-        owner = found[i]
-        assert owner is not None  # since it is one of a prunable leaf
-        leaf = layout.positions.index(owner)
-        grown = changed.masks[leaf] & ~stays[leaf]
-
-        def from_typical(
-            fresh: jax.Array,
-            typical: Typical = typical,
-            slope: jax.Array = slopes[owner],
-            grown: jax.Array = grown,
-        ) -> jax.Array:
-            return jnp.where(grown, start(typical, slope, fresh), fresh)
-
-        result[i] = from_typical
-    return result
 
 
 def _before(given: Update) -> Before:
