@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from swapjax.activations.layer import Layer
 from swapjax.activations.trace import second_moments
-from swapjax.core import identity, sharding, trees
+from swapjax.core import counts, identity, sharding, trees
 from swapjax.core.types import Leaves, LossFn, Masks, Params, Status
 from swapjax.gradients.build import recipe
 from swapjax.gradients.matrix_free import MatrixFreeRows
@@ -87,7 +87,8 @@ def prune(
         recalibrate: ``params -> params``, called last in each stage, to estimate batch
             statistics anew for instance. Its result is masked again.
         within: masks outside of which nothing may be kept, to prune a sparse network
-            further.
+            further. A group of a pattern n:m with fewer than n entries keeps what it
+            has.
         checkpoint: a file to keep the state in after each stage. If it exists, the run
             goes on from there, and ends bit for bit as if it had never stopped.
         noise: what corrupts the gradient rows, as `swapjax.GradientNoise`; methods
@@ -108,8 +109,9 @@ def prune(
     Raises:
         ValueError: for arguments out of range, data or a key that is missing, too few
             examples, entries that are not finite in params, data or gradients, masks
-            that do not belong to params, params and data on different devices, and a
-            checkpoint of another run, in no folder, or of a run of several processes.
+            that do not belong to params or are False in a leaf that is not prunable,
+            params and data on different devices, and a checkpoint of another run, in no
+            folder, or of a run of several processes.
 
     Example:
         >>> import jax, jax.numpy as jnp, swapjax
@@ -264,8 +266,9 @@ def _check_support(method: Method, solution: Solution, budget: Budget) -> None:
     Raises:
         ValueError: naming the method.
     """
-    kept, loose = (int(count) for count in _count(solution.masks, solution.weights))
-    wanted = int(jnp.sum(budget.keep))
+    parts = _count(solution.masks, solution.weights)
+    kept, loose = (sum(map(counts.total, part)) for part in parts)
+    wanted = counts.total(budget.keep)
     if kept > wanted:
         raise ValueError(
             f"method {method.name}: keeps {kept:,} entries, more than the {wanted:,} "
@@ -279,14 +282,14 @@ def _check_support(method: Method, solution: Solution, budget: Budget) -> None:
 
 
 @jax.jit
-def _count(masks: Leaves, weights: Leaves) -> tuple[jax.Array, jax.Array]:
-    """Count the entries that are kept, and the weights besides that are not zero."""
-    kept = sum(jnp.sum(m, dtype=jnp.int32) for m in masks)
-    loose = sum(
-        jnp.sum(~m & (w != 0), dtype=jnp.int32)
-        for m, w in zip(masks, weights, strict=True)
-    )
-    return jnp.asarray(kept), jnp.asarray(loose)
+def _count(masks: Leaves, weights: Leaves) -> tuple[Leaves, Leaves]:
+    """Count the entries that are kept, and the weights besides that are not zero.
+
+    In parts: those of all leaves together may be more than an int32 holds.
+    """
+    pairs = zip(masks, weights, strict=True)
+    loose = tuple(counts.partial_counts(~m & (w != 0)) for m, w in pairs)
+    return tuple(map(counts.partial_counts, masks)), loose
 
 
 def _report(
