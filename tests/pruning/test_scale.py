@@ -178,7 +178,7 @@ class TestNeverWorse:
         "method",
         [
             swapjax.linear_regression(damping=1e-12, first_order=False),
-            swapjax.chita(damping=0.0),
+            swapjax.chita(damping=0.0, search="magnitude"),
             swapjax.swap(target="exact", epsilon=100.0, support="magnitude"),
         ],
     )

@@ -70,7 +70,7 @@ class TestRegression:
 
     def test_hard_thresholding_never_ends_above_its_start(self):
         problem, target = setting(jnp.float64)
-        common = {"first_order": False, "damping": 0.01}
+        common = {"first_order": False, "damping": 5e-5}
         first = solve(
             linear_regression(support="magnitude", **common), problem, target.budget
         )
