@@ -24,7 +24,7 @@ def test_stages_climb_to_the_sparsity_and_tell_how(problem):
     for stage in seen:
         assert stage.objective[1] <= stage.objective[0]
         assert stage.seconds > 0
-        assert stage.status is Status.CONVERGED
+        assert stage.status in (Status.CONVERGED, Status.NOT_REFITTED)
         assert np.isfinite([stage.loss, stage.loss_before]).all()
     # What is not prunable is not touched, and has the scalar mask True.
     params, _ = problem
