@@ -6,13 +6,14 @@ the prunable weights, half a GiB, one chunk of rows, the activations of one span
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from swapjax.core import trees
+from swapjax.core.compiled import Reference
 from swapjax.core.types import Leaves, LossFn, Params
 from swapjax.gradients import gram, products
 from swapjax.gradients.chunks import Chunk, Chunks
@@ -20,15 +21,11 @@ from swapjax.gradients.operator import Corruption
 from swapjax.sparsity.layout import Layout
 
 _HIGHEST = jax.lax.Precision.HIGHEST
+_ARRAYS = "params", "data", "key"
+_REST = "n", "custom", "layout", "dtype", "chunk", "span"
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["params", "data", "key"],
-    meta_fields=[
-        "n", "loss_fn", "layout", "corruption", "dtype", "chunk", "span"
-    ],
-)  # fmt: skip
+@jax.tree_util.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class MatrixFreeRows:
     """G as a recipe: products are forward and reverse passes over some rows at a time.
@@ -41,6 +38,9 @@ class MatrixFreeRows:
             product sees the same corrupted rows.
         n: the number of rows.
         loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch.
+        custom: whether there is a ``jax.custom_vjp`` in the loss. It has no forward
+            mode, and what it returns need not be linear in the slope that it is given:
+            products form the rows then.
         layout: the prunable leaves of params.
         corruption: how each row is corrupted, or None. With a corruption, products
             form the rows, since it has no forward mode.
@@ -55,11 +55,32 @@ class MatrixFreeRows:
     key: jax.Array
     n: int
     loss_fn: LossFn
+    custom: bool
     layout: Layout
     corruption: Corruption | None
     dtype: Any
     chunk: int
     span: int
+
+    def tree_flatten_with_keys(self) -> tuple[tuple, tuple]:
+        """Take the rows apart; what compiled code remembers holds no function alive."""
+        arrays = tuple(
+            (jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in _ARRAYS
+        )
+        rest = tuple(getattr(self, name) for name in _REST)
+        return arrays, (*map(Reference, self.functions), *rest)
+
+    @classmethod
+    def tree_unflatten(cls, aux: tuple, arrays: Iterable) -> "MatrixFreeRows":
+        """Undo `tree_flatten_with_keys`."""
+        loss_fn, corruption, *rest = aux
+        fields = dict(zip((*_ARRAYS, *_REST), (*arrays, *rest), strict=True))
+        return cls(loss_fn=loss_fn(), corruption=corruption(), **fields)
+
+    @property
+    def functions(self) -> tuple:
+        """The functions that compiled code of the rows depends on."""
+        return self.loss_fn, self.corruption
 
     @property
     def batch(self) -> int:
@@ -200,6 +221,13 @@ class MatrixFreeRows:
         zero = jnp.zeros((), trees.wide(self._weights))
         return self._chunks(self.span).fold(add, zero) / self.n
 
+    def losses(self, leaves: Leaves) -> jax.Array:
+        """Compute the loss of each row's examples at other weights, [n]."""
+        leaves = trees.cast_like(leaves, self._weights)
+        row = jax.ShapeDtypeStruct((), trees.wide(self._weights))
+        work = functools.partial(self._losses, leaves)
+        return self._chunks(self.span).collect(work, row)
+
     def curve(self, leaves: Leaves) -> Leaves:
         """Compute ``H v`` in forward over reverse mode, a span of rows at a time.
 
@@ -208,8 +236,25 @@ class MatrixFreeRows:
         clean = dataclasses.replace(self, corruption=None, dtype=None)
         mean = jnp.full(self.n, 1 / self.n)
         tangent = trees.cast_like(leaves, self._weights)
+        if self.custom:
+            return clean._curve_by_reverse_mode(tangent)
         gradient = lambda at: clean.at(at).pull_back(mean)  # noqa: E731
         return jax.jvp(gradient, (self._weights,), (tangent,))[1]
+
+    def _curve_by_reverse_mode(self, leaves: Leaves) -> Leaves:
+        """Compute ``(dg/dw)^T v``, which is ``H v`` where the gradient g is one."""
+
+        def add(total: Leaves, chunk: Chunk) -> Leaves:
+            def along(at: Leaves) -> jax.Array:
+                rows = self.at(at).form(chunk)
+                fresh = chunk.fresh.astype(rows[0].dtype)
+                return jnp.sum(fresh * products.project(rows, leaves))
+
+            part = jax.grad(along)(self._weights)
+            return tuple(t + q.astype(t.dtype) for t, q in zip(total, part, strict=True))
+
+        total = self._chunks(self.chunk).fold(add, self._zeros())
+        return tuple(t / self.n for t in total)
 
     def store(self) -> Leaves:
         """Form all rows, chunk by chunk, [n, *shape] a leaf."""
@@ -241,11 +286,12 @@ class MatrixFreeRows:
         return self.corruption(key, self.key, number, self.n, row)
 
     def _losses(self, leaves: Leaves, chunk: Chunk) -> jax.Array:
-        params = self.layout.merge(leaves, self.params)
+        params, wide = self.layout.merge(leaves, self.params), trees.wide(leaves)
         with jax.default_matmul_precision("highest"):
-            return jax.vmap(lambda batch: self.loss_fn(params, batch))(
+            losses = jax.vmap(lambda batch: self.loss_fn(params, batch))(
                 chunk.read(self.data)
             )
+        return losses.astype(wide)
 
     @property
     def _weights(self) -> Leaves:
@@ -254,7 +300,7 @@ class MatrixFreeRows:
     @property
     def _is_formed(self) -> bool:
         """Whether products need the rows themselves, not passes."""
-        return self.corruption is not None or self.dtype is not None
+        return self.corruption is not None or self.dtype is not None or self.custom
 
     @property
     def _size(self) -> int:

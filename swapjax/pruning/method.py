@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from swapjax.activations.layer import Layer
+from swapjax.core.configuration import lenient
 from swapjax.core.types import Leaves, Params, Status
 from swapjax.gradients.operator import GradientOperator
 from swapjax.sparsity.budget import Budget, select
@@ -62,7 +63,7 @@ class Solution(NamedTuple):
         weights: the leaves to use, zero off the support.
         masks: the support, bool leaves.
         objective: the value of what was minimised, one entry an iteration; the last
-            is repeated where fewer were needed. NaN for a method that has none.
+            is repeated where fewer were needed. None for a method that has none.
         iterations: how many there were.
         status: a `swapjax.Status`.
         details: what else a method has to tell, by name; scalars.
@@ -70,7 +71,7 @@ class Solution(NamedTuple):
 
     weights: Leaves
     masks: Leaves
-    objective: jax.Array
+    objective: jax.Array | None
     iterations: jax.Array
     status: jax.Array
     details: dict[str, jax.Array]
@@ -164,9 +165,19 @@ class Method:
             identity = _identity(self.solve, self.settings)
             object.__setattr__(self, "identity", identity)
 
+    @property
+    def owners(self) -> tuple:
+        """What compiled code of the method depends on, functions among it."""
+        needs = self.needs_rows, self.needs_layers, self.needs_params
+        values = (getattr(v, "function", v) for _, v in self.settings)
+        names = tuple(name for name, _ in self.settings)
+        return self.name, names, *values, *needs, self.identity
+
     def __call__(self, problem: Problem, budget: Budget) -> Solution:
         """Prune. Pure; may be traced."""
-        return _check_solution(self.name, self.solve(problem, budget), problem)
+        with lenient():
+            found = self.solve(problem, budget)
+        return _check_solution(self.name, found, problem)
 
     def __str__(self) -> str:
         inner = ", ".join(f"{k}={v!r}" for k, v in self.settings)
@@ -235,7 +246,7 @@ def by_score(
         return Solution(
             weights=apply_masks(problem.weights, mask),
             masks=mask,
-            objective=jnp.full(1, jnp.nan),
+            objective=None,
             iterations=jnp.zeros((), jnp.int32),
             status=status.astype(jnp.int32),
             details={},

@@ -1,7 +1,5 @@
 """The driver: stages of fresh gradients, a sparser support, a re-fit, fine-tuning."""
 
-import dataclasses
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,24 +7,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from swapjax.activations.layer import Layer
-from swapjax.activations.trace import second_moments
 from swapjax.core import sharding, trees
-from swapjax.core.types import Leaves, LossFn, Masks, Params, Status
-from swapjax.gradients.build import form, recipe
-from swapjax.gradients.matrix_free import MatrixFreeRows
+from swapjax.core.types import LossFn, Masks, Params
 from swapjax.gradients.operator import Corruption, Storage
 from swapjax.io import resume
 from swapjax.loops.finetune import FineTune
-from swapjax.loops.finetune import finetune as tune
 from swapjax.pruning import history
 from swapjax.pruning.history import Pruned, Saved, Stage
 from swapjax.pruning.inputs import Inputs, Settings, place
-from swapjax.pruning.method import Method, Problem, Solution
+from swapjax.pruning.method import Method
 from swapjax.pruning.methods.swap import swap
-from swapjax.sparsity import masks as masking
+from swapjax.pruning.stage import advance
 from swapjax.sparsity import schedules
-from swapjax.sparsity.budget import Budget
 from swapjax.sparsity.plan import Plan
 
 
@@ -151,7 +143,7 @@ def prune(
         if inputs.source is not None:
             inputs.source.skip(state.batches)
     for number in range(len(state.history), stages):
-        state = _advance(settings, inputs, state, number)
+        state = advance(settings, inputs, state, number)
         if checkpoint is not None:
             history.save(checkpoint, state, run)
         if callback is not None:
@@ -161,71 +153,6 @@ def prune(
         sharding.put_like(tree, brought) for tree in (state.params, state.masks)
     )
     return Pruned(pruned, masks, state.history)
-
-
-def _advance(settings: Settings, inputs: Inputs, state: Saved, number: int) -> Saved:
-    """Do one stage: gradients, support, re-fit, fine-tuning, batch statistics."""
-    started = time.perf_counter()
-    target, source, method = inputs.plan, inputs.source, settings.method
-    layout = target.layout
-    draw_key, noise_key, tune_key = settings.keys(number)
-    free, layers = _look(settings, inputs, state.params, draw_key, noise_key)
-    before, rows = _loss(free, state.params), None
-    if free is not None and method.needs_rows:
-        rows = form(free, target, settings.storage)
-    problem = Problem(
-        weights=layout.split(state.params),
-        initial=inputs.initial,
-        rows=rows,
-        within=inputs.within,
-        layers=layers,
-        params=state.params if method.needs_params else None,
-        layout=layout,
-    )
-    solution = _solve(method, problem, inputs.budgets[number])
-    _check_support(method, solution, inputs.budgets[number])
-    new = layout.merge(solution.weights, state.params)
-    masks = layout.masks(solution.masks)
-    if settings.finetune is not None:
-        assert settings.loss_fn is not None
-        assert source is not None
-        new = tune(
-            settings.loss_fn, new, source.stream, settings.finetune, masks=masks,
-            key=jax.random.key(0) if tune_key is None else tune_key,
-        )  # fmt: skip
-    if settings.recalibrate is not None:
-        new = masking.apply_masks(settings.recalibrate(new), masks)
-    new = sharding.put_like(new, inputs.params)
-    trees.require_finite(trees.paths(new), jax.tree.leaves(new), "params")
-    stage = _report(number + 1, masks, solution, before, _loss(free, new), started)
-    taken = 0 if source is None else source.taken
-    return Saved(new, masks, (*state.history, stage), taken)
-
-
-def _look(
-    settings: Settings,
-    inputs: Inputs,
-    params: Params,
-    draw_key: jax.Array | None,
-    noise_key: jax.Array | None,
-) -> tuple[MatrixFreeRows | None, tuple[Layer, ...] | None]:
-    """Draw examples: the rows that follow from them, unformed, and what layers read."""
-    if inputs.source is None:
-        return None, None
-    assert settings.loss_fn is not None
-    examples = inputs.source.draw(draw_key)
-    rows = recipe(
-        settings.loss_fn, params, examples, inputs.plan,
-        batch=settings.batch, dtype=settings.dtype, corruption=settings.corruption,
-        key=noise_key, spread=inputs.source.spread,
-    )  # fmt: skip
-    if not settings.method.needs_layers:
-        return rows, None
-    layers = second_moments(
-        settings.loss_fn, params, examples, inputs.plan.layout.paths,
-        batch=settings.batch, chunk=rows.chunk,
-    )  # fmt: skip
-    return rows, layers
 
 
 def _fingerprint(settings: Settings, inputs: Inputs) -> dict[str, str]:
@@ -239,72 +166,4 @@ def _fingerprint(settings: Settings, inputs: Inputs) -> dict[str, str]:
         plan=repr(target),
         data=source and source.digest(),
         within=within and resume.digest(within),
-    )
-
-
-# Methods are static and compare by their settings: one compilation serves all stages,
-# and all methods of the same settings.
-_solve = jax.jit(lambda method, *args: method(*args), static_argnums=0)
-
-
-def _check_support(method: Method, solution: Solution, budget: Budget) -> None:
-    """Raise for a solution that keeps more than the budget, or weights off its support.
-
-    Raises:
-        ValueError: naming the method.
-    """
-    kept, loose = (int(count) for count in _count(solution.masks, solution.weights))
-    wanted = int(jnp.sum(budget.keep))
-    if kept > wanted:
-        raise ValueError(
-            f"method {method.name}: keeps {kept:,} entries, more than the {wanted:,} "
-            "of its budget; choose them with swapjax.select"
-        )
-    if loose:
-        raise ValueError(
-            f"method {method.name}: {loose:,} weights are not zero where masks are "
-            "False"
-        )
-
-
-@jax.jit
-def _count(masks: Leaves, weights: Leaves) -> tuple[jax.Array, jax.Array]:
-    """Count the entries that are kept, and the weights besides that are not zero."""
-    kept = sum(jnp.sum(m, dtype=jnp.int32) for m in masks)
-    loose = sum(
-        jnp.sum(~m & (w != 0), dtype=jnp.int32)
-        for m, w in zip(masks, weights, strict=True)
-    )
-    return jnp.asarray(kept), jnp.asarray(loose)
-
-
-@jax.jit
-def _loss(rows: MatrixFreeRows | None, params: Params) -> jax.Array:
-    """Evaluate the mean loss of the examples at other params; NaN without rows."""
-    if rows is None:
-        return jnp.asarray(jnp.nan)
-    moved = dataclasses.replace(rows, params=params)
-    return moved.loss(rows.layout.split(params))
-
-
-def _report(
-    number: int,
-    masks: Masks,
-    solution: Solution,
-    before: jax.Array,
-    after: jax.Array,
-    started: float,
-) -> Stage:
-    kept, total = masking.count(masks)
-    return Stage(
-        stage=number,
-        sparsity=1 - kept / total,
-        kept=kept,
-        objective=(float(solution.objective[0]), float(solution.objective[-1])),
-        loss_before=float(before),
-        loss=float(after),
-        seconds=time.perf_counter() - started,
-        status=Status(int(solution.status)),
-        iterations=int(solution.iterations),
-        details={k: float(v) for k, v in solution.details.items()},
     )

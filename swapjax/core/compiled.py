@@ -1,0 +1,129 @@
+"""Compiled programs that live as long as the functions they are made from.
+
+``jax.jit`` keeps its static arguments, and what it compiled for them, until thousands
+of others came after. A loss closes over data and teachers, which would stay in memory
+with it. Here a program is found again by the functions it was made from, and is gone
+when one of them is.
+"""
+
+import threading
+import types
+import weakref
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import jax
+
+_LIMIT = 32  # programs of one body; each takes megabytes
+
+
+class Reference:
+    """A function, or a value, as a key that does not keep a function alive.
+
+    References of the same function are equal, and of equal values. What is compared by
+    identity, as functions are, is not kept alive; what is compared by value is.
+
+    Args:
+        target: what to refer to.
+        gone: called without arguments when it is gone.
+    """
+
+    __slots__ = ("_bound", "_find", "_hash")
+
+    def __init__(self, target: Any, gone: Callable[[], Any] | None = None) -> None:
+        # A bound method is made anew at each access: its object lives on.
+        is_bound = isinstance(target, types.MethodType)
+        self._bound = target.__func__ if is_bound else None
+        owner = target.__self__ if is_bound else target
+        if not is_bound and _has_value(owner):
+            self._hash, self._find = hash(owner), lambda: owner
+            return
+        self._hash = hash((id(owner), self._bound))
+        try:
+            forget = None if gone is None else lambda _: gone()
+            self._find = weakref.ref(owner, forget)
+        except TypeError:
+            self._find = lambda: owner
+
+    def __call__(self) -> Any:
+        """Return the target; None when it is gone."""
+        owner = self._find()
+        if self._bound is None or owner is None:
+            return owner
+        return types.MethodType(self._bound, owner)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if not isinstance(other, Reference) or self._hash != other._hash:
+            return False
+        mine, others = self._find(), other._find()
+        if mine is None or others is None or self._bound is not other._bound:
+            return self._find is other._find
+        return mine is others or (_has_value(mine) and bool(mine == others))
+
+
+def _has_value(target: Any) -> bool:
+    """Whether something is compared by value, and can be a key as such."""
+    if type(target).__eq__ is object.__eq__:
+        return False
+    try:
+        hash(target)
+    except TypeError:
+        return False
+    return True
+
+
+class Compiled:
+    """A function of static things and of arrays, compiled once for each set of owners.
+
+    Args:
+        body: a pure function ``body(*static, *arrays)``.
+    """
+
+    def __init__(self, body: Callable) -> None:
+        self._body = body
+        self._programs: dict[tuple[Reference, ...], _Program] = {}
+
+    def __call__(self, static: tuple, *arrays: Any, owners: tuple = ()) -> Any:
+        """Call the function.
+
+        Args:
+            static: what it takes before the arrays.
+            arrays: pytrees of arrays.
+            owners: what tells programs apart: functions and values with a hash. By
+                default those that are static.
+        """
+        key = tuple(map(Reference, owners or static))
+        program = self._programs.pop(key, None) or _Program(self._body)
+        if key not in self._programs:  # the last used are kept
+            forget = lambda: self._programs.pop(key, None)  # noqa: E731
+            key = tuple(Reference(owner, forget) for owner in owners or static)
+            self._programs[key] = program
+            while len(self._programs) > _LIMIT:
+                self._programs.pop(next(iter(self._programs)), None)
+        return program(static, arrays)
+
+
+class _Program:
+    """A function compiled for some owners; it sees them while it is called only."""
+
+    def __init__(self, body: Callable) -> None:
+        seen = threading.local()
+
+        def call(*arrays: Any) -> Any:
+            return body(*seen.static, *arrays)
+
+        call.__name__ = call.__qualname__ = body.__name__.strip("_")
+        self._seen, self._run = seen, jax.jit(call)
+
+    def __call__(self, static: tuple[Hashable, ...], arrays: tuple) -> Any:
+        before = getattr(self._seen, "static", None)
+        self._seen.static = static
+        try:
+            return self._run(*arrays)
+        finally:
+            self._seen.static = before
