@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
+from swapjax.cli import ending
 from swapjax.core import extras
 
 # Only the first word is parsed here: what a command needs is imported once it is known.
@@ -24,19 +25,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those of the process by default.
 
     Returns:
-        The exit code: 0, 2 for bad arguments, bad input and missing packages, 130 after
-        Ctrl-C.
+        The exit code: 0, 2 for bad arguments, bad input, missing packages and disks
+        that are full, 130 after Ctrl-C, 143 when terminated.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
+    with ending.streams(process=arguments is None):
+        return ending.code_of(lambda: _run(words))
+
+
+def _run(words: list[str]) -> None:
     command = _parser().parse_args(words[:1]).command
-    try:
-        extras.require("cli", f"swapjax {command}")
-    except ImportError as e:
-        sys.stderr.write(f"{e}\n")
-        return 2
+    extras.require("cli", f"swapjax {command}")
     from swapjax.cli import commands
 
-    return commands.run(command, words[1:])
+    commands.run(command, words[1:])
 
 
 def _parser() -> argparse.ArgumentParser:

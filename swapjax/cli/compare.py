@@ -3,13 +3,22 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+
+from matplotlib.figure import Figure
 
 from swapjax.cli import methods, setup
 from swapjax.cli.console import console, progress, require_writable
+from swapjax.cli.lock import exclusive
 from swapjax.cli.options import Compare, Options, check, check_seed
+from swapjax.cli.output import draw
+from swapjax.core.text import printable
 from swapjax.experiments import plot, report, runner
 from swapjax.experiments.runner import Row, Setting
+
+# Stands between the options of a row and the data and network that it is of.
+_MARK = "; on "
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +38,12 @@ class Run:
 
     @functools.cached_property
     def setup(self) -> str:
-        """All that runs of one table must share besides the settings of methods."""
+        """All that runs of one table must share besides the settings of methods.
+
+        Data and weights are not told by name: see `setup.Inputs.origin`.
+        """
         own = {"methods", "sparsities", "seeds", "json", "out"}
+        own |= {"data", "data_dir", "checkpoint"}
         own |= {"method", "sparsity", "storage"} | methods.OPTIONS
         fields = dataclasses.asdict(self.options).items()
         return ", ".join(f"{k}={v}" for k, v in fields if k not in own)
@@ -62,6 +75,8 @@ def compare(options: Compare) -> None:
         for seed in seeds
     ]
     picture = None if options.out is None else options.out / "compare.png"
+    if picture is not None and picture.is_dir():
+        raise ValueError(f"--out {options.out}: {picture} is a folder")
     carry_out(runs, sparsities, target, picture)
 
 
@@ -80,27 +95,46 @@ def carry_out(
         picture: the file of the picture, or None.
 
     Raises:
-        ValueError: for bad data and a file of other runs, before any training.
+        ValueError: for bad data and a file of other runs, before any training, and
+            where somebody else writes to that file.
     """
-    options = runs[0].options
-    done = read(target, runs)
-    setting = setup.set_up(options, sparsities)
-    dense, _ = runner.evaluate(setting, setting.params)
-    rows = run_all(runs, setting, target, done)
-    console.print(f"Test accuracy in percent; the dense network has {dense:.2f}.")
-    console.print(report.comparison_table(rows))
+    lock: AbstractContextManager[None] = nullcontext()
     if target is not None:
-        console.print(f"Written to {target}.", soft_wrap=True)
-    if picture is not None:
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        title = f"{options.model} on {setting.data.name}, {len(setting.data.y_train):,}"
-        title += " examples to train"
-        plot.save(plot.comparison_figure(rows, dense=dense, title=title), picture)
-        console.print(f"Drawn in {picture}.", soft_wrap=True)
+        lock = exclusive(target.parent, str(target), f".{target.name}.lock")
+    with lock:
+        options = runs[0].options
+        done = read(target, runs)
+        inputs = setup.set_up(options, sparsities)
+        origin = ", ".join(f"{k}={v}" for k, v in inputs.origin.items())
+        for row in done:
+            require_origin(target, row, origin)
+        setting = setup.network(options, inputs)
+        dense, _ = runner.evaluate(setting, setting.params)
+        rows = run_all(runs, setting, target, done, origin)
+        console.print(f"Test accuracy in percent; the dense network has {dense:.2f}.")
+        console.print(report.comparison_table(rows))
+        if target is not None:
+            console.print(f"Written to {printable(target)}.", soft_wrap=True)
+        if picture is not None:
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            draw(functools.partial(_figure, options, setting, rows, dense), picture)
+            console.print(f"Drawn in {printable(picture)}.", soft_wrap=True)
+
+
+def _figure(
+    options: Options, setting: Setting, rows: Sequence[Row], dense: float
+) -> Figure:
+    title = f"{options.model} on {setting.data.name}, {len(setting.data.y_train):,}"
+    title += " examples to train"
+    return plot.comparison_figure(rows, dense=dense, title=title)
 
 
 def run_all(
-    runs: Sequence[Run], setting: Setting, target: Path | None, done: Sequence[Row]
+    runs: Sequence[Run],
+    setting: Setting,
+    target: Path | None,
+    done: Sequence[Row],
+    origin: str,
 ) -> list[Row]:
     """Do the runs that are not done yet, and write each as soon as it is.
 
@@ -109,6 +143,7 @@ def run_all(
         setting: on what.
         target: the file for all that is done, whether in runs or not.
         done: what it holds already.
+        origin: what tells data and dense network apart.
 
     Returns:
         One row a run.
@@ -130,11 +165,9 @@ def run_all(
                 callback=lambda _: bar.advance(task),
                 **setup.run_options(run.options),
             )
-            done.append(
-                dataclasses.replace(row, sparsity=run.sparsity, setup=run.setup)
-            )
+            told = f"{run.setup}{_MARK}{origin}"
+            done.append(dataclasses.replace(row, sparsity=run.sparsity, setup=told))
             if target is not None:
-                target.parent.mkdir(parents=True, exist_ok=True)
                 report.write_rows(target, done)
     found = (_find(run, done) for run in runs)
     return [row for row in found if row is not None]
@@ -150,20 +183,48 @@ def read(target: Path | None, runs: Sequence[Run]) -> list[Row]:
         return []
     rows = report.read_rows(target)
     ours = {run.setup for run in runs}
-    for row in rows:
-        if row.setup not in ours:
+    seen: dict[tuple, int] = {}
+    for number, row in enumerate(rows, 1):
+        options, mark, _ = row.setup.rpartition(_MARK)
+        if not mark:
             raise ValueError(
-                f"{target}: holds runs with other options ({row.setup}); "
-                "remove it or name another file"
+                f"{target}: row {number} does not tell of which data it is; remove the "
+                "file or name another"
+            )
+        if options not in ours:
+            raise ValueError(
+                f"{target}: holds runs with other options ({options}); remove it or "
+                "name another file"
+            )
+        first = seen.setdefault(_key(row), number)
+        if first != number:
+            raise ValueError(
+                f"{target}: rows {first} and {number} are of the same run; remove one"
             )
     return rows
 
 
+def require_origin(target: Path | None, row: Row, origin: str) -> None:
+    """Raise for a row of other data, or of another dense network.
+
+    Raises:
+        ValueError: naming the file.
+    """
+    _, _, other = row.setup.rpartition(_MARK)
+    if other != origin:
+        raise ValueError(
+            f"{target}: holds runs on other data or another network ({other}; now "
+            f"{origin}); remove it or name another file"
+        )
+
+
+def _key(row: Row) -> tuple:
+    options, _, _ = row.setup.rpartition(_MARK)
+    return row.settings, row.sparsity, row.seed, options
+
+
 def _find(run: Run, rows: Sequence[Row]) -> Row | None:
-    for row in rows:
-        if (row.settings, row.sparsity, row.seed, row.setup) == run.key:
-            return row
-    return None
+    return next((row for row in rows if _key(row) == run.key), None)
 
 
 def _methods(options: Compare) -> list[str]:

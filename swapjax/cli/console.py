@@ -4,22 +4,58 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from swapjax.cli import ending
+from swapjax.core import extras
+from swapjax.core.text import printable
 
-# Names of files and leaves may hold what looks like rich's markup.
-console = Console(markup=False)
-errors = Console(stderr=True, markup=False)
+try:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+except ImportError:
+    extras.require("cli", __name__)
+    raise
+
 _PERIOD = 24 * 3600.0  # of the steps that an estimate looks back on; rich's is 30 s
+
+
+class Screen(Console):
+    """A console that shows what others have named, and obeys none of it.
+
+    Names of files and leaves may hold what looks like markup or an emoji's name, and
+    what a terminal would take for a command.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
+    @property
+    def encoding(self) -> str:
+        """The encoding of what is written to by now; rich asks a file of its own."""
+        return (getattr(self.file, "encoding", None) or "utf-8").lower()
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Make a text of a string, what a terminal would obey spelled out."""
+        return super().render_str(printable(text, keep="\n"), **options)
+
+    def on_broken_pipe(self) -> None:
+        """Say no more where nobody listens; the work goes on, its results are files."""
+        self.quiet = True
+        ending.silence(self.file)
+
+
+console = Screen()
+errors = Screen(stderr=True)
 
 
 @contextmanager
@@ -52,5 +88,5 @@ def require_writable(folder: Path, name: str) -> None:
         existing = existing.parent
     if not existing.is_dir():
         raise ValueError(f"{name} {folder}: {existing} is not a folder")
-    if not os.access(existing, os.W_OK):
+    if not os.access(existing, os.W_OK | os.X_OK):
         raise ValueError(f"{name} {folder}: {existing} cannot be written to")

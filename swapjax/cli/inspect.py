@@ -4,6 +4,7 @@ import numpy as np
 
 from swapjax.cli.console import console
 from swapjax.cli.options import Inspect
+from swapjax.core.text import printable
 from swapjax.experiments import report
 from swapjax.io import checkpoint
 
@@ -25,5 +26,5 @@ def inspect(options: Inspect) -> None:
         for name, array in arrays.items()
     ]
     size = options.file.stat().st_size
-    console.print(f"{options.file}, {size:,} bytes", soft_wrap=True)
+    console.print(f"{printable(options.file)}, {size:,} bytes", soft_wrap=True)
     console.print(report.layer_table(rows))

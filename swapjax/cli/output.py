@@ -3,14 +3,91 @@
 import dataclasses
 import importlib.metadata
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
+from swapjax.cli.lock import exclusive
 from swapjax.cli.options import Network
-from swapjax.core import files
+from swapjax.experiments import plot, runner
 from swapjax.experiments.datasets import Dataset
+
+_NEW = ".swapjax-new"
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """A folder that no other run writes to meanwhile.
+
+    Attributes:
+        path: of the folder.
+    """
+
+    path: Path
+
+    def replace(self, results: Mapping[str, Callable[[Path], object]]) -> None:
+        """Write results, all or none: those of before stay until every one is there.
+
+        Args:
+            results: by the name of a file, what writes it to the path it is given.
+        """
+        new = self.path / _NEW
+        new.mkdir(exist_ok=True)
+        try:
+            for name, write in results.items():
+                write(new / name)
+            for name in results:
+                (new / name).replace(self.path / name)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+
+
+@contextmanager
+def folder(path: Path, names: Sequence[str]) -> Iterator[Output]:
+    """Make a folder and keep other runs out of it, whatever is in there.
+
+    A run that fails removes none of the files that it finds or has finished: they are
+    results of other runs, and work that a call in the same words goes on from. If it
+    finished none, a folder that it made goes again.
+
+    Args:
+        path: of the folder.
+        names: of our files in it.
+
+    Raises:
+        ValueError: where another run writes to it, and where a folder has the name of a
+            file of ours.
+    """
+    with exclusive(path, f"--out {path}"):
+        for name in names:
+            if (path / name).is_dir():
+                raise ValueError(f"--out {path}: {path / name} is a folder")
+        # Of a run that was killed while it wrote.
+        shutil.rmtree(path / _NEW, ignore_errors=True)
+        yield Output(path)
+
+
+def draw(figure: Callable[[], Figure], path: Path) -> None:
+    """Draw a picture once all else is written, so that it can take nothing away.
+
+    Args:
+        figure: makes it.
+        path: of the file.
+
+    Raises:
+        ValueError: where that fails, in whatever way, saying that results are there.
+    """
+    try:
+        plot.save(figure(), path)
+    except Exception as e:
+        raise ValueError(
+            f"{path} could not be drawn ({e or type(e).__name__}); all other results "
+            "are written"
+        ) from e
 
 
 def circumstances(options: Network, data: Dataset) -> dict[str, Any]:
@@ -18,6 +95,7 @@ def circumstances(options: Network, data: Dataset) -> dict[str, Any]:
     return {
         "data": {
             "name": data.name,
+            "digest": runner.digest(data),
             "mean": data.mean,
             "std": data.std,
             "train": len(data.y_train),
@@ -29,33 +107,3 @@ def circumstances(options: Network, data: Dataset) -> dict[str, Any]:
             for name in ("swapjax", "jax", "ott-jax")
         },
     }
-
-
-@contextmanager
-def folder(path: Path, names: Sequence[str]) -> Iterator[None]:
-    """Make a folder; on bad input leave it, and our files in it, as they were.
-
-    Args:
-        path: of the folder.
-        names: of our files in it.
-    """
-    missing = [p for p in (path, *path.parents) if not p.exists()]
-    ours = [path / name for name in names]
-    before = {file: file.read_bytes() for file in ours if file.exists()}
-    path.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    except ValueError:
-        for file in ours:
-            _restore(file, before.get(file))
-        for made in missing:
-            with suppress(OSError):  # somebody else may use it by now
-                made.rmdir()
-        raise
-
-
-def _restore(file: Path, content: bytes | None) -> None:
-    if content is None:
-        file.unlink(missing_ok=True)
-    elif file.read_bytes() != content:
-        files.write_atomically(file, lambda p: p.write_bytes(content))

@@ -1,104 +1,136 @@
 """swapjax prune: one network, one method, one sparsity."""
 
+import functools
+
 import jax
 import numpy as np
+from matplotlib.figure import Figure
 
-from swapjax.cli import methods, setup
+from swapjax.cli import dense, methods, setup
 from swapjax.cli.console import console, progress, require_writable
 from swapjax.cli.options import Prune, check
-from swapjax.cli.output import circumstances, folder
+from swapjax.cli.output import Output, circumstances, draw, folder
+from swapjax.core.text import printable
 from swapjax.experiments import plot, report, runner
 from swapjax.experiments.runner import Row, Setting
 from swapjax.io import checkpoint
-from swapjax.pruning import Pruned
+from swapjax.pruning import Pruned, Stage
+from swapjax.sparsity.plan import Plan
 
 _STATE = "state.safetensors"
-_DENSE = "dense.safetensors"
 _RESULTS = ("params.safetensors", "masks.safetensors", "report.json", "report.png")
-_FILES = (_STATE, _DENSE, *_RESULTS)
+_FILES = (_STATE, dense.NAME, *_RESULTS)
 
 
 def prune(options: Prune) -> None:
     """Run the command.
 
     Raises:
-        ValueError: for bad arguments and data; the folder is then as it was.
+        ValueError: for bad arguments and data, and where another run writes to the
+            folder; results in it are then as they were.
     """
     check(options, [options.method])
     methods.require_patterns([options.method], options.pattern, "--method")
     require_writable(options.out, "--out")
     (sparsity,) = setup.levels(options, [options.sparsity])
-    setting = setup.set_up(options, [sparsity], trained=options.out / _DENSE)
-    accuracy, loss = runner.evaluate(setting, setting.params)
-    console.print(
-        f"Dense {options.model} on {setting.data.name}: {accuracy:.2f}% of the test "
-        f"set correct, loss {loss:.4f}.\n"
-    )
-    target = setup.make_plan(options, setting.params, sparsity)
-    console.print(f"{target}\n", highlight=False)
-
-    state = options.out / _STATE
-    with (
-        folder(options.out, _FILES),
-        progress("compiling", options.stages) as (bar, task),
-    ):
-        if state.exists():
-            console.print(f"Going on from {state}.", soft_wrap=True)
+    with folder(options.out, _FILES) as output:
+        inputs = setup.set_up(options, [sparsity])
+        trained = None
         if options.checkpoint is None:
-            setup.save_trained(options, options.out / _DENSE, setting)
-        row, pruned = runner.run(
+            trained = dense.Dense(options.out, inputs.origin)
+        setting = setup.network(options, inputs, trained)
+        measured = runner.evaluate(setting, setting.params)
+        console.print(
+            f"Dense {options.model} on {printable(setting.data.name)}: "
+            f"{measured[0]:.2f}% of the test set correct, loss {measured[1]:.4f}.\n"
+        )
+        target = setup.make_plan(options, setting.params, sparsity)
+        console.print(f"{target}\n", highlight=False)
+        row, pruned = _run(options, setting, target, trained)
+        _write(options, output, setting, measured, row, pruned)
+        if trained is not None:
+            trained.settle()
+        draw(
+            functools.partial(_figure, options, setting, measured[0], row, pruned),
+            options.out / _RESULTS[-1],
+        )
+        (options.out / _STATE).unlink(missing_ok=True)
+    console.print(report.stage_table(pruned.history))
+    console.print(report.layer_table(report.layers(pruned.params, pruned.masks)))
+    console.print(
+        f"Test accuracy {measured[0]:.2f}% before, {row.accuracy:.2f}% with "
+        f"{row.nonzeros:,} of {row.total:,} weights ({row.seconds:.1f} s).\n"
+        f"Written to {printable(options.out)}: {', '.join(_RESULTS)}.",
+        soft_wrap=True,
+    )
+
+
+def _run(
+    options: Prune, setting: Setting, target: Plan, trained: dense.Dense | None
+) -> tuple[Row, Pruned]:
+    """Prune, from where an earlier call has stopped if it has."""
+    state = options.out / _STATE
+
+    def keep() -> None:
+        if trained is not None and trained.find() is None:
+            trained.keep(setting.params)
+
+    if state.exists():
+        console.print(f"Going on from {printable(state)}.", soft_wrap=True)
+    else:
+        keep()
+    with progress("compiling", options.stages) as (bar, task):
+
+        def advance(stage: Stage) -> None:
+            keep()  # only now was a state that was there found to be of this run
+            bar.update(task, completed=stage.stage, description="pruning")
+
+        done = runner.run(
             setting,
             methods.make(options.method, options),
             plan=target,
             seed=options.seed,
             checkpoint=state,
-            callback=lambda stage: bar.update(
-                task, completed=stage.stage, description="pruning"
-            ),
+            callback=advance,
             **setup.run_options(options),
         )
-        _write(options, setting, (accuracy, loss), row, pruned)
-    state.unlink(missing_ok=True)
-    console.print(report.stage_table(pruned.history))
-    console.print(report.layer_table(report.layers(pruned.params, pruned.masks)))
-    console.print(
-        f"Test accuracy {accuracy:.2f}% before, {row.accuracy:.2f}% with "
-        f"{row.nonzeros:,} of {row.total:,} weights ({row.seconds:.1f} s).\n"
-        f"Written to {options.out}: {', '.join(_RESULTS)}.",
-        soft_wrap=True,
-    )
+    keep()
+    return done
 
 
 def _write(
     options: Prune,
+    output: Output,
     setting: Setting,
-    dense: tuple[float, float],
+    measured: tuple[float, float],
     row: Row,
     pruned: Pruned,
 ) -> None:
-    out, layers = options.out, report.layers(pruned.params, pruned.masks)
-    title = (
-        f"{options.model} on {setting.data.name}, {row.method} to {row.sparsity:g}: "
-        f"{dense[0]:.2f}% before, {row.accuracy:.2f}% after"
+    summary = {
+        "dense": {"accuracy": measured[0], "loss": measured[1]},
+        "result": row.to_dict(),
+        "stages": [stage.to_dict() for stage in pruned.history],
+        "layers": report.layers(pruned.params, pruned.masks),
+        **circumstances(options, setting.data),
+    }
+    params, masks, told, _ = _RESULTS
+    output.replace(
+        {
+            params: lambda path: checkpoint.save_params(path, pruned.params),
+            masks: lambda path: checkpoint.save_masks(path, pruned.masks),
+            told: lambda path: report.write_json(path, summary),
+        }
     )
-    figure = plot.report_figure(
+
+
+def _figure(
+    options: Prune, setting: Setting, before: float, row: Row, pruned: Pruned
+) -> Figure:
+    return plot.report_figure(
         pruned.history,
-        layers,
-        title=title,
+        report.layers(pruned.params, pruned.masks),
+        title=f"{options.model} on {setting.data.name}, {row.method} to "
+        f"{row.sparsity:g}: {before:.2f}% before, {row.accuracy:.2f}% after",
         first_layer=np.asarray(jax.tree.leaves(pruned.params)[0]),
         image_shape=setting.data.shape,
-    )
-    params, masks, summary, picture = (out / name for name in _RESULTS)
-    checkpoint.save_params(params, pruned.params)
-    checkpoint.save_masks(masks, pruned.masks)
-    plot.save(figure, picture)
-    report.write_json(
-        summary,
-        {
-            "dense": {"accuracy": dense[0], "loss": dense[1]},
-            "result": row.to_dict(),
-            "stages": [stage.to_dict() for stage in pruned.history],
-            "layers": layers,
-            **circumstances(options, setting.data),
-        },
     )

@@ -2,23 +2,40 @@
 
 import functools
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import optax
 
 from swapjax.cli.console import console, progress
+from swapjax.cli.dense import Dense
 from swapjax.cli.options import SPARSITY, Network, Options
+from swapjax.core import identity
+from swapjax.core.text import printable
 from swapjax.core.types import Params
 from swapjax.experiments import datasets, models, runner
 from swapjax.experiments.runner import Setting
-from swapjax.io import checkpoint as files
+from swapjax.io import checkpoint
 from swapjax.loops.finetune import FineTune
 from swapjax.sparsity import schedules
 from swapjax.sparsity.patterns import NM
 from swapjax.sparsity.plan import Plan, plan
 
-_TRAINING = ("data", "data_dir", "model", "epochs", "seed")  # what weights depend on
+
+class Inputs(NamedTuple):
+    """What a run starts from, before any training.
+
+    Attributes:
+        data: images and labels.
+        model: the network with its initial weights.
+        params: the trained weights of a file, None where they are to be trained.
+        origin: what the trained weights and all that is measured on them depend on,
+            data and files by content: they may be renamed, or replaced under a name.
+    """
+
+    data: datasets.Dataset
+    model: models.Model
+    params: Params | None
+    origin: dict[str, str]
 
 
 def load(options: Network) -> tuple[datasets.Dataset, models.Model]:
@@ -88,19 +105,15 @@ def run_options(options: Options) -> dict[str, Any]:
     }
 
 
-def set_up(
-    options: Options, sparsities: Sequence[float], trained: Path | None = None
-) -> Setting:
-    """Load data and weights, or train.
+def set_up(options: Options, sparsities: Sequence[float]) -> Inputs:
+    """Load data and weights; train nothing.
 
     Args:
         options: of the command.
         sparsities: that will be asked of the network.
-        trained: where an earlier call may have left the weights it trained.
 
     Raises:
-        ValueError: for what cannot be loaded or does not go together, before any
-            training starts.
+        ValueError: for what cannot be loaded or does not go together.
     """
     data, model = load(options)
     for sparsity in sparsities:
@@ -111,16 +124,44 @@ def set_up(
             f"--samples {options.samples} times --batch {options.batch} are {wanted:,} "
             f"examples a stage; {data.name} has {available:,} to train"
         )
-    if options.checkpoint is not None:
-        return runner.set_up(data, model, weights=options.checkpoint)
-    if trained is not None and _is_ours(options, trained):
+    if options.checkpoint is None:
+        origin = {
+            "data": runner.digest(data),
+            "model": options.model,
+            "epochs": str(options.epochs),
+            "seed": str(options.seed),
+            "recipe": runner.RECIPE,
+        }
+        return Inputs(data, model, None, origin)
+    params = checkpoint.load_params(options.checkpoint, model.params, model.flattened)
+    origin = {"data": runner.digest(data), "weights": identity.digest(params)}
+    return Inputs(data, model, params, origin)
+
+
+def network(options: Options, inputs: Inputs, dense: Dense | None = None) -> Setting:
+    """Take the weights that were loaded or trained before, or train.
+
+    Args:
+        options: of the command.
+        inputs: from `set_up`.
+        dense: where an earlier call may have left the weights it trained.
+
+    Raises:
+        ValueError: for weights trained before that are damaged.
+    """
+    data, model, params, _ = inputs
+    if params is not None:
+        return Setting(data, model, params)
+    found = None if dense is None else dense.find()
+    if dense is not None and found is not None:
         console.print(
-            f"Taking the network trained before from {trained}.", soft_wrap=True
+            f"Taking the network trained before from {printable(found)}.",
+            soft_wrap=True,
         )
-        return runner.set_up(data, model, weights=trained)
+        return Setting(data, model, dense.load(found, model))
     console.print(
-        f"No --checkpoint given: training {options.model} on {data.name} for "
-        f"{options.epochs} epochs."
+        f"No --checkpoint given: training {options.model} on {printable(data.name)} "
+        f"for {options.epochs} epochs.",
     )
     with progress("training", options.epochs) as (bar, task):
         return runner.set_up(
@@ -132,19 +173,6 @@ def set_up(
                 task, completed=options.epochs * done / of
             ),
         )
-
-
-def save_trained(options: Options, path: Path, setting: Setting) -> None:
-    """Keep the weights that `set_up` trained, and what they were trained with."""
-    files.save_params(path, setting.params, _training(options))
-
-
-def _is_ours(options: Options, path: Path) -> bool:
-    return path.exists() and files.read(path)[1] == _training(options)
-
-
-def _training(options: Options) -> dict[str, str]:
-    return {name: str(getattr(options, name)) for name in _TRAINING}
 
 
 @functools.cache

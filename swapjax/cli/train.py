@@ -1,13 +1,17 @@
 """swapjax train: a network that is sparse when its training ends."""
 
+import functools
 import math
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from swapjax.cli import setup, train_algorithms
 from swapjax.cli.console import console, require_writable
-from swapjax.cli.output import circumstances, folder
+from swapjax.cli.output import Output, circumstances, draw, folder
 from swapjax.cli.train_options import GRADUAL, Train, check, optimizer_name
 from swapjax.cli.train_run import Outcome, carry_out
+from swapjax.core.text import printable
 from swapjax.experiments import plot, report, runner
 from swapjax.experiments.runner import Setting
 from swapjax.io import checkpoint
@@ -22,26 +26,31 @@ def train(options: Train) -> None:
     """Run the command.
 
     Raises:
-        ValueError: for bad arguments and data; the folder is then as it was.
+        ValueError: for bad arguments and data, and where another run writes to the
+            folder; results in it are then as they were.
     """
     check(options)
     require_writable(options.out, "--out")
-    data, model = setup.load(options)
-    setting = Setting(data, model, model.params)
-    total = options.epochs * steps.per_epoch(data.train, options.batch, "--batch")
-    target = train_algorithms.make_plan(options, model.params)
-    console.print(_introduction(options, data.name, total), soft_wrap=True)
-    console.print(f"\n{target}\n", highlight=False)
-
-    state = options.out / _STATE
-    with folder(options.out, (_STATE, *_RESULTS)):
+    with folder(options.out, (_STATE, *_RESULTS)) as output:
+        data, model = setup.load(options)
+        setting = Setting(data, model, model.params)
+        total = options.epochs * steps.per_epoch(data.train, options.batch, "--batch")
+        target = train_algorithms.make_plan(options, model.params)
+        told = _introduction(options, printable(data.name), total)
+        console.print(told, soft_wrap=True)
+        console.print(f"\n{target}\n", highlight=False)
+        state = options.out / _STATE
         if state.exists():
-            console.print(f"Going on from {state}.", soft_wrap=True)
+            console.print(f"Going on from {printable(state)}.", soft_wrap=True)
         outcome = carry_out(options, setting, target, total, state)
         accuracy, loss = runner.evaluate(setting, outcome.params)
         result = _result(options, outcome, accuracy, loss)
-        _write(options, setting, outcome, result, total)
-    state.unlink(missing_ok=True)
+        _write(options, output, setting, outcome, result, total)
+        draw(
+            functools.partial(_figure, options, setting, outcome, result),
+            options.out / _RESULTS[-1],
+        )
+        state.unlink(missing_ok=True)
     console.print(report.training_table(outcome.history))
     console.print(report.layer_table(report.layers(outcome.params, outcome.masks)))
     before = ""
@@ -50,7 +59,7 @@ def train(options: Train) -> None:
     console.print(
         f"Test accuracy {before}{accuracy:.2f}% with {result['nonzeros']:,} of "
         f"{result['total']:,} weights ({result['seconds']:.1f} s).\n"
-        f"Written to {options.out}: {', '.join(_RESULTS)}.",
+        f"Written to {printable(options.out)}: {', '.join(_RESULTS)}.",
         soft_wrap=True,
     )
 
@@ -99,26 +108,34 @@ def _result(
 
 def _write(
     options: Train,
+    output: Output,
     setting: Setting,
     outcome: Outcome,
     result: dict[str, Any],
     total: int,
 ) -> None:
-    layers = report.layers(outcome.params, outcome.masks)
+    parts = "levels" if options.algorithm == "lottery" else "epochs"
+    summary = {
+        "result": result,
+        "training": train_algorithms.told(options, total),
+        parts: [part.to_dict() for part in outcome.history],
+        "layers": report.layers(outcome.params, outcome.masks),
+        **circumstances(options, setting.data),
+    }
+    params, kept, told, _ = _RESULTS
+    output.replace(
+        {
+            params: lambda path: checkpoint.save_params(path, outcome.params),
+            kept: lambda path: checkpoint.save_masks(path, outcome.masks),
+            told: lambda path: report.write_json(path, summary),
+        }
+    )
+
+
+def _figure(
+    options: Train, setting: Setting, outcome: Outcome, result: dict[str, Any]
+) -> Figure:
     title = f"{options.model} on {setting.data.name}, {options.algorithm} to "
     title += f"{result['sparsity']:g}: {result['accuracy']:.2f}%"
-    params, kept, summary, picture = (options.out / name for name in _RESULTS)
-    checkpoint.save_params(params, outcome.params)
-    checkpoint.save_masks(kept, outcome.masks)
-    plot.save(plot.training_figure(outcome.history, layers, title=title), picture)
-    parts = "levels" if options.algorithm == "lottery" else "epochs"
-    report.write_json(
-        summary,
-        {
-            "result": result,
-            "training": train_algorithms.told(options, total),
-            parts: [part.to_dict() for part in outcome.history],
-            "layers": layers,
-            **circumstances(options, setting.data),
-        },
-    )
+    layers = report.layers(outcome.params, outcome.masks)
+    return plot.training_figure(outcome.history, layers, title=title)

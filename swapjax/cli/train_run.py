@@ -70,7 +70,7 @@ def _fit(
             epochs=options.epochs,
             batch=options.batch,
             key=order,
-            evaluate=lambda params: runner.evaluate(setting, params)[0],
+            evaluate=runner.Accuracy(setting),
             checkpoint=state,
             callback=lambda epoch: bar.update(
                 task, description=f"epoch {epoch.epoch}: {epoch.accuracy:.2f}%"
@@ -103,7 +103,7 @@ def _find_ticket(
             model.params,
             plan=target,
             rate=train_algorithms.rate(options),
-            evaluate=lambda params: runner.evaluate(setting, params)[0],
+            evaluate=runner.Accuracy(setting),
             key=jax.random.split(jax.random.key(options.seed))[0],
             checkpoint=state,
             callback=lambda level: bar.update(

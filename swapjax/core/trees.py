@@ -9,13 +9,16 @@ import numpy as np
 
 from swapjax.core.types import Leaves, Params
 
+_BOXES = ("Variable", "AxisMetadata")  # of nnx, of Linen; Flax may be missing
+_VALUE = (jax.tree_util.GetAttrKey("value"),)
+
 
 def paths(tree: Params) -> tuple[str, ...]:
     """Name every leaf of a tree, in its flattening order.
 
-    Keys are joined by ``/``, as in ``layers/0/kernel``. The ``value`` that an
-    ``nnx.State`` puts behind each variable is dropped, so that a network has the
-    same paths as a state and as a pure dict.
+    Keys are joined by ``/``, as in ``layers/0/kernel``. The ``value`` that Flax puts
+    behind each variable is dropped, so that a network has the same paths as an
+    ``nnx.State`` and as a pure dict; fields that others call so keep their name.
 
     Args:
         tree: any pytree.
@@ -23,10 +26,24 @@ def paths(tree: Params) -> tuple[str, ...]:
     Returns:
         One path a leaf; the empty string for a bare array.
     """
-    keyed, _ = jax.tree_util.tree_flatten_with_path(tree)
-    variable = jax.tree_util.GetAttrKey("value")
-    keys = (key[:-1] if key[-1:] == (variable,) else key for key, _ in keyed)
+    keyed, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_variable)
+    keys = []
+    for key, leaf in keyed:
+        inside = [((), leaf)]
+        if _is_variable(leaf):
+            inside, _ = jax.tree_util.tree_flatten_with_path(leaf)
+            # Of a variable's one field; one that a user calls so keeps its name.
+            inside = [(k[1:] if k[:1] == _VALUE else k, x) for k, x in inside]
+        keys += [(*key, *k) for k, _ in inside]
     return tuple(jax.tree_util.keystr(k, simple=True, separator="/") for k in keys)
+
+
+def _is_variable(node: Any) -> bool:
+    """Whether a node is Flax's box of an array, or derived from it."""
+    return any(
+        c.__name__ in _BOXES and c.__module__.startswith("flax.")
+        for c in type(node).__mro__
+    )
 
 
 def align(tree: Any, reference: Params) -> Any:

@@ -1,17 +1,20 @@
 """Small image datasets as arrays: digits, .npz files, tensorflow-datasets."""
 
-import io
-import itertools
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from swapjax.core import extras
-from swapjax.io import checkpoint
+from swapjax.core.text import printable
+from swapjax.experiments import images, prepared
+from swapjax.io.npz import read_npz
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
+_PARTS, _KINDS = ("train", "test"), ("x", "y", "jpeg", "offset")
+_ROUNDING = 1e-6  # relative, of float32; deviations below are none
+_CLASSES = 1000  # at most, or as many as there are images
 
 
 class Dataset(NamedTuple):
@@ -67,25 +70,27 @@ def load(
             scikit-learn, 1,437 to train and 360 to test; ``"tfds:NAME"`` for a set
             prepared with tensorflow-datasets; otherwise the path of a ``.npz`` file
             with x_train, y_train, x_test and y_test. Instead of x_train it may hold
-            jpeg_train, the bytes of image files one after the other, and offset_train,
-            where each starts and the last ends; likewise to test.
+            jpeg_train, the bytes of JPEG or PNG files one after the other, and
+            offset_train, where each starts and the last ends; likewise to test.
         mean: what to subtract from pixels, which are divided by 255 first where they
             are bytes. By default the mean over the training images, rounded to four
-            decimals: 0.1307 for MNIST.
+            decimals, or more where pixels deviate by less than 0.01: 0.1307 for MNIST.
         std: what to divide them by then, likewise: 0.3081 for MNIST.
         data_dir: where tensorflow-datasets keeps its files.
 
     Raises:
-        ValueError: for a source that does not exist or cannot be read, missing arrays,
-            images and labels that do not match, pixels that are not finite or all
-            alike, and labels that are not integers from 0.
+        ValueError: for a source that does not exist or cannot be read, or would unpack
+            to more than 256 MiB and 100 times its size; missing arrays, images and
+            labels that do not match, pixels that are not finite in float32 or all
+            alike, labels that are not integers from 0, and more classes than 1,000
+            and than images to train.
         ImportError: for ``tfds:`` without tensorflow-datasets.
     """
     source = str(source)
     if source == "digits":
         arrays = _digits()
     elif source.startswith("tfds:"):
-        arrays = _tfds(source.removeprefix("tfds:"), data_dir)
+        arrays = prepared.load(source.removeprefix("tfds:"), data_dir)
     else:
         arrays = _npz(source)
     return _standardise(source, arrays, mean, std)
@@ -105,113 +110,73 @@ def _digits() -> dict[str, np.ndarray]:
 def _npz(source: str) -> dict[str, np.ndarray]:
     if not Path(source).is_file():
         raise ValueError(
-            f"data: {source!r} is not 'digits', 'tfds:NAME' or the path of a .npz file"
+            f"data: '{printable(source)}' is not 'digits', 'tfds:NAME' or the path of "
+            "a .npz file"
         )
-    arrays = checkpoint.read_npz(source)
-    for part in ("train", "test"):
+    found: list[str] = []
+
+    def choose(names: Collection[str]) -> list[str]:
+        found.extend(names)
+        return [f"{kind}_{part}" for part in _PARTS for kind in _KINDS]
+
+    arrays = read_npz(source, choose)
+    what = f"data: {printable(source)}"
+    for part in _PARTS:
         if f"jpeg_{part}" in arrays and f"offset_{part}" in arrays:
-            arrays[f"x_{part}"] = _decode(source, part, arrays)
+            if f"x_{part}" in arrays:
+                raise ValueError(f"{what} has both x_{part} and jpeg_{part}")
+            name, offsets = f"jpeg_{part}", arrays[f"offset_{part}"]
+            arrays[f"x_{part}"] = images.decode(what, name, arrays.pop(name), offsets)
     missing = [key for key in _KEYS if key not in arrays]
     if missing:
         raise ValueError(
-            f"data: {source} has no {', '.join(missing)}; it has {', '.join(arrays)}"
+            f"{what} has no {', '.join(missing)}; it has {printable(', '.join(found))}"
         )
     return {key: arrays[key] for key in _KEYS}
-
-
-def _decode(source: str, part: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
-    """Decode images from concatenated JPEG or PNG files."""
-    from PIL import Image, UnidentifiedImageError
-
-    data = arrays[f"jpeg_{part}"].tobytes()
-    edges = arrays[f"offset_{part}"].tolist()
-    images: list[np.ndarray] = []
-    for first, end in itertools.pairwise(edges):
-        try:
-            image = np.asarray(Image.open(io.BytesIO(data[first:end])))
-        except (UnidentifiedImageError, OSError, TypeError, ValueError) as e:
-            raise ValueError(
-                f"data: {source} has image {len(images)} of jpeg_{part} damaged: {e}"
-            ) from None
-        if images and image.shape != images[0].shape:
-            raise ValueError(
-                f"data: {source} has images of {images[0].shape} and {image.shape} in "
-                f"jpeg_{part}, one shape wanted"
-            )
-        images.append(image)
-    return np.stack(images) if images else np.zeros((0, 0, 0), np.uint8)
-
-
-def _tfds(name: str, data_dir: str | Path | None) -> dict[str, np.ndarray]:
-    extras.require("data", f"data: tfds:{name}")
-    import tensorflow_datasets as tfds
-
-    try:
-        builder = tfds.builder(name, data_dir=data_dir)
-        image, label = builder.info.supervised_keys or ("image", "label")
-        splits = {s: builder.as_data_source(split=s) for s in ("train", "test")}
-    except tfds.core.DatasetNotFoundError:
-        where = "in the default folder" if data_dir is None else f"in {data_dir}"
-        raise ValueError(
-            f"data: tfds:{name} is no dataset that is known or prepared {where}"
-        ) from None
-    except Exception as e:
-        # tfds raises anything from ValueError to AttributeError here.
-        raise ValueError(f"data: tfds:{name} could not be opened: {e}") from e
-    arrays = {}
-    for split, examples in splits.items():
-        pairs = [(example[image], example[label]) for example in examples]
-        arrays[f"x_{split}"] = np.stack([x for x, _ in pairs])
-        arrays[f"y_{split}"] = np.asarray([y for _, y in pairs])
-    return arrays
 
 
 def _standardise(
     source: str, arrays: dict[str, np.ndarray], mean: float | None, std: float | None
 ) -> Dataset:
-    for part in ("train", "test"):
-        x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
-        if x.ndim < 2 or y.shape != x.shape[:1] or not x.size:
-            raise ValueError(
-                f"data: {source} has x_{part} of shape {x.shape} and y_{part} of shape "
-                f"{y.shape}, one label an image wanted"
-            )
-        if not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
-            raise ValueError(
-                f"data: {source} has y_{part} of {y.dtype} from {y.min()}, integers "
-                "from 0 wanted"
-            )
-        if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
-            raise ValueError(
-                f"data: {source} has x_{part} of {x.dtype}, bytes or floats wanted"
-            )
-        if not np.all(np.isfinite(x)):
-            raise ValueError(f"data: {source} has NaN or infinite pixels in x_{part}")
-    if arrays["x_train"].shape[1:] != arrays["x_test"].shape[1:]:
+    what = f"data: {printable(source)}"
+    for part in _PARTS:
+        _check(what, part, arrays[f"x_{part}"], arrays[f"y_{part}"])
+    train, test = arrays["x_train"], arrays["x_test"]
+    if train.shape[1:] != test.shape[1:]:
         raise ValueError(
-            f"data: {source} has images of {arrays['x_train'].shape[1:]} to train and "
-            f"of {arrays['x_test'].shape[1:]} to test"
+            f"{what} has images of {train.shape[1:]} to train and of {test.shape[1:]} "
+            "to test"
         )
-    classes = int(arrays["y_train"].max()) + 1
-    if arrays["y_test"].max() >= classes:
-        raise ValueError(
-            f"data: {source} has label {arrays['y_test'].max()} to test, and only 0 to "
-            f"{classes - 1} to train"
-        )
-    x_train, x_test = _unit(arrays["x_train"]), _unit(arrays["x_test"])
-    if mean is None:
-        mean = round(float(np.mean(x_train, dtype=np.float64)), 4)
-    if std is None:
-        std = round(float(np.std(x_train, dtype=np.float64)), 4)
+    classes = _count_classes(what, arrays["y_train"], arrays["y_test"])
+    x_train, x_test = _unit(what, "train", train), _unit(what, "test", test)
+    deviation = float(np.std(x_train, dtype=np.float64))
+    centre = float(np.mean(x_train, dtype=np.float64))
+    if deviation <= _ROUNDING * abs(centre):
+        deviation = 0.0
+    decimals = 4
+    if 0 < deviation < 0.01:
+        decimals += math.ceil(-math.log10(deviation)) - 1
+    mean = round(centre, decimals) if mean is None else mean
+    std = round(deviation, decimals) if std is None else std
     if not math.isfinite(mean) or not 0 < std < math.inf:
+        raise ValueError(f"{what} has pixels of mean {mean} and deviation {std}")
+    if (train.dtype == np.uint8) != (test.dtype == np.uint8):
         raise ValueError(
-            f"data: {source} has pixels of mean {mean} and deviation {std}"
+            f"{what} has pixels of {train.dtype} to train and of {test.dtype} to test; "
+            "bytes are divided by 255, floats are not"
         )
+    x_train, x_test = _centred(x_train, mean, std), _centred(x_test, mean, std)
+    for part, x in (("train", x_train), ("test", x_test)):
+        if not np.all(np.isfinite(x)):
+            raise ValueError(
+                f"{what} has pixels in x_{part} that are infinite less {mean:g} and "
+                f"divided by {std:g}"
+            )
     return Dataset(
         name=source,
-        x_train=_centred(x_train, mean, std),
+        x_train=x_train,
         y_train=arrays["y_train"].astype(np.int32),
-        x_test=_centred(x_test, mean, std),
+        x_test=x_test,
         y_test=arrays["y_test"].astype(np.int32),
         classes=classes,
         mean=mean,
@@ -219,16 +184,53 @@ def _standardise(
     )
 
 
-def _unit(x: np.ndarray) -> np.ndarray:
+def _check(what: str, part: str, x: np.ndarray, y: np.ndarray) -> None:
+    if x.ndim < 2 or y.shape != x.shape[:1] or not x.size:
+        raise ValueError(
+            f"{what} has x_{part} of shape {x.shape} and y_{part} of shape {y.shape}, "
+            "one label an image wanted"
+        )
+    # To NumPy durations are integers.
+    if y.dtype.kind not in "iu" or y.min() < 0:
+        least = f" from {y.min()}" if y.dtype.kind in "iufb" else ""
+        raise ValueError(
+            f"{what} has y_{part} of {y.dtype}{least}, integers from 0 wanted"
+        )
+    if x.dtype != np.uint8 and x.dtype.kind != "f":
+        raise ValueError(f"{what} has x_{part} of {x.dtype}, bytes or floats wanted")
+
+
+def _count_classes(what: str, train: np.ndarray, test: np.ndarray) -> int:
+    classes = int(train.max()) + 1
+    if classes > max(_CLASSES, len(train)):
+        raise ValueError(
+            f"{what} has label {classes - 1:,} in y_train, but {len(train):,} images; "
+            f"up to {_CLASSES:,} classes, or as many as images, are taken"
+        )
+    if test.max() >= classes:
+        raise ValueError(
+            f"{what} has label {test.max()} to test, and only 0 to {classes - 1} to "
+            "train"
+        )
+    return classes
+
+
+def _unit(what: str, part: str, x: np.ndarray) -> np.ndarray:
     """Copy; bring bytes to [0, 1], and take floats as they are."""
-    unit = x.astype(np.float32)
+    with np.errstate(over="ignore"):  # which is told below
+        unit = x.astype(np.float32)
     if x.dtype == np.uint8:
         unit /= np.float32(255)
+    elif not np.all(np.isfinite(unit)):
+        raise ValueError(
+            f"{what} has NaN or infinite pixels in x_{part}, as float32 at least"
+        )
     return unit
 
 
 def _centred(x: np.ndarray, mean: float, std: float) -> np.ndarray:
     """Standardise in place: MNIST twice over would be the peak of a whole run."""
-    x -= np.float32(mean)
-    x /= np.float32(std)
+    with np.errstate(all="ignore"):  # what becomes infinite is told afterwards
+        x -= np.float32(mean)
+        x /= np.float32(std)
     return x

@@ -1,6 +1,7 @@
 """Pictures of what pruning did. Figures are drawn without pyplot: no global state."""
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from swapjax.core import files
+from swapjax.core.text import printable
 from swapjax.experiments.runner import Row
 from swapjax.pruning import Stage
 from swapjax.pruning.methods import METHODS
 from swapjax.training import Epoch, Level, Recovery
 
 _LEGEND = 12  # layers that are told apart by name
+_NAME, _TITLE = 40, 140  # the most characters drawn of a name, and of a title
 
 
 def report_figure(
@@ -41,7 +44,7 @@ def report_figure(
     if first_layer is not None and first_layer.ndim == 2 and len(image_shape) >= 2:
         pixels = first_layer if len(first_layer) == math.prod(image_shape) else None
     figure = Figure(figsize=(9 if pixels is None else 12.5, 3.8), layout="constrained")
-    figure.suptitle(title)
+    _entitle(figure, title)
     axes = figure.subplots(1, 2 if pixels is None else 3)
     _draw_stages(axes[0], history)
     _draw_layers(axes[1], [row for row in layers if row["prunable"]])
@@ -58,7 +61,7 @@ def comparison_figure(rows: Sequence[Row], *, dense: float, title: str) -> Figur
     noises = list(dict.fromkeys(row.noise for row in rows))
     levels = sorted({row.sparsity for row in rows})
     figure = Figure(figsize=(5 * len(noises) + 0.5, 4), layout="constrained")
-    figure.suptitle(title)
+    _entitle(figure, title)
     panels = np.atleast_1d(figure.subplots(1, len(noises), sharey=True))
     for axes, noise in zip(panels, noises, strict=True):
         axes.axhline(dense, color="black", lw=0.8, ls=":", label=f"dense ({dense:.1f})")
@@ -74,7 +77,7 @@ def comparison_figure(rows: Sequence[Row], *, dense: float, title: str) -> Figur
         )
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("test accuracy (%)")
-    panels[0].legend(fontsize="small")
+    _explain(panels[0])
     return figure
 
 
@@ -96,7 +99,7 @@ def training_figure(
     """
     epochs = [part for part in history if isinstance(part, Epoch)]
     figure = Figure(figsize=(13.5 if epochs else 9, 3.8), layout="constrained")
-    figure.suptitle(title)
+    _entitle(figure, title)
     panels = figure.subplots(1, 3 if epochs else 2)
     at = [p.epoch if isinstance(p, Epoch) else p.level for p in history]
     accuracies = [math.nan if p.accuracy is None else p.accuracy for p in history]
@@ -110,11 +113,12 @@ def training_figure(
         panels[1].bar(at, [e.churn for e in epochs], color="#7f7f7f")
         panels[1].set_ylabel("entries of masks that changed")
         for path in epochs[0].densities:
-            panels[2].plot(at, [e.densities[path] for e in epochs], label=path)
+            densities = [e.densities[path] for e in epochs]
+            panels[2].plot(at, densities, label=_shorten(path))
         panels[2].set_ylabel("density of each layer")
         panels[2].set_ylim(0, 1.02)
         if len(epochs[0].densities) <= _LEGEND:
-            panels[2].legend(fontsize="small")
+            _explain(panels[2])
     else:
         _draw_layers(panels[1], [row for row in layers if row["prunable"]])
     for axes in panels if epochs else panels[:1]:
@@ -131,7 +135,7 @@ def plasticity_figure(results: Sequence[Recovery], *, title: str) -> Figure:
     kind, of seeds for instance, show as their mean.
     """
     figure = Figure(figsize=(10.5, 4), layout="constrained")
-    figure.suptitle(title)
+    _entitle(figure, title)
     accuracy, difference = figure.subplots(1, 2)
     _draw_means(
         accuracy, results, lambda r: r.before, color="black", ls=":", label="before"
@@ -155,13 +159,42 @@ def plasticity_figure(results: Sequence[Recovery], *, title: str) -> Figure:
     for axes in (accuracy, difference):
         axes.set_xlabel("epoch of the checkpoint")
         axes.grid(alpha=0.3)
-    accuracy.legend(title="pruned to", fontsize="small")
+    _explain(accuracy, title="pruned to")
     return figure
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure, whole or not at all."""
-    files.write_atomically(path, lambda p: figure.savefig(p, dpi=150))
+    """Write a figure, whole or not at all.
+
+    Args:
+        figure: to write.
+        path: of the file, with the suffix of a kind that matplotlib knows.
+    """
+    with warnings.catch_warnings():
+        # Names may hold what no font has; a box stands there then.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        # Of many layers or long names, what is drawn is cut off at its borders.
+        warnings.filterwarnings("ignore", "constrained_layout not applied")
+        files.write_atomically(path, lambda p: figure.savefig(p, dpi=150))
+
+
+def _entitle(figure: Figure, title: str) -> None:
+    figure.suptitle(_shorten(title, _TITLE), parse_math=False, usetex=False)
+
+
+def _explain(axes: Axes, **options: Any) -> None:
+    """Draw a legend."""
+    for text in axes.legend(fontsize="small", **options).get_texts():
+        text.set_parse_math(False)
+        text.set_usetex(False)
+
+
+def _shorten(name: str, length: int = _NAME) -> str:
+    """Make a name of others fit to be drawn; its ends tell most."""
+    name = printable(name)
+    if len(name) <= length:
+        return name
+    return f"{name[: length // 2 - 1]}…{name[-(length // 2) :]}"
 
 
 def _draw_method(axes: Axes, rows: list[Row], levels: list[float]) -> None:
@@ -180,7 +213,7 @@ def _draw_method(axes: Axes, rows: list[Row], levels: list[float]) -> None:
         marker=marker,
         ms=5,
         capsize=3,
-        label=method,
+        label=_shorten(method),
     )
 
 
@@ -213,10 +246,13 @@ def _draw_stages(axes: Axes, history: Sequence[Stage]) -> None:
 
 def _draw_layers(axes: Axes, layers: Sequence[Mapping[str, Any]]) -> None:
     names = [
-        f"{row['leaf']}\n{row['nonzeros']:,} of {row['entries']:,}" for row in layers
+        f"{_shorten(row['leaf'])}\n{row['nonzeros']:,} of {row['entries']:,}"
+        for row in layers
     ]
     densities = [row["nonzeros"] / max(row["entries"], 1) for row in layers]
-    axes.barh(names, densities, color="#1f77b4")
+    at = range(len(layers))
+    axes.barh(at, densities, color="#1f77b4")
+    axes.set_yticks(at, names, parse_math=False, usetex=False)
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.set_xlabel("density")

@@ -1,5 +1,6 @@
 """What was pruned, as tables for people and JSON for programs."""
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from swapjax.core import files, trees
+from swapjax.core.text import printable
 from swapjax.core.types import Masks, Params
 from swapjax.experiments.runner import Row
 from swapjax.pruning import Stage
@@ -58,7 +60,9 @@ def layer_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         shape = "x".join(map(str, row["shape"])) or "scalar"
         name = row["leaf"] if row.get("prunable", True) else f"{row['leaf']} (kept)"
         # Text, not str: names may hold what looks like rich's markup.
-        table.add_row(Text(name), shape, *_counts(row["nonzeros"], row["entries"]))
+        table.add_row(
+            Text(printable(name)), shape, *_counts(row["nonzeros"], row["entries"])
+        )
     table.add_section()
     prunable = [row for row in rows if row.get("prunable", True)]
     if len(prunable) < len(rows):
@@ -141,7 +145,7 @@ def comparison_table(rows: Sequence[Row]) -> Table:
             table.add_row(_gradients(noise), style="italic")
         for method, *cells in zip(methods, *columns, strict=True):
             seconds = float(np.median([r.seconds for r in group if r.method == method]))
-            table.add_row(Text(method), *cells, f"{seconds:.1f} s")
+            table.add_row(Text(printable(method)), *cells, f"{seconds:.1f} s")
         table.add_section()
     return table
 
@@ -152,8 +156,12 @@ def write_json(path: str | Path, content: Any) -> None:
 
 
 def write_rows(path: str | Path, rows: Sequence[Row]) -> None:
-    """Write a JSON list with one run a line, whole or not at all."""
-    lines = ",\n".join(json.dumps(row.to_dict()) for row in rows)
+    """Write a JSON list with one run a line, whole or not at all.
+
+    Each has a digest of its other columns.
+    """
+    columns = [row.to_dict() for row in rows]
+    lines = ",\n".join(json.dumps({**c, "digest": _digest(c)}) for c in columns)
     files.write_text(path, f"[\n{lines}\n]\n" if rows else "[]\n")
 
 
@@ -161,12 +169,36 @@ def read_rows(path: str | Path) -> list[Row]:
     """Read what `write_rows` wrote.
 
     Raises:
-        ValueError: for a file of something else.
+        ValueError: for a file of something else, and rows that were changed since.
     """
     try:
-        return [Row.from_dict(row) for row in json.loads(Path(path).read_text())]
-    except (OSError, ValueError, KeyError, TypeError) as e:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(content, list):
+            raise ValueError("a list wanted")
+        return [_row(number, columns) for number, columns in enumerate(content, 1)]
+    except (OSError, ValueError, RecursionError) as e:
         raise ValueError(f"{path}: not a table of runs: {e}") from None
+
+
+def _row(number: int, columns: Any) -> Row:
+    own = dict(columns) if isinstance(columns, dict) else columns
+    digest = own.pop("digest", None) if isinstance(own, dict) else None
+    try:
+        row = Row.from_dict(own)
+    except ValueError as e:
+        raise ValueError(f"row {number}: {e}") from None
+    if digest is None:
+        raise ValueError(
+            f"row {number} has no digest, as rows of swapjax 0.2 and before"
+        )
+    if digest != _digest(own):
+        raise ValueError(f"row {number} is not as it was written")
+    return row
+
+
+def _digest(columns: Mapping[str, Any]) -> str:
+    text = json.dumps(columns, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _best_in_bold(values: Sequence[list[float]]) -> list[Text]:

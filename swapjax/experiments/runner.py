@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from swapjax.core import identity
 from swapjax.core.types import Params
 from swapjax.experiments import datasets, models
 from swapjax.gradients.noise import GradientNoise
@@ -19,6 +20,7 @@ from swapjax.pruning import Method, Pruned, prune
 from swapjax.sparsity import masks
 from swapjax.sparsity.plan import Plan
 
+RECIPE = "adam, 64 a batch, rate 0.003 to 0 by a cosine"  # what trains networks here
 _TEST_BATCH = 1000
 
 
@@ -78,11 +80,56 @@ class Row:
         return fields
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> "Row":
-        """Undo `to_dict`."""
-        noise = fields["noise"]
+    def from_dict(cls, fields: Any) -> "Row":
+        """Undo `to_dict`.
+
+        Raises:
+            ValueError: for what it never gives, naming the column.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        if not isinstance(fields, dict) or set(fields) != set(names):
+            found = sorted(fields) if isinstance(fields, dict) else repr(fields)[:60]
+            raise ValueError(f"columns {', '.join(names)} wanted, got {found}")
+        for name, fits in _COLUMNS.items():
+            if not fits(fields[name]):
+                raise ValueError(f"{name} is {repr(fields[name])[:60]}")
+        if fields["nonzeros"] > fields["total"]:
+            raise ValueError(
+                f"nonzeros is {fields['nonzeros']}, of {fields['total']} in all"
+            )
+        noise = fields["noise"] and tuple(fields["noise"])
         lost = {k: math.nan for k in ("accuracy", "loss") if fields[k] is None}
-        return cls(**{**fields, "noise": noise and tuple(noise), **lost})
+        return cls(**{**fields, "noise": noise, **lost})
+
+
+def _is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
+    kind = isinstance(value, int | float) and not isinstance(value, bool)
+    return kind and math.isfinite(value) and low <= value <= high
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_noise(value: Any) -> bool:
+    if value is None:
+        return True
+    pair = isinstance(value, list) and len(value) == 2
+    return pair and _is_number(value[0], 0) and _is_number(value[1], 0, 1)
+
+
+# What `Row.from_dict` takes in each column.
+_COLUMNS: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(
+        ("method", "status", "settings", "setup"), lambda v: isinstance(v, str)
+    ),
+    **dict.fromkeys(("seed", "nonzeros", "total"), _is_count),
+    "sparsity": lambda v: _is_number(v, 0, 1),
+    "noise": _is_noise,
+    "accuracy": lambda v: v is None or _is_number(v, 0, 100),
+    "loss": lambda v: v is None or _is_number(v),
+    "seconds": lambda v: _is_number(v, 0),
+}
 
 
 def set_up(
@@ -109,7 +156,10 @@ def set_up(
         ValueError: for weights that cannot be read or do not fit.
     """
     if weights is not None:
-        params = checkpoint.load_params(weights, model.params, model.flattened)
+        # None of our networks has a transposed convolution.
+        params = checkpoint.load_params(
+            weights, model.params, model.flattened, transposed=()
+        )
         return Setting(data, model, params)
     if epochs < 1:
         raise ValueError(f"epochs must be 1 or more, got {epochs}")
@@ -125,6 +175,29 @@ def set_up(
         callback=callback,
     )
     return Setting(data, model, params)
+
+
+def digest(data: datasets.Dataset) -> str:
+    """Tell data apart by content, standardisation and split, not by name."""
+    return identity.digest({"train": data.train, "test": data.test})
+
+
+@dataclasses.dataclass(frozen=True)
+class Accuracy:
+    """The accuracy on the test set, as drivers of training take it.
+
+    A state that they keep tells which test set its history was measured on.
+    """
+
+    setting: Setting
+
+    def __call__(self, params: Params) -> float:
+        """Measure in percent."""
+        return evaluate(self.setting, params)[0]
+
+    def describe(self) -> str:
+        """Return a fingerprint of the test set."""
+        return f"accuracy on {identity.digest(self.setting.data.test)}"
 
 
 def evaluate(setting: Setting, params: Params) -> tuple[float, float]:

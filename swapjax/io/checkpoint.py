@@ -6,32 +6,21 @@ understood when reading: see `swapjax.io.torch_weights`.
 """
 
 import json
-import zipfile
-import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.flax
 
-from swapjax.core import files, trees
+from swapjax.core import trees
+from swapjax.core.text import printable, reason
 from swapjax.core.types import Masks, Params
-from swapjax.io import torch_weights
+from swapjax.io import tensors, torch_weights
+from swapjax.io.npz import read_npz as read_npz
 from swapjax.sparsity import masks
 
-# What the standard library raises for an archive that is damaged.
-_BROKEN_ZIP = (
-    OSError,
-    EOFError,
-    KeyError,
-    NotImplementedError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 _PACKED = "swapjax.masks"  # the metadata key under which shapes of masks are kept
 
 
@@ -43,15 +32,29 @@ def save_params(
     Args:
         path: the file.
         params: any pytree of arrays; float64 becomes float32 unless x64 is enabled.
+            Of PRNG keys the data are kept.
         metadata: strings to keep with them.
+
+    Raises:
+        ValueError: for leaves that are no arrays, two of one path, dtypes that such a
+            file cannot hold, and metadata whose names begin with ``swapjax.``.
     """
-    _write(path, _by_path(params), dict(metadata or {}))
+    trees.require_arrays(params, str(path))
+    for name, text in (metadata or {}).items():
+        if not (isinstance(name, str) and isinstance(text, str)):
+            raise ValueError(f"metadata: {name!r} is {text!r}, strings wanted")
+    reserved = [name for name in metadata or {} if name.startswith("swapjax.")]
+    if reserved:
+        raise ValueError(f"metadata: {', '.join(reserved)} is a name of swapjax's own")
+    leaves = {name: _bits(leaf) for name, leaf in _by_path(params).items()}
+    tensors.write(path, leaves, metadata or {})
 
 
 def load_params(
     path: str | Path,
     like: Params,
     flattened: Mapping[str, tuple[int, int, int]] | None = None,
+    transposed: Collection[str] | None = None,
 ) -> Params:
     """Read params for a network.
 
@@ -62,25 +65,34 @@ def load_params(
         flattened: the shape [h, w, c] that a dense layer reads flattened, by the path
             of its kernel; PyTorch's weights of a dense layer after a convolution need
             it.
+        transposed: paths of kernels of transposed convolutions, for PyTorch's weights;
+            ``()`` says that there are none. PyTorch's and Flax's differ in the order
+            of channels and in direction, and where there are as many channels in as
+            out no shape tells: without this argument names must, see
+            `swapjax.io.torch_weights`. Leave out those of layers with Flax's
+            ``transpose_kernel=True``, whose kernels are laid out as of convolutions.
 
     Returns:
         The tree, with the dtypes of `like`.
 
     Raises:
         ValueError: for a file that cannot be read, and one whose leaves are missing,
-            too many, misshapen, or not finite; every one is named.
+            too many, misshapen, of another kind of numbers, or not finite; every one
+            is named. For a kernel of PyTorch's that may be of a convolution or of a
+            transposed one.
     """
     arrays, metadata = read(path)
     if _PACKED in metadata:
-        raise ValueError(f"{path}: holds masks, not params")
-    return fit(str(path), arrays, like, flattened)
+        raise ValueError(f"{printable(path)}: holds masks, not params")
+    return fit(str(path), arrays, like, flattened, transposed)
 
 
 def fit(
     name: str,
-    arrays: dict[str, np.ndarray],
+    arrays: Mapping[str, np.ndarray],
     like: Params,
     flattened: Mapping[str, tuple[int, int, int]] | None = None,
+    transposed: Collection[str] | None = None,
 ) -> Params:
     """Put arrays into a tree, by its paths or by PyTorch's names.
 
@@ -89,14 +101,16 @@ def fit(
         arrays: by name.
         like: a tree with the structure, shapes and dtypes that are wanted.
         flattened: as `load_params` takes it.
+        transposed: as `load_params` takes it.
 
     Raises:
-        ValueError: for leaves that are missing, too many, misshapen, or not finite;
-            every one is named.
+        ValueError: as `load_params` does for arrays that do not fit.
     """
     wanted = _by_path(like)
-    if not set(arrays) & set(wanted):
-        arrays = torch_weights.rename(arrays, wanted, flattened)
+    shapes = {path: _shape(leaf) for path, leaf in wanted.items()}
+    arrays = torch_weights.rename(
+        printable(name), arrays, shapes, flattened, transposed
+    )
     found = _match(name, arrays, wanted)
     return jax.tree.unflatten(jax.tree.structure(like), list(found.values()))
 
@@ -106,7 +120,7 @@ def save_masks(path: str | Path, tree: Masks) -> None:
     leaves = _by_path(tree)
     shapes = {name: list(np.shape(leaf)) for name, leaf in leaves.items()}
     packed = {name: masks.pack(np.asarray(leaf)) for name, leaf in leaves.items()}
-    _write(path, packed, {_PACKED: json.dumps(shapes)})
+    tensors.write(path, packed, {_PACKED: json.dumps(shapes)})
 
 
 def load_masks(path: str | Path, like: Params) -> Masks:
@@ -117,12 +131,12 @@ def load_masks(path: str | Path, like: Params) -> Masks:
     """
     arrays, metadata = read(path)
     if _PACKED not in metadata:
-        raise ValueError(f"{path}: holds no masks")
+        raise ValueError(f"{printable(path)}: holds no masks")
     wanted = _by_path(like)
     _require_names(path, arrays, wanted)
     leaves = [jnp.asarray(arrays[name]) for name in wanted]
     tree = jax.tree.unflatten(jax.tree.structure(like), leaves)
-    masks.check(tree, like, str(path))
+    masks.check(tree, like, printable(path))
     return tree
 
 
@@ -136,90 +150,128 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         Arrays by name, and the metadata.
 
     Raises:
-        ValueError: for a file that does not exist, is truncated, or holds pickles.
+        ValueError: for a file that does not exist, is damaged, differs from what was
+            written, or holds pickles.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        raise ValueError(f"{printable(path)}: no such file")
     if path.suffix == ".npz":
         return read_npz(path), {}
-    try:
-        with safetensors.safe_open(path, framework="flax") as f:
-            metadata = f.metadata() or {}
-            arrays = {name: np.asarray(f.get_tensor(name)) for name in f.keys()}  # noqa: SIM118
-        if _PACKED in metadata:
+    if path.suffix in (".pt", ".pth", ".ckpt"):
+        raise ValueError(
+            f"{printable(path)}: is PyTorch's own kind of file; save the state dict as "
+            ".safetensors, or read it with swapjax.io.torch_weights.read"
+        )
+    arrays, metadata = tensors.read(path, ours=(_PACKED,))
+    if _PACKED in metadata:
+        try:
             shapes = json.loads(metadata[_PACKED])
             arrays = {k: masks.unpack(v, tuple(shapes[k])) for k, v in arrays.items()}
-    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as e:
-        raise ValueError(f"{path}: not a readable safetensors file: {e}") from None
+        except Exception as e:  # what JSON holds may be anything
+            raise ValueError(
+                f"{printable(path)}: not a readable safetensors file: shapes of its "
+                f"masks: {reason(e)}"
+            ) from None
     return arrays, metadata
-
-
-def read_npz(path: str | Path) -> dict[str, np.ndarray]:
-    """Read every array of a .npz file.
-
-    Raises:
-        ValueError: for a file that is missing, truncated or holds pickles.
-    """
-    try:
-        with open(path, "rb") as file:
-            # NumPy takes whatever is neither .npz nor .npy for a pickle.
-            if not zipfile.is_zipfile(file):
-                raise ValueError("it is no zip archive")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as f:
-                return {name: f[name] for name in f.files}
-    except _BROKEN_ZIP as e:
-        raise ValueError(f"{path}: not a readable .npz file: {e}") from None
-    except ValueError as e:
-        # NumPy says "allow_pickle=False" here; that is not for the user to change.
-        reason = "it holds pickled objects" if "pickle" in str(e) else str(e)
-        raise ValueError(f"{path}: not a readable .npz file: {reason}") from None
-
-
-def _write(path: str | Path, arrays: Mapping[str, Any], metadata: dict) -> None:
-    host = {name: jnp.asarray(array) for name, array in arrays.items()}
-    files.write_atomically(
-        path, lambda p: safetensors.flax.save_file(host, p, metadata=metadata)
-    )
 
 
 def _by_path(tree: Params) -> dict[str, Any]:
     names = trees.paths(tree)
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"two leaves of the tree have the path {', '.join(twice)}")
+        raise ValueError(
+            f"two leaves of the tree have the path {printable(', '.join(twice))}"
+        )
     return dict(zip(names, jax.tree.leaves(tree), strict=True))
 
 
 def _match(
-    path: str, arrays: dict[str, np.ndarray], wanted: dict[str, Any]
+    path: str, arrays: Mapping[str, np.ndarray], wanted: Mapping[str, Any]
 ) -> dict[str, jax.Array]:
     _require_names(path, arrays, wanted)
     wrong = [
-        f"{name} is {arrays[name].shape}, wanted {tuple(leaf.shape)}"
+        f"{printable(name)} is {arrays[name].shape}, wanted {_shape(leaf)}"
         for name, leaf in wanted.items()
-        if arrays[name].shape != tuple(leaf.shape)
+        if arrays[name].shape != _shape(leaf)
     ]
     if wrong:
-        raise ValueError(f"{path}: {'; '.join(wrong)}")
-    found = {
-        name: jnp.asarray(arrays[name]).astype(leaf.dtype)
-        for name, leaf in wanted.items()
-    }
-    trees.require_finite(found, found.values(), path)
+        raise ValueError(f"{printable(path)}: {'; '.join(wrong)}")
+    found, wrong = {}, []
+    for name, leaf in wanted.items():
+        native = np.dtype(_bits(leaf).dtype).newbyteorder("=")
+        dtype = jax.dtypes.canonicalize_dtype(native)
+        data = _cast(arrays[name], dtype)
+        if data is None:
+            told = f"{arrays[name].dtype}, wanted {dtype}"
+            wrong.append(f"{printable(name)} is of {told}")
+        else:
+            array = jnp.asarray(data)
+            found[name] = _wrap(array, leaf) if _is_key(leaf) else array
+    if wrong:
+        raise ValueError(f"{printable(path)}: {'; '.join(wrong)}")
+    trees.require_finite(map(printable, found), found.values(), printable(path))
     return found
+
+
+def _cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray | None:
+    """Give an array another dtype; None where that is more than rounding.
+
+    Floats take floats and whole numbers, complex numbers take any; all else must come
+    through as it was.
+    """
+    # To NumPy durations are numbers.
+    if array.dtype.kind not in "biufc" and not _is(array.dtype, np.floating):
+        return None
+    array = array.astype(array.dtype.newbyteorder("="))
+    if array.dtype == dtype:
+        return array
+    if _is(array.dtype, np.complexfloating) and not _is(dtype, np.complexfloating):
+        return None
+    with np.errstate(all="ignore"):  # what is not finite afterwards is told
+        result = array.astype(dtype)
+        if _is(dtype, np.inexact) and array.dtype != np.bool_:
+            return result
+        same = np.array_equal(result.astype(array.dtype), array)
+    # The largest float is rounded up to what an integer wraps around.
+    signs = np.array_equal(result < 0, array < 0)
+    return result if same and signs and dtype.kind != "f" else None
+
+
+def _is(dtype: np.dtype, kind: Any) -> bool:
+    return bool(jnp.issubdtype(dtype, kind))  # which knows bfloat16 and float8
+
+
+def _shape(leaf: Any) -> tuple[int, ...]:
+    return tuple(_bits(leaf).shape)
+
+
+def _bits(leaf: Any) -> Any:
+    """Return what a file holds of a leaf: the data of a key, an array of a number."""
+    if _is_key(leaf):
+        return jax.random.key_data(leaf)
+    return leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf)
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(
+        leaf.dtype, jax.dtypes.prng_key
+    )
+
+
+def _wrap(data: jax.Array, like: Any) -> jax.Array:
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(like))
 
 
 def _require_names(
     path: str | Path, arrays: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> None:
-    missing = [name for name in wanted if name not in arrays]
-    extra = [name for name in arrays if name not in wanted]
+    missing = [printable(name) for name in wanted if name not in arrays]
+    extra = [printable(name) for name in arrays if name not in wanted]
     faults = []
     if missing:
         faults.append(f"missing {', '.join(missing)}")
     if extra:
         faults.append(f"not of this network {', '.join(extra)}")
     if faults:
-        raise ValueError(f"{path}: {'; '.join(faults)}")
+        raise ValueError(f"{printable(path)}: {'; '.join(faults)}")

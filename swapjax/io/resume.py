@@ -1,17 +1,26 @@
-"""The state file that an interrupted run continues from, and what identifies a run."""
+"""The state file that an interrupted run continues from, and what identifies a run.
+
+A state is a safetensors file. Its metadata hold the settings of the run, the versions
+that wrote it, notes, and a digest over all of these and every tensor.
+"""
 
 import hashlib
 import json
-import types
-from collections.abc import Mapping
+import os
+import platform
+import sys
+import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from swapjax.core import trees
+from swapjax.core import identity, trees
+from swapjax.core.checks import take_key
 from swapjax.core.types import Params
 from swapjax.io import checkpoint
 
@@ -28,70 +37,67 @@ class State(NamedTuple):
     notes: dict[str, Any]
 
 
-_FORMAT = "2"  # 1, of swapjax 0.1, told no format and other plans
+# 2, of swapjax 0.2, had no digest; 1, of 0.1, told no format and other plans.
+_FORMAT = "3"
+_OURS = ("run", "made", "kind", "format", "digest")  # the rest of metadata are notes
+# Settings of JAX with which the same arguments give other numbers.
+_FLAGS = (
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+    "jax_threefry_partitionable",
+)
+_NO_JIT = "jax_disable_jit"
+_NAMED = 5  # names that an error lists
+_LONG = 60  # letters of a setting that an error shows
 
 
 def fingerprint(
     params: Params, key: jax.Array | None, **settings: Any
 ) -> dict[str, str]:
-    """Tell runs apart: by their settings, their key, and every bit of their params."""
-    seed = None if key is None else np.asarray(jax.random.key_data(key)).tolist()
-    settings |= {"params": digest(params), "key": seed}
-    return {name: str(value) for name, value in settings.items()}
-
-
-def digest(tree: Any) -> str:
-    """Tell trees of arrays apart, by paths, dtypes, shapes and every bit."""
-    result = hashlib.sha256()
-    for path, leaf in zip(trees.paths(tree), jax.tree.leaves(tree), strict=True):
-        array = np.ascontiguousarray(_bits(leaf))
-        result.update(f"{path} {array.dtype} {array.shape}".encode())
-        result.update(array.tobytes())
-    return result.hexdigest()[:16]
-
-
-def describe_code(identity: Any) -> str:
-    """Tell functions of a user's apart by their code, as far as it goes.
+    """Tell runs apart: by their settings, their key, and every bit of their params.
 
     Args:
-        identity: a function, its code, or anything else.
-
-    Returns:
-        A short text: the same for the same code, constants and values of simple kinds
-        that it closes over; empty for functions of swapjax, which settings tell apart.
+        params: that the run begins with.
+        key: of the run.
+        settings: texts as they are, all else as `identity.describe` tells it.
     """
-    code = getattr(identity, "__code__", identity)
-    file = getattr(code, "co_filename", "")
-    if Path(file).is_relative_to(Path(__file__).parents[1]):
-        return ""
-    cells = getattr(identity, "__closure__", None) or ()
-    simple = (bool, int, float, str, bytes, tuple, type(None))
-    values = [c.cell_contents for c in cells]
-    told = [v if isinstance(v, simple) else type(v).__name__ for v in values]
-    text = f"{_code(code)} {told} {getattr(identity, '__defaults__', None)}"
-    return f", code {hashlib.sha256(text.encode()).hexdigest()[:16]}"
-
-
-def _code(code: Any) -> str:
-    """Write out compiled code, that of functions inside it included."""
-    if not isinstance(code, types.CodeType):
-        return type(code).__name__
-    constants = [
-        _code(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts
-    ]
-    return f"{code.co_code.hex()} {code.co_names} {constants}"
+    kind, seed = ("none", None) if key is None else take_key(key)
+    settings |= {
+        "params": identity.digest(params),
+        "key": f"{kind} {None if seed is None else seed.tolist()}",
+    }
+    settings |= {flag: getattr(jax.config, flag) for flag in _FLAGS}
+    return {
+        name: identity.without_addresses(
+            value if isinstance(value, str) else identity.describe(value)
+        )
+        for name, value in settings.items()
+    }
 
 
 def require_room(path: str | Path) -> None:
     """Raise where no state can be kept.
 
     Raises:
-        ValueError: for a file in no folder, and in a run of several processes.
+        ValueError: for a file in no folder or one that cannot be written to, a name
+            that cannot be one, and in a run of several processes.
     """
     if jax.process_count() > 1:
         raise ValueError("checkpoint: runs of several processes keep none yet")
-    if not Path(path).parent.is_dir():
-        raise ValueError(f"checkpoint: {Path(path).parent} is not a folder")
+    folder = Path(os.path.realpath(path)).parent
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as e:
+        reason = getattr(e, "strerror", None) or str(e)
+        raise ValueError(f"checkpoint: {path}: {reason}") from None
+    if not folder.is_dir():
+        raise ValueError(f"checkpoint: {folder} is not a folder")
+    if Path(path).is_dir():
+        raise ValueError(f"checkpoint: {path} is a folder, not a file")
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"checkpoint: {folder} cannot be written to")
 
 
 def save(path: str | Path, state: State, run: dict[str, str], kind: str) -> None:
@@ -105,7 +111,13 @@ def save(path: str | Path, state: State, run: dict[str, str], kind: str) -> None
     """
     metadata = {name: json.dumps(note) for name, note in state.notes.items()}
     metadata |= {"run": json.dumps(run), "kind": kind, "format": _FORMAT}
-    checkpoint.save_params(path, jax.tree.map(_bits, state.trees), metadata)
+    metadata |= {"made": json.dumps(_versions())}
+    arrays = {
+        name: np.asarray(jnp.asarray(identity.bits(leaf)))
+        for name, leaf in _named(state.trees)
+    }
+    metadata |= {"digest": _digest(arrays, metadata)}
+    checkpoint.save_params(path, arrays, metadata)
 
 
 def load(
@@ -113,62 +125,184 @@ def load(
 ) -> State | None:
     """Read the state of a run, None where there is no file yet.
 
+    It warns where other versions of Python or JAX, or another kind of device, wrote the
+    file: code is not compared then, and the last bits may differ.
+
     Args:
         path: the file.
-        like: by the names of the trees in the file, trees of their structure.
+        like: by the names of the trees in the file, trees of their structure, shapes
+            and dtypes.
         run: from `fingerprint`.
         kind: what the run is one of.
 
     Raises:
-        ValueError: for a file that cannot be read or is no such state, the state of a
-            run of another version of swapjax, and that of a run with other arguments,
-            naming them.
+        ValueError: for a file that cannot be read, is damaged or is no such state, the
+            state of a run of another version of swapjax, and that of a run with other
+            arguments, naming them.
     """
     if not Path(path).exists():
         return None
     arrays, metadata = checkpoint.read(path)
-    if "run" not in metadata or metadata.pop("kind", kind) != kind:
+    if "run" not in metadata or metadata.get("kind", kind) != kind:
         raise ValueError(f"checkpoint: {path} is not the state of a run of {kind}")
-    if metadata.pop("format", "1") != _FORMAT:
+    if metadata.get("format", "1") != _FORMAT:
         raise ValueError(
             f"checkpoint: {path} was written by another version of swapjax, whose runs "
             "this one cannot continue; remove it to start anew"
         )
-    other = json.loads(metadata.pop("run"))
-    different = [k for k in run if run[k] != other.get(k)]
-    if different:
-        what = "; ".join(_difference(k, other.get(k), run[k]) for k in different)
-        raise ValueError(
-            f"checkpoint: {path} belongs to another run ({what}); remove it to start "
-            "anew"
+    if metadata.pop("digest", None) != _digest(arrays, metadata):
+        refuse(path, "is damaged, it does not hold what was written")
+    _require_same(path, metadata, run)
+    _require_arrays(path, arrays, like)
+    return State(
+        {name: _rebuild(name, tree, arrays) for name, tree in like.items()},
+        {k: _parse(path, k, v) for k, v in metadata.items() if k not in _OURS},
+    )
+
+
+def refuse(path: str | Path, why: str) -> NoReturn:
+    """Raise for a state that no run goes on from.
+
+    Args:
+        path: of its file.
+        why: as in ``"holds no masks"``.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(f"checkpoint: {path} {why}; remove it to start anew")
+
+
+def _versions() -> dict[str, str]:
+    """Tell what the last bits of results depend on, and what code is compared by."""
+    return {
+        "Python": ".".join(platform.python_version_tuple()[:2]),
+        "JAX": jax.__version__,
+        "optax": optax.__version__,
+        "device": jax.default_backend(),
+        "mode": f"{sys.flags.optimize} {getattr(jax.config, _NO_JIT)}",
+    }
+
+
+def _require_same(
+    path: str | Path, metadata: Mapping[str, str], run: dict[str, str]
+) -> None:
+    """Raise for another run, and warn of the same one under other versions."""
+    before, made = (_texts(path, metadata, name) for name in ("run", "made"))
+    now = _versions()
+    told = {k: identity.without_code(v) for k, v in run.items()}
+    if made == now:
+        compared, there = run, before
+    else:
+        compared = told
+        there = {k: identity.without_code(v) for k, v in before.items()}
+    different = [k for k in compared if compared[k] != there.get(k)]
+    what = [_difference(k, there.get(k), compared[k]) for k in different]
+    what += [f"{_shown(k)} is not known here" for k in there if k not in compared]
+    if what:
+        refuse(path, f"belongs to another run ({'; '.join(what)})")
+    moved = [
+        f"{name} {_shown(made.get(name, 'unknown'))}, now {now[name]}"
+        for name in now
+        if made.get(name) != now[name] and name != "mode"
+    ]
+    if moved:
+        warnings.warn(
+            f"checkpoint: {path} was written with {'; '.join(moved)}: the run goes on, "
+            "code is not compared, and the last bits may differ",
+            stacklevel=4,
         )
-    notes = {name: json.loads(note) for name, note in metadata.items()}
-    return State({k: _rebuild(k, tree, arrays) for k, tree in like.items()}, notes)
+
+
+def _require_arrays(
+    path: str | Path, arrays: Mapping[str, np.ndarray], like: Mapping[str, Any]
+) -> None:
+    """Raise for tensors that are missing, too many, or not as those of the run."""
+    wanted = dict(_named(like))
+    missing = [name for name in wanted if name not in arrays]
+    extra = [name for name in arrays if name not in wanted]
+    for names, what in ((missing, "lacks"), (extra, "holds besides its own")):
+        if names:
+            refuse(path, f"{what} {_list(names)}")
+    for name, leaf in wanted.items():
+        bits = jax.eval_shape(jnp.asarray, identity.bits(leaf))
+        got = arrays[name]
+        if (got.shape, got.dtype) != (bits.shape, bits.dtype):
+            refuse(
+                path,
+                f"holds {_shown(name)} as {got.dtype} of shape {got.shape}, wanted "
+                f"{bits.dtype} of shape {bits.shape}",
+            )
+
+
+def _parse(path: str | Path, name: str, text: str) -> Any:
+    """Read what JSON wrote of a note."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError
+        return dict(pairs)
+
+    try:
+        return json.loads(text, object_pairs_hook=unique)
+    except (ValueError, RecursionError):
+        refuse(path, f"holds what is no JSON as {_shown(name)}")
+
+
+def _texts(path: str | Path, metadata: Mapping[str, str], name: str) -> dict[str, str]:
+    """Read a note that names texts."""
+    found = _parse(path, name, metadata.get(name, ""))
+    if not isinstance(found, dict) or not all(
+        isinstance(text, str) for text in found.values()
+    ):
+        refuse(path, f"holds no texts by name as {name!r}")
+    return found
+
+
+def _digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
+    """Compute what shows that any bit is another one."""
+    result = hashlib.sha256()
+    for name, text in sorted(metadata.items()):
+        result.update(json.dumps([name, text]).encode())
+    for name, array in sorted(arrays.items()):
+        head = [name, str(array.dtype), list(array.shape)]
+        result.update(json.dumps(head).encode())
+        result.update(np.ascontiguousarray(array).tobytes())
+    return result.hexdigest()
+
+
+def _named(named: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    """Yield the leaves of named trees, each with its name in a file."""
+    for name, tree in named.items():
+        for path, leaf in zip(trees.paths(tree), jax.tree.leaves(tree), strict=True):
+            yield f"{name}/{path}" if path else name, leaf
 
 
 def _rebuild(name: str, like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     """Rebuild a tree from the arrays of a file."""
     leaves = []
-    for path, leaf in zip(trees.paths(like), jax.tree.leaves(like), strict=True):
-        bits = jnp.asarray(arrays[f"{name}/{path}" if path else name])
-        if _is_key(leaf):
+    for path, leaf in _named({name: like}):
+        bits = jnp.asarray(arrays[path])
+        if identity.is_key(leaf):
             bits = jax.random.wrap_key_data(bits, impl=jax.random.key_impl(leaf))
         leaves.append(bits)
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
-def _bits(leaf: Any) -> Any:
-    """Return what a file can hold of an array: the data of a key, or itself."""
-    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
-
-
-def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jnp.issubdtype(
-        leaf.dtype, jax.dtypes.prng_key
-    )
-
-
 def _difference(name: str, before: str | None, now: str) -> str:
-    if max(len(str(before)), len(now)) > 60:
+    if max(len(str(before)), len(now)) > _LONG:
         return f"{name} differs"
-    return f"{name} was {before}, is {now}"
+    return f"{name} was {_shown(before)}, is {_shown(now)}"
+
+
+def _list(names: list[str]) -> str:
+    """List some names of a file, not all of many."""
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return f"{', '.join(map(_shown, names[:_NAMED]))}{more}"
+
+
+def _shown(text: str | None) -> str:
+    """Show what a file says in one line, and nothing that a terminal would obey."""
+    text = str(text)
+    short = text if len(text) <= _LONG else f"{text[:_LONG]}..."
+    return short if short.isprintable() else ascii(short)

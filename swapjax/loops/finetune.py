@@ -71,7 +71,7 @@ def finetune(
         ValueError: for fewer examples than one batch, an iterator that ends early, and
             a loss that is not finite.
     """
-    state = settings.optimizer.init(params)
+    state = settings.optimizer.init(steps.trainable(params))
     done, loss = 0, jnp.zeros(())
     for batches, index in _chunks(data, settings, key):
         params, state, losses = steps.run(

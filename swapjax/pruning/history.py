@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from swapjax.core.types import Masks, Params, Status
-from swapjax.io import resume
+from swapjax.io import records, resume
+from swapjax.sparsity.plan import Plan
 
 _KIND = "stages"
 
@@ -90,15 +91,37 @@ def save(path: str | Path, state: Saved, run: dict[str, str]) -> None:
     resume.save(path, resume.State(trees, notes), run, _KIND)
 
 
-def load(path: str | Path, params: Params, run: dict[str, str]) -> Saved | None:
+def load(
+    path: str | Path,
+    params: Params,
+    target: Plan,
+    run: dict[str, str],
+    *,
+    stages: int,
+    counts: bool,
+) -> Saved | None:
     """Read the state of a run, None where there is no file yet.
 
+    Args:
+        path: of the file.
+        params: that the run began with.
+        target: what it prunes.
+        run: from `resume.fingerprint`.
+        stages: of the whole run.
+        counts: whether it takes batches of an iterator.
+
     Raises:
-        ValueError: for the state of a run with other arguments, naming them.
+        ValueError: for the state of a run with other arguments, naming them, and one
+            that no run of these arguments leaves behind.
     """
-    found = resume.load(path, {"params": params, "masks": params}, run, _KIND)
+    masks = target.layout.masks(target.layout.everything())
+    found = resume.load(path, {"params": params, "masks": masks}, run, _KIND)
     if found is None:
         return None
     trees, notes = found
-    history = tuple(Stage.from_dict(stage) for stage in notes["history"])
-    return Saved(trees["params"], trees["masks"], history, notes["batches"])
+    past = records.read(path, notes, Stage, Stage.from_dict, range(1, stages + 1))
+    records.require_masked(path, trees["params"], trees["masks"], past[-1].kept)
+    batches = notes.get("batches")
+    if type(batches) is not int or batches < 0 or (batches > 0 and not counts):
+        resume.refuse(path, "has counted batches that it cannot have taken")
+    return Saved(trees["params"], trees["masks"], past, batches)

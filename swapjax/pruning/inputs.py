@@ -7,12 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from swapjax.core import sharding, trees
+from swapjax.core import identity, sharding, trees
 from swapjax.core.checks import require_count, require_float, take_key
 from swapjax.core.types import Leaves, LossFn, Masks, Params
 from swapjax.gradients.build import check_storage
 from swapjax.gradients.operator import Corruption, Storage
-from swapjax.io import resume
 from swapjax.loops.examples import Source
 from swapjax.loops.finetune import FineTune
 from swapjax.pruning.history import Stage
@@ -100,15 +99,17 @@ class Settings:
 
     def describe(self) -> dict[str, Any]:
         """Describe what tells one run from another, for its state file."""
-        criterion = resume.describe_code(self.method.identity)
+        method = self.method
+        settings = (f"{k}={identity.describe(v)}" for k, v in method.settings)
+        code = identity.describe(method.identity)
         return {
-            "method": f"{self.method}{criterion}",
+            "method": f"{method.name}({', '.join(settings)}), {code}",
             "stages": self.stages,
             "samples": self.samples,
             "batch": self.batch,
             "schedule": self.schedule,
             "noise": self.noise,
-            "dtype": self.dtype,
+            "dtype": None if self.dtype is None else jnp.dtype(self.dtype),
             "storage": self.storage,
             "finetune": self.finetune and self.finetune.describe(),
         }

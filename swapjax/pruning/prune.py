@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from swapjax.core import sharding, trees
+from swapjax.core import identity, sharding, trees
 from swapjax.core.types import LossFn, Masks, Params
 from swapjax.gradients.operator import Corruption, Storage
 from swapjax.io import resume
@@ -138,7 +138,11 @@ def prune(
     if checkpoint is not None:
         resume.require_room(checkpoint)
         run = _fingerprint(settings, inputs)
-        state = history.load(checkpoint, inputs.params, run) or state
+        found = history.load(
+            checkpoint, inputs.params, inputs.plan, run, stages=stages,
+            counts=inputs.source is not None and inputs.source.counts,
+        )  # fmt: skip
+        state = found or state
         state = state._replace(params=sharding.put_like(state.params, inputs.params))
         if inputs.source is not None:
             inputs.source.skip(state.batches)
@@ -163,7 +167,7 @@ def _fingerprint(settings: Settings, inputs: Inputs) -> dict[str, str]:
         settings.key,
         **settings.describe(),
         sparsity=float(target.sparsity),
-        plan=repr(target),
+        plan=target,
         data=source and source.digest(),
-        within=within and resume.digest(within),
+        within=within and identity.digest(within),
     )

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from swapjax.core import sharding, trees
+from swapjax.core import identity, sharding, trees
 from swapjax.core.checks import require_count
 from swapjax.core.types import LossFn, Masks, Params
 from swapjax.loops import steps
@@ -134,7 +134,7 @@ def fit(
     require_count("batch", batch)
     params, data = _as_arrays(params, data)
     per_epoch = steps.per_epoch(data, batch, "batch")
-    state = optimizer.init(params)
+    state = optimizer.init(steps.trainable(params))
     _require_masks_that_settle(state, epochs * per_epoch)
     sparse = is_sparse(state)
     first = masks_of(state) if sparse else _prunable(params)
@@ -146,11 +146,11 @@ def fit(
 
         resume.require_room(checkpoint)
         run = resume.fingerprint(
-            params, key, epochs=epochs, batch=batch, data=resume.digest(data),
-            optimizer=steps.describe(optimizer, params), state=resume.digest(state),
+            params, key, epochs=epochs, batch=batch, data=identity.digest(data),
+            optimizer=steps.describe(optimizer, params), state=identity.digest(state),
             evaluate=describe(evaluate),
         )  # fmt: skip
-        found = _load(checkpoint, Fitted(params, state, ()), run)
+        found = _load(checkpoint, Fitted(params, state, ()), run, epochs)
     if found is None:
         # Dense weights would shape the first gradients otherwise.
         start = masking.apply_masks(params, first) if sparse else params
@@ -268,13 +268,18 @@ def _save(path: str | Path, found: Fitted, run: dict[str, str]) -> None:
     resume.save(path, resume.State(kept, notes), run, _KIND)
 
 
-def _load(path: str | Path, like: Fitted, run: dict[str, str]) -> Fitted | None:
-    from swapjax.io import resume
+def _load(
+    path: str | Path, like: Fitted, run: dict[str, str], epochs: int
+) -> Fitted | None:
+    from swapjax.io import records, resume
 
     kept = {"params": like.params, "state": like.state}
     state = resume.load(path, kept, run, _KIND)
     if state is None:
         return None
     kept = {k: sharding.put_like(tree, kept[k]) for k, tree in state.trees.items()}
-    history = tuple(Epoch(**epoch) for epoch in state.notes["history"])
+    records.require_finite(path, kept["params"])
+    history = records.read(
+        path, state.notes, Epoch, lambda epoch: Epoch(**epoch), range(1, epochs + 1)
+    )
     return Fitted(kept["params"], kept["state"], history)

@@ -154,11 +154,11 @@ def lottery(
 
         resume.require_room(checkpoint)
         run = resume.fingerprint(
-            params, key, sparsity=float(target.sparsity), rate=rate, plan=repr(target),
+            params, key, sparsity=float(target.sparsity), rate=rate, plan=target,
             train=describe(train), rewind=describe(rewind),
             evaluate=describe(evaluate),
         )  # fmt: skip
-        found = _load(checkpoint, params, run)
+        found = _load(checkpoint, params, dense, run, len(budgets))
     if found is None:
         # Of a run that is stopped before its first level ends, nothing is kept.
         start = params if rewind is None else call(rewind, params, dense, key, "rewind")
@@ -280,15 +280,22 @@ def _save(path: str | Path, found: Ticket, run: dict[str, str]) -> None:
     resume.save(path, resume.State(kept, notes), run, _KIND)
 
 
-def _load(path: str | Path, params: Params, run: dict[str, str]) -> Ticket | None:
-    from swapjax.io import resume
+def _load(
+    path: str | Path, params: Params, dense: Masks, run: dict[str, str], last: int
+) -> Ticket | None:
+    from swapjax.io import records, resume
 
-    like = dict.fromkeys(("params", "start", "masks"), params)
+    like = {"params": params, "start": params, "masks": dense}
     state = resume.load(path, like, run, _KIND)
     if state is None:
         return None
     trained, start = (
         sharding.put_like(state.trees[name], params) for name in ("params", "start")
     )
-    history = tuple(Level(**level) for level in state.notes["history"])
-    return Ticket(trained, start, state.trees["masks"], history)
+    history = records.read(
+        path, state.notes, Level, lambda level: Level(**level), range(last + 1)
+    )
+    masks = state.trees["masks"]
+    records.require_finite(path, start)
+    records.require_masked(path, trained, masks, history[-1].kept)
+    return Ticket(trained, start, masks, history)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from swapjax.core import trees
+from swapjax.core import identity, trees
 from swapjax.core.types import LossFn, Masks, Params
 from swapjax.loops.finetune import FineTune, finetune
 from swapjax.sparsity import masks as masking
@@ -53,10 +53,7 @@ class Trainer:
 
     def describe(self) -> str:
         """Return a fingerprint of settings and data; the loss is not part of it."""
-        # Imported here so that the core does without safetensors.
-        from swapjax.io.resume import digest
-
-        return f"{self.settings.describe()}, data={digest(self.data)}"
+        return f"{self.settings.describe()}, data={identity.digest(self.data)}"
 
 
 def describe(train: Any) -> str:

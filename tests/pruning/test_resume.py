@@ -106,7 +106,7 @@ def test_a_state_of_another_version_is_refused(problem, tmp_path):
     state = tmp_path / "state.safetensors"
     prune(problem, checkpoint=state)
     arrays, metadata = checkpoint.read(state)
-    assert metadata.pop("format") == "2"
+    assert metadata.pop("format") == "3"
     checkpoint.save_params(state, dict(arrays), metadata)
     with pytest.raises(ValueError, match="written by another version of swapjax"):
         prune(problem, checkpoint=state)

@@ -34,4 +34,5 @@ def from_torch(source: str | Path | Mapping[str, Any], model: Model) -> Params:
         name, path = str(source), Path(source)
         torch_file = path.suffix in (".pt", ".pth")
         arrays = torch_weights.read(path) if torch_file else checkpoint.read(path)[0]
-    return checkpoint.fit(name, arrays, model.params, model.flattened)
+    # None of our networks has a transposed convolution.
+    return checkpoint.fit(name, arrays, model.params, model.flattened, transposed=())
