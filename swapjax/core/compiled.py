@@ -6,6 +6,7 @@ with it. Here a program is found again by the functions it was made from, and is
 when one of them is.
 """
 
+import itertools
 import threading
 import types
 import weakref
@@ -58,7 +59,8 @@ class Reference:
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        if not isinstance(other, Reference) or self._hash != other._hash:
+        # Not isinstance: nothing global is left when the interpreter ends.
+        if type(other) is not type(self) or self._hash != other._hash:
             return False
         mine, others = self._find(), other._find()
         if mine is None or others is None or self._bound is not other._bound:
@@ -68,7 +70,8 @@ class Reference:
 
 def _has_value(target: Any) -> bool:
     """Whether something is compared by value, and can be a key as such."""
-    if type(target).__eq__ is object.__eq__:
+    equal: Any = type(target).__eq__
+    if equal is object.__eq__:
         return False
     try:
         hash(target)
@@ -87,6 +90,7 @@ class Compiled:
     def __init__(self, body: Callable) -> None:
         self._body = body
         self._programs: dict[tuple[Reference, ...], _Program] = {}
+        self._calls = itertools.count()
 
     def __call__(self, static: tuple, *arrays: Any, owners: tuple = ()) -> Any:
         """Call the function.
@@ -97,15 +101,27 @@ class Compiled:
             owners: what tells programs apart: functions and values with a hash. By
                 default those that are static.
         """
-        key = tuple(map(Reference, owners or static))
-        program = self._programs.pop(key, None) or _Program(self._body)
-        if key not in self._programs:  # the last used are kept
-            forget = lambda: self._programs.pop(key, None)  # noqa: E731
-            key = tuple(Reference(owner, forget) for owner in owners or static)
-            self._programs[key] = program
-            while len(self._programs) > _LIMIT:
-                self._programs.pop(next(iter(self._programs)), None)
+        owners = owners or static
+        program = self._programs.get(tuple(map(Reference, owners)))
+        if program is None:
+            program = self._make(owners)
+        program.used = next(self._calls)
         return program(static, arrays)
+
+    def _make(self, owners: tuple) -> "_Program":
+        """Make a program that is gone with its owners, or when many others are used."""
+        key: tuple[Reference, ...] = ()
+
+        def forget() -> None:
+            self._programs.pop(key, None)
+
+        key = tuple(Reference(owner, forget) for owner in owners)
+        for old in sorted(self._programs.items(), key=lambda item: item[1].used):
+            if len(self._programs) < _LIMIT:
+                break
+            self._programs.pop(old[0], None)
+        self._programs[key] = program = _Program(self._body)
+        return program
 
 
 class _Program:
@@ -118,7 +134,7 @@ class _Program:
             return body(*seen.static, *arrays)
 
         call.__name__ = call.__qualname__ = body.__name__.strip("_")
-        self._seen, self._run = seen, jax.jit(call)
+        self._seen, self._run, self.used = seen, jax.jit(call), 0
 
     def __call__(self, static: tuple[Hashable, ...], arrays: tuple) -> Any:
         before = getattr(self._seen, "static", None)

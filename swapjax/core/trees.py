@@ -105,16 +105,16 @@ def require_like(tree: Any, reference: Params, what: str) -> None:
     expected: object = jax.tree.structure(reference)
     got: object = jax.tree.structure(tree)
     if got != expected:
-        raise ValueError(f"{what}: must return the tree of params {expected}, got {got}")
+        raise ValueError(
+            f"{what}: must return the tree of params {expected}, got {got}"
+        )
     pairs = zip(jax.tree.leaves(reference), jax.tree.leaves(tree), strict=True)
     for path, (old, new) in zip(paths(reference), pairs, strict=True):
         wanted = f"{old.dtype} of shape {old.shape}"
         dtype = getattr(new, "dtype", None)
         found = f"{dtype} of shape {np.shape(new)}" if dtype is not None else repr(new)
         if found != wanted:
-            raise ValueError(
-                f"{what}: {path or 'it'} must stay {wanted}, got {found}"
-            )
+            raise ValueError(f"{what}: {path or 'it'} must stay {wanted}, got {found}")
 
 
 def require_arrays(tree: Params, what: str) -> None:

@@ -249,7 +249,9 @@ def form(
         small = free.n * plan.layout.total * dtype.itemsize < _STORE_BELOW
         storage = "stored" if small else "matrix-free"
     rows = store(free) if storage == "stored" else free
-    trees.require_finite(plan.layout.paths, _sum_rows((), rows, owners=free.functions), "gradients")
+    trees.require_finite(
+        plan.layout.paths, _sum_rows((), rows, owners=free.functions), "gradients"
+    )
     return rows
 
 

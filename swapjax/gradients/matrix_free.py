@@ -25,7 +25,6 @@ _ARRAYS = "params", "data", "key"
 _REST = "n", "custom", "layout", "dtype", "chunk", "span"
 
 
-@jax.tree_util.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class MatrixFreeRows:
     """G as a recipe: products are forward and reverse passes over some rows at a time.
@@ -61,21 +60,6 @@ class MatrixFreeRows:
     dtype: Any
     chunk: int
     span: int
-
-    def tree_flatten_with_keys(self) -> tuple[tuple, tuple]:
-        """Take the rows apart; what compiled code remembers holds no function alive."""
-        arrays = tuple(
-            (jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in _ARRAYS
-        )
-        rest = tuple(getattr(self, name) for name in _REST)
-        return arrays, (*map(Reference, self.functions), *rest)
-
-    @classmethod
-    def tree_unflatten(cls, aux: tuple, arrays: Iterable) -> "MatrixFreeRows":
-        """Undo `tree_flatten_with_keys`."""
-        loss_fn, corruption, *rest = aux
-        fields = dict(zip((*_ARRAYS, *_REST), (*arrays, *rest), strict=True))
-        return cls(loss_fn=loss_fn(), corruption=corruption(), **fields)
 
     @property
     def functions(self) -> tuple:
@@ -233,28 +217,7 @@ class MatrixFreeRows:
 
         Differentiating `loss` twice would hold the activations of all spans.
         """
-        clean = dataclasses.replace(self, corruption=None, dtype=None)
-        mean = jnp.full(self.n, 1 / self.n)
-        tangent = trees.cast_like(leaves, self._weights)
-        if self.custom:
-            return clean._curve_by_reverse_mode(tangent)
-        gradient = lambda at: clean.at(at).pull_back(mean)  # noqa: E731
-        return jax.jvp(gradient, (self._weights,), (tangent,))[1]
-
-    def _curve_by_reverse_mode(self, leaves: Leaves) -> Leaves:
-        """Compute ``(dg/dw)^T v``, which is ``H v`` where the gradient g is one."""
-
-        def add(total: Leaves, chunk: Chunk) -> Leaves:
-            def along(at: Leaves) -> jax.Array:
-                rows = self.at(at).form(chunk)
-                fresh = chunk.fresh.astype(rows[0].dtype)
-                return jnp.sum(fresh * products.project(rows, leaves))
-
-            part = jax.grad(along)(self._weights)
-            return tuple(t + q.astype(t.dtype) for t, q in zip(total, part, strict=True))
-
-        total = self._chunks(self.chunk).fold(add, self._zeros())
-        return tuple(t / self.n for t in total)
+        return _curve(dataclasses.replace(self, corruption=None, dtype=None), leaves)
 
     def store(self) -> Leaves:
         """Form all rows, chunk by chunk, [n, *shape] a leaf."""
@@ -313,3 +276,52 @@ class MatrixFreeRows:
     def _zeros(self) -> Leaves:
         wide = trees.wide(self._weights)
         return tuple(jnp.zeros(w.shape, wide) for w in self._weights)
+
+
+def _take_apart(rows: MatrixFreeRows) -> tuple[tuple, tuple]:
+    """Flatten rows; what compiled code remembers of them keeps no function alive."""
+    arrays = tuple(
+        (jax.tree_util.GetAttrKey(name), getattr(rows, name)) for name in _ARRAYS
+    )
+    rest = tuple(getattr(rows, name) for name in _REST)
+    return arrays, (*map(Reference, rows.functions), *rest)
+
+
+def _put_together(aux: tuple, arrays: Iterable) -> MatrixFreeRows:
+    """Undo `_take_apart`."""
+    loss_fn, corruption, *rest = aux
+    fields = dict(zip((*_ARRAYS, *_REST), (*arrays, *rest), strict=True))
+    return MatrixFreeRows(loss_fn=loss_fn(), corruption=corruption(), **fields)
+
+
+jax.tree_util.register_pytree_with_keys(MatrixFreeRows, _take_apart, _put_together)
+
+
+def _curve(rows: MatrixFreeRows, leaves: Leaves) -> Leaves:
+    """Compute ``H v`` of clean rows; see `MatrixFreeRows.curve`."""
+    weights = rows.layout.split(rows.params)
+    tangent = trees.cast_like(leaves, weights)
+    if rows.custom:
+        return _curve_by_reverse_mode(rows, weights, tangent)
+    mean = jnp.full(rows.n, 1 / rows.n)
+    gradient = lambda at: rows.at(at).pull_back(mean)  # noqa: E731
+    return jax.jvp(gradient, (weights,), (tangent,))[1]
+
+
+def _curve_by_reverse_mode(
+    rows: MatrixFreeRows, weights: Leaves, tangent: Leaves
+) -> Leaves:
+    """Compute ``(dg/dw)^T v``, which is ``H v`` where the gradient g is one."""
+
+    def add(total: Leaves, chunk: Chunk) -> Leaves:
+        def along(at: Leaves) -> jax.Array:
+            found = products.project(rows.at(at).form(chunk), tangent)
+            return jnp.sum(jnp.where(chunk.fresh, found, 0))
+
+        part = jax.grad(along)(weights)
+        return tuple(t + q.astype(t.dtype) for t, q in zip(total, part, strict=True))
+
+    wide = trees.wide(weights)
+    zeros = tuple(jnp.zeros(w.shape, wide) for w in weights)
+    chunks = Chunks(rows.n, rows.lanes, rows.slots, rows.chunk)
+    return tuple(t / rows.n for t in chunks.fold(add, zeros))

@@ -100,9 +100,7 @@ def run(
     Raises:
         ValueError: for a loss that is no scalar, or has no gradient.
     """
-    return _run(
-        (loss_fn, optimizer.update), params, state, masks, data, index
-    )
+    return _run((loss_fn, optimizer.update), params, state, masks, data, index)
 
 
 @Compiled

@@ -165,19 +165,10 @@ class Method:
             identity = _identity(self.solve, self.settings)
             object.__setattr__(self, "identity", identity)
 
-    @property
-    def owners(self) -> tuple:
-        """What compiled code of the method depends on, functions among it."""
-        needs = self.needs_rows, self.needs_layers, self.needs_params
-        values = (getattr(v, "function", v) for _, v in self.settings)
-        names = tuple(name for name, _ in self.settings)
-        return self.name, names, *values, *needs, self.identity
-
     def __call__(self, problem: Problem, budget: Budget) -> Solution:
         """Prune. Pure; may be traced."""
         with lenient():
-            found = self.solve(problem, budget)
-        return _check_solution(self.name, found, problem)
+            return _check_solution(self.name, self.solve(problem, budget), problem)
 
     def __str__(self) -> str:
         inner = ", ".join(f"{k}={v!r}" for k, v in self.settings)
@@ -244,13 +235,9 @@ def by_score(
         finite = jnp.stack([jnp.all(jnp.isfinite(f)) for f in found]).all()
         status = jnp.where(finite, Status.CONVERGED, Status.NOT_FINITE)
         return Solution(
-            weights=apply_masks(problem.weights, mask),
-            masks=mask,
-            objective=None,
-            iterations=jnp.zeros((), jnp.int32),
-            status=status.astype(jnp.int32),
-            details={},
-        )
+            apply_masks(problem.weights, mask), mask, objective=None, details={},
+            iterations=jnp.zeros((), jnp.int32), status=status.astype(jnp.int32),
+        )  # fmt: skip
 
     identity = _identity(score, settings)
     try:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from swapjax.core import identity, sharding, trees
+from swapjax.core import identity, sharding
+from swapjax.core.static_leaves import take_arrays
 from swapjax.core.types import LossFn, Masks, Params
 from swapjax.gradients.operator import Corruption, Storage
 from swapjax.io import resume
@@ -55,7 +55,8 @@ def prune(
         loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch whose leaves have
             a leading axis of examples. All that is known of the network; evaluate it
             in inference mode. Without data it may be None.
-        params: the trained weights, any pytree of arrays.
+        params: the trained weights, any pytree of arrays. Functions and switches of a
+            whole Equinox module stay as they are; every run then compiles anew.
         data: a pytree of arrays with a leading axis of examples, of which each stage
             draws ``samples * batch`` distinct ones; or an iterator of such batches,
             of which each stage takes as many as it needs. None for a method that looks
@@ -116,6 +117,7 @@ def prune(
         >>> int(jnp.sum(pruned.params["kernel"] != 0))
         12
     """
+    brought, put_back = take_arrays(params, "params")
     settings = Settings(
         loss_fn=loss_fn,
         method=swap() if method is None else method,
@@ -131,8 +133,8 @@ def prune(
         dtype=dtype,
         callback=callback,
     )
-    trees.require_arrays(params, "params")
-    brought = jax.tree.map(jnp.asarray, params)
+    if put_back is not None:
+        settings = settings.of_whole(put_back)
     inputs = place(settings, brought, data, sparsity=sparsity, plan=plan, within=within)
     state = Saved(inputs.params, None, (), 0)
     if checkpoint is not None:
@@ -156,7 +158,8 @@ def prune(
     pruned, masks = (
         sharding.put_like(tree, brought) for tree in (state.params, state.masks)
     )
-    return Pruned(pruned, masks, state.history)
+    whole = pruned if put_back is None else put_back(pruned)
+    return Pruned(whole, masks, state.history)
 
 
 def _fingerprint(settings: Settings, inputs: Inputs) -> dict[str, str]:

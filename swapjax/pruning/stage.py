@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import time
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +57,7 @@ def advance(settings: Settings, inputs: Inputs, state: Saved, number: int) -> Sa
         layout=layout,
     )
     functions = () if free is None else free.functions
-    budget, owners = inputs.budgets[number], (*method.owners, *functions)
+    budget, owners = inputs.budgets[number], (*_owners(method), *functions)
     with lenient():
         solution = _solve((method,), problem, budget, owners=owners)
         _check_support(method, solution, budget)
@@ -112,6 +111,14 @@ def _look(
         batch=settings.batch, chunk=rows.chunk,
     )  # fmt: skip
     return rows, layers
+
+
+def _owners(method: Method) -> tuple:
+    """Tell what compiled code of a method depends on, functions among it."""
+    names = tuple(name for name, _ in method.settings)
+    values = (getattr(v, "function", v) for _, v in method.settings)
+    needs = method.needs_rows, method.needs_layers, method.needs_params
+    return method.name, names, *values, needs, method.identity
 
 
 @Compiled
