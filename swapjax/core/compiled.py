@@ -29,7 +29,7 @@ class Reference:
         gone: called without arguments when it is gone.
     """
 
-    __slots__ = ("_bound", "_find", "_hash")
+    __slots__ = ("_bound", "_find", "_hash", "_lasts")
 
     def __init__(self, target: Any, gone: Callable[[], Any] | None = None) -> None:
         # A bound method is made anew at each access: its object lives on.
@@ -38,8 +38,9 @@ class Reference:
         owner = target.__self__ if is_bound else target
         if not is_bound and _has_value(owner):
             self._hash, self._find = hash(owner), lambda: owner
+            self._lasts = True
             return
-        self._hash = hash((id(owner), self._bound))
+        self._hash, self._lasts = hash((id(owner), self._bound)), owner is None
         try:
             forget = None if gone is None else lambda _: gone()
             self._find = weakref.ref(owner, forget)
@@ -63,9 +64,11 @@ class Reference:
         if type(other) is not type(self) or self._hash != other._hash:
             return False
         mine, others = self._find(), other._find()
-        if mine is None or others is None or self._bound is not other._bound:
-            return self._find is other._find
-        return mine is others or (_has_value(mine) and bool(mine == others))
+        if mine is None or others is None:  # gone, or None itself
+            return mine is others and self._lasts and other._lasts
+        if self._bound is not other._bound:
+            return False
+        return mine is others or (self._lasts and other._lasts and bool(mine == others))
 
 
 def _has_value(target: Any) -> bool:
