@@ -1,5 +1,7 @@
 """Runs that are stopped on their way."""
 
+from swapjax.core import files
+
 
 def stop_at(**where):
     """Make a callback that stops a run at a record of its history.
@@ -13,3 +15,19 @@ def stop_at(**where):
             raise KeyboardInterrupt
 
     return callback
+
+
+def half_written(patch, number):
+    """Press Ctrl-C while a file is half written, the one of this number."""
+    write_atomically, calls = files.write_atomically, []
+
+    def write_half(path, write):
+        def cut(temporary):
+            write(temporary)
+            temporary.write_bytes(temporary.read_bytes()[:100])
+            raise KeyboardInterrupt
+
+        calls.append(path)
+        write_atomically(path, cut if len(calls) == number else write)
+
+    patch.setattr(files, "write_atomically", write_half)

@@ -1,9 +1,9 @@
 """The command line: swapjax prune, train, compare, inspect, demo."""
 
-import argparse
+import functools
 import sys
-from collections.abc import Sequence
-from importlib import metadata
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from swapjax.cli import ending
 from swapjax.core import extras
@@ -29,20 +29,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         that are full, 130 after Ctrl-C, 143 when terminated.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
-    with ending.streams(process=arguments is None):
-        return ending.code_of(lambda: _run(words))
+    process = arguments is None
+    with ending.streams(process):
+        return ending.code_of(functools.partial(_run, words), process)
 
 
-def _run(words: list[str]) -> None:
+def _run(words: list[str], loaded: Callable[[], None]) -> None:
     command = _parser().parse_args(words[:1]).command
     extras.require("cli", f"swapjax {command}")
     from swapjax.cli import commands
 
-    commands.run(command, words[1:])
+    commands.run(command, words[1:], loaded)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Any:
     """Make the parser of the first word alone."""
+    # Imported here so that Ctrl-C is listened to before.
+    import argparse
+    from importlib import metadata
+
     lines = [f"  • {name:10}{summary}" for name, summary in COMMANDS.items()]
     parser = argparse.ArgumentParser(
         prog="swapjax",

@@ -3,7 +3,7 @@
 import contextlib
 import importlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tyro
@@ -23,12 +23,13 @@ OPTIONS: dict[str, type] = {
 }
 
 
-def run(command: str, words: Sequence[str]) -> None:
+def run(command: str, words: Sequence[str], loaded: Callable[[], None]) -> None:
     """Run a command: the function of its name in the module of its name.
 
     Args:
         command: a key of `OPTIONS`.
         words: the options as they were typed.
+        loaded: called once all is imported.
 
     Raises:
         ValueError: for bad arguments and bad input.
@@ -38,6 +39,7 @@ def run(command: str, words: Sequence[str]) -> None:
     work = getattr(importlib.import_module(f"swapjax.cli.{command}"), command)
     # Limits reach libraries that are loaded; JAX calls the BLAS of SciPy.
     importlib.import_module("scipy.linalg")
+    loaded()
     # OpenBLAS waits by spinning: on shared cores its threads cost minutes, and on
     # idle ones they gain nothing here. One thread also makes results repeatable.
     with threadpool_limits(1, user_api="blas"):

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import safetensors
 
-from swapjax.core import identity
 from swapjax.core.types import Params
 from swapjax.experiments.models import Model
 from swapjax.io import checkpoint
@@ -13,6 +12,7 @@ from swapjax.io import checkpoint
 NAME = "dense.safetensors"
 # Until the results of its run replace those of another.
 _WAITING = ".swapjax-dense.safetensors"
+_ADVICE = "remove it to train anew"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,20 +47,16 @@ class Dense:
         Raises:
             ValueError: for a file that is damaged.
         """
-        params = checkpoint.load_params(path, model.params, model.flattened)
-        if identity.digest(params) != _metadata(path).get("params"):
-            raise ValueError(
-                f"{path}: these are not the weights that were written; remove it to "
-                "train them anew"
-            )
-        return params
+        try:
+            return checkpoint.load_params(path, model.params, model.flattened)
+        except ValueError as e:
+            raise ValueError(f"{e}; {_ADVICE}") from None
 
     def keep(self, params: Params) -> None:
         """Write the network, beside one of another run."""
         there = self.folder / NAME
         path = self.folder / _WAITING if there.exists() else there
-        told = self.origin | {"params": identity.digest(params)}
-        checkpoint.save_params(path, params, told)
+        checkpoint.save_params(path, params, self.origin)
 
     def settle(self) -> None:
         """Put the network in the place of that of another run."""
@@ -74,4 +70,4 @@ def _metadata(path: Path) -> dict[str, str]:
         with safetensors.safe_open(path, framework="numpy") as file:
             return file.metadata() or {}
     except (safetensors.SafetensorError, OSError) as e:
-        raise ValueError(f"{path}: not a readable safetensors file: {e}") from None
+        raise ValueError(f"{path}: no readable safetensors: {e}; {_ADVICE}") from None

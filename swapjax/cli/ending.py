@@ -14,36 +14,43 @@ from typing import Any
 
 from swapjax.core.text import printable
 
-_SIGNALS = [
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP")
+_WORDS = {
+    int(getattr(signal, name)): word
+    for name, word in (
+        ("SIGINT", "interrupted"),
+        ("SIGTERM", "terminated"),
+        ("SIGHUP", "hung up"),
+    )
     if hasattr(signal, name)  # Windows has two of them
-]
-_WORDS = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "hung up"}
+}
 
 
-def code_of(work: Callable[[], None]) -> int:
+def code_of(work: Callable[[Callable[[], None]], None], process: bool) -> int:
     """Carry out a command and say in a sentence how it failed, if it did.
 
     Args:
-        work: the command.
+        work: the command; it calls what it is given once all is imported.
+        process: whether this process is the command's own. Until all is imported such
+            a one is left at once: an exception in the middle of an import may end in
+            libraries that abort the process.
 
     Returns:
         The exit code: 0, 2 for bad input, missing packages and disks that are full, 130
         after Ctrl-C, 143 when terminated, 129 when the terminal was closed.
     """
-    with _listening() as received, _plain_warnings():
+    signals = _Signals(loading=process)
+    with signals.caught(), _plain_warnings():
         try:
-            work()
+            work(signals.loaded)
         except BrokenPipeError:  # of a --help that was too long for its reader
             silence(sys.stdout)
             return 0
         except KeyboardInterrupt:
-            return _stopped(received)
+            return signals.stopped()
         except Exception as e:
             # Whoever was interrupted may have made another exception of it.
-            if received:
-                return _stopped(received)
+            if signals.received:
+                return signals.stopped()
             if not isinstance(e, ValueError | ImportError | OSError):
                 raise
             tell(f"{e}" or type(e).__name__)
@@ -53,13 +60,13 @@ def code_of(work: Callable[[], None]) -> int:
 
 def tell(text: str) -> None:
     """Write one line to the standard error stream."""
-    line = " ".join(text.split("\n"))
+    line = printable(text.strip())
     if not line.startswith("swapjax "):
         line = f"swapjax: {line}"
     with suppress(OSError, ValueError):  # nobody reads it
         screen = getattr(sys.modules.get("swapjax.cli.console"), "errors", None)
         if screen is None:
-            sys.stderr.write(f"{printable(line)}\n")
+            sys.stderr.write(f"{line}\n")
             sys.stderr.flush()
         else:
             screen.print(line, highlight=False, soft_wrap=True)
@@ -71,6 +78,9 @@ def streams(process: bool) -> Iterator[None]:
 
     Args:
         process: whether this process is the command's own.
+
+    Raises:
+        SystemExit: where what was said could not be written, to a full disk say.
     """
     if process:
         for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
@@ -88,6 +98,10 @@ def streams(process: bool) -> Iterator[None]:
                 stream.flush()
             except BrokenPipeError:
                 silence(stream)
+            except OSError as e:
+                silence(stream)
+                tell(str(e))
+                raise SystemExit(2) from None
 
 
 def silence(stream: Any) -> None:
@@ -101,35 +115,73 @@ def silence(stream: Any) -> None:
             os.close(nowhere)
 
 
-@contextmanager
-def _listening() -> Iterator[list[int]]:
-    """Raise KeyboardInterrupt at every signal that ends a process; collect them."""
-    received: list[int] = []
+class _Signals:
+    """Signals that end a process: each raises KeyboardInterrupt.
 
-    def stop(number: int, _: FrameType | None) -> None:
-        received.append(number)
+    Attributes:
+        received: those that came.
+    """
+
+    def __init__(self, loading: bool) -> None:
+        self.received: list[int] = []
+        self._loading = loading
+        self._before: dict[int, Any] = {}
+
+    def loaded(self) -> None:
+        """Say that all is imported."""
+        self._loading = False
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """Catch them, as far as the main thread runs this, which alone may."""
+        process, unraisable = self._loading, sys.unraisablehook
+        sys.unraisablehook = lambda lost: self._lost(lost, unraisable)
+        with suppress(ValueError):
+            for number in _WORDS:
+                # What runs in the background, or under nohup, ignores some on purpose.
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self._before[number] = signal.signal(number, self._stop)
+            if process and hasattr(signal, "SIGALRM"):
+                self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._stop)
+        try:
+            yield
+        finally:
+            sys.unraisablehook = unraisable
+            if not (process and self.received):  # it ends, and nothing may disturb that
+                for number, handler in self._before.items():
+                    signal.signal(number, handler)
+
+    def stopped(self) -> int:
+        """Say what came; return the exit code."""
+        for number in self._before:
+            signal.signal(number, signal.SIG_IGN)
+        number = self.received[0] if self.received else signal.SIGINT
+        tell(
+            f"{_WORDS[number]}. Stages, epochs and runs that were finished are kept: "
+            "call it again in the same words to go on."
+        )
+        return 128 + number
+
+    def _stop(self, number: int, _: FrameType | None) -> None:
+        if self._loading:
+            with suppress(OSError):
+                os.write(2, f"swapjax: {_WORDS[number]}.\n".encode())
+            os._exit(128 + number)
+        if number in _WORDS:
+            self.received.append(number)
         raise KeyboardInterrupt
 
-    before = {}
-    with suppress(ValueError):  # not the main thread, which alone is told of signals
-        for number in _SIGNALS:
-            # What runs in the background, or under nohup, ignores some on purpose.
-            if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                before[number] = signal.signal(number, stop)
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def _lost(self, lost: Any, otherwise: Callable[[Any], Any]) -> None:
+        """Raise once more what came while Python could not pass it on.
 
-
-def _stopped(received: list[int]) -> int:
-    number = signal.Signals(received[0] if received else signal.SIGINT)
-    tell(
-        f"{_WORDS[number.name]}. Stages, epochs and runs that were finished are kept: "
-        "call it again in the same words to go on."
-    )
-    return 128 + number
+        JAX and others have functions called by the garbage collector, for instance,
+        which lets no exception out.
+        """
+        if isinstance(lost.exc_value, KeyboardInterrupt) and self.received:
+            if signal.SIGALRM in self._before:
+                signal.setitimer(signal.ITIMER_REAL, 0.01)
+        else:
+            otherwise(lost)
 
 
 @contextmanager
@@ -137,7 +189,7 @@ def _plain_warnings() -> Iterator[None]:
     """Show a warning as one line, without the line of code that gave it."""
     before = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: (
-        printable(f"swapjax: {' '.join(str(message).splitlines())}") + "\n"
+        f"swapjax: {printable(str(message).strip())}\n"
     )
     try:
         yield

@@ -5,12 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import tyro
-from tyro.extras import literal_type_from_choices
-
 from swapjax.cli import methods
 from swapjax.cli.methods import users
+from swapjax.core import extras
 from swapjax.gradients.noise import GradientNoise
+
+try:
+    import tyro
+    from tyro.extras import literal_type_from_choices
+except ImportError:
+    extras.require("cli", __name__)
+    raise
 
 SPARSITY = 0.9
 

@@ -5,7 +5,7 @@ import importlib.metadata
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 
 from swapjax.cli.lock import exclusive
 from swapjax.cli.options import Network
+from swapjax.core import files
+from swapjax.core.text import reason
 from swapjax.experiments import plot, runner
 from swapjax.experiments.datasets import Dataset
 
@@ -39,11 +41,25 @@ class Output:
         new.mkdir(exist_ok=True)
         try:
             for name, write in results.items():
-                write(new / name)
+                try:
+                    write(new / name)
+                except OSError as e:
+                    e.filename, e.filename2 = str(self.path / name), None
+                    raise
             for name in results:
-                (new / name).replace(self.path / name)
+                _move(new / name, self.path / name)
         finally:
             shutil.rmtree(new, ignore_errors=True)
+
+
+def _move(new: Path, path: Path) -> None:
+    """Put a file in the place of another, which keeps its rights."""
+    if path.is_symlink():  # to another disk, maybe
+        files.write_atomically(path, lambda copy: shutil.copyfile(new, copy))
+        return
+    with suppress(FileNotFoundError):
+        shutil.copymode(path, new)
+    new.replace(path)
 
 
 @contextmanager
@@ -85,8 +101,7 @@ def draw(figure: Callable[[], Figure], path: Path) -> None:
         plot.save(figure(), path)
     except Exception as e:
         raise ValueError(
-            f"{path} could not be drawn ({e or type(e).__name__}); all other results "
-            "are written"
+            f"{path} could not be drawn ({reason(e)}); all other results are written"
         ) from e
 
 

@@ -6,8 +6,6 @@ import math
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-
 from swapjax.cli.options import Network, check_seed, one_of, require_counts, shown
 from swapjax.core.checks import require_fraction
 from swapjax.pruning.methods import METHODS
@@ -33,7 +31,7 @@ class Train(Network):
     on after the last epoch that was finished.
     """
 
-    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    out: Annotated[Path, shown("DIR")]
     """The folder to write to; made if need be."""
     algorithm: Annotated[str, one_of(NAMES, "granet")] = "granet"
     """One of those above."""

@@ -48,14 +48,23 @@ def require_fraction(
         raise ValueError(f"{name} must be in {low}0, 1{high}, got {value!r}")
 
 
-def take_key(key: Any) -> tuple[str, np.ndarray]:
+def take_key(key: Any, *, traced: bool = False) -> tuple[str, Any]:
     """Take a PRNG key apart into its kind and its numbers, on the host.
+
+    Args:
+        key: one PRNG key; a function that is being compiled may hold it as a constant.
+        traced: whether its numbers may be known to a compiled function only. They are
+            traced then, too.
 
     Raises:
         ValueError: for other than one key.
     """
     try:
-        kind, data = str(jax.random.key_impl(key)), np.asarray(jax.random.key_data(key))
+        kind = str(jax.random.key_impl(key))
+        with jax.ensure_compile_time_eval():
+            data: Any = jax.random.key_data(key)
+        if not (traced and isinstance(data, jax.core.Tracer)):
+            data = np.asarray(data)
     except (TypeError, ValueError, AttributeError):
         raise ValueError(f"key must be a JAX PRNG key, got {key!r}") from None
     if data.ndim != 1:

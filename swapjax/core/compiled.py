@@ -88,10 +88,11 @@ class Compiled:
 
     Args:
         body: a pure function ``body(*static, *arrays)``.
+        donate: which of the arrays it may write into, by number.
     """
 
-    def __init__(self, body: Callable) -> None:
-        self._body = body
+    def __init__(self, body: Callable, *, donate: tuple[int, ...] = ()) -> None:
+        self._body, self._donate = body, donate
         self._programs: dict[tuple[Reference, ...], _Program] = {}
         self._calls = itertools.count()
 
@@ -123,21 +124,21 @@ class Compiled:
             if len(self._programs) < _LIMIT:
                 break
             self._programs.pop(old[0], None)
-        self._programs[key] = program = _Program(self._body)
+        self._programs[key] = program = _Program(self._body, self._donate)
         return program
 
 
 class _Program:
     """A function compiled for some owners; it sees them while it is called only."""
 
-    def __init__(self, body: Callable) -> None:
+    def __init__(self, body: Callable, donate: tuple[int, ...]) -> None:
         seen = threading.local()
 
         def call(*arrays: Any) -> Any:
             return body(*seen.static, *arrays)
 
         call.__name__ = call.__qualname__ = body.__name__.strip("_")
-        self._seen, self._run, self.used = seen, jax.jit(call), 0
+        self._seen, self._run, self.used = seen, jax.jit(call, donate_argnums=donate), 0
 
     def __call__(self, static: tuple[Hashable, ...], arrays: tuple) -> Any:
         before = getattr(self._seen, "static", None)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from swapjax.core.text import printable
 from swapjax.core.types import Leaves, Params
 
 _BOXES = ("Variable", "AxisMetadata")  # of nnx, of Linen; Flax may be missing
@@ -86,7 +87,9 @@ def require_finite(
             )
         count = int(_not_finite(leaf))
         if count:
-            bad.append(f"{name or 'the array'} ({count:,} of {np.size(leaf):,})")
+            bad.append(
+                f"{printable(name) or 'the array'} ({count:,} of {np.size(leaf):,})"
+            )
     if bad:
         raise ValueError(f"{what}: NaN or infinite entries in {', '.join(bad)}")
 
@@ -130,8 +133,8 @@ def require_arrays(tree: Params, what: str) -> None:
     for path, leaf in zip(paths(tree), jax.tree.leaves(tree), strict=True):
         if not isinstance(leaf, jax.Array | np.ndarray | np.generic | int | float):
             raise ValueError(
-                f"{what}: {path or 'it'} is a {type(leaf).__name__}, not an array; "
-                "take the arrays out first, as eqx.partition and nnx.split do"
+                f"{what}: {printable(path) or 'it'} is a {type(leaf).__name__}, not an "
+                "array; take the arrays out first, as eqx.partition and nnx.split do"
             )
 
 

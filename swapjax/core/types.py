@@ -52,6 +52,7 @@ class Status(enum.IntEnum):
     BLIND_GROWTH = 6
     NOT_MASKED = 7
     OVER_BUDGET = 8
+    NOT_REFITTED = 9
 
     @property
     def sentence(self) -> str:
@@ -90,7 +91,11 @@ _SENTENCES = {
         "swapjax.select keeps to both."
     ),
     Status.DAMPED: (
-        "A system was singular, or indefinite by rounding, with the damping asked for; "
-        "it was raised to what details report."
+        "A system was singular, or rounding hid the damping asked for; it was raised "
+        "to what details report."
+    ),
+    Status.NOT_REFITTED: (
+        "The re-fit would have raised the loss of the stage's examples, so that the "
+        "weights that are kept stayed as they were."
     ),
 }

@@ -1,6 +1,7 @@
 """Small image datasets as arrays: digits, .npz files, tensorflow-datasets."""
 
 import math
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
@@ -108,7 +109,7 @@ def _digits() -> dict[str, np.ndarray]:
 
 
 def _npz(source: str) -> dict[str, np.ndarray]:
-    if not Path(source).is_file():
+    if not os.path.isfile(source):
         raise ValueError(
             f"data: '{printable(source)}' is not 'digits', 'tfds:NAME' or the path of "
             "a .npz file"

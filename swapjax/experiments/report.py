@@ -20,6 +20,7 @@ from swapjax.pruning import Stage
 from swapjax.training import Epoch, Level
 
 _ROWS = 24  # of a table of epochs
+_LEAF = 10  # columns for names of leaves, in however narrow a terminal
 
 
 def layers(params: Params, masks: Masks) -> list[dict[str, Any]]:
@@ -53,7 +54,7 @@ def layers(params: Params, masks: Masks) -> list[dict[str, Any]]:
 def layer_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Show `layers`, or what `inspect` read from a file, with sums."""
     table = Table()
-    table.add_column("leaf", overflow="fold")
+    table.add_column("leaf", overflow="fold", min_width=_LEAF)
     for name in ("shape", "entries", "non-zero", "density"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:

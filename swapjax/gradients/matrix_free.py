@@ -21,7 +21,7 @@ from swapjax.gradients.operator import Corruption
 from swapjax.sparsity.layout import Layout
 
 _HIGHEST = jax.lax.Precision.HIGHEST
-_ARRAYS = "params", "data", "key"
+_ARRAYS = "params", "data", "key", "unit"
 _REST = "n", "custom", "layout", "dtype", "chunk", "span"
 
 
@@ -47,6 +47,7 @@ class MatrixFreeRows:
             dtype that products are accumulated in.
         chunk: slots per chunk of rows that are formed.
         span: slots per chunk of examples that a forward or reverse pass takes.
+        unit: what rows are divided by, see `unit.in_unit`; None for rows as they are.
     """
 
     params: Params
@@ -60,6 +61,7 @@ class MatrixFreeRows:
     dtype: Any
     chunk: int
     span: int
+    unit: jax.Array | None = None
 
     @property
     def functions(self) -> tuple:
@@ -98,7 +100,8 @@ class MatrixFreeRows:
                 return jax.jvp(losses, (self._weights,), (leaves,))[1]
 
         row = jax.ShapeDtypeStruct((), trees.wide(leaves))
-        return self._chunks(self._size).collect(work, row)
+        found = self._chunks(self._size).collect(work, row)
+        return found if self._is_formed else self._divide((found,))[0]
 
     def pull_back(self, residual: jax.Array) -> Leaves:
         """Compute ``G^T r``: one reverse-mode pass over the data."""
@@ -115,7 +118,8 @@ class MatrixFreeRows:
             part = work(chunk, chunk.pick(residual))
             return jax.tree.map(lambda t, q: t + q.astype(t.dtype), total, part)
 
-        return self._chunks(self._size).fold(add, self._zeros())
+        total = self._chunks(self._size).fold(add, self._zeros())
+        return total if self._is_formed else self._divide(total)
 
     def gram(self, support: Leaves | None = None) -> jax.Array:
         """Compute ``G_S G_S^T`` from a few columns at a time; see `gram.by_columns`."""
@@ -205,13 +209,6 @@ class MatrixFreeRows:
         zero = jnp.zeros((), trees.wide(self._weights))
         return self._chunks(self.span).fold(add, zero) / self.n
 
-    def losses(self, leaves: Leaves) -> jax.Array:
-        """Compute the loss of each row's examples at other weights, [n]."""
-        leaves = trees.cast_like(leaves, self._weights)
-        row = jax.ShapeDtypeStruct((), trees.wide(self._weights))
-        work = functools.partial(self._losses, leaves)
-        return self._chunks(self.span).collect(work, row)
-
     def curve(self, leaves: Leaves) -> Leaves:
         """Compute ``H v`` in forward over reverse mode, a span of rows at a time.
 
@@ -226,7 +223,7 @@ class MatrixFreeRows:
         return self._chunks(self.chunk).collect(self.form, row)
 
     def form(self, chunk: Chunk) -> Leaves:
-        """Form the rows of a chunk, corrupted and rounded, [lanes * size, *shape]."""
+        """Form rows of a chunk, corrupted, divided and rounded, [lanes * size, ...]."""
 
         def loss(leaves: Leaves, batch: Any) -> jax.Array:
             return self.loss_fn(self.layout.merge(leaves, self.params), batch)
@@ -239,6 +236,7 @@ class MatrixFreeRows:
             rows = jax.vmap(row)(chunk.read(self.data))
         if self.corruption is not None:
             rows = chunk.map_rows(self._corrupt, rows)
+        rows = self._divide(rows)
         if self.dtype is not None:
             rows = tuple(x.astype(self.dtype) for x in rows)
         return rows
@@ -255,6 +253,12 @@ class MatrixFreeRows:
                 chunk.read(self.data)
             )
         return losses.astype(wide)
+
+    def _divide(self, arrays: Leaves) -> Leaves:
+        """Divide by the unit, in what products are accumulated in: not in bfloat16."""
+        if self.unit is None:
+            return arrays
+        return tuple(x / self.unit.astype(x.dtype) for x in arrays)
 
     @property
     def _weights(self) -> Leaves:
@@ -276,6 +280,14 @@ class MatrixFreeRows:
     def _zeros(self) -> Leaves:
         wide = trees.wide(self._weights)
         return tuple(jnp.zeros(w.shape, wide) for w in self._weights)
+
+
+def each_loss(rows: MatrixFreeRows, leaves: Leaves) -> jax.Array:
+    """Compute the loss of each row's examples at other weights, [n]."""
+    weights = rows.layout.split(rows.params)
+    row = jax.ShapeDtypeStruct((), trees.wide(weights))
+    work = functools.partial(rows._losses, trees.cast_like(leaves, weights))
+    return Chunks(rows.n, rows.lanes, rows.slots, rows.span).collect(work, row)
 
 
 def _take_apart(rows: MatrixFreeRows) -> tuple[tuple, tuple]:

@@ -64,8 +64,13 @@ class GradientNoise:
         where, what = jax.random.split(key)
         size = sum(leaf.size for leaf in row)
         mean = sum(jnp.sum(leaf) for leaf in row) / size
-        squares = sum(jnp.sum(jnp.square(leaf - mean)) for leaf in row)
-        deviation = self.scale * jnp.sqrt(squares / max(size - 1, 1))
+        apart = tuple(leaf - mean for leaf in row)
+        # Squares of tiny gradients would vanish: a power of two is taken out first.
+        largest = jnp.stack([jnp.max(jnp.abs(a), initial=0) for a in apart]).max()
+        power = jnp.frexp(largest)[1]
+        squares = sum(jnp.sum(jnp.square(jnp.ldexp(a, -power))) for a in apart)
+        deviation = jnp.ldexp(jnp.sqrt(squares / max(size - 1, 1)), power)
+        deviation = self.scale * deviation
         if self.unit == "coordinate":
             # Random integers stand in for scores: the largest are a random subset.
             draws = tuple(

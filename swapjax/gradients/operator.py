@@ -34,6 +34,14 @@ class GradientOperator(Protocol):
         """The number of examples averaged into a row."""
         ...
 
+    @property
+    def unit(self) -> jax.Array | None:
+        """What the gradients were divided by, None for gradients as they are.
+
+        `prune` hands rows over in the root mean square of their norms; see `unit.py`.
+        """
+        ...
+
     def project(self, leaves: Leaves) -> jax.Array:
         """Compute ``G v``: leaves to [n]."""
         ...
@@ -82,13 +90,13 @@ class GradientOperator(Protocol):
         ...
 
     def loss(self, leaves: Leaves) -> jax.Array:
-        """Compute the mean loss of the rows' examples at other weights."""
+        """Compute the mean loss of the rows' examples at other weights, not divided."""
         ...
 
     def curve(self, leaves: Leaves) -> Leaves:
         """Compute ``H v``: leaves to leaves.
 
-        H is the Hessian of the mean loss, without corruption, in the prunable entries
-        alone, at the weights where the rows are taken.
+        H is the Hessian of the mean loss, without corruption and divided by the unit,
+        in the prunable entries alone, at the weights where the rows are taken.
         """
         ...

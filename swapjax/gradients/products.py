@@ -78,13 +78,19 @@ def products(first: Leaves, second: Leaves, support: Leaves | None = None) -> ja
     return sum(parts, start=jnp.zeros(shape, trees.wide(first)))
 
 
-def sum_squares(matrices: Leaves, which: jax.Array, lanes: int = 1) -> Leaves:
+def sum_squares(
+    matrices: Leaves,
+    which: jax.Array,
+    lanes: int = 1,
+    scale: jax.Array | None = None,
+) -> Leaves:
     """Sum the squares of every column over the rows that `which` marks.
 
     Args:
         matrices: the rows.
         which: ``bool[n]``.
         lanes: into how many equal parts the rows are split over devices.
+        scale: what entries are divided by first, so that no square leaves its range.
     """
     dtype = trees.wide(matrices)
 
@@ -95,7 +101,9 @@ def sum_squares(matrices: Leaves, which: jax.Array, lanes: int = 1) -> Leaves:
         def step(i: jax.Array, sums: jax.Array) -> jax.Array:
             row = jax.lax.dynamic_index_in_dim(m, i, 1, keepdims=False)
             count = jax.lax.dynamic_index_in_dim(counts, i, 1, keepdims=False)
-            return sums + jnp.where(count, jnp.square(row.astype(dtype)), 0)
+            row = row.astype(dtype)
+            row = row if scale is None else row / scale
+            return sums + jnp.where(count, jnp.square(row), 0)
 
         # Row by row: a reduction over the first axis strides through memory, and took
         # ten times as long.

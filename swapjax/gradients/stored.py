@@ -42,6 +42,11 @@ class StoredRows:
         """The number of examples averaged into a row."""
         return self.source.batch
 
+    @property
+    def unit(self) -> jax.Array | None:
+        """What the rows were divided by, see `unit.in_unit`; None if by nothing."""
+        return self.source.unit
+
     def project(self, leaves: Leaves) -> jax.Array:
         """Compute ``G v``."""
         return products.project(self.matrices, leaves)

@@ -6,6 +6,7 @@ understood when reading: see `swapjax.io.torch_weights`.
 """
 
 import json
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def save_params(
         ValueError: for leaves that are no arrays, two of one path, dtypes that such a
             file cannot hold, and metadata whose names begin with ``swapjax.``.
     """
-    trees.require_arrays(params, str(path))
+    trees.require_arrays(params, printable(path))
     for name, text in (metadata or {}).items():
         if not (isinstance(name, str) and isinstance(text, str)):
             raise ValueError(f"metadata: {name!r} is {text!r}, strings wanted")
@@ -154,7 +155,7 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             written, or holds pickles.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # which no name can make fail
         raise ValueError(f"{printable(path)}: no such file")
     if path.suffix == ".npz":
         return read_npz(path), {}
@@ -210,7 +211,7 @@ def _match(
             found[name] = _wrap(array, leaf) if _is_key(leaf) else array
     if wrong:
         raise ValueError(f"{printable(path)}: {'; '.join(wrong)}")
-    trees.require_finite(map(printable, found), found.values(), printable(path))
+    trees.require_finite(found, found.values(), printable(path))
     return found
 
 

@@ -5,6 +5,7 @@ matched, not evaluated; nothing is unpickled.
 """
 
 import math
+import os
 import re
 import zipfile
 from collections.abc import Callable, Collection
@@ -64,8 +65,7 @@ def read_npz(
             it seems, and for members that are twice there, are no arrays, or hold
             pickles or records.
     """
-    path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # which no name can make fail
         raise ValueError(f"{printable(path)}: no such file")
     try:
         with open(path, "rb") as file:
@@ -77,7 +77,7 @@ def read_npz(
                 names = members if choose is None else choose(list(members))
                 chosen = {name: members[name] for name in names if name in members}
                 size = sum(info.file_size for info in chosen.values())
-                require_room("it", size, path.stat().st_size)
+                require_room("it", size, os.path.getsize(path))
                 return {
                     name: _read(archive, name, info) for name, info in chosen.items()
                 }

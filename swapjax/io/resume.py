@@ -4,7 +4,6 @@ A state is a safetensors file. Its metadata hold the settings of the run, the ve
 that wrote it, notes, and a digest over all of these and every tensor.
 """
 
-import hashlib
 import json
 import os
 import platform
@@ -21,8 +20,9 @@ import optax
 
 from swapjax.core import identity, trees
 from swapjax.core.checks import take_key
+from swapjax.core.text import printable
 from swapjax.core.types import Params
-from swapjax.io import checkpoint
+from swapjax.io import tensors
 
 
 class State(NamedTuple):
@@ -39,7 +39,7 @@ class State(NamedTuple):
 
 # 2, of swapjax 0.2, had no digest; 1, of 0.1, told no format and other plans.
 _FORMAT = "3"
-_OURS = ("run", "made", "kind", "format", "digest")  # the rest of metadata are notes
+_OURS = ("run", "made", "kind", "format")  # the rest of metadata are notes
 # Settings of JAX with which the same arguments give other numbers.
 _FLAGS = (
     "jax_enable_x64",
@@ -91,13 +91,13 @@ def require_room(path: str | Path) -> None:
         pass
     except (OSError, ValueError) as e:
         reason = getattr(e, "strerror", None) or str(e)
-        raise ValueError(f"checkpoint: {path}: {reason}") from None
+        raise ValueError(f"checkpoint: {printable(path)}: {reason}") from None
     if not folder.is_dir():
-        raise ValueError(f"checkpoint: {folder} is not a folder")
+        raise ValueError(f"checkpoint: {printable(folder)} is not a folder")
     if Path(path).is_dir():
-        raise ValueError(f"checkpoint: {path} is a folder, not a file")
+        raise ValueError(f"checkpoint: {printable(path)} is a folder, not a file")
     if not os.access(folder, os.W_OK):
-        raise ValueError(f"checkpoint: {folder} cannot be written to")
+        raise ValueError(f"checkpoint: {printable(folder)} cannot be written to")
 
 
 def save(path: str | Path, state: State, run: dict[str, str], kind: str) -> None:
@@ -112,12 +112,12 @@ def save(path: str | Path, state: State, run: dict[str, str], kind: str) -> None
     metadata = {name: json.dumps(note) for name, note in state.notes.items()}
     metadata |= {"run": json.dumps(run), "kind": kind, "format": _FORMAT}
     metadata |= {"made": json.dumps(_versions())}
-    arrays = {
-        name: np.asarray(jnp.asarray(identity.bits(leaf)))
-        for name, leaf in _named(state.trees)
-    }
-    metadata |= {"digest": _digest(arrays, metadata)}
-    checkpoint.save_params(path, arrays, metadata)
+    arrays: dict[str, Any] = {}
+    for name, leaf in _named(state.trees):
+        if name in arrays:
+            raise ValueError(f"checkpoint: two leaves have the path {_shown(name)}")
+        arrays[name] = identity.bits(leaf)
+    tensors.write(path, arrays, metadata)
 
 
 def load(
@@ -142,16 +142,21 @@ def load(
     """
     if not Path(path).exists():
         return None
-    arrays, metadata = checkpoint.read(path)
+    if not Path(path).is_file():
+        raise ValueError(f"checkpoint: {printable(path)} is no file")
+    # Formats of before had no digest; they are told as what they are.
+    arrays, metadata = tensors.read(
+        path, sealed=lambda metadata: metadata.get("format") == _FORMAT
+    )
     if "run" not in metadata or metadata.get("kind", kind) != kind:
-        raise ValueError(f"checkpoint: {path} is not the state of a run of {kind}")
+        raise ValueError(
+            f"checkpoint: {printable(path)} is not the state of a run of {kind}"
+        )
     if metadata.get("format", "1") != _FORMAT:
         raise ValueError(
-            f"checkpoint: {path} was written by another version of swapjax, whose runs "
-            "this one cannot continue; remove it to start anew"
+            f"checkpoint: {printable(path)} was written by another version of swapjax, "
+            "whose runs this one cannot continue; remove it to start anew"
         )
-    if metadata.pop("digest", None) != _digest(arrays, metadata):
-        refuse(path, "is damaged, it does not hold what was written")
     _require_same(path, metadata, run)
     _require_arrays(path, arrays, like)
     return State(
@@ -170,7 +175,7 @@ def refuse(path: str | Path, why: str) -> NoReturn:
     Raises:
         ValueError: always.
     """
-    raise ValueError(f"checkpoint: {path} {why}; remove it to start anew")
+    raise ValueError(f"checkpoint: {printable(path)} {why}; remove it to start anew")
 
 
 def _versions() -> dict[str, str]:
@@ -208,9 +213,9 @@ def _require_same(
     ]
     if moved:
         warnings.warn(
-            f"checkpoint: {path} was written with {'; '.join(moved)}: the run goes on, "
-            "code is not compared, and the last bits may differ",
-            stacklevel=4,
+            f"checkpoint: {printable(path)} was written with {'; '.join(moved)}: the "
+            "run goes on, code is not compared, and the last bits may differ",
+            stacklevel=5,
         )
 
 
@@ -259,18 +264,6 @@ def _texts(path: str | Path, metadata: Mapping[str, str], name: str) -> dict[str
     return found
 
 
-def _digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
-    """Compute what shows that any bit is another one."""
-    result = hashlib.sha256()
-    for name, text in sorted(metadata.items()):
-        result.update(json.dumps([name, text]).encode())
-    for name, array in sorted(arrays.items()):
-        head = [name, str(array.dtype), list(array.shape)]
-        result.update(json.dumps(head).encode())
-        result.update(np.ascontiguousarray(array).tobytes())
-    return result.hexdigest()
-
-
 def _named(named: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     """Yield the leaves of named trees, each with its name in a file."""
     for name, tree in named.items():
@@ -302,7 +295,6 @@ def _list(names: list[str]) -> str:
 
 
 def _shown(text: str | None) -> str:
-    """Show what a file says in one line, and nothing that a terminal would obey."""
-    text = str(text)
-    short = text if len(text) <= _LONG else f"{text[:_LONG]}..."
-    return short if short.isprintable() else ascii(short)
+    """Show what a file says: one line, not too long."""
+    shown = printable(text)
+    return shown if len(shown) <= _LONG else f"{shown[:_LONG]}..."

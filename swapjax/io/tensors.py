@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from swapjax.core import files
 from swapjax.core.text import printable, reason
 
 _OURS = "swapjax."  # how the metadata begin that are not the user's
 _DIGEST = "swapjax.sha256"
+# Says that there is a digest: its own name may be damaged too. Files of swapjax 0.2 and
+# of others have neither.
+_FORMAT = ("swapjax.format", "1")
 _MINI = {
     "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2",
@@ -32,13 +34,15 @@ _DTYPES = {"BF16": jnp.bfloat16, "BOOL": np.bool_, "C64": np.complex64} | {
     for bits in sizes
 }  # fmt: skip
 _DTYPES |= {name: getattr(jnp, kind) for name, kind in _MINI.items()}
-_NAMES = {np.dtype(dtype) for dtype in _DTYPES.values()}
+_NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 
 
 def write(
     path: str | Path, arrays: Mapping[str, Any], metadata: Mapping[str, str]
 ) -> None:
     """Write arrays and strings, whole or not at all.
+
+    The same arrays and strings make the same bytes.
 
     Args:
         path: the file; it is replaced if it exists.
@@ -55,33 +59,42 @@ def write(
         name: _native(f"{printable(path)}: {printable(name)}", np.asarray(array))
         for name, array in arrays.items()
     }
-    told = {**metadata, _DIGEST: _digest(host, metadata)}
-    # Not save_file, which has a temporary file of its own that nobody would remove.
-    content = _in_order(safetensors.numpy.save(host, metadata=told))
-    files.write_atomically(path, lambda p: p.write_bytes(content))
-
-
-def _in_order(content: bytes) -> bytes:
-    """Sort the metadata of a file, which the library writes in any order.
-
-    The same arrays make the same bytes then.
-    """
-    length = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + length])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    told = {**metadata, _DIGEST: _digest(host, metadata), _FORMAT[0]: _FORMAT[1]}
+    # As the library does: the widest first, so that each begins at its multiple.
+    names = sorted(host, key=lambda name: (-host[name].itemsize, name))
+    header: dict[str, Any] = {"__metadata__": dict(sorted(told.items()))}
+    end = 0
+    for name in names:
+        start, end = end, end + host[name].nbytes
+        header[name] = {
+            "dtype": _NAMES[host[name].dtype],
+            "shape": host[name].shape,
+            "data_offsets": [start, end],
+        }
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)  # tensors begin at multiples of 8
-    return len(text).to_bytes(8, "little") + text + content[8 + length :]
+    text += b" " * (-len(text) % 8)
+
+    def save(path: Path) -> None:
+        with path.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name in names:
+                file.write(_bytes(host[name]))
+
+    files.write_atomically(path, save)
 
 
 def read(
-    path: str | Path, ours: tuple[str, ...] = ()
+    path: str | Path,
+    ours: tuple[str, ...] = (),
+    *,
+    sealed: Callable[[Mapping[str, str]], bool] = lambda _: False,
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Read every array, and the strings beside them.
 
     Args:
         path: the file.
         ours: the names of metadata that begin as those of swapjax do and are known.
+        sealed: tells by the metadata whether there must be a digest.
 
     Returns:
         Arrays by name; strings by name, the digest left out.
@@ -103,7 +116,10 @@ def read(
                 file.seek(8 + length + told["data_offsets"][0])
                 arrays[name] = _read_tensor(file, name, told)
         digest = metadata.pop(_DIGEST, None)
-        if digest is not None and digest != _digest(arrays, metadata):
+        known = digest is not None or _FORMAT[0] in metadata or sealed(metadata)
+        if metadata.pop(*_FORMAT) != _FORMAT[1]:
+            raise ValueError("it was written by a later version of swapjax")
+        if known and digest != _digest(arrays, metadata):
             raise ValueError("it differs from what was written to it")
         unknown = [k for k in metadata if k.startswith(_OURS) and k not in ours]
         if unknown:
@@ -142,8 +158,12 @@ def _digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> st
     result = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
     for name, array in sorted(arrays.items()):
         result.update(json.dumps([name, array.dtype.name, array.shape]).encode())
-        result.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        result.update(_bytes(array))
     return result.hexdigest()
+
+
+def _bytes(array: np.ndarray) -> memoryview:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

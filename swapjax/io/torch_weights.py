@@ -9,6 +9,7 @@ cannot be told apart by shape. Where the caller does not say, the layer's name m
 in a decoder. Others are refused.
 """
 
+import os
 import re
 import warnings
 from collections.abc import Collection, Iterator, Mapping
@@ -94,12 +95,22 @@ def rename(
     return result
 
 
-def to_arrays(tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """NumPy arrays of a state dict, or of what it is wrapped in."""
+def to_arrays(
+    tensors: Mapping[str, Any], source: str = "state dict"
+) -> dict[str, np.ndarray]:
+    """Make NumPy arrays of a state dict, or of what it is wrapped in.
+
+    Args:
+        tensors: by name.
+        source: of them, the start of a sentence.
+
+    Raises:
+        ValueError: for names that are no strings, and values that are no arrays.
+    """
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(tensors.get(key), Mapping):
             tensors = tensors[key]
-    return {name: _to_array(name, value) for name, value in tensors.items()}
+    return {name: _to_array(source, name, value) for name, value in tensors.items()}
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -116,7 +127,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
             f"{printable(path)}: .pt files need PyTorch to be read; pip install "
             "torch, or save the state dict as .safetensors"
         ) from None
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ValueError(f"{printable(path)}: no such file")
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
@@ -128,7 +139,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(
             f"{printable(path)}: holds a {type(found).__name__}, not a state dict"
         )
-    return to_arrays(found)
+    return to_arrays(found, printable(path))
 
 
 def _pruned(
@@ -257,9 +268,10 @@ def _says(name: str) -> bool | None:
     return False if is_plain else None
 
 
-def _to_array(name: Any, value: Any) -> np.ndarray:
+def _to_array(source: str, name: Any, value: Any) -> np.ndarray:
     if not isinstance(name, str):
-        raise ValueError(f"state dict: {printable(repr(name))} is a name, not a string")
+        raise ValueError(f"{source}: {printable(repr(name))} is a name, not a string")
+    what = f"{source}: {printable(name)}"
     try:
         if hasattr(value, "detach"):
             value = value.detach().cpu()
@@ -268,9 +280,7 @@ def _to_array(name: Any, value: Any) -> np.ndarray:
             value = value.numpy()
         array = np.asarray(value)
     except Exception as e:  # PyTorch has many kinds of tensors that are no arrays
-        raise ValueError(f"{printable(name)}: is no array: {reason(e)}") from None
+        raise ValueError(f"{what}: is no array: {reason(e)}") from None
     if array.dtype.kind in "OUS":
-        raise ValueError(
-            f"{printable(name)}: is a {type(value).__name__}, not an array"
-        )
+        raise ValueError(f"{what}: is a {type(value).__name__}, not an array")
     return array

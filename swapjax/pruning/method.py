@@ -6,18 +6,17 @@ makes a solution of a problem.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from swapjax.activations.layer import Layer
 from swapjax.core.configuration import lenient
 from swapjax.core.types import Leaves, Params, Status
 from swapjax.gradients.operator import GradientOperator
+from swapjax.gradients.unit import in_unit
 from swapjax.sparsity.budget import Budget, select
 from swapjax.sparsity.layout import Layout
 from swapjax.sparsity.masks import apply_masks
@@ -38,7 +37,8 @@ class Problem:
         weights: the prunable leaves as they are now, perhaps already sparse.
         initial: the same before the first stage.
         rows: the gradient rows at the current weights; None for a method that does
-            without.
+            without. A method sees them divided by their unit, the root mean square of
+            their norms, so that the scale of the loss leaves it alone.
         within: bool leaves outside of which nothing may be kept, or None.
         layers: each leaf as a matrix with the second moment of what it reads, at the
             current weights; None for a method that does without.
@@ -166,8 +166,13 @@ class Method:
             object.__setattr__(self, "identity", identity)
 
     def __call__(self, problem: Problem, budget: Budget) -> Solution:
-        """Prune. Pure; may be traced."""
+        """Prune. Pure; may be traced.
+
+        Rows that are not in their unit yet are divided first, at the cost of a copy.
+        """
         with lenient():
+            if problem.rows is not None:
+                problem = dataclasses.replace(problem, rows=in_unit(problem.rows))
             return _check_solution(self.name, self.solve(problem, budget), problem)
 
     def __str__(self) -> str:
@@ -330,18 +335,3 @@ def _check_leaves(
         path = f"leaf {i}" if problem.layout is None else problem.layout.paths[i]
         got = repr(leaf) if dtype is None else f"{dtype} of shape {shape}"
         raise ValueError(f"{what}: {path} must be {of} of shape {w.shape}, got {got}")
-
-
-def check_dampings(damping: float | tuple[float, ...]) -> tuple[float, ...]:
-    """One or several dampings, as a tuple.
-
-    Raises:
-        ValueError: for none, other than numbers, and values below 0 or not finite.
-    """
-    try:
-        dampings = tuple(float(d) for d in np.atleast_1d(np.asarray(damping)))
-    except (TypeError, ValueError):
-        raise ValueError(f"damping must be numbers, got {damping!r}") from None
-    if not dampings or not all(math.isfinite(d) and d >= 0 for d in dampings):
-        raise ValueError(f"damping must be 0 or more, got {damping}")
-    return dampings

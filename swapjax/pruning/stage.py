@@ -1,6 +1,5 @@
 """One stage of a run: gradients, support, re-fit, fine-tuning, batch statistics."""
 
-import dataclasses
 import math
 import time
 
@@ -14,11 +13,13 @@ from swapjax.core import sharding, trees
 from swapjax.core.compiled import Compiled
 from swapjax.core.configuration import lenient
 from swapjax.core.types import Leaves, Masks, Params, Status
-from swapjax.gradients.build import form, recipe
+from swapjax.gradients.build import recipe
 from swapjax.gradients.matrix_free import MatrixFreeRows
+from swapjax.gradients.unit import form_in_unit
 from swapjax.loops.finetune import finetune as tune
 from swapjax.pruning.history import Saved, Stage
 from swapjax.pruning.inputs import Inputs, Settings
+from swapjax.pruning.judgement import losses_of_rows, mean_loss, never_worse
 from swapjax.pruning.method import Method, Problem, Solution
 from swapjax.sparsity import masks as masking
 from swapjax.sparsity.budget import Budget
@@ -42,11 +43,11 @@ def advance(settings: Settings, inputs: Inputs, state: Saved, number: int) -> Sa
     layout = target.layout
     draw_key, noise_key, tune_key = settings.keys(number)
     free, layers = _look(settings, inputs, state.params, draw_key, noise_key)
-    before, rows = _loss(free, state.params), None
+    before, rows = mean_loss(free, state.params), None
     if free is not None and not math.isfinite(before):
         raise _lost(free, state.params, "loss_fn", number + 1)
     if free is not None and method.needs_rows:
-        rows = form(free, target, settings.storage)
+        rows = form_in_unit(free, target, settings.storage)
     problem = Problem(
         weights=layout.split(state.params),
         initial=inputs.initial,
@@ -61,6 +62,11 @@ def advance(settings: Settings, inputs: Inputs, state: Saved, number: int) -> Sa
     with lenient():
         solution = _solve((method,), problem, budget, owners=owners)
         _check_support(method, solution, budget)
+    solution = never_worse(free, problem.weights, solution)
+    if rows is not None:
+        assert rows.unit is not None
+        details = {**solution.details, "unit": rows.unit}
+        solution = solution._replace(details=details)
     masks = layout.masks(solution.masks)
     new = layout.merge(solution.weights, state.params)
     trees.require_finite(trees.paths(new), jax.tree.leaves(new), "params")
@@ -76,9 +82,9 @@ def advance(settings: Settings, inputs: Inputs, state: Saved, number: int) -> Sa
     if settings.recalibrate is not None:
         made["recalibrate"] = new = _recalibrate(settings, new, masks)
     new = sharding.put_like(new, inputs.params)
-    after = _loss(free, new)
+    after = mean_loss(free, new)
     if free is not None and not math.isfinite(after):
-        lost = (k for k, p in made.items() if not math.isfinite(_loss(free, p)))
+        lost = (k for k, p in made.items() if not math.isfinite(mean_loss(free, p)))
         culprit = next(lost, "loss_fn")
         raise _lost(free, made.get(culprit, new), culprit, number + 1)
     stage = _report(number + 1, masks, solution, before, after, started)
@@ -158,25 +164,6 @@ def _count(masks: Leaves, weights: Leaves) -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(kept), jnp.asarray(loose)
 
 
-def _loss(rows: MatrixFreeRows | None, params: Params) -> float:
-    """Evaluate the mean loss of the examples at some params; NaN without rows."""
-    if rows is None:
-        return math.nan
-    return float(_mean((), rows, params, owners=rows.functions))
-
-
-@Compiled
-def _mean(rows: MatrixFreeRows, params: Params) -> jax.Array:
-    moved = dataclasses.replace(rows, params=params)
-    return moved.loss(rows.layout.split(params))
-
-
-@Compiled
-def _each(rows: MatrixFreeRows, params: Params) -> jax.Array:
-    moved = dataclasses.replace(rows, params=params)
-    return moved.losses(rows.layout.split(params))
-
-
 _REMEDIES = {
     "loss_fn": "look at the labels (do they count from 0?), the data and the loss",
     "finetune": "take a smaller learning rate",
@@ -193,15 +180,15 @@ def _lost(rows: MatrixFreeRows, params: Params, culprit: str, stage: int) -> Val
         culprit: what made them, or loss_fn.
         stage: its number, from 1.
     """
-    each = np.asarray(_each((), rows, params, owners=rows.functions))
+    each = losses_of_rows(rows, params)
     bad = np.flatnonzero(~np.isfinite(each))
     which = "the mean of its losses"
     if bad.size:
         which = f"{bad.size:,} of {each.size:,} rows, first row {bad[0]:,}"
     remedy = _REMEDIES.get(culprit, "the loss must be finite for sparse weights too")
+    value = mean_loss(rows, params)
     return ValueError(
-        f"{culprit}: the loss became {_loss(rows, params)} in stage {stage} ({which}); "
-        f"{remedy}"
+        f"{culprit}: the loss became {value} in stage {stage} ({which}); {remedy}"
     )
 
 

@@ -48,7 +48,10 @@ def gradient_flow(weights: Leaves, curved: Leaves) -> Leaves:
 
 
 def fisher_diagonal(weights: Leaves, mean_squares: Leaves) -> Leaves:
-    """Score by ``w_q^2 F_qq``, twice the rise of the loss without the entry alone.
+    """Score by ``|w_q| sqrt(F_qq)``, the root of what the entry alone is worth.
+
+    ``w_q^2 F_qq`` is twice the rise of the loss without it; of tiny weights and
+    gradients, where both squares vanish, the root does not.
 
     Optimal Brain Damage with the diagonal of the empirical Fisher for the Hessian.
     Nothing is added to F: a constant would drown scores in float32.
@@ -59,6 +62,6 @@ def fisher_diagonal(weights: Leaves, mean_squares: Leaves) -> Leaves:
     """
     wide = trees.wide(weights)
     return tuple(
-        jnp.square(w.astype(wide)) * f.astype(wide)
+        jnp.abs(w.astype(wide)) * jnp.sqrt(f.astype(wide))
         for w, f in zip(weights, mean_squares, strict=True)
     )

@@ -7,6 +7,7 @@ that only compare and add. Nothing is concatenated: devices that share a leaf ex
 counts only.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable
 
@@ -84,7 +85,7 @@ def top_keys(keys: Leaves, k: jax.Array | int) -> Leaves:
         counts = _counts([[key >= t for t in candidates] for key in keys])
         return [n >= k for n in counts]
 
-    threshold = _largest(enough, bits, keys[0].dtype)
+    threshold = _largest(enough, bits, _zero(keys))
     above = tuple(key > threshold for key in keys)
     tied = tuple(key == threshold for key in keys)
     sure, level = _counts(zip(above, tied, strict=True))
@@ -104,7 +105,7 @@ def common_keys(leaves: Leaves) -> Leaves:
 
 
 def _largest(
-    holds: Callable[[list[jax.Array]], list[jax.Array]], bits: int, dtype: jnp.dtype
+    holds: Callable[[list[jax.Array]], list[jax.Array]], bits: int, start: jax.Array
 ) -> jax.Array:
     """Find the largest unsigned t that holds, two bits at a time from the top.
 
@@ -112,8 +113,9 @@ def _largest(
         holds: tells of three candidates whether they do, in one pass over memory. What
             holds for one holds for all below it, and for 0.
         bits: of t.
-        dtype: of t.
+        start: zero, of the dtype of t.
     """
+    dtype = start.dtype
 
     def next_bits(i: jax.Array, t: jax.Array) -> jax.Array:
         place = jnp.asarray(2 * (rounds - 1 - i), dtype)
@@ -122,9 +124,13 @@ def _largest(
         return t | (sum(f.astype(dtype) for f in found) << place)
 
     rounds = (bits + 1) // 2
-    return jax.lax.fori_loop(
-        jnp.int32(0), jnp.int32(rounds), next_bits, jnp.zeros((), dtype)
-    )
+    return jax.lax.fori_loop(jnp.int32(0), jnp.int32(rounds), next_bits, start)
+
+
+def _zero(leaves: Leaves) -> jax.Array:
+    """Make a zero that differs from device to device of a shard_map if leaves do."""
+    first, *others = (jax.lax.full_like(leaf, 0, shape=()) for leaf in leaves)
+    return functools.reduce(jnp.bitwise_or, others, first)
 
 
 def _first(tied: Leaves, room: jax.Array) -> Leaves:
@@ -140,7 +146,7 @@ def _first(tied: Leaves, room: jax.Array) -> Leaves:
         counts = _counts([[t & (place < end) for end in ends] for t, place in pairs])
         return [n <= room for n in counts]
 
-    end = _largest(fit, offset.bit_length(), jnp.dtype(jnp.uint32))
+    end = _largest(fit, offset.bit_length(), _zero(tied).astype(jnp.uint32))
     return tuple(leaf & (place < end) for leaf, place in pairs)
 
 

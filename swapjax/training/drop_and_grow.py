@@ -116,7 +116,8 @@ def exchange_by(grow: Grow) -> Callable[[MaskStep], Leaves]:
     """Make a choice that exchanges a fraction of each leaf, rounded up.
 
     Args:
-        grow: where the ``"gradient"`` is largest, or at ``"random"``.
+        grow: where the ``"gradient"`` is largest, or at ``"random"``. Entries whose
+            gradient is not finite do not grow: a leaf without others stays as it is.
     """
 
     def choose(step: MaskStep) -> Leaves:
@@ -124,20 +125,23 @@ def exchange_by(grow: Grow) -> Callable[[MaskStep], Leaves]:
         for i, (weight, mask) in enumerate(zip(step.weights, step.masks, strict=True)):
             if grow == "gradient":
                 score = jnp.abs(step.gradients[i])
+                score = jnp.where(jnp.isfinite(score), score, jnp.nan)
             else:
                 assert step.key is not None  # since rules that grow so need one
                 score = random_score(jax.random.fold_in(step.key, i), weight)
             active = jnp.sum(mask, dtype=jnp.int32)
             # In float32 0.3 of 50 is above 15: a little less before it is rounded up.
             share = step.fraction * (1 - 2.0**-21) * active.astype(jnp.float32)
-            drop = jnp.ceil(share)
+            drop = jnp.ceil(share).astype(jnp.int32)
             within = None if step.within is None else step.within[i]
+            if grow == "gradient":
+                drop = _as_many_as_known(drop, score, mask, within)
             new.append(
                 exchange(
                     weight,
                     score,
                     mask,
-                    drop.astype(jnp.int32),
+                    drop,
                     within,
                     pattern=step.budget.pattern(i),
                 )
@@ -145,3 +149,16 @@ def exchange_by(grow: Grow) -> Callable[[MaskStep], Leaves]:
         return tuple(new)
 
     return choose
+
+
+def _as_many_as_known(
+    drop: jax.Array, score: jax.Array, mask: jax.Array, within: jax.Array | None
+) -> jax.Array:
+    """Lower a number to exchange to that of the inactive entries with a gradient.
+
+    Gradients that overflowed would have entries grow by their index.
+    """
+    free = ~mask if within is None else within & ~mask
+    unknown = free & jnp.isnan(score)
+    known = jnp.sum(free & ~unknown, dtype=jnp.int32)
+    return jnp.where(jnp.any(unknown), jnp.minimum(drop, known), drop)

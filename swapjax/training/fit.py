@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,12 +19,8 @@ from swapjax.core.types import LossFn, Masks, Params
 from swapjax.loops import steps
 from swapjax.sparsity import masks as masking
 from swapjax.sparsity.plan import plan
-from swapjax.training.state import (
-    check_state,
-    is_sparse,
-    last_mask_step,
-    masks_of,
-)
+from swapjax.training.settle import require_settling, tell, tell_unsettled
+from swapjax.training.state import is_sparse, masks_of
 from swapjax.training.train_function import describe
 
 _KIND = "epochs"
@@ -42,6 +39,8 @@ class Epoch:
         densities: the fraction that is left, by the path of each prunable leaf.
         churn: prunable entries that were active before or after it, but not both.
         seconds: wall time, compilation and evaluation included.
+        status: what `swapjax.check_state` finds after it, and whether mask steps are
+            missing at the end; empty where all is well.
     """
 
     epoch: int
@@ -52,6 +51,7 @@ class Epoch:
     densities: dict[str, float]
     churn: int
     seconds: float
+    status: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to what JSON takes."""
@@ -90,8 +90,8 @@ def fit(
 
     Args:
         loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch.
-        params: any pytree of arrays. Under `swapjax.sparse` training starts from what
-            its first masks leave of them.
+        params: any pytree of arrays and numbers. Under `swapjax.sparse` training starts
+            from what its first masks leave of them.
         optimizer: any Optax transformation.
         data: a pytree of arrays with a leading axis of examples; it stays on the
             device. Each epoch has an order of its own and takes whole batches only.
@@ -112,8 +112,13 @@ def fit(
     Raises:
         ValueError: for arguments out of range, masks that would change after training,
             data without arrays or with fewer examples than a batch, params and losses
-            that are not finite, what `swapjax.check_state` finds in the end; and a
-            checkpoint of another run, in no folder, or of a run of several processes.
+            that are not finite; and a checkpoint of another run, in no folder, or of a
+            run of several processes.
+
+    Warns:
+        UserWarning: of what `swapjax.check_state` finds after an epoch, once, and of
+            masks that are less sparse in the end than they should be, as where updates
+            were skipped. The history keeps both, and the run is not lost.
 
     Example:
         >>> import optax, swapjax
@@ -135,7 +140,7 @@ def fit(
     params, data = _as_arrays(params, data)
     per_epoch = steps.per_epoch(data, batch, "batch")
     state = optimizer.init(steps.trainable(params))
-    _require_masks_that_settle(state, epochs * per_epoch)
+    require_settling(optimizer, state, epochs * per_epoch)
     sparse = is_sparse(state)
     first = masks_of(state) if sparse else _prunable(params)
 
@@ -182,15 +187,25 @@ def fit(
             densities=densities,
             churn=churn,
             seconds=time.perf_counter() - started,
+            status=_warn(found, last=number == epochs),
         )
         found = found._replace(history=(*history, epoch))
         if checkpoint is not None:
             _save(checkpoint, found, run)
         if callback is not None:
             callback(epoch)
-    if sparse:
-        check_state(found.state)
     return found
+
+
+def _warn(fitted: Fitted, last: bool) -> str:
+    """Say what is wrong with masks after an epoch, and warn of it if that is new."""
+    said = tell(fitted.state)
+    missing = tell_unsettled(fitted.state) if last else ""
+    before = {epoch.status for epoch in fitted.history}
+    for text in (said if said not in before else "", missing):
+        if text:
+            warnings.warn(f"fit: {text}", stacklevel=3)
+    return "; ".join(filter(None, (said, missing)))
 
 
 def _as_arrays(params: Params, data: Any) -> tuple[Params, Any]:
@@ -201,16 +216,6 @@ def _as_arrays(params: Params, data: Any) -> tuple[Params, Any]:
     params = jax.tree.map(jnp.asarray, params)
     trees.require_finite(trees.paths(params), jax.tree.leaves(params), "params")
     return params, jax.tree.map(jnp.asarray, data)
-
-
-def _require_masks_that_settle(state: Any, steps: int) -> None:
-    """Raise for masks that would change after the last update."""
-    last = last_mask_step(state) if is_sparse(state) else -1
-    if last > steps:
-        raise ValueError(
-            f"optimizer: its masks change until update {last:,}, "
-            f"training ends after {steps:,}"
-        )
 
 
 def _masks_now(fitted: Fitted, first: Masks) -> Masks:

@@ -38,6 +38,7 @@ class Timetable:
         last: the update after which there are none; -1 where there are none at all.
         fractions: ``float32[mask steps]``, the fraction of the active entries to
             exchange.
+        steps: updates in all, None if that is not known.
     """
 
     plan: Plan
@@ -47,6 +48,7 @@ class Timetable:
     every: int
     last: int
     fractions: np.ndarray
+    steps: int | None = None
 
     def is_mask_step(self, t: jax.Array) -> jax.Array:
         """Return whether update number t, from 1, is a mask step."""
@@ -54,8 +56,11 @@ class Timetable:
         return due & (t >= self.first) & (t <= self.last)
 
     def at(self, t: jax.Array) -> tuple[Budget, jax.Array]:
-        """Return the counts of the mask step at t, and the fraction to exchange."""
-        i = (t - self.first) // self.every
+        """Return the counts of the mask step at t, and the fraction to exchange.
+
+        A mask step that is late goes as far as the last one that was due.
+        """
+        i = jnp.minimum((t - self.first) // self.every, len(self.fractions) - 1)
         keep = jnp.asarray(self.keep)[jnp.minimum(i, len(self.keep) - 1)]
         patterns: tuple[NM | None, ...] = ()
         if any(self.plan.patterns):
@@ -72,7 +77,11 @@ class Timetable:
             )
         floors = _in_units(self.plan, self.plan.floors)
         budget = Budget(keep, self.plan.groups, floors, patterns)
-        return budget, jnp.asarray(self.fractions)[i]
+        fraction = jnp.asarray(self.fractions)[i]
+        if self.steps is not None:
+            # What grew at the last update would have no other to train it.
+            fraction = jnp.where(t < self.steps, fraction, 0)
+        return budget, fraction
 
     def first_budget(self) -> Budget:
         """Return the counts of the first masks."""
@@ -133,7 +142,8 @@ def make(
         first=schedule.start,
         every=schedule.every,
         last=last,
-        fractions=_fractions(rule, times, last, steps),
+        fractions=_fractions(rule, times, last),
+        steps=steps,
     )
 
 
@@ -152,10 +162,9 @@ def _levels(rule: Rule, schedule: Schedule, final: Fraction) -> tuple[Fraction, 
     )
 
 
-def _fractions(rule: Rule, times: range, last: int, steps: int | None) -> np.ndarray:
+def _fractions(rule: Rule, times: range, last: int) -> np.ndarray:
     """Ask the rule for the fractions to exchange at mask steps, ``float32[times]``."""
-    # What grew at the last update would have no other to train it.
-    found = [0.0 if t == steps else rule.fraction(t, last) for t in times]
+    found = [rule.fraction(t, last) for t in times]
     try:
         result = np.asarray(found, np.float32).reshape(len(found))
     except (TypeError, ValueError):

@@ -10,13 +10,22 @@ import numpy as np
 import optax
 
 from swapjax.core import sharding, trees
-from swapjax.core.checks import require_count, take_key
+from swapjax.core.members import differ_like, own_seed
 from swapjax.core.types import Masks, Params
 from swapjax.sparsity import masks as masking
 from swapjax.sparsity.plan import Plan, require_one
 from swapjax.sparsity.schedules import Schedule
 from swapjax.training.first_masks import first_masks
+from swapjax.training.inputs import (
+    check_arguments,
+    check_gradients,
+    check_state,
+    take_arrays,
+    take_seed,
+)
 from swapjax.training.mask_schedule import Timetable, make
+from swapjax.training.mask_step import changer
+from swapjax.training.passed_over import pass_over_constants
 from swapjax.training.rule import Rule
 from swapjax.training.state import SparseState
 from swapjax.training.update import Update, alone, masked, straight_through
@@ -104,31 +113,28 @@ def sparse(
         >>> swapjax.density(swapjax.masks_of(state)), int((params["kernel"] != 0).sum())
         (0.25, 8)
     """
-    _check(optimizer, rule, schedule, steps)
+    check_arguments(optimizer, rule, schedule, steps)
     require_one(sparsity, plan)
-    wrapped = optax.with_extra_args_support(optimizer)
-    to_key, seed = _take_key(rule, key)
+    wrapped = pass_over_constants(optimizer)
+    kind, seed, to_key = take_seed(rule, key)
 
     @functools.lru_cache(maxsize=8)
-    def timetable_of(treedef: Any, shapes: tuple) -> Timetable:
+    def of(treedef: Any, shapes: tuple) -> tuple[Timetable, Callable]:
         like = treedef.unflatten([jax.ShapeDtypeStruct(*shape) for shape in shapes])
-        return make(rule, like, sparsity, plan, schedule, steps, within)
+        table = make(rule, like, sparsity, plan, schedule, steps, within)
+        return table, changer(rule, table, wrapped)
 
-    def timetable(params: Params) -> Timetable:
+    def network(params: Params) -> tuple[Timetable, Callable]:
         leaves, treedef = jax.tree.flatten(params)
-        for path, leaf in zip(trees.paths(params), leaves, strict=True):
-            if not hasattr(leaf, "shape"):
-                raise ValueError(
-                    f"params: {path} must be an array, got a {type(leaf).__name__}"
-                )
-        return timetable_of(treedef, tuple((x.shape, x.dtype) for x in leaves))
+        return of(treedef, tuple((x.shape, x.dtype) for x in leaves))
 
     def init(params: Params) -> SparseState:
+        params = take_arrays(params)
         if not jax.tree.leaves(params):
             return _empty_state(rule, wrapped, params, within, seed)
-        return _first_state(
-            rule, timetable(params), wrapped, params, within, seed, to_key
-        )
+        own = jnp.asarray(seed) if kind is None else own_seed(kind, seed, params)
+        table, _ = network(params)
+        return _first_state(rule, table, wrapped, params, within, own, to_key)
 
     def update(
         gradients: Params,
@@ -141,13 +147,20 @@ def sparse(
                 "params: sparse training needs them; call tx.update(gradients, state, "
                 "params)"
             )
-        _check_state(state, rule, within)
-        table = timetable(params)
+        check_state(state, rule, within)
+        params = take_arrays(params)
+        if not jax.tree.leaves(params):
+            # Who asks with nothing wants to know how often this is called.
+            return gradients, state._replace(count=optax.safe_increment(state.count))
+        check_gradients(gradients, params)
+        table, change = network(params)
         masking.check(state.masks, params, "state.masks")
-        _check_gradients(gradients, params)
         step = straight_through if rule.straight_through else masked
         key = to_key(state.key)
-        return step(Update(rule, table, wrapped, gradients, state, params, key, extra))
+        given = Update(
+            rule, table, change, wrapped, gradients, state, params, key, extra
+        )
+        return step(given)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -167,6 +180,7 @@ def _empty_state(
     alike = {"within": within is not None, "dense": rule.straight_through}
     extras: dict[str, Any] = {name: params for name, there in alike.items() if there}
     extras |= {"status": jnp.zeros(0, jnp.int32), "last": count}
+    extras["waits"] = jnp.zeros((), bool)
     inner = optimizer.init(params)
     return SparseState(count, params, jnp.asarray(seed), inner, extras)
 
@@ -177,7 +191,7 @@ def _first_state(
     optimizer: optax.GradientTransformationExtraArgs,
     params: Params,
     within: Masks | None,
-    seed: np.ndarray,
+    seed: jax.Array,
     to_key: Callable[[jax.Array], jax.Array | None],
 ) -> SparseState:
     """Make the state before the first update, its arrays placed as params are."""
@@ -185,10 +199,11 @@ def _first_state(
     inside = None
     if within is not None:
         inside = table.plan.layout.leaf_masks(trees.align(within, params))
-    first = first_masks(rule, table, params, inside, to_key(jnp.asarray(seed)))
+    first = first_masks(rule, table, params, inside, to_key(seed))
     extras: dict[str, Any] = {
         "status": jnp.zeros(len(weights), jnp.int32),
         "last": jnp.asarray(table.last, jnp.int32),
+        "waits": jnp.zeros((), bool),
     }
     # Copies: a loop may donate params and this state, not what others hold.
     copy = functools.partial(jax.tree.map, jnp.array)
@@ -198,87 +213,5 @@ def _first_state(
         extras["dense"] = alone(table.plan, copy(weights), params)
     masks = sharding.put_like(table.plan.layout.masks(copy(first)), params)
     count, inner = jnp.zeros((), jnp.int32), optimizer.init(params)
-    made = SparseState(count, masks, jnp.asarray(seed), inner, extras)
-    return sharding.put_beside(made, params)
-
-
-def _check(
-    optimizer: Any, rule: Rule, schedule: Schedule | None, steps: int | None
-) -> None:
-    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-        raise ValueError(
-            "optimizer must be an Optax transformation, such as optax.adam(1e-3), got "
-            f"{optimizer!r}"
-        )
-    if not isinstance(schedule, Schedule | None):
-        raise ValueError(
-            "schedule must be what a function like swapjax.cubic(0, 1000, every=100) "
-            f"returns, got {schedule!r}"
-        )
-    if not isinstance(rule, Rule):
-        raise ValueError(
-            f"rule must be what a function like swapjax.granet() returns, got {rule!r}"
-        )
-    if schedule is None:
-        if rule.choose is not None:
-            raise ValueError(
-                f"schedule: {rule.name} changes masks; say when, as "
-                "swapjax.cubic(start, end, every=100) does"
-            )
-        return
-    if schedule.start is None:
-        raise ValueError(
-            f"schedule: {schedule} counts stages; for training give it a start and an "
-            "end in updates"
-        )
-    if steps is not None:
-        require_count("steps", steps)
-        if schedule.end > steps:
-            raise ValueError(
-                f"schedule: {schedule} ends after update {schedule.end}, training "
-                f"after {steps}"
-            )
-
-
-def _check_state(state: Any, rule: Rule, within: Masks | None) -> None:
-    if not isinstance(state, SparseState):
-        raise ValueError(
-            f"state: must be what tx.init gave, got a {type(state).__name__}"
-        )
-    wanted = {"dense": rule.straight_through, "within": within is not None}
-    missing = [name for name in wanted if wanted[name] and name not in state.extras]
-    if missing:
-        raise ValueError(
-            f"state: must be of the same rule and arguments, {rule} keeps "
-            f"{' and '.join(missing)}, got {', '.join(sorted(state.extras))}"
-        )
-
-
-def _check_gradients(gradients: Params, params: Params) -> None:
-    wanted: object = jax.tree.structure(params)
-    got: object = jax.tree.structure(gradients)
-    if wanted != got:
-        raise ValueError(f"gradients: must have the tree of params {wanted}, got {got}")
-    pairs = zip(jax.tree.leaves(gradients), jax.tree.leaves(params), strict=True)
-    for path, (gradient, param) in zip(trees.paths(params), pairs, strict=True):
-        if jnp.shape(gradient) != jnp.shape(param):
-            raise ValueError(
-                f"gradients: {path} must have the shape {jnp.shape(param)} of params, "
-                f"got {jnp.shape(gradient)}"
-            )
-
-
-def _take_key(
-    rule: Rule, key: jax.Array | None
-) -> tuple[Callable[[jax.Array], jax.Array | None], np.ndarray]:
-    """Split a key into a function that makes it from numbers, and these numbers."""
-    if key is None:
-        if rule.needs_key:
-            raise ValueError(
-                f"key: {rule.name} draws at random and needs a PRNG key, got None"
-            )
-        # States are alike with and without a key.
-        return lambda _: None, np.zeros(2, np.uint32)
-    # On the host: a loop that donates its state must not take the key with it.
-    kind, seed = take_key(key)
-    return functools.partial(jax.random.wrap_key_data, impl=kind), seed
+    made = SparseState(count, masks, jnp.array(seed), inner, extras)
+    return differ_like(sharding.put_beside(made, params), params)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from swapjax.core import trees
 from swapjax.core.types import Leaves, Masks, Params, Status
@@ -24,7 +25,8 @@ class SparseState(NamedTuple):
         inner: the state of the wrapped optimizer.
         extras: ``status``, ``int32[prunable leaves]``, the worst `swapjax.Status` that
             mask steps found in each leaf; ``last``, ``int32[]``, the update of the last
-            mask step, -1 without any; ``within``, the masks that were given as such;
+            mask step, -1 without any; ``waits``, ``bool[]``, whether one waits for
+            gradients that are finite; ``within``, the masks that were given as such;
             ``dense``, with the tree of params, the dense weights of a straight-through
             rule, and scalars for leaves that are not prunable.
     """
@@ -44,17 +46,25 @@ def masks_of(state: Any) -> Masks:
 
     Returns:
         Masks in the tree of params that the optimizer has. That of an ``nnx.Optimizer``
-        holds variables, whose arrays ``nnx.as_pure`` takes out.
+        holds variables, whose arrays ``nnx.as_pure`` takes out. Those of an ensemble,
+        as ``jax.vmap`` makes it, have its axis in front; a leaf that is never pruned is
+        the scalar True there, too. For one member, index the state before.
 
     Raises:
         ValueError: for a state that has none, or several.
     """
-    return _find(state).masks
+    found = find_state(state)
+    members = jnp.ndim(found.count)
+    if not members:
+        return found.masks
+    return jax.tree.map(
+        lambda m: jnp.asarray(True) if jnp.ndim(m) == members else m, found.masks
+    )
 
 
 def last_mask_step(state: Any) -> int:
     """Return the update of the last mask step, from 1; -1 where masks never change."""
-    return int(_find(state).extras["last"])
+    return int(jnp.max(find_state(state).extras["last"]))
 
 
 def is_sparse(state: Any) -> bool:
@@ -78,17 +88,20 @@ def check_state(state: Any, params: Params | None = None) -> None:
             more entries in all than its budget or some outside of `within`, naming
             leaves. Fewer entries than the budget are no error: there may be no room.
     """
-    found = _find(state)
-    named = zip(trees.paths(found.masks), jax.tree.leaves(found.masks), strict=True)
+    found = find_state(state)
+    masks = masks_of(state)
+    named = zip(trees.paths(masks), jax.tree.leaves(masks), strict=True)
     prunable = [path for path, leaf in named if jnp.ndim(leaf)]
+    # The worst of all members, where there are several.
+    status = np.asarray(found.extras["status"]).reshape(-1, len(prunable)).max(axis=0)
     faults: dict[str, list[str]] = {}
-    for path, code in zip(prunable, found.extras["status"].tolist(), strict=True):
+    for path, code in zip(prunable, status.tolist(), strict=True):
         if code != Status.CONVERGED:
             faults.setdefault(Status(code).sentence, []).append(path or "the array")
     if params is not None:
         leaves = zip(
-            trees.paths(found.masks),
-            jax.tree.leaves(found.masks),
+            trees.paths(masks),
+            jax.tree.leaves(masks),
             jax.tree.leaves(params),
             strict=True,
         )
@@ -101,7 +114,12 @@ def check_state(state: Any, params: Params | None = None) -> None:
         raise ValueError(f"state: {' '.join(told)}")
 
 
-def _find(state: Any) -> SparseState:
+def find_state(state: Any) -> SparseState:
+    """Find the state of `sparse` in that of an optimizer.
+
+    Raises:
+        ValueError: for none, or several.
+    """
     found = _all(state)
     if len(found) != 1:
         raise ValueError(

@@ -11,6 +11,7 @@ from swapjax.core import identity, trees
 from swapjax.core.types import LossFn, Masks, Params
 from swapjax.loops.finetune import FineTune, finetune
 from swapjax.sparsity import masks as masking
+from swapjax.training.settle import require_settling_of
 
 Train = Callable[[Params, Masks, jax.Array], Params]
 
@@ -45,7 +46,13 @@ class Trainer:
             )
 
     def __call__(self, params: Params, masks: Masks, key: jax.Array) -> Params:
-        """Train params, zero where masks are False."""
+        """Train params, zero where masks are False.
+
+        Raises:
+            ValueError: for an optimizer with masks of its own that would change after
+                the last step, and as `swapjax.loops.finetune.finetune` does.
+        """
+        require_settling_of(self.settings.optimizer, params, self.settings.steps)
         return finetune(
             self.loss_fn, params, self.data, self.settings, masks=masks, key=key,
             callback=self.progress,

@@ -1,6 +1,6 @@
 """One update of sparse training: change masks, then move the active weights."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,10 +9,13 @@ import optax
 
 from swapjax.core.types import Leaves, Params
 from swapjax.sparsity.plan import Plan
+from swapjax.training.line_search import at_active
 from swapjax.training.mask_schedule import Timetable
-from swapjax.training.optimizer_state import forget
-from swapjax.training.rule import MaskStep, Rule
-from swapjax.training.state import SparseState, examine, examine_choice
+from swapjax.training.mask_step import Before, Changed, only
+from swapjax.training.optimizer_state import forget, owners
+from swapjax.training.rule import Rule
+from swapjax.training.second_moments import Typical, start
+from swapjax.training.state import SparseState
 
 
 class Update(NamedTuple):
@@ -21,6 +24,7 @@ class Update(NamedTuple):
     Attributes:
         rule: chooses masks.
         table: the mask steps, and how many entries to keep at each.
+        change: the function that changes masks, of `changer`.
         optimizer: moves weights.
         gradients: at params, dense.
         state: before the update.
@@ -31,6 +35,7 @@ class Update(NamedTuple):
 
     rule: Rule
     table: Timetable
+    change: Callable[[Before], Changed]
     optimizer: optax.GradientTransformationExtraArgs
     gradients: Params
     state: SparseState
@@ -45,18 +50,30 @@ def masked(given: Update) -> tuple[Params, SparseState]:
     In this order the choice needs only arrays that are in memory anyway. After the
     optimizer it would need the updates too, as arrays in memory at every step.
     """
-    rule, table, optimizer, gradients, state, params, _, extra = given
+    rule, table, _, optimizer, gradients, state, params, _, extra = given
     plan, layout = table.plan, table.plan.layout
     weights, slopes = layout.split(params), layout.split(gradients)
-    changed = _change_masks(given, weights)
-    base = layout.merge(_only(changed.stays, weights), params)
-    memory = forget(optimizer, state.inner, layout.masks(changed.stays), base)
-    seen = layout.merge(_only(changed.masks, slopes), gradients)
+    changed = given.change(_before(given))
+    before = layout.leaf_masks(state.masks)
+    stays = tuple(a & b for a, b in zip(changed.masks, before, strict=True))
+    base = layout.merge(only(stays, weights), params)
+    memory = forget(
+        optimizer,
+        state.inner,
+        layout.masks(stays),
+        base,
+        _starts(given, changed, stays),
+    )
+    seen = layout.merge(only(changed.masks, slopes), gradients)
+    if "grad" in extra or "value_fn" in extra:
+        # The loss of dense params, at first, is not that of what masks leave of them.
+        moved = changed.made | (state.count == 0)
+        masks = layout.masks(changed.masks)
+        seen, extra = at_active(extra, gradients, base, masks, moved)
     updates, inner = optimizer.update(seen, memory, base, **extra)
     if rule.skips:
-        now = table.is_mask_step(state.count + 1)
         updates, inner = jax.tree.map(
-            lambda before, after: jnp.where(now, before, after),
+            lambda before, after: jnp.where(changed.made, before, after),
             (jax.tree.map(jnp.zeros_like, updates), memory),
             (updates, inner),
         )
@@ -66,7 +83,7 @@ def masked(given: Update) -> tuple[Params, SparseState]:
         jnp.where(m, u, 0) - jnp.where(s, 0, w)
         for m, s, u, w in zip(
             changed.masks,
-            changed.stays,
+            stays,
             layout.split(updates),
             weights,
             strict=True,
@@ -77,7 +94,12 @@ def masked(given: Update) -> tuple[Params, SparseState]:
 
 def straight_through(given: Update) -> tuple[Params, SparseState]:
     """Move dense weights by the gradients at params, then choose masks by them."""
-    rule, table, optimizer, gradients, state, params, _, extra = given
+    rule, table, _, optimizer, gradients, state, params, _, extra = given
+    if extra.get("value_fn") is not None:
+        raise ValueError(
+            f"value_fn: a line search would measure dense weights, which {rule.name} "
+            "trains behind the params; take another rule, such as swapjax.gmp()"
+        )
     plan, layout = table.plan, table.plan.layout
     weights, slopes = layout.split(params), layout.split(gradients)
     dense, seen = layout.split(state.extras["dense"]), slopes
@@ -94,12 +116,13 @@ def straight_through(given: Update) -> tuple[Params, SparseState]:
         (d + u).astype(d.dtype)
         for d, u in zip(dense, layout.split(updates), strict=True)
     )
-    changed = _change_masks(given, dense)
+    changed = given.change(_before(given)._replace(dense=dense, moves=updates))
     moves = tuple(
         jnp.where(m, d - w, -w)
         for m, d, w in zip(changed.masks, dense, weights, strict=True)
     )
-    after = _next(state, plan, changed, inner, dense=alone(plan, dense, params))
+    dense = layout.merge(dense, state.extras["dense"])
+    after = _next(state, plan, changed, inner, dense=dense)
     return layout.merge(moves, updates), after
 
 
@@ -109,75 +132,58 @@ def alone(plan: Plan, leaves: Iterable[jax.Array], params: Params) -> Params:
     return plan.layout.merge(tuple(leaves), nothing)
 
 
-class _Changed(NamedTuple):
-    """Masks after an update. Leaves are prunable ones.
+def _starts(
+    given: Update, changed: Changed, stays: Leaves
+) -> dict[int, Callable[[jax.Array], jax.Array]]:
+    """Make the second moments that weights start from which grow at this update."""
+    result: dict[int, Callable] = {}
+    slopes, layout = jax.tree.leaves(given.gradients), given.table.plan.layout
+    found = owners(given.optimizer, given.state.inner, given.params)
+    for i, typical in changed.typical.items():
+        owner = found[i]
+        assert owner is not None  # since it is one of a prunable leaf
+        leaf = layout.positions.index(owner)
+        grown = changed.masks[leaf] & ~stays[leaf]
 
-    Attributes:
-        masks: the active entries from now on.
-        stays: those of them that were active before, too.
-        status: the worst `swapjax.Status` so far, ``int32[leaves]``.
-    """
+        def from_typical(
+            fresh: jax.Array,
+            typical: Typical = typical,
+            slope: jax.Array = slopes[owner],
+            grown: jax.Array = grown,
+        ) -> jax.Array:
+            return jnp.where(grown, start(typical, slope, fresh), fresh)
 
-    masks: Leaves
-    stays: Leaves
-    status: jax.Array
-
-
-def _change_masks(given: Update, ranked: Leaves) -> _Changed:
-    """Let the rule choose new masks if this update is a mask step.
-
-    Args:
-        given: the arguments of the update.
-        ranked: weights to choose by: params, or the dense weights behind them.
-    """
-    rule, table, _, gradients, state, params, key, _ = given
-    plan, layout = table.plan, table.plan.layout
-    masks, worst = layout.leaf_masks(state.masks), state.extras["status"]
-    if table.last < 0:
-        return _Changed(masks, masks, worst)
-    t = state.count + 1
-
-    def choose() -> tuple[Leaves, jax.Array]:
-        within = state.extras.get("within")
-        budget, fraction = table.at(t)
-        slopes = layout.split(gradients)
-        step = MaskStep(
-            weights=ranked if rule.straight_through else _only(masks, ranked),
-            gradients=slopes,
-            masks=masks,
-            within=None if within is None else layout.leaf_masks(within),
-            budget=budget,
-            fraction=fraction,
-            key=None if key is None else jax.random.fold_in(key, t),
-        )
-        found = examine(rule, t, masks, layout.split(params), step.weights, slopes)
-        new = rule.masks_at(step, plan.block)
-        most = jnp.sum(budget.keep) * plan.unit
-        chosen = examine_choice(new, most, step.within)
-        return new, jnp.maximum(jnp.maximum(found, chosen), worst)
-
-    # Without a mask step this costs copies of the masks, which XLA does faster on a CPU
-    # than anything that the branch could work out instead.
-    due = table.is_mask_step(t)
-    new, status = jax.lax.cond(due, choose, lambda: (masks, worst))
-    return _Changed(new, tuple(a & b for a, b in zip(new, masks, strict=True)), status)
+        result[i] = from_typical
+    return result
 
 
-def _only(masks: Leaves, leaves: Leaves) -> Leaves:
-    """Set leaves to zero where masks are False, even where they are not finite."""
-    return tuple(
-        jnp.where(m, x, jnp.zeros((), x.dtype))
-        for m, x in zip(masks, leaves, strict=True)
+def _before(given: Update) -> Before:
+    state = given.state
+    return Before(
+        count=state.count,
+        masks=state.masks,
+        status=state.extras["status"],
+        waits=state.extras["waits"],
+        within=state.extras.get("within"),
+        params=given.params,
+        dense=None,
+        gradients=given.gradients,
+        inner=state.inner,
+        moves=None,
+        key=given.key,
+        extra=given.extra,
     )
 
 
 def _next(
-    state: SparseState, plan: Plan, changed: _Changed, inner: Any, **extras: Any
+    state: SparseState, plan: Plan, changed: Changed, inner: Any, **extras: Any
 ) -> SparseState:
     return SparseState(
         count=optax.safe_increment(state.count),
-        masks=plan.layout.masks(changed.masks),
+        masks=plan.layout.merge(changed.masks, state.masks),
         key=state.key,
         inner=inner,
-        extras=state.extras | {"status": changed.status} | extras,
+        extras=state.extras
+        | {"status": changed.status, "waits": changed.waits}
+        | extras,
     )

@@ -2,15 +2,17 @@
 
 import importlib
 import json
+import os
 
 import numpy as np
 import pytest
 
 from swapjax.cli import console, main, setup
 from swapjax.cli.compare import _methods
+from swapjax.cli.lock import exclusive
 from swapjax.cli.methods import NAMES as METHODS
 from swapjax.cli.options import Compare, Options
-from swapjax.experiments import runner
+from swapjax.experiments import plot, report, runner
 from swapjax.io import checkpoint
 from swapjax.pruning.methods import METHODS as TABLE
 
@@ -352,6 +354,192 @@ def test_one_bad_sparsity_stops_all_before_the_first_run(
     assert "sparsity" in capsys.readouterr().err
     assert runs == []
     assert not (tmp_path / "out").exists()
+
+
+# Data and networks by content, and one run at a time
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A file of random images, and how to write it with other content."""
+    path, rng = tmp_path / "data.npz", np.random.default_rng(0)
+    content = {
+        "x_train": rng.random((100, 8, 8), dtype=np.float32),
+        "y_train": np.arange(100) % 10,
+        "x_test": rng.random((30, 8, 8), dtype=np.float32),
+        "y_test": np.arange(30) % 10,
+    }
+
+    def write(path=path, **changed):
+        np.savez(path, **content | changed)
+        return path
+
+    write()
+    return path, write
+
+
+def require_refused(capsys, compare, *options, path, saying):
+    """One sentence, and the file of rows as it was."""
+    before = path.read_bytes(), path.stat().st_mtime_ns
+    capsys.readouterr()
+    assert compare(*options, "--json", path) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("swapjax: ")
+    assert error.count("\n") == 1
+    assert saying in error
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+
+
+def test_rows_of_other_data_under_the_same_name_are_refused(
+    compare, data, runs, tmp_path, capsys
+):
+    path, write = data
+    rows = tmp_path / "runs.json"
+    assert compare("--data", path, "--json", rows) == 0
+    saying = "holds runs on other data or another network (data="
+    for changed in (
+        {"x_test": np.zeros((30, 8, 8), np.float32)},
+        {"y_test": np.arange(1, 31) % 10},
+        {"y_train": np.arange(1, 101) % 10},
+    ):
+        write(**changed)
+        options = ("--data", path)
+        require_refused(capsys, compare, *options, path=rows, saying=saying)
+    # The same under another name goes on.
+    runs.clear()
+    moved = write(tmp_path / "moved.npz")
+    options = ("--data", moved, "--sparsities", "0.5,0.9", "--json", rows)
+    assert compare(*options) == 0
+    assert runs == [("magnitude", 0.5, 0)]
+    assert len(json.loads(rows.read_text())) == 2
+
+
+def test_rows_of_another_network_under_the_same_name_are_refused(
+    compare, digits, tmp_path, capsys
+):
+    weights, rows = tmp_path / "weights.safetensors", tmp_path / "runs.json"
+    checkpoint.save_params(weights, digits.params)
+    options = ("--checkpoint", weights)
+    assert compare(*options, "--json", rows) == 0
+    checkpoint.save_params(weights, digits.model.params)
+    saying = "holds runs on other data or another network ("
+    require_refused(capsys, compare, *options, path=rows, saying=saying)
+    weights.rename(tmp_path / "moved.safetensors")
+    checkpoint.save_params(tmp_path / "moved.safetensors", digits.params)
+    options = ("--checkpoint", tmp_path / "moved.safetensors")
+    assert compare(*options, "--json", rows) == 0
+
+
+def test_rows_of_other_data_are_refused_before_the_network_is_trained(
+    data, tmp_path, capsys, monkeypatch
+):
+    path, write = data
+    rows = tmp_path / "runs.json"
+    options = ["--data", path, "--epochs", "1", "--stages", "1", "--samples", "50"]
+
+    def compare(*more):
+        return main(["compare", "--method", "magnitude", *map(str, (*options, *more))])
+
+    assert compare("--json", rows) == 0
+    write(x_train=np.ones((100, 8, 8)) * np.arange(100)[:, None, None])
+    monkeypatch.setattr(runner, "set_up", None)
+    require_refused(capsys, compare, path=rows, saying="holds runs on other data or")
+
+
+def change(rows, column, value):
+    rows[0][column] = value
+
+
+@pytest.mark.parametrize(
+    ("damage", "saying"),
+    [
+        (lambda rows: change(rows, "accuracy", 99.5), "row 1 is not as it was written"),
+        (lambda rows: change(rows, "seconds", 0.5), "row 1 is not as it was written"),
+        (lambda rows: change(rows, "accuracy", "high"), "row 1: accuracy is 'high'"),
+        (lambda rows: change(rows, "accuracy", 1e9), "row 1: accuracy is 1000000000.0"),
+        (lambda rows: change(rows, "loss", float("nan")), "row 1: loss is nan"),
+        (lambda rows: change(rows, "seed", True), "row 1: seed is True"),
+        (lambda rows: change(rows, "noise", [1]), "row 1: noise is [1]"),
+        (lambda rows: change(rows, "nonzeros", 9999), "row 1: nonzeros is 9999, of"),
+        (lambda rows: change(rows, "more", 1), "row 1: columns method, sparsity, "),
+        (lambda rows: rows[0].pop("settings"), "row 1: columns method, sparsity, "),
+        (lambda rows: rows[0].pop("digest"), "row 1 has no digest"),
+        (lambda rows: rows.append(rows[0]), "rows 1 and 2 are of the same run"),
+        (lambda rows: rows.append([]), "row 2: columns method, sparsity, "),
+    ],
+)
+def test_a_damaged_row_is_found_before_any_work(
+    damage, saying, compare, written, tmp_path, capsys, request
+):
+    path, rows = tmp_path / "runs.json", json.loads(written)
+    damage(rows)
+    path.write_text(json.dumps(rows))
+    request.getfixturevalue("no_work")
+    require_refused(capsys, compare, path=path, saying=saying)
+
+
+@pytest.fixture(scope="module")
+def written(dense, tmp_path_factory):
+    """A file with one row."""
+    path = tmp_path_factory.mktemp("rows") / "runs.json"
+    quick = ["--stages", "2", "--samples", "50", "--method", "magnitude"]
+    words = ["compare", *quick, "--checkpoint", str(dense), "--json", str(path)]
+    assert main(words) == 0
+    return path.read_text()
+
+
+def read_or_refuse(path):
+    try:
+        return report.read_rows(path)
+    except ValueError as e:
+        return str(e)
+
+
+def test_nothing_that_changes_a_file_of_rows_goes_unnoticed(written, tmp_path):
+    path = tmp_path / "runs.json"
+    path.write_text(written)
+    rows = report.read_rows(path)
+    rng = np.random.default_rng(0)
+    for at in rng.integers(0, len(written), 300):
+        other = chr(rng.integers(32, 127))
+        kind = rng.integers(3)
+        new = ("", other, written[at] + other)[kind]
+        path.write_text(written[:at] + new + written[at + 1 :])
+        found = read_or_refuse(path)
+        assert found == rows or found.startswith(f"{path}: not a table of runs: ")
+    for text in (written[: len(written) // 2], "[" * 10**5, '[{"a": ' * 10**5):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="not a table of runs"):
+            report.read_rows(path)
+
+
+def test_a_second_comparison_into_the_file_is_refused(
+    compare, tmp_path, capsys, request
+):
+    request.getfixturevalue("no_work")
+    path = tmp_path / "runs.json"
+    with exclusive(tmp_path, "it", ".runs.json.lock"):
+        assert compare("--json", path) == 2
+    assert f"{path}: another run (process {os.getpid()})" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_that_fails_leaves_the_rows(
+    compare, runs, tmp_path, capsys, monkeypatch
+):
+    def fail(*_):
+        raise RuntimeError("no font")
+
+    (tmp_path / "taken" / "compare.png").mkdir(parents=True)
+    assert compare("--out", tmp_path / "taken") == 2
+    assert "compare.png is a folder" in capsys.readouterr().err
+    assert runs == []
+    monkeypatch.setattr(plot, "save", fail)
+    assert compare("--out", tmp_path) == 2
+    out, err = capsys.readouterr()
+    assert "compare.png could not be drawn (no font); all other results are" in err
+    assert f"Written to {tmp_path / 'compare.json'}." in out.replace("\n", "")
+    assert len(json.loads((tmp_path / "compare.json").read_text())) == 1
 
 
 # The demo

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -10,9 +11,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import safetensors.flax
+from interrupts import half_written
 
 from swapjax.cli import console, main, setup
+from swapjax.cli.output import folder
 from swapjax.experiments import datasets, plot, runner
 from swapjax.io import checkpoint
 from swapjax.sparsity import masks
@@ -221,15 +223,15 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(dense, done, tm
 # Interruptions
 
 
-def interrupt_stage(monkeypatch, number):
-    """Press Ctrl-C while a stage is at work."""
+def interrupt_stage(monkeypatch, number, error=KeyboardInterrupt):
+    """Press Ctrl-C while a stage is at work, or let it fail."""
     driver = importlib.import_module("swapjax.pruning.prune")
     solve, calls = driver._solve, []
 
     def interrupted(*arguments):
         calls.append(number)
         if len(calls) == number:
-            raise KeyboardInterrupt
+            raise error
         return solve(*arguments)
 
     monkeypatch.setattr(driver, "_solve", interrupted)
@@ -269,17 +271,9 @@ def test_an_interruption_while_the_state_is_written_leaves_the_state_before(
     dense, done_quickly, tmp_path
 ):
     options = (*MAGNITUDE, "--checkpoint", dense)
-    save, calls = safetensors.flax.save_file, []
-
-    def half(arrays, path, metadata):
-        save(arrays, path, metadata=metadata)
-        calls.append(path)
-        if len(calls) == 2:
-            Path(path).write_bytes(Path(path).read_bytes()[:100])
-            raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(safetensors.flax, "save_file", half)
+        half_written(patch, 2)
         assert prune(*options, out=tmp_path) == 130
     assert names(tmp_path) == ["state.safetensors"]
     _, metadata = checkpoint.read(tmp_path / "state.safetensors")
@@ -565,7 +559,9 @@ def test_a_disk_that_fails_is_a_sentence_and_the_state_stays(
     assert bits(tmp_path) == bits(done_quickly)
 
 
-def test_a_failing_run_removes_only_files_of_its_own(dense, tmp_path, monkeypatch):
+def test_a_failing_run_keeps_its_stages_and_what_others_wrote(
+    dense, tmp_path, monkeypatch
+):
     out = tmp_path / "out"
 
     def fail(*_, checkpoint, **__):
@@ -576,7 +572,144 @@ def test_a_failing_run_removes_only_files_of_its_own(dense, tmp_path, monkeypatc
 
     monkeypatch.setattr(runner, "run", fail)
     assert prune(*QUICK, "--checkpoint", dense, out=out) == 2
-    assert names(out) == ["folder", "notes.txt"]
+    assert names(out) == ["folder", "notes.txt", "state.safetensors"]
+
+
+def test_a_run_that_fails_at_a_later_stage_goes_on_from_the_one_before(
+    dense, done_quickly, tmp_path, capsys
+):
+    options = (*MAGNITUDE, "--checkpoint", dense)
+    assert prune(*options, "--sparsity", "0.5", out=tmp_path) == 0
+    before = snapshot(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_stage(patch, 2, ValueError("the loss became nan"))
+        assert prune(*options, out=tmp_path) == 2
+    after = snapshot(tmp_path)
+    assert after.pop("state.safetensors")
+    assert after == before
+    capsys.readouterr()
+    assert prune(*options, out=tmp_path) == 0
+    assert "Going on from" in capsys.readouterr().out
+    assert bits(tmp_path) == bits(done_quickly)
+    assert names(tmp_path) == RESULTS
+
+
+def test_a_second_run_into_the_folder_is_refused_before_any_work(
+    dense, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(datasets, "load", None)
+    with folder(tmp_path, ()):
+        assert prune(*QUICK, "--checkpoint", dense, out=tmp_path) == 2
+    saying = f"--out {tmp_path}: another run (process {os.getpid()}) writes to it"
+    assert saying in capsys.readouterr().err
+
+
+def test_a_picture_that_fails_takes_nothing_and_is_drawn_by_the_next_call(
+    dense, done_quickly, tmp_path, capsys
+):
+    def fail(*_):
+        raise RuntimeError("no such\x1b[2J glyph")
+
+    options = (*MAGNITUDE, "--checkpoint", dense)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plot, "save", fail)
+        assert prune(*options, out=tmp_path) == 2
+    saying = r"report.png could not be drawn (no such\x1b[2J glyph); all other results"
+    assert saying in capsys.readouterr().err
+    assert names(tmp_path) == sorted([*RESULTS[:3], "state.safetensors"])
+    assert bits(tmp_path) == bits(done_quickly)
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_stage(patch, 1)  # none is done again
+        assert prune(*options, out=tmp_path) == 0
+    assert names(tmp_path) == RESULTS
+    assert bits(tmp_path) == bits(done_quickly)
+
+
+@pytest.mark.parametrize(
+    "name", ["a$_$b", "a\\frac{1$x^", "tab\t\x1b[31m", "名前 😀|`"]
+)
+def test_data_of_any_name_are_pruned_drawn_and_told(name, dense, tmp_path, capsys):
+    data = save_data(tmp_path / f"{name}.npz")
+    options = (*MAGNITUDE, "--checkpoint", dense, "--data", data)
+    assert prune(*options, out=tmp_path / name) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.replace("\n", "").isprintable()
+    assert names(tmp_path / name) == RESULTS
+    assert report_of(tmp_path / name)["data"]["name"] == str(data)
+
+
+# Data and networks by content
+
+
+def trained(capsys, *options, out):
+    """Whether a call has trained a network, or taken one trained before."""
+    capsys.readouterr()
+    assert prune(*MAGNITUDE, "--stages", "1", *options, out=out) == 0
+    text = capsys.readouterr().out
+    assert ("Taking the network trained before" in text) != ("given: training" in text)
+    return "given: training" in text
+
+
+def test_a_network_is_taken_for_the_same_data_by_content_alone(tmp_path, capsys):
+    out, data = tmp_path / "out", tmp_path / "data.npz"
+    rng = np.random.default_rng(1)
+    other = {"x_test": rng.random((30, 8, 8), dtype=np.float32)}
+    options = ("--data", data, "--epochs", "1")
+    save_data(data)
+    assert trained(capsys, *options, out=out)
+    assert not trained(capsys, *options, out=out)
+    # The same under another name, in another order and packed.
+    with np.load(data) as arrays:
+        packed = dict(reversed(list(arrays.items())))
+    np.savez_compressed(tmp_path / "moved.npz", **packed)
+    assert not trained(capsys, "--data", tmp_path / "moved.npz", *options[2:], out=out)
+    # Other content under the same name: pixels, labels, scale, dtype.
+    for changed in (
+        other,
+        {"y_train": np.arange(1, 101) % 10},
+        {"x_train": packed["x_train"] * np.float32(2)},
+        {"x_train": packed["x_train"].astype(np.float16)},
+    ):
+        save_data(data, **changed)
+        assert trained(capsys, *options, out=out)
+    assert not trained(capsys, *options, out=out)
+    for option in ("--epochs 2", "--seed 1", "--model lenet300"):
+        assert trained(capsys, *options, *option.split(), out=out)
+
+
+def test_a_trained_network_waits_until_its_run_replaces_the_results(tmp_path, capsys):
+    first = ("--epochs", "1", "--stages", "1")
+    assert prune(*MAGNITUDE, *first, out=tmp_path) == 0
+    before = snapshot(tmp_path)
+    second = (*MAGNITUDE, "--epochs", "2")
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_stage(patch, 1, ValueError("the loss became nan"))
+        assert prune(*second, out=tmp_path) == 2
+    after = snapshot(tmp_path)
+    assert after.pop(".swapjax-dense.safetensors")
+    assert after == before
+    capsys.readouterr()
+    assert prune(*second, out=tmp_path) == 0
+    assert "Taking the network trained before" in capsys.readouterr().out
+    assert names(tmp_path) == ["dense.safetensors", *RESULTS]
+    assert snapshot(tmp_path)["dense.safetensors"] != before["dense.safetensors"]
+
+
+@pytest.mark.parametrize("damage", ["bit", "cut", "text"])
+def test_a_trained_network_that_is_damaged_is_refused(damage, tmp_path, capsys):
+    options = (*MAGNITUDE, "--epochs", "1")
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_stage(patch, 1)
+        assert prune(*options, out=tmp_path) == 130
+    path = tmp_path / "dense.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    damaged = {"bit": content, "cut": content[:-9], "text": b"of somebody else"}
+    path.write_bytes(damaged[damage])
+    capsys.readouterr()
+    saying = "remove it to train anew"
+    require_refused(capsys, *options, out=tmp_path, saying=saying)
 
 
 # The command line itself

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import safetensors.flax
+from interrupts import half_written
 
 import swapjax
 from swapjax.cli import main, train_algorithms
@@ -81,20 +81,6 @@ def told(report):
     for part in report.get("epochs", []) + report.get("levels", []):
         part["seconds"] = None
     return report
-
-
-def interrupt_saving(patch, number):
-    """Press Ctrl-C while the state of some epoch is half written."""
-    save, calls = safetensors.flax.save_file, []
-
-    def half(arrays, path, metadata):
-        save(arrays, path, metadata=metadata)
-        calls.append(path)
-        if len(calls) == number:
-            Path(path).write_bytes(Path(path).read_bytes()[:100])
-            raise KeyboardInterrupt
-
-    patch.setattr(safetensors.flax, "save_file", half)
 
 
 # What it writes
@@ -203,7 +189,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
     assert train(*options, out=whole) == 0
     # While the state of the second epoch is written, that of the first one stays.
     with pytest.MonkeyPatch.context() as patch:
-        interrupt_saving(patch, 2)
+        half_written(patch, 2)
         assert train(*options, out=parts) == 130
     assert "interrupted" in capsys.readouterr().err
     assert names(parts) == [STATE]
@@ -234,7 +220,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(train, tmp_path
 
 def test_the_state_of_another_run_is_refused_and_kept(train, tmp_path, capsys):
     with pytest.MonkeyPatch.context() as patch:
-        interrupt_saving(patch, 2)
+        half_written(patch, 2)
         assert train(out=tmp_path) == 130
     before = (tmp_path / STATE).read_bytes()
     for change, saying in (
@@ -247,6 +233,29 @@ def test_the_state_of_another_run_is_refused_and_kept(train, tmp_path, capsys):
         assert saying in capsys.readouterr().err
         assert names(tmp_path) == [STATE]
         assert (tmp_path / STATE).read_bytes() == before
+
+
+@pytest.mark.parametrize("algorithm", ["granet", "lottery"])
+@pytest.mark.parametrize("part", ["x_train", "x_test"])
+def test_the_state_of_a_run_on_other_data_is_refused(
+    part, algorithm, train, images, tmp_path, capsys
+):
+    with np.load(images) as arrays:
+        content = dict(arrays)
+    data, out = tmp_path / "data.npz", tmp_path / "out"
+    np.savez(data, **content)
+    options = ("--data", data, "--algorithm", algorithm)
+    with pytest.MonkeyPatch.context() as patch:
+        half_written(patch, 2)
+        assert train(*options, out=out) == 130
+    capsys.readouterr()
+    np.savez(data, **content | {part: content[part][::-1]})
+    assert train(*options, out=out) == 2
+    assert "belongs to another run" in capsys.readouterr().err
+    np.savez(tmp_path / "moved.npz", **content)
+    moved = ("--data", tmp_path / "moved.npz", *options[2:])
+    assert train(*moved, out=out) == 0
+    assert "Going on from" in capsys.readouterr().out
 
 
 # What it refuses
@@ -274,7 +283,7 @@ def test_the_state_of_another_run_is_refused_and_kept(train, tmp_path, capsys):
         ("--seed -1", "--seed must be from 0 to 4294967295, got -1"),
         ("--algorithm gsm --optimizer adam", "--optimizer adam: gsm works by the"),
         ("--data nowhere.npz", "nowhere.npz"),
-        ("--optimizer sgd --learning-rate 1e20", "the loss became"),
+        ("--optimizer sgd --learning-rate 1e38", "the loss became"),
     ],
 )
 def test_bad_options_are_one_sentence_and_leave_no_folder(
@@ -286,6 +295,13 @@ def test_bad_options_are_one_sentence_and_leave_no_folder(
     assert error.count("\n") == 1
     assert saying in error
     assert names(tmp_path) == []
+
+
+def test_a_loss_that_is_lost_later_leaves_the_epochs_before(train, tmp_path, capsys):
+    options = ("--optimizer", "sgd", "--learning-rate", "1e20")
+    assert train(*options, out=tmp_path) == 2
+    assert "the loss became" in capsys.readouterr().err
+    assert names(tmp_path) == [STATE]
 
 
 def test_the_help_tells_of_every_algorithm(capsys):

@@ -1,6 +1,7 @@
 """Datasets as arrays, and the networks that take them."""
 
 import io
+import shutil
 import sys
 
 import numpy as np
@@ -96,6 +97,7 @@ def test_mean_and_deviation_can_be_given(tmp_path):
     np.testing.assert_allclose(data.x_test, expected, atol=1e-6)
 
 
+NOISE = np.random.default_rng(1).normal(size=(12, 4, 5))
 NAN = np.full((12, 4, 5), np.nan, np.float32)
 
 
@@ -124,6 +126,33 @@ NAN = np.full((12, 4, 5), np.nan, np.float32)
         ({"x_test": np.full((6, 4, 5), np.inf)}, "NaN or infinite pixels in x_test"),
         ({"x_test": np.ones((6, 5, 4))}, r"\(4, 5\) to train and of \(5, 4\) to test"),
         ({"x_train": np.ones((12, 4, 5))}, "pixels of mean 1.0 and deviation 0.0"),
+        ({"x_train": np.full((12, 4, 5), 0.1)}, "pixels of mean 0.1 and deviation 0.0"),
+        ({"y_train": np.arange(12).astype("U")}, r"y_train of <U\d+, integers from 0"),
+        ({"y_test": np.arange(6).astype("S")}, r"y_test of \|S\d+, integers from 0"),
+        ({"y_train": np.zeros(12, "V2")}, r"y_train of \|V2, integers from 0"),
+        ({"y_train": np.arange(12).astype("m8[D]")}, "y_train of timedelta64"),
+        ({"y_test": np.arange(6).astype("M8[s]")}, "y_test of datetime64"),
+        ({"y_train": np.arange(12) + 0.5}, "y_train of float64 from 0.5"),
+        ({"y_train": np.eye(12)}, r"y_train of shape \(12, 12\), one label an image"),
+        ({"y_test": np.full(6, 1j)}, "y_test of complex128, integers"),
+        (
+            {"y_train": np.full(12, 1000)},
+            "label 1,000 in y_train, but 12 images; up to",
+        ),
+        ({"y_train": np.full(12, 2**63, "u8")}, "label 9,223,372,036,854,775,808 in"),
+        ({"y_test": np.full(6, 2**32)}, "label 4294967296 to test, and only 0 to 2"),
+        ({"x_train": np.full((12, 4, 5), 1e39)}, "infinite pixels in x_train, as floa"),
+        ({"x_test": np.full((6, 4, 5), -1e300)}, "infinite pixels in x_test, as float"),
+        ({"x_train": np.ones((12, 4, 5)) * 1j}, "x_train of complex128, bytes or floa"),
+        ({"x_train": np.ones((12, 4, 5), "u2")}, "x_train of uint16, bytes or floats"),
+        ({"x_train": np.ones((12, 4, 5), "m8[s]")}, "x_train of timedelta64"),
+        ({"x_test": np.ones((6, 4, 5))}, "pixels of uint8 to train and of float64 to"),
+        (
+            {"x_train": np.full((12, 4, 5), 3e38) * np.sign(NOISE), "x_test": NOISE[:6]}
+            | {"options": {"std": 0.5}},
+            "pixels in x_train that are infinite less",
+        ),
+        ({"x_train": None, "notes\x1b[2J": np.ones(1)}, r"it has .*notes\\x1b\[2J"),
         ({"options": {"std": 0.0}}, "deviation 0.0"),
         ({"options": {"std": np.inf}}, "deviation inf"),
         ({"options": {"mean": np.nan}}, "pixels of mean nan"),
@@ -142,6 +171,19 @@ def test_a_source_that_is_unknown_or_unreadable_is_an_error(tmp_path):
     (tmp_path / "d.npz").write_bytes(b"not a zip")
     with pytest.raises(ValueError, match=r"d\.npz: not a readable \.npz file"):
         datasets.load(tmp_path / "d.npz")
+
+
+def test_members_besides_are_not_read(tmp_path):
+    np.savez(tmp_path / "d.npz", **arrays(), other=np.array([None]))
+    assert datasets.load(tmp_path / "d.npz").classes == 3
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e-4, 1.0, 1e20])
+def test_pixels_may_be_in_any_unit(tmp_path, scale):
+    x = (scale * (NOISE + 2)).astype(np.float32)
+    data = load(tmp_path, x_train=x, x_test=x[:6])
+    assert abs(data.x_train.mean()) < 1e-3
+    assert abs(data.x_train.std() - 1) < 1e-3
 
 
 # tensorflow-datasets, with a dataset prepared here.
@@ -216,6 +258,28 @@ def test_prepared_datasets_are_read_without_tensorflow(tiny, monkeypatch):
 def test_a_dataset_that_tfds_cannot_open_is_an_error(tiny, name, message):
     with pytest.raises(ValueError, match=rf"(?s)data: tfds:{name} {message}"):
         datasets.load(f"tfds:{name}", data_dir=tiny[0])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", " mnist", "mnist:", "mnist/", "../up", "a b", "mnist:3", "m\x1b[31mnist", "é"],
+)
+def test_what_is_no_name_is_refused_without_tensorflow_datasets(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(ValueError, match="is no name of a dataset, as mnist") as error:
+        datasets.load(f"tfds:{name}")
+    assert str(error.value).isprintable()
+
+
+def test_sets_that_are_known_or_damaged_are_told_in_a_line(tiny, tmp_path):
+    with pytest.raises(ValueError, match="tfds:mnist is known, but not prepared in"):
+        datasets.load("tfds:mnist", data_dir=tmp_path)
+    shutil.copytree(tiny[0], tmp_path / "copy")
+    for file in (tmp_path / "copy").rglob("*.json"):
+        file.write_text("{}")
+    with pytest.raises(ValueError, match="tfds:tiny_scans could not be op") as error:
+        datasets.load("tfds:tiny_scans", data_dir=tmp_path / "copy")
+    assert str(error.value).isprintable()
 
 
 def test_without_tensorflow_datasets_it_is_said_what_to_install(monkeypatch):

@@ -16,6 +16,7 @@ from swapjax.experiments import plot, report
 from swapjax.experiments.runner import Row
 from swapjax.io import checkpoint
 from swapjax.pruning import Stage
+from swapjax.training import Epoch
 
 PARAMS = {
     "fc1": {"bias": jnp.asarray([1.0, 0.0]), "kernel": jnp.ones((4, 2))},
@@ -321,6 +322,46 @@ def test_pixels_are_drawn_where_the_first_layer_reads_them(
     for image in images:
         assert image.get_array().shape == (8, 8)
         assert np.all(image.get_array() == 40 * math.prod(shape[2:]))
+
+
+# What matplotlib would read as mathematics, has no glyph for, or cannot encode.
+STRANGE = ["a$_$b", "$\\frac{$", r"c:\new\$x$ {0} & # ~", "tab\t\nline\x1b[31m\u202e"]
+STRANGE += ["long " * 400, "名前 😀", "half\udcff", ""]
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [(name, "png") for name in STRANGE]
+    + [(name, suffix) for name in STRANGE[:1] for suffix in ("pdf", "svg")],
+)
+def test_pictures_show_names_of_any_kind_as_they_are(name, suffix, tmp_path):
+    layers = [{**row, "leaf": name} for row in report.layers(PARAMS, MASKS)]
+    epoch = Epoch(1, 3, 0.5, 90.0, 0.5, {name: 0.5, f"{name}2": 0.4}, 2, 1.0)
+    rows = [row(method=name), row(method=name, seed=1)]
+    for number, figure in enumerate(
+        (
+            plot.report_figure(history(), layers, title=name),
+            plot.training_figure([epoch], layers, title=name),
+            plot.comparison_figure(rows, dense=90.0, title=name),
+        )
+    ):
+        path = tmp_path / f"{number}.{suffix}"
+        plot.save(figure, path)
+        assert path.stat().st_size > 1000
+        shown = figure.get_suptitle()
+        assert shown.isprintable()
+        assert len(shown) <= 140
+        if name.isprintable() and len(name) < 140:
+            assert shown == name
+
+
+def test_names_of_layers_stand_at_their_bars(tmp_path):
+    layers = [{**row, "leaf": "twice"} for row in report.layers(PARAMS, MASKS)]
+    figure = plot.report_figure(history(), layers, title="a run")
+    saved(figure, tmp_path)
+    labels = [text.get_text() for text in figure.axes[1].get_yticklabels()]
+    assert labels == ["twice\n8 of 8", "twice\n3 of 6"]
+    assert len(figure.axes[1].patches) == 2
 
 
 def test_the_report_draws_losses_and_the_densities_of_what_is_prunable():

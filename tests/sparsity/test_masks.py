@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -165,6 +167,29 @@ def test_a_network_has_the_same_paths_as_a_state_and_as_a_dict():
     assert trees.paths(state) == (
         "layers/0/bias", "layers/0/kernel", "layers/1/bias", "layers/1/scale",
     )  # fmt: skip
+
+
+class Noisy(NamedTuple):
+    value: Any
+    deviation: Any
+
+
+class Scale(nnx.Param):
+    """A variable of a user's own kind."""
+
+
+def test_fields_called_value_keep_their_name_and_those_of_flax_lose_it():
+    one = jnp.ones(1)
+    assert trees.paths(Noisy(one, one)) == ("value", "deviation")
+    assert trees.paths({"a": Noisy(one, {"value": one})}) == (
+        "a/value", "a/deviation/value",
+    )  # fmt: skip
+    boxed = {"k": nn.Partitioned(one, names=("x",)), "value": one}
+    assert trees.paths(boxed) == ("k", "value")
+    network = nnx.Dict(s=Scale(one), n=nnx.Param({"value": one, "w": one}))
+    state = nnx.state(network)
+    assert trees.paths(state) == ("n/value", "n/w", "s")
+    assert trees.paths(jax.eval_shape(lambda: state)) == trees.paths(state)
 
 
 def test_every_leaf_that_is_not_finite_is_named_and_counted():

@@ -218,7 +218,7 @@ class TestParams:
 
     def test_params_that_are_no_arrays(self):
         with pytest.raises(
-            ValueError, match="params: kernel/0 must be an array, got a f"
+            ValueError, match="params: no leaf named kernel or weight of"
         ):
             brief().init({"kernel": [1.0, 2.0]})
 

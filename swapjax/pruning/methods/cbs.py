@@ -9,7 +9,8 @@ import optax
 
 from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves
-from swapjax.pruning.method import Method, Problem, Solution, check_dampings, rows_of
+from swapjax.pruning.damping import check_dampings
+from swapjax.pruning.method import Method, Problem, Solution, rows_of
 from swapjax.pruning.methods.woodfisher import rank
 from swapjax.pruning.solvers.backsolve import backsolve
 from swapjax.pruning.solvers.candidates import best_of, conclude, stack
@@ -24,7 +25,7 @@ Start = Literal["magnitude", "obd", "woodfisher"]
 def cbs(
     *,
     start: Start | tuple[Start, ...] = ("magnitude", "woodfisher"),
-    damping: float | tuple[float, ...] = (1e-3, 1e-2, 1e-1),
+    damping: float | tuple[float, ...] = (1e-5, 1e-4, 1e-3),
     candidates: int = 128,
     passes: int = 20,
     block: int = 1000,
@@ -49,8 +50,9 @@ def cbs(
     Args:
         start: the first mask: ``"magnitude"``, ``"obd"``, or the score of `woodfisher`
             in blocks. Of several the one is taken whose result has the lowest loss.
-        damping: lambda, in units of the Fisher of single examples; the search takes the
-            first. Of several the back-solve keeps the one with the lowest loss.
+        damping: lambda, in units of the mean squared norm of the gradient rows; the
+            search takes the first. Of several the back-solve keeps the one with the
+            lowest loss.
         candidates: removed and kept weights each that a pass looks at, per group of
             leaves that share a budget.
         passes: the most there are.
@@ -105,7 +107,6 @@ def _solve(
     rows, w = rows_of(problem), problem.weights
     if any(budget.patterns):
         raise ValueError("pattern: cbs does not exchange within N:M patterns")
-    dampings = [d / rows.batch for d in damping]
     squares = rows.mean_squares()
 
     def first(rule: Start) -> Leaves:
@@ -114,7 +115,7 @@ def _solve(
         elif rule == "obd":
             ranked = scores.fisher_diagonal(w, squares)
         else:
-            ranked = rank(rows, w, block, output_axis, dampings[0])
+            ranked = rank(rows, w, block, output_axis, damping[0])
         return select(ranked, budget, problem.within)
 
     def finish(option: tuple[Search, jax.Array]) -> Solution:
@@ -133,7 +134,7 @@ def _solve(
             iterations=found.passes,
             raised=fit.raised,
             details={
-                "damping": fit.ridge / rows.n * rows.batch,
+                "damping": fit.ridge / rows.n,
                 "exchanges": found.exchanges.astype(lost.dtype),
                 "selection": found.value,
             },
@@ -143,10 +144,10 @@ def _solve(
     looked = jax.lax.map(
         lambda support: search(
             rows, w, support, squares, budget, problem.within,
-            damping=dampings[0], candidates=candidates, passes=passes,
+            damping=damping[0], candidates=candidates, passes=passes,
         ),
         supports,
     )  # fmt: skip
-    grid = jax.tree.map(lambda x: jnp.repeat(x, len(dampings), axis=0), looked)
-    lams = jnp.tile(jnp.asarray(dampings, jnp.result_type(float)), len(start))
+    grid = jax.tree.map(lambda x: jnp.repeat(x, len(damping), axis=0), looked)
+    lams = jnp.tile(jnp.asarray(damping, jnp.result_type(float)), len(start))
     return best_of(finish, (grid, lams), rows.loss)

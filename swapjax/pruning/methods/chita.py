@@ -12,8 +12,9 @@ from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves
 from swapjax.gradients.operator import GradientOperator
 from swapjax.gradients.stored import StoredRows
-from swapjax.pruning.method import Method, Problem, Solution, check_dampings, rows_of
-from swapjax.pruning.solvers import targets
+from swapjax.pruning.damping import check_dampings
+from swapjax.pruning.method import Method, Problem, Solution, rows_of
+from swapjax.pruning.solvers import natural_step, targets
 from swapjax.pruning.solvers.backsolve import backsolve, sweep
 from swapjax.pruning.solvers.candidates import best_of, conclude, count_new
 from swapjax.pruning.solvers.coordinate_descent import descend
@@ -29,7 +30,7 @@ Polish = Literal["backsolve", "descent", "none"]
 
 def chita(
     *,
-    damping: float | tuple[float, ...] = (1e-3, 1e-2, 1e-1),
+    damping: float | tuple[float, ...] = (1e-5, 1e-4, 1e-3),
     search: Search | None = None,
     step: float = 0.7,
     iterations: int = 4,
@@ -56,8 +57,9 @@ def chita(
     None takes new gradients. With stages this is CHITA++.
 
     Args:
-        damping: lambda, in units of the Fisher of single examples. Of several the one
-            with the lowest loss is taken, each having searched for itself.
+        damping: lambda, in units of the mean squared norm of the gradient rows. Of
+            several the one with the lowest loss is taken, each having searched for
+            itself.
         search: see above; by default shrink, or magnitude with block.
         step: the share of entries that shrink keeps at a time, in [0, 1); 0 goes to the
             stage's density at once. A pattern N:M is reached at once.
@@ -72,8 +74,9 @@ def chita(
             O(n^2 k), or O(n k^2) for k < n. The authors' blocks ignore one another,
             which calls for another damping and does worse at high sparsity.
         sweeps: of coordinate descent, 20 by default, or over the blocks, by default 3.
-        first_order: follow the mean gradient too, in full: targets shift by
-            ``-1/batch``. With few rows that is mostly noise.
+        first_order: follow the mean gradient too, in full: targets shift by ``-1/c``,
+            c Fishers of the rows being the Hessian, as the loss of the thresholded
+            weights tells. With few rows that is mostly noise.
 
     Returns:
         The method, for `swapjax.prune`. Its details are ``damping``, the lambda used,
@@ -149,8 +152,11 @@ def _solve(
     rows, wbar, within = rows_of(problem), problem.weights, problem.within
     if polish == "descent" and not isinstance(rows, StoredRows):
         raise ValueError("polish: coordinate descent needs storage='stored'")
+    first = select(scores.magnitude(wbar), budget, within)
     # The first-order term is a shift of the targets, whatever solves for them.
-    shift = 1 / rows.batch if first_order else 0.0
+    shift: jax.Array | float = 0.0
+    if first_order:
+        shift = 1 / natural_step.bend(rows, wbar, apply_masks(wbar, first))
     target = rows.project(wbar) - shift
 
     def refit(support: Leaves, lam: jax.Array) -> _Fit:
@@ -199,16 +205,15 @@ def _solve(
             iterations=rounds,
             raised=raised,
             details={
-                "damping": ridge * rows.batch,
+                "damping": ridge,
                 "support_swaps": count_new(support, first),
             },
         )
 
-    first = select(scores.magnitude(wbar), budget, within)
     identity = targets.make(
         "identity", epsilon=0.0, perplexity=None, rho=0.0, max_iterations=1
     )
-    dampings = jnp.asarray(damping, target.dtype) / rows.batch
+    dampings = jnp.asarray(damping, target.dtype)
     return best_of(make, dampings, rows.loss)
 
 

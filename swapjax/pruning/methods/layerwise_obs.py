@@ -4,7 +4,8 @@ import functools
 from typing import Any, Literal
 
 from swapjax.core.checks import require_count
-from swapjax.pruning.method import Method, check_dampings
+from swapjax.pruning.damping import check_dampings
+from swapjax.pruning.method import Method
 from swapjax.pruning.solvers.layerwise import Order, Weigh, solve
 
 

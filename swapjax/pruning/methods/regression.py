@@ -11,8 +11,9 @@ from swapjax.core import trees
 from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves, Status
 from swapjax.gradients.operator import GradientOperator
-from swapjax.pruning.method import Method, Problem, Solution, check_dampings, rows_of
-from swapjax.pruning.solvers import conjugate_gradients, targets
+from swapjax.pruning.damping import check_dampings
+from swapjax.pruning.method import Method, Problem, Solution, rows_of
+from swapjax.pruning.solvers import conjugate_gradients, natural_step, targets
 from swapjax.pruning.solvers.candidates import lowest, pick, stack
 from swapjax.pruning.solvers.conjugate_gradients import Algebra, prefers_cg
 from swapjax.pruning.solvers.hard_thresholding import iht
@@ -26,7 +27,7 @@ from swapjax.sparsity.masks import apply_masks
 Support = Literal["magnitude", "obd", "iht"]
 
 SUPPORTS: tuple[Support, ...] = ("magnitude", "obd")
-DAMPINGS = (1e-2, 1e-1, 1.0)
+DAMPINGS = (1e-4, 1e-3, 1e-2)
 
 
 def linear_regression(
@@ -46,9 +47,9 @@ def linear_regression(
     through one n x n system. It is `swap` with the identity coupling.
 
     Args:
-        damping: lambda, the ridge, in units of the Fisher of single examples. Of
-            several values each stage takes the one with the lowest loss; noise calls
-            for more. They share one factorisation; iht takes the first.
+        damping: lambda, the ridge, in units of the mean squared norm of the gradient
+            rows. Of several values each stage takes the one with the lowest loss;
+            noise calls for more. They share one factorisation; iht takes the first.
         support: how to choose what to keep: ``"magnitude"``, ``"obd"`` (``w^2 F_qq``)
             or ``"iht"`` (gradient steps from magnitude, thresholded). Of several the
             one with the lowest loss is taken.
@@ -67,7 +68,7 @@ def linear_regression(
         The method, for `swapjax.prune`. Its details are ``support_rule``, which of the
         supports was taken, by its number from 0; ``support_swaps``, the entries that
         iht exchanged; ``loss``, the mean loss of the stage's examples with the weights
-        returned; ``damping``, the lambda taken, in the units of the argument; and
+        returned; ``damping``, the lambda used, in the units of the argument; and
         ``first_order``, the share of the mean gradient that was followed, in [0, 1].
 
     Raises:
@@ -158,16 +159,10 @@ def solve(
     rows = rows_of(problem)
     wbar = problem.weights if reference == "current" else problem.initial
     y = rows.project(wbar)
-    # Averaging b examples shrinks the Fisher of the rows by b; the damping with it.
-    dampings = jnp.asarray(damping, y.dtype) / rows.batch
-    state = target.prepare(y)
+    dampings, state = jnp.asarray(damping, y.dtype), target.prepare(y)
 
     def choose_support(rule: Support) -> tuple[Leaves, jax.Array]:
-        if rule == "obd":
-            ranked = scores.fisher_diagonal(problem.weights, rows.mean_squares())
-        else:
-            ranked = scores.magnitude(problem.weights)
-        mask = select(ranked, budget, problem.within)
+        mask = select(_rank(problem, rows, rule), budget, problem.within)
         if rule != "iht":
             return mask, jnp.zeros((), jnp.int32)
         path = iht(
@@ -181,43 +176,80 @@ def solve(
     solves = len(damping) * (rounds if target.moves else 1)
     if algebra == "auto":
         algebra = "cg" if prefers_cg(rows, wbar, solves) else "gram"
+    before = rows.loss(problem.weights)
 
     def fit_on(mask: Leaves) -> tuple[Refit, jax.Array, jax.Array]:
+        plain = apply_masks(problem.weights, mask)
+        after = rows.loss(plain)
+        bend = natural_step.bend(rows, problem.weights, plain, before, after)
         if algebra == "cg":
             make = lambda lam: conjugate_gradients.refit(  # noqa: E731
-                rows, mask, wbar, y, target, state, damping=lam, **limits
+                rows, mask, wbar, y, target, state, damping=lam, bend=bend, **limits
             )
         else:
             # Factorised once, for every damping.
             ground = prepare(rows, mask, wbar, y, target, state)
-            make = lambda lam: refit(rows, ground, y, target, damping=lam, **limits)  # noqa: E731
+            make = lambda lam: refit(  # noqa: E731
+                rows, ground, y, target, damping=lam, bend=bend, **limits
+            )
         found, losses = jax.lax.map(
-            lambda lam: _advance(rows, make(lam), first_order), dampings
+            lambda lam: _advance(rows, make(lam), bend, first_order), dampings
         )
         best = lowest(losses)
-        return pick(best, found), dampings[best], losses[best]
+        return _or_none(pick(best, found), losses[best], plain, after)
 
     # Mapped and not unrolled: the program holds the network and the n x n algebra once.
     supports, swaps = stack([choose_support(rule) for rule in support])
-    fits, used, losses = jax.lax.map(fit_on, supports)
+    fits, losses, better = jax.lax.map(fit_on, supports)
     # The loss decides: at high sparsity every support is far from the reference, where
     # the local model cannot tell them apart, and noise calls for more damping.
     best = lowest(losses)
-    mask, fit, used, loss, swaps = pick(best, (supports, fits, used, losses, swaps))
+    found = pick(best, (supports, fits, losses, better, swaps))
+    mask, fit, loss, refitted, swaps = found
     details = {
         "support_rule": best,
         "support_swaps": swaps,
         "loss": loss,
-        "damping": used * rows.batch,
+        "damping": fit.damping,
         # 1 follows the mean gradient in full, 0 not at all.
         "first_order": fit.length,
         **fit.couplings,
     }
-    return _conclude(fit, mask, apply_masks(wbar, mask), used, details)
+    plain = apply_masks(problem.weights, mask)
+    return _conclude(fit, mask, plain, refitted, details)
+
+
+def _rank(problem: Problem, rows: GradientOperator, rule: Support) -> Leaves:
+    if rule == "obd":
+        return scores.fisher_diagonal(problem.weights, rows.mean_squares())
+    return scores.magnitude(problem.weights)
+
+
+def _or_none(
+    fit: Refit, loss: jax.Array, plain: Leaves, without: jax.Array
+) -> tuple[Refit, jax.Array, jax.Array]:
+    """Let no re-fit at all compete too, so that no support is worse than without one.
+
+    Args:
+        fit: the best re-fit on a support.
+        loss: of its weights.
+        plain: the thresholded weights.
+        without: their loss.
+
+    Returns:
+        The fit, with the weights of lower loss; that loss; whether they are its own.
+    """
+    better = (loss <= without) | (jnp.isnan(without) & ~jnp.isnan(loss))
+    weights = tuple(
+        jnp.where(better, new, old.astype(new.dtype))
+        for new, old in zip(fit.weights, plain, strict=True)
+    )
+    chosen = fit._replace(weights=weights, length=jnp.where(better, fit.length, 0))
+    return chosen, jnp.where(better, loss, without), better
 
 
 def _advance(
-    rows: GradientOperator, fit: Refit, first_order: bool
+    rows: GradientOperator, fit: Refit, bend: jax.Array, first_order: bool
 ) -> tuple[Refit, jax.Array]:
     """Follow the mean gradient as far as the loss falls, or not at all.
 
@@ -235,7 +267,7 @@ def _advance(
     fractions = jnp.asarray(FRACTIONS if first_order else (0.0,), dtype)
     trials, losses = jax.lax.map(move, fractions)
     best = lowest(losses)
-    length = fractions[best] * fit.length * rows.batch
+    length = fractions[best] * (fit.length * bend).astype(dtype)
     fit = fit._replace(weights=pick(best, trials), length=length, step=())
     return fit, losses[best]
 
@@ -244,18 +276,35 @@ def _conclude(
     fit: Refit,
     mask: Leaves,
     thresholded: Leaves,
-    damping: jax.Array,
+    refitted: jax.Array,
     details: dict[str, jax.Array],
 ) -> Solution:
-    """Make a solution of a fit, or of the thresholded weights where it is lost."""
+    """Make a solution of a fit, or of the thresholded weights where it is lost.
+
+    Args:
+        fit: the best one.
+        mask: its support.
+        thresholded: the weights before the stage, on it.
+        refitted: whether the fit lowers their loss.
+        details: what to tell.
+    """
     finite = jnp.isfinite(fit.objective[-1]) & jnp.isfinite(details["loss"])
     finite &= jnp.stack([jnp.all(jnp.isfinite(w)) for w in fit.weights]).all()
     transported = fit.couplings.get("transport_converged", jnp.asarray(True))
     status = jnp.select(
-        [~finite, fit.deficient & (damping == 0), ~transported, ~fit.settled],
+        [
+            ~finite,
+            ~refitted,
+            fit.deficient & (fit.damping == 0),
+            fit.raised,
+            ~transported,
+            ~fit.settled,
+        ],
         [
             Status.NOT_FINITE,
+            Status.NOT_REFITTED,
             Status.RANK_DEFICIENT,
+            Status.DAMPED,
             Status.TRANSPORT_NOT_CONVERGED,
             Status.ITERATION_LIMIT,
         ],
@@ -263,7 +312,9 @@ def _conclude(
     )
     return Solution(
         weights=jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old), fit.weights, thresholded
+            lambda new, old: jnp.where(finite, new, old.astype(new.dtype)),
+            fit.weights,
+            thresholded,
         ),
         masks=mask,
         objective=fit.objective,

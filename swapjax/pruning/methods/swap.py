@@ -56,14 +56,14 @@ def swap(
 
     Args:
         target: the variant.
-        epsilon: entropic regularisation in units of the squared projections; 0 sorts,
+        epsilon: entropic regularisation in units of the variance of y; 0 sorts,
             infinity averages over everything.
         perplexity: takes epsilon from a number of neighbours instead. With neither,
             the hybrid sorts and the others take 2.
         rho: the share of transport in the hybrid, in [0, 1].
-        damping: lambda, the ridge, in units of the Fisher of single examples. Of
-            several values each stage takes the one with the lowest loss; noise calls
-            for more. They share one factorisation; iht takes the first.
+        damping: lambda, the ridge, in units of the mean squared norm of the gradient
+            rows. Of several values each stage takes the one with the lowest loss;
+            noise calls for more. They share one factorisation; iht takes the first.
         support: how to choose what to keep: ``"magnitude"``, ``"obd"`` (``w^2 F_qq``)
             or ``"iht"`` (gradient steps from magnitude, thresholded). Of several the
             one with the lowest loss is taken.
@@ -82,7 +82,7 @@ def swap(
     Returns:
         The method, for `swapjax.prune`. Its details are those of `linear_regression`,
         and of the couplings in use, the worst of several: ``epsilon``, in units of the
-        squared projections; ``perplexity``, the points of y that a point of x is
+        variance of y; ``perplexity``, the points of y that a point of x is
         matched with on average; ``sinkhorn_iterations``; ``marginal_error``, the L1
         distance of the plan's sums from what they should be; and
         ``transport_converged``, 1 if that is within the threshold.

@@ -8,7 +8,11 @@ thrown away: the old values stay, times the mask. The reference is the network b
 the first stage.
 
 Reimplemented from a description of the behaviour (commit ce54d7d, which has no
-licence), not from its text. Its damping is a constant.
+licence), not from its text. Its constants (damping, epsilon, the start and the rate of
+Adam, the largest step) are absolute, chosen for the loss of certain networks. Here they
+are meant of a loss scaled so that gradients have the size that they had in one of
+these: at MLPNet on MNIST as it was released all is as in the code, elsewhere it does
+what the code would do if the loss were so scaled.
 """
 
 import functools
@@ -26,6 +30,7 @@ from swapjax.sparsity import scores
 from swapjax.sparsity.budget import Budget, select
 from swapjax.sparsity.masks import apply_masks
 
+_ROWS = 13.6  # root mean square norm of single examples' gradients, MLPNet on MNIST
 _DAMPING = 0.01
 _BISECTIONS = 50
 _ADAM_STEPS = 1000
@@ -42,16 +47,18 @@ def swap_released(
     For comparisons with `swap` (You and Cheng, ICLR 2024, arXiv:2310.04918).
 
     Args:
-        epsilon: entropic regularisation in units of the squared projections; 0 sorts,
-            infinity averages over everything.
+        epsilon: entropic regularisation in units of the squared projections, of rows
+            whose norms are 13.6 over the root of their examples in the root mean
+            square, as they are in MLPNet on MNIST; 0 sorts, infinity averages over
+            everything.
         max_sinkhorn: the most iterations of Sinkhorn.
 
     Returns:
         The method, for `swapjax.prune`. Its details are ``tau``, the length of the
         step, and ``tau_limit``, the largest that leaves the support as it is, both in
-        units of the direction; ``perplexity``, the points of y that a point of x is
-        matched with on average; ``sinkhorn_iterations``; and ``marginal_error``, the
-        L1 distance of the plan's sums from what they should be.
+        units of the direction, of rows of that size; ``perplexity``, the points of y
+        that a point of x is matched with on average; ``sinkhorn_iterations``; and
+        ``marginal_error``, the L1 distance of the plan's sums from what they should be.
 
     Raises:
         ValueError: for values out of range, naming the argument.
@@ -102,23 +109,30 @@ def _solve(
         max_sinkhorn: its iterations at most.
     """
     rows, w, start = rows_of(problem), problem.weights, problem.initial
-    n = rows.n
-    x, y = rows.project(w), rows.project(start)
+    n, size = rows.n, _ROWS / math.sqrt(rows.batch)
+
+    def project(leaves: Leaves) -> jax.Array:
+        return size * rows.project(leaves)
+
+    def pull_back(residual: jax.Array) -> Leaves:
+        return rows.pull_back(size * residual)
+
+    x, y = project(w), project(start)
     offset = optax.tree.sub(w, start)
     if paired:
         coupling = transport.identity(x, y)
-        pulled, held = rows.pull_back(x - y), n * _DAMPING
+        pulled, held = pull_back(x - y), n * _DAMPING
     else:
         coupling = _couple(x, y, epsilon, max_sinkhorn)
         assert coupling.plan is not None
-        pulled, held = rows.pull_back(coupling.plan.T @ (x - y)), _DAMPING
+        pulled, held = pull_back(coupling.plan.T @ (x - y)), _DAMPING
     d = tuple(
         (g + held * o).astype(o.dtype) for g, o in zip(pulled, offset, strict=True)
     )
 
     def along(direction: Leaves) -> tuple[jax.Array, jax.Array]:
         """Slope at 0 and curvature of the objective along ``w - tau d``."""
-        z = rows.project(direction)
+        z = project(direction)
         if paired:
             rise, bend = jnp.vdot(z, x - y), jnp.vdot(z, z)
         else:

@@ -11,16 +11,18 @@ from swapjax.core import trees
 from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves
 from swapjax.gradients.operator import GradientOperator
-from swapjax.pruning.method import Method, Problem, Solution, check_dampings, rows_of
+from swapjax.pruning.damping import check_dampings
+from swapjax.pruning.method import Method, Problem, Solution, rows_of
 from swapjax.pruning.solvers import fisher_blocks as blockwise
-from swapjax.pruning.solvers import least_squares
+from swapjax.pruning.solvers import least_squares, natural_step
 from swapjax.pruning.solvers.backsolve import backsolve
 from swapjax.pruning.solvers.candidates import best_of, conclude
 from swapjax.pruning.solvers.fisher_blocks import Curvature, Update
+from swapjax.sparsity import scores
 from swapjax.sparsity.budget import Budget, count_by_group, select
 from swapjax.sparsity.masks import apply_masks
 
-_DAMPINGS, _DAMPINGS_FIRST_ORDER = (1e-5, 1e-3), (1e-1,)
+_DAMPINGS, _DAMPINGS_FIRST_ORDER = (1e-6, 1e-4), (1e-3,)
 
 
 def woodfisher(
@@ -44,14 +46,16 @@ def woodfisher(
     Args:
         block: entries of a diagonal block of H, chunks of each leaf; None for the full
             matrix.
-        damping: lambda, in units of the Fisher of single examples. Of several the one
-            with the lowest loss is taken. By default 1e-5 and 1e-3, or 1e-1 with
-            first_order, which small dampings let run away.
+        damping: lambda, in units of the mean squared norm of the gradient rows, the
+            trace of the whole Fisher. Of several the one with the lowest loss is taken.
+            By default 1e-6 and 1e-4, or 1e-3 with first_order, which small dampings let
+            run away.
         update: how kept weights make up for removed ones. ``"joint"`` solves for all
             of them at once; ``"independent"`` adds up what each removal alone calls
             for, as the authors' code does; ``"none"`` keeps weights as they are.
         first_order: WoodTaylor, which also follows the gradient: everything above
-            counts from ``w - H^-1 g``.
+            counts from ``w - H^-1 g``, g over the number of Fishers that make up the
+            Hessian, as the loss of the largest weights alone tells it.
         rounds: steps in which entries are removed, with gradients taken anew of the
             same examples before each but the first. Removed entries stay removed in
             later rounds. With stored rows a second G is then held.
@@ -105,8 +109,12 @@ def _solve(
     rows = rows_of(problem)
     if rounds > 1 and any(budget.patterns):
         raise ValueError("rounds: a pattern is reached in one round; use stages")
-    # Averaging b examples shrinks the Fisher of the rows by b; the damping with it.
-    dampings = jnp.asarray(damping, jnp.result_type(float)) / rows.batch
+    dampings = jnp.asarray(damping, jnp.result_type(float))
+    bend = None
+    if first_order:
+        mask = select(scores.magnitude(problem.weights), budget, problem.within)
+        kept = apply_masks(problem.weights, mask)
+        bend = natural_step.bend(rows, problem.weights, kept)
     cut = None
     if block is not None:
         cut = blockwise.partition(problem.weights, block, output_axis)
@@ -119,9 +127,7 @@ def _solve(
         within: Leaves | None,
     ) -> tuple[Update, Leaves]:
         surgeon = _Full(rows, lam) if cut is None else _Blocks(rows, lam, cut)
-        return _prune(
-            surgeon, weights, budget, within, update=update, first_order=first_order
-        )
+        return _prune(surgeon, weights, budget, within, update=update, bend=bend)
 
     def several(lam: jax.Array) -> tuple[Update, Leaves]:
         """Remove a share of what is to go, take gradients anew, and so on."""
@@ -154,7 +160,7 @@ def _solve(
             objective=found.objective,
             iterations=rounds,
             raised=found.raised,
-            details={"damping": found.damping * rows.batch},
+            details={"damping": found.damping},
         )
 
     return best_of(make, dampings, rows.loss)
@@ -167,12 +173,13 @@ def _prune(
     within: Leaves | None,
     *,
     update: str,
-    first_order: bool,
+    bend: jax.Array | None,
 ) -> tuple[Update, Leaves]:
     """Remove the entries that cost least, and update the others; see `woodfisher`."""
     rows, slope = surgeon.rows, None
-    if first_order:
-        slope = rows.pull_back(jnp.full(rows.n, 1 / (rows.n * rows.batch)))
+    if bend is not None:
+        # H is in Fishers of the rows, of which the Hessian is so many.
+        slope = rows.pull_back(jnp.full(rows.n, 1 / rows.n) / bend)
     curvature = surgeon.examine(weights, slope)
     if curvature.newton is not None:
         moved = optax.tree.sub(weights, curvature.newton)
@@ -196,17 +203,18 @@ def rank(
     output_axis: int,
     damping: float,
 ) -> Leaves:
-    """Score by ``w^2 / [H^-1]_qq`` with H in blocks: large means keep."""
+    """Score by the root of ``w^2 / [H^-1]_qq``, H in blocks: large means keep."""
     cut = blockwise.partition(weights, block, output_axis)
     diagonal = blockwise.examine(rows, cut, weights, damping).inverse_diagonal
     return _scores(weights, diagonal)
 
 
 def _scores(weights: Leaves, inverse_diagonal: Leaves) -> Leaves:
-    # In float32 at least: 1 / damping is beyond what float16 holds.
+    # The root of what an entry costs: squares of tiny weights vanish. In float32 at
+    # least: 1 / damping is beyond what float16 holds.
     wide = trees.wide(weights)
     return tuple(
-        jnp.square(w.astype(wide)) / d.astype(wide)
+        jnp.abs(w.astype(wide)) / jnp.sqrt(d.astype(wide))
         for w, d in zip(weights, inverse_diagonal, strict=True)
     )
 

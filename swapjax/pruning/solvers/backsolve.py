@@ -147,4 +147,5 @@ def _factor(
     gram = jnp.matmul(columns.T, columns, precision=_HIGHEST)
     # What is beyond the last entry stays at zero whatever the ridge.
     none = start + jnp.arange(width) >= entries.total
-    return columns, least_squares.factor(gram + jnp.diag(none.astype(dtype)), ridge)
+    filled = gram + jnp.diag(none.astype(dtype))
+    return columns, least_squares.factor(filled, ridge, jnp.trace(gram))

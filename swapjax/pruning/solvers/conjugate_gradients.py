@@ -57,6 +57,7 @@ def refit(
     state: State,
     *,
     damping: jax.Array | float,
+    bend: jax.Array,
     rounds: int,
     tolerance: float,
 ) -> Refit:
@@ -73,7 +74,9 @@ def refit(
         y: ``G wbar``, [n].
         target: the variant of the objective.
         state: as the target prepared it for y.
-        damping: lambda; may be traced.
+        damping: lambda; may be traced. Raised to what rounding resolves beside rows in
+            their unit.
+        bend: c of the first-order step, see `natural_step.bend`.
         rounds: the most alternations.
         tolerance: the relative change of Q at which to stop.
     """
@@ -81,7 +84,9 @@ def refit(
     kept = masks.apply_masks(reference, support)
     lost = optax.tree.norm(optax.tree.sub(reference, kept), squared=True)
     start = rows.project(kept)
-    ridge = n * jnp.asarray(damping, dtype)
+    damping = jnp.asarray(damping, dtype)
+    used = jnp.where(damping > 0, jnp.maximum(damping, jnp.finfo(dtype).eps), 0)
+    ridge = n * used
 
     def pull(residual: jax.Array) -> Leaves:
         pulled = tuple(g.astype(dtype) for g in rows.pull_back(residual))
@@ -135,7 +140,9 @@ def refit(
         rounds=i,
         settled=(settled | (not target.moves)) & reached,
         deficient=jnp.asarray(False),
+        damping=used,
+        raised=used > damping,
         step=trees.cast_like(step, kept),
-        length=jnp.asarray(1 / rows.batch, dtype),
+        length=(1 / bend).astype(dtype),
         couplings=describe(state),
     )

@@ -216,7 +216,8 @@ def _factor(
     fisher: jax.Array, real: jax.Array, damping: jax.Array | float
 ) -> least_squares.Factor:
     """Factor ``H_B``; what is not real stands apart, and needs no damping."""
-    return least_squares.factor(fisher + jnp.diag(jnp.where(real, 0.0, 1.0)), damping)
+    filled = fisher + jnp.diag(jnp.where(real, 0.0, 1.0))
+    return least_squares.factor(filled, damping, jnp.trace(fisher))
 
 
 def _value(fisher: jax.Array, change: jax.Array, ridge: jax.Array) -> jax.Array:

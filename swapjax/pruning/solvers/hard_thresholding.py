@@ -18,6 +18,7 @@ from swapjax.sparsity.masks import apply_masks
 
 _GRID = 12  # trial steps beyond the support limit
 _GROWTH = 2.0  # from one to the next
+_BEYOND = 1.001  # times the limit: the first of them
 _POWER_ITERATIONS = 10
 
 
@@ -151,8 +152,9 @@ def _step_beyond(
         threshold: from stepped weights to those that stay, and their mask.
         value: Q of weights, the coupling held.
     """
-    # An exact step of 30 times the limit is as far as is ever worth trying.
-    reach = jnp.where(jnp.isfinite(limit), limit, exact)
+    # At the limit itself two entries tie, and rounding would choose between them. An
+    # exact step of 30 times the limit is as far as is ever worth trying.
+    reach = jnp.where(jnp.isfinite(limit), _BEYOND * limit, exact)
     grid = jnp.minimum(reach * _GROWTH ** jnp.arange(_GRID), 30 * exact)
     steps = jnp.concatenate([jnp.stack([exact, safe.astype(exact.dtype)]), grid])
     trials, masks = jax.vmap(

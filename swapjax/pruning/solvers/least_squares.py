@@ -60,12 +60,16 @@ class System(NamedTuple):
         gram: ``K = G_S G_S^T``, [n, n].
         inverse: ``L (L^T K L + n lambda I)^-1 L^T`` with ``M = L L^T``, [n, n].
         rest: ``I - gram @ inverse``, what a re-fit leaves of a residual, [n, n].
+        ridge: ``n lambda`` as it was used.
+        raised: whether that is more than what was asked for.
         deficient: whether the system was singular, so that inverse is a pseudo-inverse.
     """
 
     gram: jax.Array
     inverse: jax.Array
     rest: jax.Array
+    ridge: jax.Array
+    raised: jax.Array
     deficient: jax.Array
 
 
@@ -212,14 +216,19 @@ def damp(spectrum: Spectrum, damping: jax.Array | float) -> System:
 
     Args:
         spectrum: from `diagonalise`.
-        damping: lambda, 0 or more; may be traced. With 0 the inverse is a
-            pseudo-inverse, which takes the smallest change of the weights that fits.
+        damping: lambda, 0 or more; may be traced. Raised to what rounding resolves,
+            see `resolution`. With 0 the inverse is a pseudo-inverse, which takes the
+            smallest change of the weights that fits.
     """
     gram, root, values, vectors = spectrum
     n = gram.shape[0]
+    positive = jnp.maximum(values, 0)
+    least = resolution(jnp.sum(positive))
+    asked = jnp.asarray(n * damping, values.dtype)
+    ridge = jnp.where(asked > 0, jnp.maximum(asked, least), 0)
+    shifted = positive + ridge
     floor = values[-1] * n * jnp.finfo(values.dtype).eps
-    shifted = jnp.maximum(values, 0) + n * damping
-    usable = shifted > jnp.where(damping > 0, 0, floor)
+    usable = shifted > jnp.where(asked > 0, 0, floor)
 
     def rebuild(diagonal: jax.Array) -> jax.Array:
         return jnp.matmul(vectors * diagonal, vectors.T, precision=_HIGHEST)
@@ -228,25 +237,38 @@ def damp(spectrum: Spectrum, damping: jax.Array | float) -> System:
     inverse = _sandwich_transposed(root, rebuild(jnp.where(usable, 1 / safe, 0)))
     if root is None:
         # Not as a difference: a row that is nearly fitted would lose all digits.
-        rest = rebuild(jnp.where(usable, n * damping / safe, 1))
+        rest = rebuild(jnp.where(usable, ridge / safe, 1))
     else:
         rest = jnp.eye(n) - jnp.matmul(gram, inverse, precision=_HIGHEST)
-    return System(gram, inverse, rest, ~jnp.all(usable))
+    return System(gram, inverse, rest, ridge, ridge > asked, ~jnp.all(usable))
 
 
-def factor(matrix: jax.Array, ridge: jax.Array | float) -> Factor:
-    """Factor ``A + ridge I``; where that is not positive definite, raise the ridge.
+def resolution(trace: jax.Array) -> jax.Array:
+    """Compute the least ridge that rounding leaves standing beside a matrix.
 
-    A singular A without damping, or one that rounding made indefinite, is damped by ten
-    times as much until it can be factored, and says so.
+    Args:
+        trace: of a positive semidefinite matrix, which bounds its largest eigenvalue.
+    """
+    limits = jnp.finfo(trace.dtype)
+    return jnp.maximum(trace * limits.eps, limits.tiny)
+
+
+def factor(
+    matrix: jax.Array, ridge: jax.Array | float, trace: jax.Array | None = None
+) -> Factor:
+    """Factor ``A + ridge I``; where rounding decides what that is, raise the ridge.
+
+    A matrix with pivots below `resolution`, singular up to rounding, and one that
+    rounding made indefinite, is damped by that or by ten times as much until it can be
+    factored, and says so.
 
     Args:
         matrix: A, [n, n], symmetric and positive semidefinite up to rounding.
         ridge: 0 or more; may be traced.
+        trace: of the part of A that counts, where some of its diagonal is filled up.
     """
     eye = jnp.eye(len(matrix), dtype=matrix.dtype)
-    scale = jnp.trace(matrix) * jnp.finfo(matrix.dtype).eps
-    smallest = jnp.maximum(scale, jnp.finfo(matrix.dtype).tiny)
+    smallest = resolution(jnp.trace(matrix) if trace is None else trace)
 
     def again(carry: tuple) -> jax.Array:
         count, _, _, good = carry
@@ -256,8 +278,9 @@ def factor(matrix: jax.Array, ridge: jax.Array | float) -> Factor:
         count, ridge, _, _ = carry
         ridge = jnp.where(count > 0, jnp.maximum(10 * ridge, smallest), ridge)
         lower = jnp.linalg.cholesky(matrix + ridge * eye)
-        # Without a ridge, rounding may let a singular matrix pass: it has tiny pivots.
-        sound = (ridge > 0) | (jnp.min(jnp.square(jnp.diagonal(lower))) > smallest)
+        # Rounding may let a singular matrix pass: it has tiny pivots.
+        pivots = jnp.square(jnp.diagonal(lower))
+        sound = (ridge >= smallest) | (jnp.min(pivots) > smallest)
         return count + 1, ridge, lower, sound & jnp.all(jnp.isfinite(lower))
 
     none = jnp.zeros((), jnp.int32)

@@ -1,21 +1,30 @@
 """The first-order term of the loss: a natural-gradient step on the support.
 
 Regression on the projections keeps the network what it was. The loss also has a slope,
-``(1/batch) 1^T G w`` in the units of Q, since neither training nor pruning leaves a
-network where its gradient vanishes. Minimising both together shifts every target by
-``-1/batch``, which moves the re-fitted weights by ``-s G_S^T (K + n lambda I)^-1 1``
-with ``s = 1/batch``: a step of natural-gradient descent that shares the factorised
-system.
+since neither training nor pruning leaves a network where its gradient vanishes. To
+second order it changes by ``mean(v) + c/2 mean(v^2)`` with ``v = G d``, if its Hessian
+is c times the Fisher of the rows. Minimising that shifts every target by ``-1/c``,
+which moves the re-fitted weights by ``-s G_S^T (K + n lambda I)^-1 1`` with
+``s = 1/c``: a step of natural-gradient descent that shares the factorised system.
 
-Taken in full it descends the sampling noise of few examples along with the gradient,
-and in a network that fits its training data the empirical Fisher is too small to bound
-it. So the rows say how far to trust it, and the loss has the last word.
+Of the negative log-likelihood of single examples c is 1, which is all that theory says.
+In other units of the loss the Hessian grows by them and the Fisher by their square; of
+batches the Fisher shrinks; of a squared error c has to do with its residuals, and in a
+network that fits its training data the empirical Fisher vanishes. So c is measured.
+
+Taken in full it descends the sampling noise of few examples along with the gradient.
+So the rows say how far to trust it, and the loss has the last word.
 """
 
 import jax
 import jax.numpy as jnp
+import optax
 
+from swapjax.core.types import Leaves
+from swapjax.gradients.operator import GradientOperator
 from swapjax.pruning.solvers.least_squares import System
+
+_ROUNDING = 1e-4  # of a loss: smaller changes of it say nothing of its curvature
 
 FRACTIONS = (0.0, 0.25, 0.5, 1.0)  # of the trusted length, tried on the loss
 
@@ -25,7 +34,44 @@ def direction(system: System) -> jax.Array:
     return jnp.sum(system.inverse, axis=1)
 
 
-def trusted_length(system: System, residual: jax.Array, batch: int) -> jax.Array:
+def bend(
+    rows: GradientOperator,
+    weights: Leaves,
+    kept: Leaves,
+    before: jax.Array | None = None,
+    after: jax.Array | None = None,
+) -> jax.Array:
+    """Measure c, how many Fishers of the rows the Hessian of the loss is.
+
+    Along the way from the weights to the thresholded ones, which is far enough for the
+    loss to tell: ``c = 2 (rise - mean(v)) / mean(v^2)``. Where it does not rise, or by
+    rounding alone, the projections of the weights stand for the unit of the loss, as
+    they roughly do in a network whose loss is a log-likelihood.
+
+    Args:
+        rows: the operator G at the weights.
+        weights: the leaves.
+        kept: the same on a support, zero off it.
+        before: the mean loss at the weights, evaluated if it is not known.
+        after: the mean loss at those kept, likewise.
+
+    Returns:
+        c in units of the rows, a positive number.
+    """
+    before = rows.loss(weights) if before is None else before
+    after = rows.loss(kept) if after is None else after
+    v = rows.project(optax.tree.sub(kept, weights))
+    unit = jnp.ones((), v.dtype) if rows.unit is None else rows.unit.astype(v.dtype)
+    rise = ((after - before) / unit).astype(v.dtype)
+    least = _ROUNDING * jnp.maximum(jnp.abs(before), jnp.abs(after)) / unit
+    over, square = rise - jnp.mean(v), jnp.mean(jnp.square(v))
+    told = jnp.isfinite(over) & (over > least) & (square > 0)
+    size = jnp.sqrt(jnp.mean(jnp.square(rows.project(weights))) / rows.batch)
+    instead = 1 / jnp.where(size > 0, size, 1)
+    return jnp.where(told, 2 * over / jnp.where(told, square, 1), instead)
+
+
+def trusted_length(system: System, residual: jax.Array, bend: jax.Array) -> jax.Array:
     """How far to go, by leaving each row out in turn.
 
     For a re-fit without row i, ridge regression has the change that row i would see in
@@ -36,17 +82,17 @@ def trusted_length(system: System, residual: jax.Array, batch: int) -> jax.Array
     Args:
         system: of the support, [n, n].
         residual: ``t - G_S wbar_S``, what the re-fit makes up for, [n].
-        batch: examples a row.
+        bend: c, how many Fishers of the rows the Hessian is.
 
     Returns:
-        s, between 0 and ``1/batch``.
+        s, between 0 and ``1/c``.
     """
     # A row of leverage 1 is fitted by itself alone: leaving it out says nothing.
     left = jnp.maximum(jnp.diagonal(system.rest), 1e-6)
     unfitted = jnp.matmul(system.rest, residual, precision=jax.lax.Precision.HIGHEST)
     missed = -unfitted / left
     follow = 1 - jnp.sum(system.rest, axis=1) / left
-    # The predicted mean loss is mean(v) + batch/2 mean(v^2), v = missed - s follow.
-    rise = jnp.mean(follow) + batch * jnp.mean(missed * follow)
-    bend = batch * jnp.mean(jnp.square(follow))
-    return jnp.clip(rise / jnp.where(bend > 0, bend, 1), 0, 1 / batch)
+    # The predicted mean loss is mean(v) + c/2 mean(v^2), v = missed - s follow.
+    rise = jnp.mean(follow) + bend * jnp.mean(missed * follow)
+    curved = bend * jnp.mean(jnp.square(follow))
+    return jnp.clip(rise / jnp.where(curved > 0, curved, 1), 0, 1 / bend)

@@ -46,8 +46,10 @@ class Refit(NamedTuple):
         rounds: how many were needed.
         settled: whether the last round changed Q by less than the tolerance.
         deficient: whether the n x n system was singular.
+        damping: lambda as it was used.
+        raised: whether that is more than what was asked for.
         step: the leaves of a first-order step, to be subtracted.
-        length: how much of it the rows left out confirm, between 0 and 1/batch.
+        length: how much of it the rows left out confirm, between 0 and 1/c.
         couplings: what is to be told of the last couplings, by name; scalars.
     """
 
@@ -56,6 +58,8 @@ class Refit(NamedTuple):
     rounds: jax.Array
     settled: jax.Array
     deficient: jax.Array
+    damping: jax.Array
+    raised: jax.Array
     step: Leaves
     length: jax.Array
     couplings: dict[str, jax.Array]
@@ -96,6 +100,7 @@ def refit(
     target: Target,
     *,
     damping: jax.Array | float,
+    bend: jax.Array,
     rounds: int,
     tolerance: float,
 ) -> Refit:
@@ -112,6 +117,7 @@ def refit(
         y: ``G wbar``, [n].
         target: the variant of the objective.
         damping: lambda; may be traced.
+        bend: c of the first-order step, see `natural_step.bend`.
         rounds: the most alternations.
         tolerance: the relative change of Q at which to stop.
     """
@@ -120,7 +126,7 @@ def refit(
     system = least_squares.damp(ground.spectrum, damping)
 
     def objective(fit: least_squares.Fit, c: jax.Array, x: jax.Array) -> jax.Array:
-        held = 0.5 * n * damping * (jnp.vdot(c, gram @ c) + ground.lost)
+        held = 0.5 * system.ridge * (jnp.vdot(c, gram @ c) + ground.lost)
         return least_squares.misfit(fit, x) + held
 
     def one_round(carry: tuple) -> tuple:
@@ -158,7 +164,9 @@ def refit(
         rounds=i,
         settled=settled | (not target.moves),
         deficient=system.deficient,
+        damping=system.ridge / n,
+        raised=system.raised,
         step=pull_back(natural_step.direction(system)),
-        length=natural_step.trusted_length(system, fit.targets - start, rows.batch),
+        length=natural_step.trusted_length(system, fit.targets - start, bend),
         couplings=describe(state),
     )

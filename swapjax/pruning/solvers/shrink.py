@@ -45,7 +45,7 @@ def shrink(
     On every support the weights are re-fitted. What is off it stands for the value that
     minimises ``1/2 |G w - t|^2 + ridge/2 |w - wbar|^2`` in that weight alone, so that
     it may come back. Of the supports at the final density the one counts whose weights
-    have the lowest loss.
+    have the lowest loss; the largest weights, not re-fitted, if none is lower.
 
     Args:
         rows: the operator G.
@@ -97,7 +97,9 @@ def shrink(
     none = jnp.zeros((), jnp.int32)
     mask = select(scores.magnitude(reference), budget, within)
     best = (mask, apply_masks(reference, mask))
-    start = jnp.asarray(jnp.inf, rows.loss(reference).dtype)
+    # Nor may the search end in what is worse than where magnitude would have.
+    start = rows.loss(best[1])
+    start = jnp.where(jnp.isnan(start), jnp.inf, start)
     nonzeros = count_by_group(tuple(w != 0 for w in reference), budget)
     count = budget.keep if any(budget.patterns) else nonzeros
     carry = (count, reference, none + iterations, none, best, start)

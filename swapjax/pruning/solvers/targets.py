@@ -21,11 +21,13 @@ class State(NamedTuple):
     """What a target carries from one coupling to the next.
 
     Attributes:
-        epsilon: the regularisation in use; 0 where there is none.
+        epsilon: the regularisation in use, in units of the cost; 0 where there is none.
+        unit: the variance of y, in which epsilon is asked for and told.
         couplings: couplings by name, the warm starts of the next ones.
     """
 
     epsilon: jax.Array
+    unit: jax.Array
     couplings: dict[str, Coupling]
 
 
@@ -58,15 +60,14 @@ def make(
     One of epsilon and perplexity is None.
     """
 
-    def choose_epsilon(y: jax.Array) -> jax.Array:
+    def prepare(y: jax.Array) -> State:
+        unit = jnp.var(y)
+        unit = jnp.where(unit > 0, unit, 1)
         if perplexity is not None:
-            return sinkhorn.epsilon_for_perplexity(y, perplexity)
-        return jnp.asarray(epsilon, y.dtype)
+            return State(sinkhorn.epsilon_for_perplexity(y, perplexity), unit, {})
+        return State(jnp.asarray(epsilon, y.dtype) * unit, unit, {})
 
     couple = functools.partial(_couple, epsilon=epsilon, max_iterations=max_iterations)
-
-    def prepare(y: jax.Array) -> State:
-        return State(choose_epsilon(y), {})
 
     def identity(state: State, x: jax.Array, y: jax.Array) -> tuple[Fit, State]:
         del x
@@ -75,33 +76,34 @@ def make(
     def exact(state: State, x: jax.Array, y: jax.Array) -> tuple[Fit, State]:
         coupling, couplings = couple(x, y, state, "xy")
         value = 0.5 * y.shape[0] * _value(coupling)
-        return _at(x, coupling.targets, value), State(state.epsilon, couplings)
+        return _at(x, coupling.targets, value), state._replace(couplings=couplings)
 
     def debiased(state: State, x: jax.Array, y: jax.Array) -> tuple[Fit, State]:
         across, couplings = couple(x, y, state, "xy")
-        own, couplings = couple(x, x, State(state.epsilon, couplings), "xx")
+        own, couplings = couple(x, x, state._replace(couplings=couplings), "xx")
         yy = couplings["yy"] if "yy" in couplings else couple(y, y, state, "yy")[0]
         value = _value(across) - 0.5 * _value(own) - 0.5 * _value(yy)
         fit = _at(x, across.targets + x - own.targets, 0.5 * y.shape[0] * value)
-        return fit, State(state.epsilon, {**couplings, "yy": yy})
+        return fit, state._replace(couplings={**couplings, "yy": yy})
 
     def hybrid(state: State, x: jax.Array, y: jax.Array) -> tuple[Fit, State]:
         coupling, couplings = couple(x, y, state, "xy")
         paired = jnp.mean(jnp.square(x - y))
         value = 0.5 * y.shape[0] * ((1 - rho) * paired + rho * _value(coupling))
         targets = (1 - rho) * y + rho * coupling.targets
-        return _at(x, targets, value), State(state.epsilon, couplings)
+        return _at(x, targets, value), state._replace(couplings=couplings)
 
     def prepare_smoothed(y: jax.Array) -> State:
+        state = prepare(y)
         if epsilon == 0:
             coupling = transport.identity(y, y, return_plan=True)
         elif epsilon is not None and math.isinf(epsilon):
             coupling = transport.uniform(y, y, return_plan=True)
         else:
-            value = choose_epsilon(y)
-            coupling = sinkhorn.self_plan(y, value, max_iterations=max_iterations)
-            return State(value, {"yy": coupling})
-        return State(jnp.asarray(epsilon, y.dtype), {"yy": coupling})
+            coupling = sinkhorn.self_plan(
+                y, state.epsilon, max_iterations=max_iterations
+            )
+        return state._replace(couplings={"yy": coupling})
 
     def smoothed(state: State, x: jax.Array, y: jax.Array) -> tuple[Fit, State]:
         del x
@@ -110,7 +112,8 @@ def make(
         return Fit(y, y.shape[0] * plan, _zero(y)), state
 
     if name == "identity":
-        return Target(name, lambda y: State(_zero(y), {}), identity, moves=False)
+        none = lambda y: State(_zero(y), _zero(y), {})  # noqa: E731
+        return Target(name, none, identity, moves=False)
     if name == "smoothed":
         return Target(name, prepare_smoothed, smoothed, moves=False)
     moving: dict[str, Any] = {"exact": exact, "debiased": debiased, "hybrid": hybrid}
@@ -149,7 +152,7 @@ def describe(state: State) -> dict[str, jax.Array]:
     if not couplings:
         return {}
     return {
-        "epsilon": state.epsilon,
+        "epsilon": state.epsilon / state.unit,
         "perplexity": couplings[0].perplexity,
         "sinkhorn_iterations": jnp.stack([c.iterations for c in couplings]).max(),
         "marginal_error": jnp.stack([c.marginal_error for c in couplings]).max(),

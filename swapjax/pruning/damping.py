@@ -1,0 +1,29 @@
+"""Dampings: lambda of a ridge, relative to the gradient rows.
+
+``n lambda/2 |w - wbar|^2`` holds weights near a reference, beside ``1/2 |G w - t|^2``.
+Rows come in their own unit (`swapjax.gradients.unit`), with a mean squared norm of 1,
+so that lambda is a fraction of the trace of the Fisher, which is also the mean
+eigenvalue of ``G G^T / n`` times n: 1 holds weights as firmly as the rows pull at them
+on average, whatever the loss is measured in, however many weights there are and
+however many examples make a row. In float32 the rounding of a system hides what is
+below 1e-7 of its trace; a damping below that is raised to it.
+"""
+
+import math
+
+import numpy as np
+
+
+def check_dampings(damping: float | tuple[float, ...]) -> tuple[float, ...]:
+    """One or several dampings, as a tuple.
+
+    Raises:
+        ValueError: for none, other than numbers, and values below 0 or not finite.
+    """
+    try:
+        dampings = tuple(float(d) for d in np.atleast_1d(np.asarray(damping)))
+    except (TypeError, ValueError):
+        raise ValueError(f"damping must be numbers, got {damping!r}") from None
+    if not dampings or not all(math.isfinite(d) and d >= 0 for d in dampings):
+        raise ValueError(f"damping must be 0 or more, got {damping}")
+    return dampings

@@ -1,0 +1,99 @@
+"""Whether the masks of an optimizer come to rest before training ends."""
+
+from typing import Any
+
+import jax
+import optax
+
+from swapjax.core.types import Params
+from swapjax.training.state import (
+    SparseState,
+    check_state,
+    find_state,
+    is_sparse,
+    last_mask_step,
+)
+
+
+def require_settling(
+    optimizer: optax.GradientTransformation, state: Any, steps: int
+) -> None:
+    """Raise for masks that would still change after the last update.
+
+    Args:
+        optimizer: any.
+        state: of it, before the first step.
+        steps: calls of ``optimizer.update`` that will be made.
+
+    Raises:
+        ValueError: with the updates that there will be, where a wrapper such as
+            `optax.MultiSteps` makes one of several steps.
+    """
+    last = last_mask_step(state) if is_sparse(state) else -1
+    if last < 0:
+        return
+    found = _count_updates(optimizer, state, steps)
+    updates = steps if found is None else found
+    if last > updates:
+        ends = f"training ends after {updates:,}"
+        if updates != steps:
+            ends = f"the {steps:,} steps of training make only {updates:,}"
+        raise ValueError(f"optimizer: its masks change until update {last:,}, {ends}")
+
+
+def require_settling_of(
+    optimizer: optax.GradientTransformation, params: Params, steps: int
+) -> None:
+    """Do as `require_settling` from params; optimizers without masks are not run."""
+    if is_sparse(jax.eval_shape(optimizer.init, params)):
+        require_settling(optimizer, optimizer.init(params), steps)
+
+
+def tell(state: Any) -> str:
+    """Say what is wrong with the masks in the state of an optimizer; else nothing."""
+    if not is_sparse(state):
+        return ""
+    try:
+        check_state(state)
+    except ValueError as e:
+        return str(e)
+    return ""
+
+
+def tell_unsettled(state: Any) -> str:
+    """Say after the last step whether mask steps are missing; else nothing."""
+    if not is_sparse(state):
+        return ""
+    last, count = last_mask_step(state), int(find_state(state).count)
+    if count < last:
+        return (
+            f"masks change until update {last:,}, but training made only {count:,} "
+            "updates of them: they are not as sparse as they should be"
+        )
+    if bool(find_state(state).extras["waits"]):
+        return (
+            "the last mask step still waits for gradients that are finite: masks are "
+            "not as sparse as they should be"
+        )
+    return ""
+
+
+def _count_updates(
+    optimizer: optax.GradientTransformation, state: Any, steps: int
+) -> int | None:
+    """Count the updates that `sparse` sees of some steps, None if that depends on data.
+
+    Run with params without leaves, where nothing but wrappers is left to do.
+    """
+    if isinstance(state, SparseState):
+        return steps
+
+    def step(_: Any, state: Any) -> Any:
+        return optimizer.update({}, state, {})[1]
+
+    try:
+        start = optimizer.init({})
+        end = jax.jit(lambda s: jax.lax.fori_loop(0, steps, step, s))(start)
+        return int(find_state(end).count)
+    except Exception:  # whatever a wrapper makes of a tree without leaves
+        return None
