@@ -101,7 +101,7 @@ class MatrixFreeRows:
 
         row = jax.ShapeDtypeStruct((), trees.wide(leaves))
         found = self._chunks(self._size).collect(work, row)
-        return found if self._is_formed else self._divide((found,))[0]
+        return found if self._is_formed else _divide(self.unit, (found,))[0]
 
     def pull_back(self, residual: jax.Array) -> Leaves:
         """Compute ``G^T r``: one reverse-mode pass over the data."""
@@ -119,7 +119,7 @@ class MatrixFreeRows:
             return jax.tree.map(lambda t, q: t + q.astype(t.dtype), total, part)
 
         total = self._chunks(self._size).fold(add, self._zeros())
-        return total if self._is_formed else self._divide(total)
+        return total if self._is_formed else _divide(self.unit, total)
 
     def gram(self, support: Leaves | None = None) -> jax.Array:
         """Compute ``G_S G_S^T`` from a few columns at a time; see `gram.by_columns`."""
@@ -236,7 +236,7 @@ class MatrixFreeRows:
             rows = jax.vmap(row)(chunk.read(self.data))
         if self.corruption is not None:
             rows = chunk.map_rows(self._corrupt, rows)
-        rows = self._divide(rows)
+        rows = _divide(self.unit, rows)
         if self.dtype is not None:
             rows = tuple(x.astype(self.dtype) for x in rows)
         return rows
@@ -253,12 +253,6 @@ class MatrixFreeRows:
                 chunk.read(self.data)
             )
         return losses.astype(wide)
-
-    def _divide(self, arrays: Leaves) -> Leaves:
-        """Divide by the unit, in what products are accumulated in: not in bfloat16."""
-        if self.unit is None:
-            return arrays
-        return tuple(x / self.unit.astype(x.dtype) for x in arrays)
 
     @property
     def _weights(self) -> Leaves:
@@ -280,6 +274,13 @@ class MatrixFreeRows:
     def _zeros(self) -> Leaves:
         wide = trees.wide(self._weights)
         return tuple(jnp.zeros(w.shape, wide) for w in self._weights)
+
+
+def _divide(unit: jax.Array | None, arrays: Leaves) -> Leaves:
+    """Divide by a unit, in what products are accumulated in: not in bfloat16."""
+    if unit is None:
+        return arrays
+    return tuple(x / unit.astype(x.dtype) for x in arrays)
 
 
 def each_loss(rows: MatrixFreeRows, leaves: Leaves) -> jax.Array:
