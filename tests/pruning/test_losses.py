@@ -44,12 +44,12 @@ def test_a_loss_of_nan_is_an_error_that_counts_rows(method):
 
 def test_what_loses_the_loss_is_named():
     sparse = nan_where(lambda p, b: jnp.any(p["kernel"] == 0), jnp.inf)
-    with pytest.raises(ValueError, match="^method magnitude: the loss became inf"):
+    with pytest.raises(ValueError, match=r"^method magnitude: the loss became inf"):
         prune(sparse)
     useless = FineTune(optax.sgd(1e30), 1, batch=8)
-    with pytest.raises(ValueError, match="^finetune: .* smaller learning rate"):
+    with pytest.raises(ValueError, match=r"^finetune: .* smaller learning rate"):
         prune(finetune=useless)
-    with pytest.raises(ValueError, match="^recalibrate: the loss became inf"):
+    with pytest.raises(ValueError, match=r"^recalibrate: the loss became inf"):
         prune(recalibrate=keep(lambda k: 1e30 * k))
 
 
