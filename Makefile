@@ -33,6 +33,7 @@ docs: .venv/.docs  ## Build the site of the docs into site/.
 bench: .venv/.dev  ## Measure starts and stages, then the comparisons on MNIST (hours, resumable).
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/fuzz.py
+	$(BIN)/python benchmarks/kills.py
 	$(BIN)/python benchmarks/stage.py
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/scale.py

@@ -28,7 +28,6 @@ class Outcome(enum.StrEnum):
     SAME = "same"
     PART = "part"
     OTHER = "other values"
-    FAULT = "fault"
 
 
 class FaultError(AssertionError):

@@ -93,7 +93,8 @@ def table(rows: list[dict[str, Any]]) -> Table:
     """Show how many inputs of each kind came to what."""
     result = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for name in rows[0]:
-        result.add_column(name, justify="left" if name == "kind" else "right")
+        left = name == "kind"
+        result.add_column(name, justify="left" if left else "right", no_wrap=left)
     for row in rows:
         result.add_row(*map(str, row.values()))
     return result

@@ -144,6 +144,15 @@ class Work:
             self._data, x_train=images[:320], y_train=labels[:320],
             x_test=images[320:], y_test=labels[320:],
         )  # fmt: skip
+        # A shell lets what it runs in the background ignore Ctrl-C, and all it calls.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        # What a call compiles the next one reads, however small.
+        self._environment = {
+            "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+            **os.environ,
+        }
         self._whole: dict[str, tuple[dict[str, Any], float]] = {}
 
     def run(self, trial: Trial) -> Trial:
@@ -206,7 +215,9 @@ class Work:
                 undo.callback(os.close, leader)
                 undo.callback(os.close, follower)
                 streams = {"stdin": follower, "stdout": follower, "stderr": follower}
-            process = subprocess.Popen(list(map(str, words)), **streams)
+            process = subprocess.Popen(
+                list(map(str, words)), env=self._environment, **streams
+            )
             due = time.monotonic() + after
             while process.poll() is None:
                 if terminal:

@@ -42,7 +42,7 @@ METHODS: dict[str, Method] = {
     "obd": swapjax.obd(),
     "woodfisher": swapjax.woodfisher(),
     "woodfisher, authors' update": swapjax.woodfisher(
-        update="independent", damping=16e-5
+        update="independent", damping=1e-6
     ),
     "cbs": swapjax.cbs(),
     "chita": swapjax.chita(),

@@ -134,7 +134,7 @@ def measure(line: Line, side: int) -> dict[str, float]:
     weights, budget = plan.layout.split(params), plan.budget
     if line.network in WIDTHS:
         found |= measure_parts(rows, weights, budget)
-    method = swapjax.swap(damping=0.1, support="magnitude", first_order=False)
+    method = swapjax.swap(damping=1e-3, support="magnitude", first_order=False)
     solve = jax.jit(lambda r, w, b: method(Problem(w, w, r), b))
     started = time.perf_counter()
     compiled = solve.lower(rows, weights, budget).compile()

@@ -6,7 +6,7 @@ the update; factoring and inverting them about 2 c^2 p = 133 GFLOP. G takes 1.06
 everything else must fit in as much.
 
 Exits with 1 beyond 20 seconds or 2 GB. Weights and images are random: neither time nor
-memory depends on them. One damping, the authors'; the default tries two.
+memory depends on them. One damping; the default tries two.
 """
 
 import dataclasses
@@ -60,7 +60,7 @@ def main(options: Options) -> None:
             params,
             (x, y),
             sparsity=options.sparsity,
-            method=swapjax.woodfisher(block=options.block, damping=1e-5),
+            method=swapjax.woodfisher(block=options.block, damping=1e-6),
             samples=options.samples,
             key=jax.random.key(0),
             storage=options.storage,  # type: ignore[arg-type]

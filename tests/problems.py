@@ -10,6 +10,7 @@ from trees import flat
 
 from swapjax import plan
 from swapjax.gradients.build import per_example_gradients
+from swapjax.gradients.unit import in_unit
 from swapjax.pruning import Problem
 
 N = 24
@@ -18,7 +19,7 @@ N = 24
 def setting(
     dtype=jnp.float32, sparsity=0.6, storage="stored", allocation="global", **options
 ):
-    """A problem of the small network with N rows, and its plan."""
+    """A problem of the small network with N rows in their unit, and its plan."""
     params, data = network.make(dtype=dtype), network.data(N, dtype=dtype)
     target = plan(params, sparsity, allocation=allocation)
     rows = per_example_gradients(
@@ -27,7 +28,7 @@ def setting(
     weights = target.layout.split(params)
     start = tuple(w + 0.1 * jnp.sign(w) for w in weights)
     whole = {"params": params, "layout": target.layout}
-    return Problem(weights, start, rows, **whole), target
+    return Problem(weights, start, in_unit(rows), **whole), target
 
 
 def explicit(rows):
@@ -57,6 +58,17 @@ def dense(problem, damping):
     return g.T @ g / len(g) + damping * np.eye(g.shape[1]), g
 
 
+def bend(problem, kept):
+    """How many Fishers of the rows the Hessian is, as thresholding tells."""
+    rows = problem.rows
+    plain = tuple(
+        jnp.where(m, w, 0) for m, w in zip(kept, problem.weights, strict=True)
+    )
+    v = explicit(rows) @ (flat(plain) - flat(problem.weights))
+    rise = float(rows.loss(plain) - rows.loss(problem.weights)) / float(rows.unit)
+    return 2 * (rise - v.mean()) / np.mean(v**2)
+
+
 def on_support(h, w, keep, slope=None):
     """The minimiser of g^T d + d^T H d / 2 with w + d zero off the support."""
     slope = np.zeros_like(w) if slope is None else slope
@@ -78,7 +90,7 @@ def small(sparsity, n=9):
         return jnp.mean(jnp.square(batch[0] @ params["kernel"] - batch[1]))
 
     target = plan(params, sparsity, min_keep=0)
-    rows = per_example_gradients(loss, params, (x, y), target)
+    rows = in_unit(per_example_gradients(loss, params, (x, y), target))
     weights = target.layout.split(params)
     g = np.asarray(rows.matrices[0]).reshape(n, -1)
     return Problem(weights, weights, rows), target, g

@@ -53,9 +53,15 @@ def code_of(work: Callable[[Callable[[], None]], None], process: bool) -> int:
                 return signals.stopped()
             if not isinstance(e, ValueError | ImportError | OSError):
                 raise
-            tell(f"{e}" or type(e).__name__)
+            tell(_sentence(e))
             return 2
     return 0
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__
 
 
 def tell(text: str) -> None:

@@ -81,13 +81,13 @@ class Options(Network):
     target: Literal["hybrid", "smoothed", "debiased", "exact"] = "hybrid"
     """The variant of swap; hybrid is half regression, half transport."""
     epsilon: Annotated[float | None, shown("E", "(default: 0)")] = None
-    """Entropic regularisation, squared units of projections; 0 sorts, inf averages."""
+    """Entropic regularisation, in variances of projections; 0 sorts, inf averages."""
     perplexity: Annotated[float | None, shown("N", "")] = None
     """Choose epsilon so that an example has this many neighbours on average."""
     damping: Annotated[float | None, shown("L", "(default: whichever of several)")] = (
         None
     )
-    """The ridge that holds weights where they were; more for noisier gradients."""
+    """The ridge that holds weights, relative to gradients; more for noisier ones."""
     block: Annotated[
         int | None,
         shown(

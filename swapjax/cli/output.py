@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 from matplotlib.figure import Figure
 
 from swapjax.cli.lock import exclusive
@@ -44,8 +45,7 @@ class Output:
                 try:
                     write(new / name)
                 except OSError as e:
-                    e.filename, e.filename2 = str(self.path / name), None
-                    raise
+                    raise files.naming(e, self.path / name) from None
             for name in results:
                 _move(new / name, self.path / name)
         finally:
@@ -98,7 +98,9 @@ def draw(figure: Callable[[], Figure], path: Path) -> None:
         ValueError: where that fails, in whatever way, saying that results are there.
     """
     try:
-        plot.save(figure(), path)
+        # LaTeX of a user's may not be there, and reads names as its own commands.
+        with matplotlib.rc_context({"text.usetex": False}):
+            plot.save(figure(), path)
     except Exception as e:
         raise ValueError(
             f"{path} could not be drawn ({reason(e)}); all other results are written"

@@ -27,17 +27,21 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
 
     Args:
         path: the file; it is replaced if it exists, with the rights it has. Where it
-            is a link, the file that it points to is.
+            is a link, the file that it points to is. Devices and pipes are no files to
+            replace, and are written to.
         write: writes into the file it is given the path of.
 
     Raises:
         OSError: naming the file, when the folder does not exist, cannot be written to
             or is full.
     """
-    target = Path(os.path.realpath(path))
+    path, target = Path(path), Path(os.path.realpath(path))
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    with _naming(Path(path)), contextlib.ExitStack() as undo:
+    with _naming(path), contextlib.ExitStack() as undo:
+        if path.exists() and not path.is_file():
+            write(path)
+            return
         temporary, handle = _create(target)
         undo.callback(_remove, temporary)
         if sys.platform == "win32":  # where a file that is open keeps its name
@@ -56,14 +60,20 @@ def write_text(path: str | Path, text: str) -> None:
     write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
 
 
+def naming(error: OSError, path: Path) -> OSError:
+    """Make the same error of another file."""
+    if error.errno is None:
+        return OSError(f"{path}: {error}")
+    return OSError(error.errno, error.strerror, str(path))
+
+
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
     """Let what goes wrong name the file, which has no temporary name for a user."""
     try:
         yield
     except OSError as e:
-        e.filename, e.filename2 = str(path), None
-        raise
+        raise naming(e, path) from None
 
 
 def _prefix(target: Path) -> str:
@@ -100,9 +110,11 @@ def _create(target: Path) -> tuple[Path, int]:
 def _sweep(target: Path, mine: Path) -> None:
     """Remove the temporary files that killed processes have left of a file."""
     prefix, machine, now = _prefix(target), _machine(), mine.stat().st_mtime
+    left: list[os.DirEntry[str]] = []
     with contextlib.suppress(OSError), os.scandir(target.parent) as entries:
         left = [e for e in entries if e.name.startswith(prefix) and e.name != mine.name]
-        for entry in left:
+    for entry in left:
+        with contextlib.suppress(OSError):  # it is another user's, or gone
             # Locks of other machines may be unknown here; a day without a write is not.
             idle = now - entry.stat(follow_symlinks=False).st_mtime > _DAY
             if idle or entry.name.removeprefix(prefix).startswith(machine):

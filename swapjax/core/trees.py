@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from swapjax.core import counts
 from swapjax.core.text import printable
 from swapjax.core.types import Leaves, Params
 
@@ -85,7 +86,7 @@ def require_finite(
             raise ValueError(
                 f"{what}: values are checked here, which jit does not know"
             )
-        count = int(_not_finite(leaf))
+        count = counts.total(_not_finite(leaf))
         if count:
             bad.append(
                 f"{printable(name) or 'the array'} ({count:,} of {np.size(leaf):,})"
@@ -140,7 +141,7 @@ def require_arrays(tree: Params, what: str) -> None:
 
 @jax.jit
 def _not_finite(leaf: jax.Array) -> jax.Array:
-    return jnp.sum(~jnp.isfinite(leaf))
+    return counts.partial_counts(~jnp.isfinite(leaf))
 
 
 def split_flat(flat: jax.Array, like: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:

@@ -5,7 +5,8 @@ word       meaning
 ========== =====================================================================
 params     any pytree of arrays: a Flax dict, an nnx state, an Equinox module
 masks      a pytree with the treedef of params; a leaf is ``bool[shape]``, or
-           the scalar ``True`` where a leaf is never pruned
+           the scalar ``True`` where a leaf is never pruned, as one of shape ()
+           never is; what is never pruned is in no count
 leaves     the prunable arrays alone, a tuple in the order of params
 support    where a mask is True
 sparsity   the fraction of zeros among the *prunable* entries

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from swapjax.core import trees
+from swapjax.core import holes, trees
+from swapjax.core.given_masks import require_bool, require_true, take_masks
 from swapjax.core.text import printable, reason
 from swapjax.core.types import Masks, Params
 from swapjax.io import tensors, torch_weights
@@ -117,8 +118,18 @@ def fit(
 
 
 def save_masks(path: str | Path, tree: Masks) -> None:
-    """Write masks to a safetensors file, eight entries to the byte."""
-    leaves = _by_path(tree)
+    """Write masks to a safetensors file, eight entries to the byte.
+
+    What `optax.masked` or Equinox has left out of them is never pruned: True.
+
+    Raises:
+        ValueError: for leaves that are not bool.
+    """
+    require_bool(tree)
+    leaves = {
+        name: np.asarray(True) if leaf is holes.HOLE else np.asarray(leaf)
+        for name, leaf in holes.by_path(tree).items()
+    }
     shapes = {name: list(np.shape(leaf)) for name, leaf in leaves.items()}
     packed = {name: masks.pack(np.asarray(leaf)) for name, leaf in leaves.items()}
     tensors.write(path, packed, {_PACKED: json.dumps(shapes)})
@@ -127,18 +138,22 @@ def save_masks(path: str | Path, tree: Masks) -> None:
 def load_masks(path: str | Path, like: Params) -> Masks:
     """Read masks for params.
 
+    Returns:
+        Masks with the tree of params; a scalar in the file stands for all that is below
+        its path.
+
     Raises:
         ValueError: for a file that cannot be read, and masks of other params.
     """
     arrays, metadata = read(path)
     if _PACKED not in metadata:
         raise ValueError(f"{printable(path)}: holds no masks")
-    wanted = _by_path(like)
-    _require_names(path, arrays, wanted)
-    leaves = [jnp.asarray(arrays[name]) for name in wanted]
-    tree = jax.tree.unflatten(jax.tree.structure(like), leaves)
-    masks.check(tree, like, printable(path))
-    return tree
+    found = holes.match(arrays, like)
+    _require_names(path, found.missing, found.extra)
+    beyond = {printable(name): leaf for name, leaf in found.beyond.items()}
+    require_true(beyond, printable(path))
+    tree = jax.tree.unflatten(jax.tree.structure(like), found.leaves)
+    return take_masks(tree, like, printable(path))
 
 
 def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -190,7 +205,9 @@ def _by_path(tree: Params) -> dict[str, Any]:
 def _match(
     path: str, arrays: Mapping[str, np.ndarray], wanted: Mapping[str, Any]
 ) -> dict[str, jax.Array]:
-    _require_names(path, arrays, wanted)
+    missing = [name for name in wanted if name not in arrays]
+    extra = [name for name in arrays if name not in wanted]
+    _require_names(path, missing, extra)
     wrong = [
         f"{printable(name)} is {arrays[name].shape}, wanted {_shape(leaf)}"
         for name, leaf in wanted.items()
@@ -264,15 +281,11 @@ def _wrap(data: jax.Array, like: Any) -> jax.Array:
     return jax.random.wrap_key_data(data, impl=jax.random.key_impl(like))
 
 
-def _require_names(
-    path: str | Path, arrays: Mapping[str, Any], wanted: Mapping[str, Any]
-) -> None:
-    missing = [printable(name) for name in wanted if name not in arrays]
-    extra = [printable(name) for name in arrays if name not in wanted]
+def _require_names(path: str | Path, missing: list[str], extra: list[str]) -> None:
     faults = []
     if missing:
-        faults.append(f"missing {', '.join(missing)}")
+        faults.append(f"missing {', '.join(map(printable, missing))}")
     if extra:
-        faults.append(f"not of this network {', '.join(extra)}")
+        faults.append(f"not of this network {', '.join(map(printable, extra))}")
     if faults:
         raise ValueError(f"{printable(path)}: {'; '.join(faults)}")

@@ -61,11 +61,10 @@ def fingerprint(
         key: of the run.
         settings: texts as they are, all else as `identity.describe` tells it.
     """
-    kind, seed = ("none", None) if key is None else take_key(key)
-    settings |= {
-        "params": identity.digest(params),
-        "key": f"{kind} {None if seed is None else seed.tolist()}",
-    }
+    settings |= {"params": identity.digest(params), "key": "none"}
+    if key is not None:
+        kind, seed = take_key(key)
+        settings |= {"key": f"{kind} {seed.tolist()}"}
     settings |= {flag: getattr(jax.config, flag) for flag in _FLAGS}
     return {
         name: identity.without_addresses(

@@ -6,7 +6,8 @@ way: [h, w, in, out] with h and w reversed. With as many channels in as out the 
 cannot be told apart by shape. Where the caller does not say, the layer's name must:
 ``up``, ``deconv1``, ``conv_transpose`` are taken for transposed ones, with a warning,
 ``conv2`` and ``downsample.0`` for convolutions unless they lie in what is called so or
-in a decoder. Others are refused.
+in a decoder. Others are refused. With other numbers in and out the shape tells, with a
+warning too, unless the name is that of a convolution.
 """
 
 import os
@@ -228,27 +229,23 @@ def _convolution(
     turned = np.flip(array.transpose(*spatial, 0, 1), tuple(range(array.ndim - 2)))
     if transposed is not None:
         return turned if path in transposed else plain
-    says = _says(name)
-    told = f"{source}: {printable(name)} "
-    if turned.shape == wanted and says is True:
-        if plain.shape == wanted:
+    fits, turned_fits = plain.shape == wanted, turned.shape == wanted
+    says, told = _says(name), f"{source}: {printable(name)} "
+    if turned_fits and (says or (says is None and not fits)):
+        if fits or not says:
             warnings.warn(
                 f"{told}is taken for the kernel of a transposed convolution by its "
-                "name; the argument transposed settles it",
+                f"{'name' if says else 'shape'}; the argument transposed settles it",
                 stacklevel=5,
             )
         return turned
-    if turned.shape != wanted and plain.shape != wanted:
-        return plain  # the caller tells of its shape
-    if turned.shape != plain.shape:
-        # A kernel of Flax's transpose_kernel=True is laid out as of a convolution.
-        if plain.shape == wanted:
-            return plain
+    if turned_fits and not fits:
         raise ValueError(
             f"{told}has the shape of a transposed convolution's kernel; if it is one, "
             f"say transposed=[{path!r}]"
         )
-    if says is None and not np.array_equal(plain, turned):
+    # A kernel of Flax's transpose_kernel=True is laid out as of a convolution.
+    if fits and turned_fits and says is None and not np.array_equal(plain, turned):
         raise ValueError(
             f"{told}may be the kernel of a convolution or of a transposed one; say "
             f"transposed=[{path!r}] if it is of a transposed one, transposed=() if "

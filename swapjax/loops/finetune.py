@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from swapjax.core.given_masks import take_masks
 from swapjax.core.types import LossFn, Masks, Params
 from swapjax.loops import steps
 from swapjax.loops.examples import take
@@ -68,9 +69,10 @@ def finetune(
         The trained params. All leaves are trained, also those that are never pruned.
 
     Raises:
-        ValueError: for fewer examples than one batch, an iterator that ends early, and
-            a loss that is not finite.
+        ValueError: for masks that are not of params, fewer examples than one batch, an
+            iterator that ends early, and a loss that is not finite.
     """
+    masks = None if masks is None else take_masks(masks, params)
     state = settings.optimizer.init(steps.trainable(params))
     done, loss = 0, jnp.zeros(())
     for batches, index in _chunks(data, settings, key):

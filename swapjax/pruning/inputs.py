@@ -17,7 +17,7 @@ from swapjax.loops.examples import Source
 from swapjax.loops.finetune import FineTune
 from swapjax.pruning.history import Stage
 from swapjax.pruning.method import Method
-from swapjax.sparsity.bounds import allowed, room
+from swapjax.sparsity.bounds import allowed, keep_inside
 from swapjax.sparsity.budget import Budget
 from swapjax.sparsity.plan import Plan, planned
 from swapjax.sparsity.schedules import Schedule
@@ -236,10 +236,9 @@ def _source(settings: Settings, data: Any) -> Source | None:
 
 def _budgets(stages: list[Plan], inside: Leaves | None) -> tuple[Budget, ...]:
     """Count what every stage keeps, no more than what may be kept at all."""
-    budgets = tuple(stage.budget for stage in stages)
-    if inside is None:
-        return budgets
-    there = jnp.asarray(room(stages[-1], inside), jnp.int32)
     return tuple(
-        dataclasses.replace(b, keep=jnp.minimum(b.keep, there)) for b in budgets
+        dataclasses.replace(
+            stage.budget, keep=jnp.asarray(keep_inside(stage, inside), jnp.int32)
+        )
+        for stage in stages
     )

@@ -68,13 +68,23 @@ def _judge(rows: MatrixFreeRows, weights: Leaves, solution: Solution) -> Solutio
     pairs = tuple(zip(solution.weights, plain, strict=True))
     moved = jnp.stack([jnp.any(new != old) for new, old in pairs]).any()
 
-    def judge() -> jax.Array:
+    def judge() -> tuple[jax.Array, jax.Array]:
         both = tuple(jnp.stack([new, old.astype(new.dtype)]) for new, old in pairs)
         losses = jax.lax.map(rows.loss, both)
-        return jnp.isnan(losses[0]) | (losses[0] > losses[1])
+        return jnp.isnan(losses[0]) | (losses[0] > losses[1]), losses[1]
 
-    worse = jax.lax.cond(moved, judge, lambda: jnp.asarray(False))
+    dtype = jax.eval_shape(rows.loss, plain).dtype
+    none = jnp.asarray(False), jnp.zeros((), dtype)
+    worse, loss = jax.lax.cond(moved, judge, lambda: none)
     lost = solution.status == Status.NOT_FINITE
     status = jnp.where(worse & ~lost, Status.NOT_REFITTED, solution.status)
     chosen = tuple(jnp.where(worse, old.astype(new.dtype), new) for new, old in pairs)
-    return solution._replace(weights=chosen, status=status.astype(jnp.int32))
+    # What was told of the weights that are not taken.
+    told = {"loss": loss, "first_order": 0}
+    details = {
+        key: jnp.where(worse, told[key], value) if key in told else value
+        for key, value in solution.details.items()
+    }
+    return solution._replace(
+        weights=chosen, status=status.astype(jnp.int32), details=details
+    )

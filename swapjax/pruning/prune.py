@@ -79,7 +79,8 @@ def prune(
         recalibrate: ``params -> params``, called last in each stage, to estimate batch
             statistics anew for instance. Its result is masked again.
         within: masks outside of which nothing may be kept, to prune a sparse network
-            further.
+            further. A group of a pattern n:m with fewer than n entries keeps what it
+            has.
         checkpoint: a file to keep the state in after each stage. If it exists, the run
             goes on from there, and ends bit for bit as if it had never stopped.
         noise: what corrupts the gradient rows, as `swapjax.GradientNoise`; methods
@@ -100,8 +101,9 @@ def prune(
     Raises:
         ValueError: for arguments out of range, data or a key that is missing, too few
             examples, entries that are not finite in params, data or gradients, masks
-            that do not belong to params, params and data on different devices, and a
-            checkpoint of another run, in no folder, or of a run of several processes.
+            that do not belong to params or are False in a leaf that is not prunable,
+            params and data on different devices, and a checkpoint of another run, in no
+            folder, or of a run of several processes.
 
     Example:
         >>> import jax, jax.numpy as jnp, swapjax

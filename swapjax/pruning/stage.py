@@ -9,7 +9,7 @@ import numpy as np
 
 from swapjax.activations.layer import Layer
 from swapjax.activations.trace import second_moments
-from swapjax.core import sharding, trees
+from swapjax.core import counts, sharding, trees
 from swapjax.core.compiled import Compiled
 from swapjax.core.configuration import lenient
 from swapjax.core.types import Leaves, Masks, Params, Status
@@ -139,8 +139,9 @@ def _check_support(method: Method, solution: Solution, budget: Budget) -> None:
     Raises:
         ValueError: naming the method.
     """
-    kept, loose = (int(count) for count in _count(solution.masks, solution.weights))
-    wanted = int(jnp.sum(budget.keep))
+    parts = _count(solution.masks, solution.weights)
+    kept, loose = (sum(map(counts.total, part)) for part in parts)
+    wanted = counts.total(budget.keep)
     if kept > wanted:
         raise ValueError(
             f"method {method.name}: keeps {kept:,} entries, more than the {wanted:,} "
@@ -154,14 +155,14 @@ def _check_support(method: Method, solution: Solution, budget: Budget) -> None:
 
 
 @jax.jit
-def _count(masks: Leaves, weights: Leaves) -> tuple[jax.Array, jax.Array]:
-    """Count the entries that are kept, and the weights besides that are not zero."""
-    kept = sum(jnp.sum(m, dtype=jnp.int32) for m in masks)
-    loose = sum(
-        jnp.sum(~m & (w != 0), dtype=jnp.int32)
-        for m, w in zip(masks, weights, strict=True)
-    )
-    return jnp.asarray(kept), jnp.asarray(loose)
+def _count(masks: Leaves, weights: Leaves) -> tuple[Leaves, Leaves]:
+    """Count the entries that are kept, and the weights besides that are not zero.
+
+    In parts: those of all leaves together may be more than an int32 holds.
+    """
+    pairs = zip(masks, weights, strict=True)
+    loose = tuple(counts.partial_counts(~m & (w != 0)) for m, w in pairs)
+    return tuple(map(counts.partial_counts, masks)), loose
 
 
 _REMEDIES = {

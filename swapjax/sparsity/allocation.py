@@ -99,7 +99,7 @@ def allocate(
 
 def _weight(shape: tuple[int, ...], allocation: Allocation) -> Fraction:
     """Tell the density of a leaf before scaling: the same for all, or ERK's."""
-    if allocation == "uniform" or not shape or not math.prod(shape):
+    if allocation == "uniform" or not math.prod(shape):
         return Fraction(1)
     return Fraction(sum(shape), math.prod(shape))
 

@@ -1,40 +1,108 @@
 """Masks outside of which nothing may be kept, and the room that they leave."""
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
+from swapjax.core import trees
+from swapjax.core.counts import count_true, total
+from swapjax.core.given_masks import require_values, take_masks
 from swapjax.core.types import Leaves, Masks, Params
-from swapjax.sparsity import masks as masking
 from swapjax.sparsity.plan import Plan
+
+
+def prunable(given: Masks, params: Params, target: Plan, name: str) -> Leaves:
+    """Take the masks of the prunable leaves, and see that there is nothing in others.
+
+    Args:
+        given: masks, not under jit.
+        params: arrays, or their shapes and dtypes.
+        target: what is prunable.
+        name: of the argument.
+
+    Raises:
+        ValueError: for masks that are not of these params, and for entries that are
+            False in a leaf that the plan does not prune, naming it.
+    """
+    masks = take_masks(given, params, name)
+    _require_plan_prunes_all(masks, target, name)
+    return target.layout.leaf_masks(masks)
 
 
 def allowed(within: Masks, params: Params, target: Plan) -> Leaves:
     """Take the prunable leaves of masks, and check that a plan finds room there.
 
+    Of a pattern n:m a group with fewer than n entries keeps what it has, and so does a
+    block of which some are gone: no room is asked of them.
+
     Raises:
-        ValueError: for masks that are not of these params, and for fewer entries than
-            are to be kept.
+        ValueError: for masks that are not of these params, for fewer entries than are
+            to be kept, and for entries that are False in a leaf that the plan does not
+            prune.
     """
-    masking.check(within, params, "within")
-    leaves = target.layout.leaf_masks(within)
-    there = room(target, leaves)
-    if any(keep > r for keep, r in zip(target.keep, there, strict=True)):
+    masks = take_masks(within, params, "within")
+    leaves = target.layout.leaf_masks(masks)
+    for leaf in leaves:
+        require_values(leaf, "within")
+    there, wanted = room(target, leaves), list(target.keep)
+    for group, pattern in zip(target.groups, target.patterns, strict=True):
+        if pattern is not None:
+            wanted[group] = min(wanted[group], there[group])
+    if any(keep > r for keep, r in zip(wanted, there, strict=True)):
+        blocks = "" if target.block is None else f", in {target.block} that have any"
         raise ValueError(
-            f"within: has {sum(there):,} entries in all, {target.kept:,} are to be "
-            f"kept (by group of leaves: {list(there)} against {list(target.keep)})"
+            f"within: has {sum(there):,} entries in all{blocks}, {sum(wanted):,} are "
+            f"to be kept (by group of leaves: {list(there)} against {wanted})"
         )
-    for path, leaf, pattern in zip(
-        target.layout.paths, leaves, target.patterns, strict=True
-    ):
-        if pattern and jnp.any(jnp.sum(pattern.split(leaf), axis=-1) < pattern.n):
-            raise ValueError(
-                f"within: {path} has groups with fewer entries than {pattern} keeps"
-            )
+    _require_plan_prunes_all(masks, target, "within")
     return leaves
 
 
+def _require_plan_prunes_all(masks: Masks, target: Plan, name: str) -> None:
+    """Raise for entries that are False in a leaf that a plan does not prune."""
+    own = set(target.layout.positions)
+    listed = zip(trees.paths(masks), jax.tree.leaves(masks), strict=True)
+    for i, (path, mask) in enumerate(listed):
+        if i in own:
+            continue
+        require_values(mask, name)
+        gone = np.size(mask) - count_true(mask)
+        if gone:
+            told = f"has {gone:,} entries that are" if np.ndim(mask) else "is"
+            raise ValueError(
+                f"{name}: {path} {told} False, and the plan does not prune this leaf; "
+                "include it in the plan, or set its mask to True"
+            )
+
+
 def room(target: Plan, leaves: Leaves) -> tuple[int, ...]:
-    """Count the entries that may be kept at all, by group of leaves."""
+    """Count the entries that may be kept at all, by group of leaves.
+
+    Those of a block are counted together, if it has any.
+    """
     result = [0] * len(target.keep)
-    for group, leaf in zip(target.groups, leaves, strict=True):
-        result[group] += int(jnp.sum(leaf, dtype=jnp.int32))
+    for group, pattern, leaf in zip(
+        target.groups, target.patterns, leaves, strict=True
+    ):
+        if pattern is not None:
+            there = jnp.sum(pattern.split(leaf), axis=-1, dtype=jnp.int32)
+            kept = jnp.minimum(there, pattern.n)
+            result[group] += total(jnp.sum(kept, axis=-1, dtype=jnp.int32))
+        elif target.block is not None:
+            result[group] += count_true(target.block.touched(leaf)) * target.unit
+        else:
+            result[group] += count_true(leaf)
     return tuple(result)
+
+
+def keep_inside(target: Plan, leaves: Leaves | None) -> tuple[int, ...]:
+    """Count what each group of leaves keeps, no more than there is room for.
+
+    Args:
+        target: at any sparsity on the way.
+        leaves: masks that bound it; None for none.
+    """
+    if leaves is None:
+        return target.keep
+    there = room(target, leaves)
+    return tuple(map(min, target.keep, there))

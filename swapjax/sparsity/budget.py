@@ -6,14 +6,10 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from swapjax.core.counts import require_countable
 from swapjax.core.types import Leaves
 from swapjax.sparsity.patterns import NM
-from swapjax.sparsity.topk import (
-    common_keys,
-    first_largest,
-    require_countable,
-    top_keys,
-)
+from swapjax.sparsity.topk import common_keys, first_largest, top_keys
 
 
 @functools.partial(
@@ -58,7 +54,7 @@ def select(scores: Leaves, budget: Budget, within: Leaves | None = None) -> Leav
 
     Raises:
         ValueError: for other than one score, and one of `within`, for each leaf of the
-            budget.
+            budget, and for `within` that is not bool or of other shapes.
     """
     leaves = len(budget.groups)
     for name, given in (("scores", scores), ("within", within)):
@@ -66,6 +62,12 @@ def select(scores: Leaves, budget: Budget, within: Leaves | None = None) -> Leav
             raise ValueError(
                 f"{name}: must be one array for each of the {leaves} leaves of the "
                 f"budget, got {len(given)}"
+            )
+    for i, mask in enumerate(within or ()):
+        if mask.dtype != bool or mask.shape != scores[i].shape:
+            raise ValueError(
+                f"within: leaf {i} must be bool of shape {scores[i].shape}, got "
+                f"{mask.dtype} of shape {mask.shape}"
             )
     masks: list[jax.Array] = [jnp.zeros((), bool)] * len(scores)
     for group in sorted(set(budget.groups)):
@@ -102,7 +104,7 @@ def _select_group(
     pattern: NM | None,
 ) -> Leaves:
     """Mark the k best of a group, after the `floors[i]` best of each of its leaves."""
-    require_countable(scores)
+    require_countable([score.shape for score in scores])
     keys = common_keys(scores)
     if within is not None:
         # Outside ranks below every score, be it NaN: no number has the key 1.

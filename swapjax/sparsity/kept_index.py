@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from swapjax.core import counts
 from swapjax.core.types import Leaves
 
 
@@ -85,8 +86,17 @@ def number(masks: Leaves) -> Kept:
 
     Args:
         masks: bool leaves.
+
+    Raises:
+        ValueError: for more entries than an int32 counts.
     """
+    entries = sum(m.size for m in masks)
+    if entries > counts.LIMIT:
+        raise ValueError(
+            f"the method numbers all {entries:,} prunable entries, and no more than "
+            f"{counts.LIMIT:,} can be; exclude some, or take another method"
+        )
     running = tuple(jnp.cumsum(m.ravel(), dtype=jnp.int32) for m in masks)
     none = jnp.zeros((), jnp.int32)
-    counts = jnp.stack([r[-1] if r.size else none for r in running])
-    return Kept(running, jnp.concatenate([none[None], jnp.cumsum(counts)]), masks)
+    each = jnp.stack([r[-1] if r.size else none for r in running])
+    return Kept(running, jnp.concatenate([none[None], jnp.cumsum(each)]), masks)

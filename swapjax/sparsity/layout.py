@@ -6,8 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from swapjax.core import trees
+from swapjax.core import holes, trees
 from swapjax.core.types import Leaves, Masks, Params
 from swapjax.sparsity.leaf_rules import Rule, match
 
@@ -125,12 +126,21 @@ class Layout:
     def onto(self, params: Params) -> "Layout":
         """Lay out another tree with leaves of the same paths.
 
-        For a tree with other paths this is the layout as it is, which will not split
-        it.
+        It may leave out, as `optax.masked` does, what is not prunable. For a tree with
+        other paths this is the layout as it is, which will not split it.
         """
         numbers = self.treedef.unflatten(range(self.treedef.num_leaves))
-        treedef = jax.tree.structure(trees.align(numbers, params))
-        return dataclasses.replace(self, treedef=treedef)
+        treedef = jax.tree.structure(params)
+        if trees.paths(numbers) == trees.paths(params):
+            return dataclasses.replace(self, treedef=treedef)
+        # Arrays, since a scalar would stand for all below it.
+        places = jax.tree.map(lambda i: np.asarray([i]), numbers)
+        found = holes.match(holes.by_path(places), params)
+        order = [int(place[0]) for place in found.leaves]
+        if found.missing or found.extra or not set(self.positions) <= set(order):
+            return self
+        positions = tuple(order.index(i) for i in self.positions)
+        return dataclasses.replace(self, treedef=treedef, positions=positions)
 
     def _flatten(self, tree: Any, name: str) -> list[jax.Array]:
         flat, treedef = jax.tree.flatten(tree)

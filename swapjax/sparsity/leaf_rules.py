@@ -43,7 +43,10 @@ def _decimal(value: Any, name: str) -> Fraction | None:
 def match(
     paths: tuple[str, ...], leaves: list, include: Rule | None, exclude: Rule
 ) -> list[int]:
-    """Find the positions of leaves that are included and not excluded."""
+    """Find the positions of leaves that are included and not excluded.
+
+    A leaf of shape () is passed over: its mask would be that of a leaf never pruned.
+    """
     if include is None:
         taken = {
             i
@@ -56,7 +59,8 @@ def match(
                 f"include what to prune of {some(paths)}"
             )
     else:
-        taken = _matching(paths, leaves, include, "include")
+        found = _matching(paths, leaves, include, "include")
+        taken = {i for i in found if np.ndim(leaves[i]) > 0}
     left_out = _matching(paths, leaves, exclude, "exclude")
     if not taken - left_out:
         raise ValueError(
@@ -74,7 +78,13 @@ def _matching(paths: tuple[str, ...], leaves: list, rule: Rule, name: str) -> se
     patterns = (rule,) if isinstance(rule, str) else tuple(rule)
     result: set[int] = set()
     for pattern in patterns:
-        result |= _search(pattern, paths, name)
+        found = _search(pattern, paths, name)
+        if name == "include" and not any(np.ndim(leaves[i]) for i in found):
+            raise ValueError(
+                f"include: {pattern!r} matches only "
+                f"{some([paths[i] for i in sorted(found)])} of shape (), never pruned"
+            )
+        result |= found
     return result
 
 

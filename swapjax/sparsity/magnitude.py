@@ -28,7 +28,8 @@ def magnitude_masks(
         sparsity: the fraction of prunable entries to remove, in [0, 1); leaves named
             ``kernel`` or ``weight`` of rank 2 or more are prunable.
         plan: instead of a sparsity, made by `swapjax.plan`: layer by layer, N:M.
-        within: masks outside of which nothing may be kept.
+        within: masks outside of which nothing may be kept; a group of a pattern n:m
+            with fewer than n entries keeps what it has.
 
     Returns:
         Masks with the tree of params, for `swapjax.apply_masks`.

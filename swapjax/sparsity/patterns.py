@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from swapjax.core import trees
 from swapjax.core.checks import require_count
+from swapjax.core.types import Leaves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,14 +147,26 @@ class Block:
         wide = trees.wide((x,))
         return jnp.mean(jnp.abs(self.split(x)).astype(wide), axis=-1)
 
-    def whole(self, mask: jax.Array) -> jax.Array:
-        """Mark the blocks that a mask has all of."""
-        return jnp.all(self.split(mask), axis=-1)
+    def touched(self, mask: jax.Array) -> jax.Array:
+        """Mark the blocks that a mask has something of."""
+        return jnp.any(self.split(mask), axis=-1)
 
     def expand(self, grid: jax.Array) -> jax.Array:
         """Give each entry of a leaf what its block has."""
         rows = jnp.repeat(grid, self.rows, axis=-2)
         return jnp.repeat(rows, self.columns, axis=-1)
+
+    def entries(self, grids: Leaves, within: Leaves | None) -> Leaves:
+        """Mark the entries of the blocks of several leaves.
+
+        Args:
+            grids: which blocks, a bool array a leaf.
+            within: entries outside of which none is marked; None for all.
+        """
+        leaves = tuple(map(self.expand, grids))
+        if within is None:
+            return leaves
+        return tuple(m & w for m, w in zip(leaves, within, strict=True))
 
     def __str__(self) -> str:
         return f"blocks of {self.rows}x{self.columns}"

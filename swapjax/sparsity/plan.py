@@ -11,6 +11,7 @@ from fractions import Fraction
 
 import jax.numpy as jnp
 
+from swapjax.core.counts import require_countable_groups
 from swapjax.core.types import Params
 from swapjax.sparsity.allocation import (
     Allocation,
@@ -70,7 +71,12 @@ class Plan:
 
     @property
     def budget(self) -> Budget:
-        """The counts as solvers take them."""
+        """The counts as solvers take them.
+
+        Raises:
+            ValueError: for a group with more entries than an int32 counts.
+        """
+        require_countable_groups(self.groups, self.layout.shapes)
         keep = jnp.asarray(self.keep, jnp.int32)
         return Budget(keep, self.groups, self.floors, self.patterns)
 
@@ -206,6 +212,7 @@ def plan(
             RigL, arXiv:1911.11134, section 3), full leaves capped at 1.
         include: regular expressions searched in the paths, or a predicate of path and
             leaf. By default leaves named ``kernel`` or ``weight`` of rank 2 or more.
+            Leaves of shape () are passed over.
         exclude: what is left out of those, in the same form.
         overrides: sparsities by regular expression, for the leaves they match.
         min_keep: the fewest entries that a leaf keeps, so that no layer dies; a

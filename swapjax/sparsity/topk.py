@@ -8,15 +8,13 @@ counts only.
 """
 
 import functools
-import math
 from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
 
+from swapjax.core.counts import require_countable
 from swapjax.core.types import Leaves
-
-_LIMIT = 2**31 - 1
 
 
 def sort_keys(x: jax.Array) -> jax.Array:
@@ -69,7 +67,7 @@ def top_k_masks(leaves: Leaves, k: jax.Array | int) -> Leaves:
     Raises:
         ValueError: for more than 2^31 - 1 entries, which an int32 cannot count.
     """
-    require_countable(leaves)
+    require_countable([leaf.shape for leaf in leaves])
     return top_keys(common_keys(leaves), k)
 
 
@@ -178,17 +176,3 @@ def _counts(leaves: Iterable[Iterable[jax.Array]]) -> tuple[jax.Array, ...]:
 
 def _add(first: tuple, second: tuple) -> tuple:
     return tuple(a + b for a, b in zip(first, second, strict=True))
-
-
-def require_countable(leaves: Leaves) -> None:
-    """Raise if there are more entries than an int32 can count.
-
-    Raises:
-        ValueError: naming the way out.
-    """
-    total = sum(math.prod(leaf.shape) for leaf in leaves)
-    if total > _LIMIT:
-        raise ValueError(
-            f"a group of {total:,} entries is more than top-k can count ({_LIMIT:,}); "
-            "split it with allocation='uniform' or 'erk', or with overrides"
-        )

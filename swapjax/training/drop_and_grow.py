@@ -51,7 +51,7 @@ def exchange(
         what stays and among what grows.
 
     Raises:
-        ValueError: for shapes that differ.
+        ValueError: for shapes that differ, and for masks that are not bool.
 
     Example:
         >>> weight = jnp.asarray([3.0, -1.0, 0.0, 0.0])
@@ -66,6 +66,9 @@ def exchange(
                 f"{name}: must have the shape {weight.shape} of weight, got "
                 f"{other.shape}"
             )
+    for name, given in (("mask", mask), ("within", within)):
+        if given is not None and given.dtype != bool:
+            raise ValueError(f"{name}: must be bool, got {given.dtype}")
     active = jnp.sum(mask, dtype=jnp.int32)
     # Key 0 marks entries that cannot be chosen; no number has it, once NaN has 1.
     strength = jnp.where(mask, jnp.maximum(sort_keys(jnp.abs(weight)), 1), 0)

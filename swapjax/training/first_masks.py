@@ -3,10 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from swapjax.core import trees
+from swapjax.core.counts import count_true
 from swapjax.core.types import Leaves, Masks, Params
-from swapjax.sparsity import masks as masking
-from swapjax.sparsity.bounds import room
+from swapjax.sparsity.bounds import prunable
 from swapjax.sparsity.budget import select_compiled
 from swapjax.sparsity.plan import Plan
 from swapjax.training.mask_schedule import Timetable
@@ -47,20 +46,19 @@ def first_masks(
         assert key is not None  # since rules that begin so need one
         keys = jax.random.split(jax.random.fold_in(key, 0), len(weights))
         scores = tuple(map(jax.random.uniform, keys, plan.grids))
-    if block is not None and inside is not None:
-        inside = tuple(map(block.whole, inside))
-    chosen = select_compiled(scores, table.first_budget(), inside)
-    return chosen if block is None else tuple(map(block.expand, chosen))
+    if block is None:
+        return select_compiled(scores, table.first_budget(), inside)
+    reached = None if inside is None else tuple(map(block.touched, inside))
+    chosen = select_compiled(scores, table.first_budget(), reached)
+    return block.entries(chosen, inside)
 
 
 def _given_masks(
     given: Masks, plan: Plan, params: Params, inside: Leaves | None
 ) -> Leaves:
-    masks = trees.align(given, params)
-    masking.check(masks, params, "masks")
-    leaves = plan.layout.leaf_masks(masks)
     with jax.ensure_compile_time_eval():
-        kept = sum(room(plan, leaves))
+        leaves = prunable(given, params, plan, "masks")
+        kept = sum(map(count_true, leaves))
         if kept != plan.kept:
             raise ValueError(
                 f"masks: keep {kept:,} of the {plan.layout.total:,} prunable entries, "

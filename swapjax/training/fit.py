@@ -15,6 +15,7 @@ import optax
 
 from swapjax.core import identity, sharding, trees
 from swapjax.core.checks import require_count
+from swapjax.core.counts import partial_counts, total
 from swapjax.core.types import LossFn, Masks, Params
 from swapjax.loops import steps
 from swapjax.sparsity import masks as masking
@@ -142,7 +143,7 @@ def fit(
     state = optimizer.init(steps.trainable(params))
     require_settling(optimizer, state, epochs * per_epoch)
     sparse = is_sparse(state)
-    first = masks_of(state) if sparse else _prunable(params)
+    first = masks_of(state, params) if sparse else _prunable(params)
 
     found, run = None, {}
     if checkpoint is not None:
@@ -221,7 +222,7 @@ def _as_arrays(params: Params, data: Any) -> tuple[Params, Any]:
 def _masks_now(fitted: Fitted, first: Masks) -> Masks:
     """Take the masks of the optimizer, or those of the zeros where it has none."""
     if is_sparse(fitted.state):
-        return masks_of(fitted.state)
+        return masks_of(fitted.state, fitted.params)
     return masking.from_zeros(fitted.params, first)
 
 
@@ -243,17 +244,19 @@ def _compare(before: Masks, after: Masks) -> tuple[dict[str, float], float, int]
     leaves = zip(paths, jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
     pairs = {path: (a, b) for path, a, b in leaves if np.ndim(b) and b.size}
     counts = jax.device_get(_count(pairs))
-    kept = {path: int(count) for path, (count, _) in counts.items()}
+    kept = {path: total(count) for path, (count, _) in counts.items()}
     sizes = {path: b.size for path, (_, b) in pairs.items()}
     densities = {path: kept[path] / sizes[path] for path in pairs}
     sparsity = 1 - sum(kept.values()) / sum(sizes.values()) if sizes else 0.0
-    return densities, sparsity, sum(int(changed) for _, changed in counts.values())
+    return densities, sparsity, sum(total(changed) for _, changed in counts.values())
 
 
 @jax.jit
 def _count(pairs: dict[str, tuple]) -> dict[str, tuple]:
-    total = lambda x: jnp.sum(x, dtype=jnp.int32)  # noqa: E731
-    return {path: (total(b), total(a != b)) for path, (a, b) in pairs.items()}
+    return {
+        path: (partial_counts(b), partial_counts(a != b))
+        for path, (a, b) in pairs.items()
+    }
 
 
 def _require_finite(losses: list[float], epoch: int) -> None:
@@ -283,7 +286,6 @@ def _load(
     if state is None:
         return None
     kept = {k: sharding.put_like(tree, kept[k]) for k, tree in state.trees.items()}
-    records.require_finite(path, kept["params"])
     history = records.read(
         path, state.notes, Epoch, lambda epoch: Epoch(**epoch), range(1, epochs + 1)
     )

@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from swapjax.core.counts import require_countable_groups
 from swapjax.core.types import Params
 from swapjax.sparsity.budget import select
 from swapjax.sparsity.plan import Plan, planned, require_one
 from swapjax.sparsity.scores import saliency
+from swapjax.training.inputs import check_gradients, take_arrays
 
 
 def gsm(
@@ -35,8 +37,8 @@ def gsm(
     Raises:
         ValueError: for both or neither of sparsity and plan, a sparsity that is not a
             number in [0, 1), and a plan of blocks; from its functions, as
-            `swapjax.plan` does, for a plan of other params, and for params that are
-            missing.
+            `swapjax.plan` does, for a plan of other params, gradients that are not of
+            params, and params that are missing.
 
     Example:
         >>> import optax, swapjax
@@ -52,13 +54,18 @@ def gsm(
         plan.require_entries("gsm")
 
     def init(params: Params) -> optax.EmptyState:
+        params = take_arrays(params)
         if jax.tree.leaves(params):
-            planned(params, sparsity, plan).layout.split(params)
+            target = planned(params, sparsity, plan)
+            target.layout.split(params)
+            require_countable_groups(target.groups, target.layout.shapes)
         return optax.EmptyState()
 
     def update(gradients: Params, state: Any, params: Params | None = None) -> tuple:
         if params is None:
             raise ValueError("params: gsm needs them; call tx.update with params")
+        params = take_arrays(params)
+        check_gradients(gradients, params)
         chosen = planned(params, sparsity, plan)
         slopes = chosen.layout.split(gradients)
         active = select(saliency(chosen.layout.split(params), slopes), chosen.budget)

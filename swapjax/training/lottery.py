@@ -14,6 +14,7 @@ import numpy as np
 
 from swapjax.core import sharding, trees
 from swapjax.core.checks import require_fraction
+from swapjax.core.given_masks import take_masks
 from swapjax.core.types import Masks, Params
 from swapjax.sparsity import masks as masking
 from swapjax.sparsity.budget import Budget
@@ -204,8 +205,8 @@ def reinit(
         ValueError: for params of another tree or other shapes.
     """
     params = initialise(key)
-    masking.check(ticket.masks, params, "the masks of the ticket")
-    return masking.apply_masks(params, ticket.masks)
+    masks = take_masks(ticket.masks, params, "the masks of the ticket")
+    return masking.apply_masks(params, masks)
 
 
 def shuffle(ticket: Ticket, *, key: jax.Array) -> tuple[Params, Masks]:
@@ -248,8 +249,9 @@ def _budgets(target: Plan, rate: float) -> list[Budget]:
     keep, budgets = target.keep, []
     for step in reversed(plans):
         keep = tuple(max(k, least) for k, least in zip(step.keep, keep, strict=True))
+        budget = step.budget  # raises for more than an int32 counts
         counts = jnp.asarray(keep, jnp.int32)
-        budgets.append((keep, dataclasses.replace(step.budget, keep=counts)))
+        budgets.append((keep, dataclasses.replace(budget, keep=counts)))
     previous, result = _dense(target), []
     for keep, budget in reversed(budgets):
         if keep != previous:

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from swapjax.core import trees
-from swapjax.core.types import Masks, Params
-from swapjax.sparsity.bounds import allowed, room
+from swapjax.core.counts import LIMIT, require_countable_groups
+from swapjax.core.types import Leaves, Masks, Params
+from swapjax.sparsity.allocation import spread
+from swapjax.sparsity.bounds import allowed, keep_inside, room
 from swapjax.sparsity.budget import Budget
 from swapjax.sparsity.leaf_rules import exact_sparsity
-from swapjax.sparsity.patterns import NM
 from swapjax.sparsity.plan import Plan, planned
 from swapjax.sparsity.schedules import Schedule
 from swapjax.training.rule import Rule
@@ -31,8 +31,13 @@ class Timetable:
     Attributes:
         plan: what is prunable, at the final sparsity.
         begin: the plan of the first masks; None to begin with all that is allowed.
+        keep_first: the entries, or blocks, of each of its groups; no more than may ever
+            be active.
         keep: ``int32[levels, groups]``, the entries, or blocks, to keep at each mask
-            step; the last row holds for all mask steps that follow.
+            step, no more than may ever be active; the last row holds for all mask steps
+            that follow.
+        patterns: ``int32[levels, leaves]``, the n of the pattern n:m of each leaf, 0
+            without one.
         first: the update of the first mask step.
         every: updates from one mask step to the next.
         last: the update after which there are none; -1 where there are none at all.
@@ -43,7 +48,9 @@ class Timetable:
 
     plan: Plan
     begin: Plan | None
+    keep_first: tuple[int, ...]
     keep: np.ndarray
+    patterns: np.ndarray
     first: int
     every: int
     last: int
@@ -61,20 +68,14 @@ class Timetable:
         A mask step that is late goes as far as the last one that was due.
         """
         i = jnp.minimum((t - self.first) // self.every, len(self.fractions) - 1)
-        keep = jnp.asarray(self.keep)[jnp.minimum(i, len(self.keep) - 1)]
-        patterns: tuple[NM | None, ...] = ()
-        if any(self.plan.patterns):
-            # A gradual one goes from m:m to n:m, which the count tells.
-            n: Any = keep
-            patterns = tuple(
-                p and dataclasses.replace(p, n=n[group] // (size // p.m))
-                for p, group, size in zip(
-                    self.plan.patterns,
-                    self.plan.groups,
-                    self.plan.layout.sizes,
-                    strict=True,
-                )
-            )
+        level = jnp.minimum(i, len(self.keep) - 1)
+        keep = jnp.asarray(self.keep)[level]
+        # A gradual pattern goes from m:m to n:m.
+        n: Any = jnp.asarray(self.patterns)[level]
+        patterns = tuple(
+            p and dataclasses.replace(p, n=n[leaf])
+            for leaf, p in enumerate(self.plan.patterns)
+        )
         floors = _in_units(self.plan, self.plan.floors)
         budget = Budget(keep, self.plan.groups, floors, patterns)
         fraction = jnp.asarray(self.fractions)[i]
@@ -86,7 +87,7 @@ class Timetable:
     def first_budget(self) -> Budget:
         """Return the counts of the first masks."""
         assert self.begin is not None
-        keep = jnp.asarray(_in_units(self.begin, self.begin.keep), jnp.int32)
+        keep = jnp.asarray(self.keep_first, jnp.int32)
         floors = _in_units(self.begin, self.begin.floors)
         return Budget(keep, self.begin.groups, floors, self.begin.patterns)
 
@@ -123,22 +124,27 @@ def make(
     assert schedule.start is not None
     levels = _levels(rule, schedule, target.sparsity)
     plans = [target.at(level) for level in levels]
-    keep = np.asarray([_in_units(p, p.keep) for p in plans], np.int32)
-    if within is not None:
-        # A restored state may bring the first call of all under jit.
-        with jax.ensure_compile_time_eval():
-            inside = allowed(trees.align(within, params), params, target)
-            if target.block is not None:
-                inside = tuple(map(target.block.whole, inside))
-            keep = np.minimum(keep, room(target, inside))
+    if any(count > LIMIT for p in plans for count in p.keep):
+        # Rules that rank a larger group raise the same where they select.
+        require_countable_groups(target.groups, target.layout.shapes)
+    begin = _begin(rule, target, levels[0], schedule.start)
+    # A restored state may bring the first call of all under jit.
+    with jax.ensure_compile_time_eval():
+        inside = None if within is None else allowed(within, params, target)
+        keep = [_in_units(p, keep_inside(p, inside)) for p in plans]
+        first = _keep_first(begin, inside) if begin else ()
     last = -1
     if rule.choose is not None:
         last = steps if rule.goes_on and steps is not None else schedule.end
     times = range(schedule.start, last + 1, schedule.every)
     return Timetable(
         plan=target,
-        begin=_begin(rule, target, levels[0], schedule.start),
-        keep=keep,
+        begin=begin,
+        keep_first=first,
+        keep=np.asarray(keep, np.int32),
+        patterns=np.asarray(
+            [[p.n if p else 0 for p in at.patterns] for at in plans], np.int32
+        ),
         first=schedule.start,
         every=schedule.every,
         last=last,
@@ -189,6 +195,25 @@ def _begin(rule: Rule, target: Plan, level: Fraction, start: int) -> Plan | None
         layered = dataclasses.replace(target, allocation="erk") if free else target
         return layered.at(level)
     return target.at(level) if start == 0 and level > 0 else None
+
+
+def _keep_first(begin: Plan, inside: Leaves | None) -> tuple[int, ...]:
+    """Count what each group keeps at first, in units.
+
+    Where the leaves compete and random masks are spread over them all the same, others
+    take what one has no room for.
+    """
+    kept = keep_inside(begin, inside)
+    if inside is None or len(kept) != len(inside) or any(begin.patterns):
+        return _in_units(begin, kept)
+    free = [g for g, o in zip(begin.groups, begin.overrides, strict=True) if o is None]
+    there = room(begin, inside)
+    left = [(there[g] - kept[g]) // begin.unit for g in free]
+    short = sum(begin.keep[g] - kept[g] for g in free) // begin.unit
+    none = [0] * len(free)
+    even = [Fraction(1)] * len(free)
+    more = dict(zip(free, spread(min(short, sum(left)), even, left, none), strict=True))
+    return tuple(n + more.get(g, 0) for g, n in enumerate(_in_units(begin, kept)))
 
 
 def _in_units(plan: Plan, counts: tuple[int, ...]) -> tuple[int, ...]:

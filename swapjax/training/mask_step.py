@@ -195,7 +195,8 @@ def _choose(
     )
     met = examine(rule, t, masks, weights, step.weights, slopes)
     new = rule.masks_at(step, table.plan.block)
-    most = jnp.sum(budget.keep) * table.plan.unit
+    unit = table.plan.unit
+    most = tuple(budget.keep[g] * unit for g in range(len(table.plan.keep)))
     chosen = examine_choice(new, most, step.within)
     return new, jnp.maximum(jnp.maximum(met, chosen), before.status)
 

@@ -181,11 +181,11 @@ class Rule:
             step._replace(
                 weights=tuple(map(block.strength, step.weights)),
                 gradients=tuple(map(block.strength, step.gradients)),
-                masks=tuple(map(block.whole, step.masks)),
-                within=None if inside is None else tuple(map(block.whole, inside)),
+                masks=tuple(map(block.touched, step.masks)),
+                within=None if inside is None else tuple(map(block.touched, inside)),
             )
         )
-        return tuple(map(block.expand, chosen))
+        return block.entries(chosen, inside)
 
     def _choose(self, step: MaskStep) -> Leaves:
         assert self.choose is not None

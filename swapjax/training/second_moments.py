@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from swapjax.core.types import Params
+from swapjax.training.inputs import is_trained
 
 
 class Typical(NamedTuple):
@@ -42,10 +43,15 @@ def find_sizes(
     """
 
     def after(size: float) -> list[jax.Array]:
-        tiny, slopes = (
-            jax.tree.map(lambda x, v=value: jnp.full((1,) * x.ndim, v, x.dtype), params)
-            for value in (0.1, size)
-        )
+        def fill(value: float) -> Params:
+            return jax.tree.map(
+                lambda x: (
+                    jnp.full((1,) * x.ndim, value, x.dtype) if is_trained(x) else x
+                ),
+                params,
+            )
+
+        tiny, slopes = fill(0.1), fill(size)
         return jax.tree.leaves(optimizer.update(slopes, optimizer.init(tiny), tiny)[1])
 
     try:

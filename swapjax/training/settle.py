@@ -9,7 +9,7 @@ from swapjax.core.types import Params
 from swapjax.training.state import (
     SparseState,
     check_state,
-    find_state,
+    find_states,
     is_sparse,
     last_mask_step,
 )
@@ -45,7 +45,11 @@ def require_settling_of(
     optimizer: optax.GradientTransformation, params: Params, steps: int
 ) -> None:
     """Do as `require_settling` from params; optimizers without masks are not run."""
-    if is_sparse(jax.eval_shape(optimizer.init, params)):
+    try:
+        state = jax.eval_shape(optimizer.init, params)
+    except Exception:  # training itself will say what it cannot take
+        return
+    if is_sparse(state):
         require_settling(optimizer, optimizer.init(params), steps)
 
 
@@ -64,17 +68,18 @@ def tell_unsettled(state: Any) -> str:
     """Say after the last step whether mask steps are missing; else nothing."""
     if not is_sparse(state):
         return ""
-    last, count = last_mask_step(state), int(find_state(state).count)
-    if count < last:
-        return (
-            f"masks change until update {last:,}, but training made only {count:,} "
-            "updates of them: they are not as sparse as they should be"
-        )
-    if bool(find_state(state).extras["waits"]):
-        return (
-            "the last mask step still waits for gradients that are finite: masks are "
-            "not as sparse as they should be"
-        )
+    for found in find_states(state):
+        last, count = last_mask_step(found), int(found.count)
+        if count < last:
+            return (
+                f"masks change until update {last:,}, but training made only {count:,} "
+                "updates of them: they are not as sparse as they should be"
+            )
+        if bool(found.extras["waits"]):
+            return (
+                "the last mask step still waits for gradients that are finite: masks "
+                "are not as sparse as they should be"
+            )
     return ""
 
 
@@ -94,6 +99,6 @@ def _count_updates(
     try:
         start = optimizer.init({})
         end = jax.jit(lambda s: jax.lax.fori_loop(0, steps, step, s))(start)
-        return int(find_state(end).count)
+        return min(int(found.count) for found in find_states(end))
     except Exception:  # whatever a wrapper makes of a tree without leaves
         return None

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from swapjax.core import sharding, trees
+from swapjax.core import sharding
 from swapjax.core.members import differ_like, own_seed
 from swapjax.core.types import Masks, Params
 from swapjax.sparsity import masks as masking
+from swapjax.sparsity.bounds import prunable
 from swapjax.sparsity.plan import Plan, require_one
 from swapjax.sparsity.schedules import Schedule
 from swapjax.training.first_masks import first_masks
@@ -46,8 +47,9 @@ def sparse(
 
     Nothing else changes in a training loop: the updates move params where masks are
     True and make them exactly zero elsewhere, in every dtype. The optimizer sees
-    gradients of active weights only, and the moments of all others are reset; a weight
-    that comes back starts at zero.
+    gradients of active weights only, and the moments of all others are reset. A weight
+    that comes back starts at zero, without momentum, and with the second moment that
+    is usual in its leaf. Leaves that hold no floats stay as they are.
 
     ========================= =======================================================
     update                    what happens
@@ -60,6 +62,9 @@ def sparse(
                               moves what these leave; with `swapjax.ste` it moves the
                               dense weights first
     ========================= =======================================================
+
+    A mask step whose gradients are not finite, and which the optimizer skips as
+    `optax.apply_if_finite` does, is made up for at the next update.
 
     Gradients must be dense where a rule grows entries by them: take the gradient at
     params as they are, and do not multiply by masks in the loss. `check_state` finds
@@ -80,15 +85,18 @@ def sparse(
             the schedule. Nothing grows at the last update, since no other would train
             it.
         within: masks outside of which nothing is ever active, to train a sparse network
-            on.
+            on. A group of a pattern n:m with fewer than n entries keeps what it has,
+            and so does a block of which some are gone.
         key: a JAX PRNG key; the same key gives the same run. Only rules that draw at
             random need one: those that start from random masks or grow at random.
+            Members of a ``vmap`` that share it draw by the key folded with their
+            number, devices of a ``shard_map`` with theirs.
 
     Returns:
         A transformation whose state holds a `SparseState`. Its ``update`` needs params.
         Masks are sharded as params are. ``init`` and ``update`` raise ValueError for a
-        plan, a state, gradients or `within` of other params, and for params that are
-        missing.
+        plan, a state, gradients or `within` of other params, for masks that are False
+        in a leaf that the plan does not prune, and for params that are missing.
 
     Raises:
         ValueError: for an optimizer, rule, schedule or key of the wrong kind, both or
@@ -198,7 +206,8 @@ def _first_state(
     weights = table.plan.layout.split(params)
     inside = None
     if within is not None:
-        inside = table.plan.layout.leaf_masks(trees.align(within, params))
+        with jax.ensure_compile_time_eval():
+            inside = prunable(within, params, table.plan, "within")
     first = first_masks(rule, table, params, inside, to_key(seed))
     extras: dict[str, Any] = {
         "status": jnp.zeros(len(weights), jnp.int32),

@@ -1,5 +1,6 @@
 """The state of sparse training, and functions that read and check it."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from swapjax.core import trees
+from swapjax.core import holes, trees
+from swapjax.core.counts import exceeds
+from swapjax.core.given_masks import take_masks
 from swapjax.core.types import Leaves, Masks, Params, Status
 from swapjax.sparsity.allocation import some
 from swapjax.training.rule import Rule
@@ -38,33 +41,35 @@ class SparseState(NamedTuple):
     extras: dict[str, Any]
 
 
-def masks_of(state: Any) -> Masks:
+def masks_of(state: Any, params: Params | None = None) -> Masks:
     """Find the masks in the state of an optimizer.
 
     Args:
-        state: that of `sparse`, alone or anywhere in that of another transformation.
+        state: that of `sparse`, alone or anywhere in that of another transformation, or
+            several, each for leaves of its own, as in `optax.partition`.
+        params: whose tree to give them; needed only where the labels of
+            `optax.partition`, or the mask of `optax.masked`, hold for more than one
+            leaf, since a state does not know what is below.
 
     Returns:
-        Masks in the tree of params that the optimizer has. That of an ``nnx.Optimizer``
-        holds variables, whose arrays ``nnx.as_pure`` takes out. Those of an ensemble,
-        as ``jax.vmap`` makes it, have its axis in front; a leaf that is never pruned is
-        the scalar True there, too. For one member, index the state before.
+        Masks in the tree of params that the optimizer has; the scalar True for what is
+        not for `sparse` to prune, which without params may stand for several leaves.
+        That of an ``nnx.Optimizer`` holds variables, whose arrays ``nnx.as_pure`` takes
+        out. Those of an ensemble, as ``jax.vmap`` makes it, have its axis in front; a
+        leaf that is never pruned is the scalar True there, too. For one member, index
+        the state before.
 
     Raises:
-        ValueError: for a state that has none, or several.
+        ValueError: for a state that has none, or several for one leaf, and params of
+            another tree.
     """
-    found = find_state(state)
-    members = jnp.ndim(found.count)
-    if not members:
-        return found.masks
-    return jax.tree.map(
-        lambda m: jnp.asarray(True) if jnp.ndim(m) == members else m, found.masks
-    )
+    masks = _merged(find_states(state))
+    return masks if params is None else take_masks(masks, params, "state.masks")
 
 
 def last_mask_step(state: Any) -> int:
     """Return the update of the last mask step, from 1; -1 where masks never change."""
-    return int(jnp.max(find_state(state).extras["last"]))
+    return max(int(jnp.max(found.extras["last"])) for found in find_states(state))
 
 
 def is_sparse(state: Any) -> bool:
@@ -86,21 +91,24 @@ def check_state(state: Any, params: Params | None = None) -> None:
         ValueError: for entries that are not finite, params that were not zero outside
             of the masks, gradients that were zero there, and masks of a rule that keep
             more entries in all than its budget or some outside of `within`, naming
-            leaves. Fewer entries than the budget are no error: there may be no room.
+            leaves; and for params of another tree. Fewer entries than the budget are no
+            error: there may be no room.
     """
-    found = find_state(state)
-    masks = masks_of(state)
-    named = zip(trees.paths(masks), jax.tree.leaves(masks), strict=True)
-    prunable = [path for path, leaf in named if jnp.ndim(leaf)]
-    # The worst of all members, where there are several.
-    status = np.asarray(found.extras["status"]).reshape(-1, len(prunable)).max(axis=0)
+    states = find_states(state)
     faults: dict[str, list[str]] = {}
-    for path, code in zip(prunable, status.tolist(), strict=True):
-        if code != Status.CONVERGED:
-            faults.setdefault(Status(code).sentence, []).append(path or "the array")
+    for found in states:
+        masks = _masks(found)
+        named = zip(trees.paths(masks), jax.tree.leaves(masks), strict=True)
+        prunable = [path for path, leaf in named if jnp.ndim(leaf)]
+        # The worst of all members, where there are several.
+        status = np.asarray(found.extras["status"]).reshape(-1, len(prunable))
+        for path, code in zip(prunable, status.max(axis=0).tolist(), strict=True):
+            if code != Status.CONVERGED:
+                faults.setdefault(Status(code).sentence, []).append(path or "the array")
     if params is not None:
+        masks = take_masks(_merged(states), params, "state.masks")
         leaves = zip(
-            trees.paths(masks),
+            trees.paths(params),
             jax.tree.leaves(masks),
             jax.tree.leaves(params),
             strict=True,
@@ -114,23 +122,49 @@ def check_state(state: Any, params: Params | None = None) -> None:
         raise ValueError(f"state: {' '.join(told)}")
 
 
-def find_state(state: Any) -> SparseState:
-    """Find the state of `sparse` in that of an optimizer.
+def find_states(state: Any) -> list[SparseState]:
+    """Find the states of `sparse` in that of an optimizer.
 
     Raises:
-        ValueError: for none, or several.
+        ValueError: for none, and for several that prune one leaf.
     """
     found = _all(state)
-    if len(found) != 1:
+    if not found:
+        raise ValueError("state: one state of swapjax.sparse wanted, found 0")
+    owners: dict[str, int] = {}
+    for masks in map(_masks, found):
+        for path, leaf in zip(trees.paths(masks), jax.tree.leaves(masks), strict=True):
+            if jnp.ndim(leaf):
+                owners[path] = owners.get(path, 0) + 1
+    shared = [path for path, count in owners.items() if count > 1]
+    if shared:
         raise ValueError(
-            f"state: one state of swapjax.sparse wanted, found {len(found)}"
+            f"state: one state of swapjax.sparse wanted for each leaf, found "
+            f"{owners[shared[0]]} for {shared[0] or 'the array'}"
         )
-    return found[0]
+    return found
 
 
 def _all(state: Any) -> list[SparseState]:
     is_ours = lambda x: isinstance(x, SparseState)  # noqa: E731
-    return [x for x in jax.tree.leaves(state, is_leaf=is_ours) if is_ours(x)]
+    found = [x for x in jax.tree.leaves(state, is_leaf=is_ours) if is_ours(x)]
+    return [y for x in found for y in (x, *_all(x.inner))]
+
+
+def _masks(found: SparseState) -> Masks:
+    """Take the masks of a state; scalars for what no member of an ensemble prunes."""
+    members = jnp.ndim(found.count)
+    if not members:
+        return found.masks
+    return jax.tree.map(
+        lambda m: jnp.asarray(True) if jnp.ndim(m) == members else m, found.masks
+    )
+
+
+def _merged(states: list[SparseState]) -> Masks:
+    """Lay the masks of several states over each other, without holes."""
+    masks = functools.reduce(holes.merge, map(_masks, states))
+    return holes.fill(masks, jnp.asarray(True))
 
 
 def examine(
@@ -161,7 +195,8 @@ def examine(
         # Units that are dead have no gradient either: their rows and columns are left
         # out, and a handful of entries that no example reads proves nothing.
         alive = tuple(~m & _lives(g) for m, g in zip(masks, slopes, strict=True))
-        total = sum(jnp.sum(a, dtype=jnp.int32) for a in alive)
+        # Of each no more than matters: their sum may be more than an int32 holds.
+        total = sum(jnp.minimum(jnp.sum(a, dtype=jnp.int32), _ENOUGH) for a in alive)
         seen = _each(lambda a, g: a & (g != 0), alive, slopes).any()
         hidden = (total >= _ENOUGH) & ~seen
         blind |= hidden & _each(lambda m, g: m & (g != 0), masks, slopes)
@@ -172,19 +207,20 @@ def examine(
     ).astype(jnp.int32)
 
 
-def examine_choice(masks: Leaves, most: jax.Array, within: Leaves | None) -> jax.Array:
+def examine_choice(masks: Leaves, most: Leaves, within: Leaves | None) -> jax.Array:
     """Examine the masks that a rule has chosen.
 
     Args:
         masks: the choice.
-        most: entries that the budget allows in all, ``int32[]``.
+        most: entries that the budget allows each group of leaves, ``int32[]``; they
+            count together.
         within: where entries may be active; None for anywhere.
 
     Returns:
         The `swapjax.Status` of each leaf, ``int32[leaves]``.
     """
-    kept = sum(jnp.sum(m, dtype=jnp.int32) for m in masks)
-    beyond = jnp.broadcast_to(kept > most, len(masks))
+    kept = [jnp.sum(m, dtype=jnp.int32) for m in masks]
+    beyond = jnp.broadcast_to(exceeds(kept, most), len(masks))
     if within is not None:
         beyond |= _each(lambda m, w: m & ~w, masks, within)
     return jnp.where(beyond, Status.OVER_BUDGET, Status.CONVERGED).astype(jnp.int32)

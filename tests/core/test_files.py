@@ -243,6 +243,23 @@ def test_a_file_keeps_its_rights(mode, tmp_path):
     assert path.read_text() == "new"
 
 
+def test_devices_and_pipes_are_written_to_and_stay(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        read = pool.submit(pipe.read_text)
+        files.write_text(pipe, "text")
+        assert read.result() == "text"
+    assert os.listdir(tmp_path) == ["pipe"]
+    link = tmp_path / "nothing"
+    link.symlink_to("/dev/null")
+    files.write_text(link, "text")
+    assert link.is_char_device()
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        files.write_text("/dev/full", "text")
+    assert files.Path("/dev/full").is_char_device()
+
+
 def test_errors_name_the_file_and_not_the_temporary_one(tmp_path):
     for path in (tmp_path / "missing" / "file", tmp_path):
         with pytest.raises(OSError, match=r"No such file|Is a directory") as caught:

@@ -1,6 +1,7 @@
 """Tables of the results say what the files of the benchmarks hold."""
 
 import csv
+import json
 import math
 import re
 import statistics
@@ -17,7 +18,7 @@ ONE_STAGE = {
     "`obd()`": "obd",
     "`wanda()`": "wanda",
     "`woodfisher()`": "woodfisher",
-    '`woodfisher(update="independent", damping=16e-5)`': "woodfisher, authors' update",
+    '`woodfisher(update="independent", damping=1e-6)`': "woodfisher, authors' update",
     "`cbs()`": "cbs",
     "`chita()`": "chita",
     '`chita(search="magnitude")`': "chita, magnitude",
@@ -138,6 +139,19 @@ def test_plasticity():
                 assert float(part) == pytest.approx(mean, abs=0.0051)
 
 
+def test_damaged_files():
+    found = json.loads((RESULTS / "fuzz" / "results.json").read_text())
+    counts = ("refused", "same", "part", "other values", "faults")
+    told = dict(rows("files.md"))
+    for kind in found["kinds"]:
+        *cells, slowest = told[kind["kind"]]
+        assert cells == [f"{kind[name]:,}" for name in counts]
+        assert float(slowest) == kind["slowest_s"]
+    text = (DOCS / "results" / "files.md").read_text()
+    assert f"at most {found['grown_mb']} MB" in text
+    assert sum(kind[name] for kind in found["kinds"] for name in counts) >= 10_000
+
+
 def numbers(text):
     """The numbers of two decimals in every row of every table."""
     tables = re.findall(r"^\|.*\|$", text, re.MULTILINE)
@@ -161,3 +175,17 @@ def test_what_a_page_measured_stands_in_the_results(folder):
                 assert any(within(row, other) for other in known), f"{page}: {row}"
                 checked += 1
     assert checked > 10
+
+
+def test_kills():
+    with (RESULTS / "kills" / "results.csv").open() as file:
+        found = list(csv.DictReader(file))
+    table = [(name, cells) for name, cells in rows("kills.md") if name.startswith("`")]
+    assert len(table) == 4
+    for name, (begun, *cells) in table:
+        some = [
+            r for r in found if (r["command"], r["begun"]) == (name.strip("`"), begun)
+        ]
+        killed = sum(code != "0" for r in some for code in r["codes"].split())
+        differ, leave = (sum(bool(r[key]) for r in some) for key in ("differs", "left"))
+        assert list(map(int, cells)) == [len(some), killed, differ, leave]

@@ -131,18 +131,36 @@ def test_where_neither_shape_nor_name_tells_one_must_say(tmp_path, layer, shape)
     assert equal(told, nest({path: turned}))
 
 
-def test_a_shape_of_a_transposed_convolution_is_not_taken_unsaid(tmp_path):
-    like = nest({"a/kernel": np.zeros((3, 3, 2, 5))})
+def test_a_shape_may_tell_of_a_transposed_convolution_which_is_said(tmp_path):
     weight = draw(2, 5, 3, 3)
-    with pytest.raises(ValueError, match=r"a\.weight has the shape of a transposed"):
-        load(tmp_path, {"a.weight": weight}, like)
-    told = load(tmp_path, {"a.weight": weight}, like, transposed=["a/kernel"])
-    assert told["a"]["kernel"].shape == (3, 3, 2, 5)
+    turned = weight.transpose(2, 3, 0, 1)[::-1, ::-1]
+    for layer in ("a", "net/3", "up/2"):
+        path, name = f"{layer}/kernel", f"{layer.replace('/', '.')}.weight"
+        like = nest({path: np.zeros((3, 3, 2, 5))})
+        with pytest.warns(UserWarning, match=f"{name} is taken for .* by its shape"):
+            loaded = load(tmp_path, {name: weight}, like)
+        assert equal(loaded, nest({path: turned}))
+        assert equal(load(tmp_path, {name: weight}, like, transposed=[path]), loaded)
+    # Name and shape agree: nothing is left to say.
+    like = nest({"up/kernel": np.zeros((3, 3, 2, 5))})
+    loaded = load(tmp_path, {"up.weight": weight}, like)
+    assert equal(loaded, nest({"up/kernel": turned}))
+
+
+def test_what_is_called_a_convolution_is_not_taken_for_a_transposed_one(tmp_path):
+    like = nest({"conv/kernel": np.zeros((3, 3, 2, 5))})
+    weight = draw(2, 5, 3, 3)
+    with pytest.raises(ValueError, match=r"conv\.weight has the shape of a transposed"):
+        load(tmp_path, {"conv.weight": weight}, like)
+    with pytest.raises(ValueError, match=r"conv/kernel is \(3, 3, 5, 2\), wanted"):
+        load(tmp_path, {"conv.weight": weight}, like, transposed=())
+    told = load(tmp_path, {"conv.weight": weight}, like, transposed=["conv/kernel"])
+    assert told["conv"]["kernel"].shape == (3, 3, 2, 5)
     # Neither fits: the shape is told.
-    with pytest.raises(ValueError, match=r"a/kernel is \(3, 3, 5, 7\), wanted"):
-        load(tmp_path, {"a.weight": draw(7, 5, 3, 3)}, like)
+    with pytest.raises(ValueError, match=r"conv/kernel is \(3, 3, 5, 7\), wanted"):
+        load(tmp_path, {"conv.weight": draw(7, 5, 3, 3)}, like)
     with pytest.raises(ValueError, match=r"transposed: b/kernel is no leaf"):
-        load(tmp_path, {"a.weight": weight}, like, transposed=["b/kernel"])
+        load(tmp_path, {"conv.weight": weight}, like, transposed=["b/kernel"])
 
 
 def test_grouped_convolutions_and_linens_modules_are_taken(tmp_path):

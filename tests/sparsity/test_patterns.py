@@ -104,18 +104,21 @@ def test_prune_ends_in_the_pattern(stages):
         plan=plan(params, pattern=NM(1, 4), overrides={"fc2": 0.5}),
     )  # fmt: skip
     assert not np.any(again.masks["fc1"]["kernel"] & ~pruned.masks["fc1"]["kernel"])
-    with pytest.raises(ValueError, match="fewer entries than 2:4 keeps"):
-        swapjax.prune(
-            loss_fn, params, data, samples=30, key=keys[0],
-            plan=plan(params, pattern=NM(2, 4), overrides={"fc2": 0.5}),
-            within={
-                "fc1": {
-                    "kernel": jnp.ones((8, 6), bool).at[:3, 0].set(False),
-                    "bias": jnp.asarray(True),
-                },
-                "fc2": {"kernel": jnp.ones((6, 3), bool)},
+    # A group with fewer entries than the pattern keeps, keeps what it has.
+    less = swapjax.prune(
+        loss_fn, params, data, samples=30, key=keys[0], stages=stages,
+        plan=plan(params, pattern=NM(2, 4), overrides={"fc2": 0.5}),
+        within={
+            "fc1": {
+                "kernel": jnp.ones((8, 6), bool).at[:3, 0].set(False),
+                "bias": jnp.asarray(True),
             },
-        )  # fmt: skip
+            "fc2": {"kernel": jnp.ones((6, 3), bool)},
+        },
+    )  # fmt: skip
+    groups = np.asarray(less.masks["fc1"]["kernel"]).reshape(2, 4, 6).sum(1)
+    assert groups.tolist() == [[1, 2, 2, 2, 2, 2], [2] * 6]
+    assert less.history[-1].kept == 23 + 9
 
 
 @pytest.mark.parametrize(

@@ -216,9 +216,23 @@ def test_erk_fills_small_leaves_and_gives_the_rest_to_the_others():
 
 
 @pytest.mark.parametrize("allocation", ["uniform", "erk"])
-def test_a_scalar_is_kept_rather_than_an_entry_of_nothing(allocation):
-    target = plan(shaped((0,), ()), 0.2, include=".", allocation=allocation)
+def test_an_entry_is_kept_rather_than_one_of_nothing(allocation):
+    target = plan(shaped((0,), (1,)), 0.2, include=".", allocation=allocation)
     assert counts(target) == [0, 1]
+
+
+def test_leaves_without_axes_are_never_pruned():
+    """The scalar that would be their mask is that of a leaf never pruned."""
+    params = shaped((4, 5), (), (3,))
+    assert plan(params, 0.5, include=".").layout.paths == ("w0", "w2")
+    assert plan(params, 0.5, include=lambda p, x: True).layout.total == 23
+    assert plan(params, 0.5, include=".", exclude="w1").layout.total == 23
+    with pytest.raises(
+        ValueError, match=r"include: 'w1' matches only w1 of shape \(\)"
+    ):
+        plan(params, 0.5, include=["w0", "w1"])
+    with pytest.raises(ValueError, match="leave nothing to prune of w0, w1, w2"):
+        plan(params, 0.5, include=lambda path, _: path == "w1")
 
 
 @pytest.mark.parametrize("allocation", ["uniform", "erk"])
@@ -230,7 +244,9 @@ def test_no_leaf_falls_below_its_floor(allocation):
 
 
 shapes = st.lists(
-    st.lists(st.integers(0, 9), max_size=4).map(tuple), min_size=1, max_size=6
+    st.lists(st.integers(0, 9), min_size=1, max_size=4).map(tuple),
+    min_size=1,
+    max_size=6,
 ).filter(lambda drawn: any(math.prod(shape) for shape in drawn))
 sparsities = st.fractions(0, 1, max_denominator=10_000).filter(lambda s: s < 1)
 

@@ -43,7 +43,7 @@ def blocks_of(array):
 
 
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 3), st.integers(1, 4))
-def test_strength_and_whole_are_those_of_a_loop(rows, columns, up, across):
+def test_strength_and_touched_are_those_of_a_loop(rows, columns, up, across):
     block = Block(rows, columns)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, rows * up, columns * across))
@@ -52,11 +52,11 @@ def test_strength_and_whole_are_those_of_a_loop(rows, columns, up, across):
         block.strength(jnp.asarray(x)), np.abs(parts).mean(axis=(2, 4)), rtol=1e-5
     )
     np.testing.assert_array_equal(
-        block.whole(jnp.asarray(x > -1)), (parts > -1).all(axis=(2, 4))
+        block.touched(jnp.asarray(x > 1)), (parts > 1).any(axis=(2, 4))
     )
     grid = rng.random((2, up, across)) > 0.5
     np.testing.assert_array_equal(
-        block.whole(block.expand(jnp.asarray(grid))), grid
+        block.touched(block.expand(jnp.asarray(grid))), grid
     )  # fmt: skip
 
 

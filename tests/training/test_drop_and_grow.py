@@ -159,6 +159,16 @@ def test_a_leaf_without_entries_is_left_alone():
     assert exchange(empty, empty, empty != 0, 2).shape == (0, 3)
 
 
+@pytest.mark.parametrize("name", ["mask", "within"])
+@pytest.mark.parametrize("dtype", ["int32", "float32"])
+def test_masks_that_are_not_bool_are_named(name, dtype):
+    weight, score, mask = draws()
+    options = {"mask": mask, "within": mask}
+    options[name] = jnp.asarray(mask, dtype)
+    with pytest.raises(ValueError, match=f"^{name}: must be bool, got {dtype}"):
+        exchange(weight, score, drop=1, **options)
+
+
 @pytest.mark.parametrize("name", ["score", "mask", "within"])
 def test_shapes_that_differ_are_named(name):
     weight, score, mask = draws()

@@ -196,16 +196,16 @@ def solve(
             lambda lam: _advance(rows, make(lam), bend, first_order), dampings
         )
         best = lowest(losses)
-        return _or_none(pick(best, found), losses[best], plain, after)
+        return pick(best, found), losses[best], after
 
     # Mapped and not unrolled: the program holds the network and the n x n algebra once.
     supports, swaps = stack([choose_support(rule) for rule in support])
-    fits, losses, better = jax.lax.map(fit_on, supports)
+    fits, losses, without = jax.lax.map(fit_on, supports)
     # The loss decides: at high sparsity every support is far from the reference, where
-    # the local model cannot tell them apart, and noise calls for more damping.
-    best = lowest(losses)
-    found = pick(best, (supports, fits, losses, better, swaps))
-    mask, fit, loss, refitted, swaps = found
+    # the local model cannot tell them apart, and noise calls for more damping. That of
+    # weights that are not re-fitted counts too: `prune` takes them if they do better.
+    best = lowest(jnp.fmin(losses, without))
+    mask, fit, loss, swaps = pick(best, (supports, fits, losses, swaps))
     details = {
         "support_rule": best,
         "support_swaps": swaps,
@@ -216,36 +216,13 @@ def solve(
         **fit.couplings,
     }
     plain = apply_masks(problem.weights, mask)
-    return _conclude(fit, mask, plain, refitted, details)
+    return _conclude(fit, mask, plain, details)
 
 
 def _rank(problem: Problem, rows: GradientOperator, rule: Support) -> Leaves:
     if rule == "obd":
         return scores.fisher_diagonal(problem.weights, rows.mean_squares())
     return scores.magnitude(problem.weights)
-
-
-def _or_none(
-    fit: Refit, loss: jax.Array, plain: Leaves, without: jax.Array
-) -> tuple[Refit, jax.Array, jax.Array]:
-    """Let no re-fit at all compete too, so that no support is worse than without one.
-
-    Args:
-        fit: the best re-fit on a support.
-        loss: of its weights.
-        plain: the thresholded weights.
-        without: their loss.
-
-    Returns:
-        The fit, with the weights of lower loss; that loss; whether they are its own.
-    """
-    better = (loss <= without) | (jnp.isnan(without) & ~jnp.isnan(loss))
-    weights = tuple(
-        jnp.where(better, new, old.astype(new.dtype))
-        for new, old in zip(fit.weights, plain, strict=True)
-    )
-    chosen = fit._replace(weights=weights, length=jnp.where(better, fit.length, 0))
-    return chosen, jnp.where(better, loss, without), better
 
 
 def _advance(
@@ -276,7 +253,6 @@ def _conclude(
     fit: Refit,
     mask: Leaves,
     thresholded: Leaves,
-    refitted: jax.Array,
     details: dict[str, jax.Array],
 ) -> Solution:
     """Make a solution of a fit, or of the thresholded weights where it is lost.
@@ -285,7 +261,6 @@ def _conclude(
         fit: the best one.
         mask: its support.
         thresholded: the weights before the stage, on it.
-        refitted: whether the fit lowers their loss.
         details: what to tell.
     """
     finite = jnp.isfinite(fit.objective[-1]) & jnp.isfinite(details["loss"])
@@ -294,7 +269,6 @@ def _conclude(
     status = jnp.select(
         [
             ~finite,
-            ~refitted,
             fit.deficient & (fit.damping == 0),
             fit.raised,
             ~transported,
@@ -302,7 +276,6 @@ def _conclude(
         ],
         [
             Status.NOT_FINITE,
-            Status.NOT_REFITTED,
             Status.RANK_DEFICIENT,
             Status.DAMPED,
             Status.TRANSPORT_NOT_CONVERGED,

@@ -216,16 +216,17 @@ def damp(spectrum: Spectrum, damping: jax.Array | float) -> System:
 
     Args:
         spectrum: from `diagonalise`.
-        damping: lambda, 0 or more; may be traced. Raised to what rounding resolves,
-            see `resolution`. With 0 the inverse is a pseudo-inverse, which takes the
-            smallest change of the weights that fits.
+        damping: lambda, 0 or more; may be traced. Raised to `resolution` where it is
+            all that keeps the system from being singular. With 0 the inverse is a
+            pseudo-inverse, which takes the smallest change of the weights that fits.
     """
     gram, root, values, vectors = spectrum
     n = gram.shape[0]
     positive = jnp.maximum(values, 0)
     least = resolution(jnp.sum(positive))
     asked = jnp.asarray(n * damping, values.dtype)
-    ridge = jnp.where(asked > 0, jnp.maximum(asked, least), 0)
+    hidden = (asked > 0) & (jnp.min(values) + asked < least)
+    ridge = jnp.where(hidden, least, asked)
     shifted = positive + ridge
     floor = values[-1] * n * jnp.finfo(values.dtype).eps
     usable = shifted > jnp.where(asked > 0, 0, floor)

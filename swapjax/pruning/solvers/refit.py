@@ -108,8 +108,9 @@ def refit(
 
     With the coupling held the answer is one product with the solved n x n system
     (Woodbury); the coupling then follows the new projections. Each half lowers Q for a
-    target whose fit majorises it, which all but ``"debiased"`` do. Leaves are touched
-    at the end only, in reverse mode.
+    target whose fit majorises it, which all but ``"debiased"`` do; the round that
+    raises it is the last, and does not count. Leaves are touched at the end only, in
+    reverse mode.
 
     Args:
         rows: the operator G, of n rows.
@@ -130,20 +131,23 @@ def refit(
         return least_squares.misfit(fit, x) + held
 
     def one_round(carry: tuple) -> tuple:
-        i, _, fit, state, trace = carry
+        i, before, fit, state, trace = carry
         c = least_squares.solve(system, fit, start)
         x = start + gram @ c
         fit, state = target.fit(state, x, y)
         value = objective(fit, c, x)
+        # A target that does not majorise Q may run away: rounding would decide where.
+        rose = value > trace[i] + tolerance * jnp.abs(trace[i])
+        c = jnp.where(rose, before, c)
         # Entries that are never reached repeat the last one.
         trace = jnp.where(jnp.arange(rounds + 1) > i, value, trace)
         return i + 1, c, fit, state, trace
 
     def unsettled(carry: tuple) -> jax.Array:
         i, _, _, _, trace = carry
-        change = jnp.abs(trace[i - 1] - trace[i])
+        fell = trace[i - 1] - trace[i]
         # A NaN makes this False, and ends the loop.
-        return (i < rounds) & (change > tolerance * jnp.abs(trace[i]))
+        return (i < rounds) & (fell > tolerance * jnp.abs(trace[i]))
 
     zero = jnp.zeros_like(start)
     trace = jnp.full(rounds + 1, objective(fit, zero, start))

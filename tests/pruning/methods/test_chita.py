@@ -4,7 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import N, dense, explicit, on_support, setting, small, solve, supports
+from problems import (
+    N,
+    bend,
+    dense,
+    explicit,
+    on_support,
+    setting,
+    small,
+    solve,
+    supports,
+)
 from trees import flat
 
 import swapjax
@@ -36,7 +46,9 @@ class TestCHITA:
         h, g = dense(problem, 0.05)
         w, keep = flat(problem.weights), flat(solution.masks).astype(bool)
         assert sorted(np.abs(w)[keep]) == sorted(np.abs(w))[-target.kept :]
-        slope = g.mean(axis=0) if first_order else None
+        slope = None
+        if first_order:
+            slope = g.mean(axis=0) / bend(problem, solution.masks)
         expected = on_support(h, w, keep, slope)
         np.testing.assert_allclose(flat(solution.weights), expected, rtol=1e-8)
         assert float(solution.objective[-1]) < float(solution.objective[0])

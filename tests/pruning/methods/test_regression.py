@@ -98,7 +98,7 @@ class TestFirstOrder:
 
     def test_the_trusted_length_is_that_of_re_fits_without_each_row(self):
         problem, _ = setting(jnp.float64)
-        g, damping, batch = explicit(problem.rows)[:, :40], 0.3, 1
+        g, damping, bend = explicit(problem.rows)[:, :40], 0.3, 1.7
         rng = np.random.default_rng(0)
         residual = rng.normal(size=N)
 
@@ -114,13 +114,13 @@ class TestFirstOrder:
             others = every[every != i]
             missed[i] = change(others, residual)[i] - residual[i]
             follow[i] = change(others, np.ones(N))[i]
-        # d/ds of mean(v) + batch/2 mean(v^2) at v = missed - s follow vanishes.
-        expected = (follow.mean() + batch * (missed * follow).mean()) / (
-            batch * (follow**2).mean()
+        # d/ds of mean(v) + c/2 mean(v^2) at v = missed - s follow vanishes.
+        expected = (follow.mean() + bend * (missed * follow).mean()) / (
+            bend * (follow**2).mean()
         )
         system = damp(diagonalise(jnp.asarray(g @ g.T)), damping)
-        length = natural_step.trusted_length(system, jnp.asarray(residual), batch)
-        np.testing.assert_allclose(length, np.clip(expected, 0, 1 / batch), rtol=1e-8)
+        length = natural_step.trusted_length(system, jnp.asarray(residual), bend)
+        np.testing.assert_allclose(length, np.clip(expected, 0, 1 / bend), rtol=1e-8)
 
     def test_never_raises_the_loss_of_the_rows(self):
         problem, target = setting(jnp.float64)

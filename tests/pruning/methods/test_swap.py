@@ -100,7 +100,10 @@ class TestSwap:
         )
         state = variant.prepare(y)
         ground = prepare(rows, support, wbar, y, variant, state)
-        fit = refit(rows, ground, y, variant, damping=damping, rounds=3, tolerance=0.0)
+        fit = refit(
+            rows, ground, y, variant, damping=damping, bend=jnp.ones(()), rounds=3,
+            tolerance=0.0,
+        )  # fmt: skip
         x = rows.project(fit.weights)
         quadratic, _ = variant.fit(state, x, y)
         residual = np.asarray(x - quadratic.targets)

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import N, dense, on_support, setting, small, solve, supports
+from problems import N, bend, dense, on_support, setting, small, solve, supports
 from trees import flat
 
 from swapjax import (
@@ -13,6 +13,7 @@ from swapjax import (
     chita,
     obd,
     plan,
+    select,
     woodfisher,
 )
 from swapjax.gradients.build import per_example_gradients
@@ -48,7 +49,10 @@ class TestWoodFisher:
         inverse = np.linalg.inv(h)
         w = flat(problem.weights)
         if first_order:
-            w = w - inverse @ g.mean(axis=0)
+            largest = select(
+                tuple(jnp.abs(leaf) for leaf in problem.weights), target.budget
+            )
+            w = w - inverse @ g.mean(axis=0) / bend(problem, largest)
         score = w**2 / np.diag(inverse)
         keep = np.zeros(72, bool)
         keep[np.argsort(-score)[: target.kept]] = True
