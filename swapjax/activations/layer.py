@@ -222,7 +222,7 @@ def _moment(read: jax.Array) -> jax.Array:
 
 def _wide(dtype: jnp.dtype) -> jnp.dtype:
     """Return the dtype to accumulate sums in: float32 or wider."""
-    return jnp.promote_types(jnp.float32, dtype)
+    return jnp.dtype(jnp.float64 if dtype == jnp.float64 else jnp.float32)
 
 
 def _rest(ndim: int, axes: tuple[int, ...]) -> tuple[int, ...]:

@@ -10,7 +10,6 @@ the input of its layer. A leaf that enters any other equation is not a layer, wh
 raises an error that names it.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from jax.extend import core
 from swapjax.activations.layer import Layer, Product, View, of_convolution, of_dot
 from swapjax.core import trees
 from swapjax.core.checks import require_count
+from swapjax.core.compiled import Compiled
 from swapjax.core.types import Leaves, LossFn, Params
 
 # Equations that call another program, and the parameter that holds it. All are entered:
@@ -100,19 +100,19 @@ def second_moments(
         raise ValueError(
             f"examples: {count} of them do not make whole batches of batch={batch}"
         )
-    layers = _measure(loss_fn, params, examples, paths, batch, chunk)
+    layers = _measure((loss_fn, paths, batch, chunk), params, examples)
     trees.require_finite(paths, [layer.moment for layer in layers], "activations")
     return layers
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3, 4, 5))
+@Compiled
 def _measure(
     loss_fn: LossFn,
-    params: Params,
-    examples: Any,
     paths: tuple[str, ...],
     batch: int,
     chunk: int,
+    params: Params,
+    examples: Any,
 ) -> tuple[Layer, ...]:
     """Average the moments over chunks; see `second_moments`."""
     batches = jax.tree.map(lambda x: x.reshape(-1, batch, *x.shape[1:]), examples)
@@ -190,12 +190,12 @@ def _find(
     products: list[Product] = []
     _walk(program.jaxpr, program.consts, inputs, products, paths)
     return tuple(
-        _join([p for p in products if p.view.leaf == i], path, leaf.dtype)
+        _join([p for p in products if p.view.leaf == i], path, leaf)
         for i, (path, leaf) in enumerate(zip(paths, leaves, strict=True))
     )
 
 
-def _join(products: list[Product], path: str, dtype: jnp.dtype) -> Layer:
+def _join(products: list[Product], path: str, leaf: jax.Array) -> Layer:
     """Join all the products with a leaf into one layer."""
     if not products:
         raise _error(path, "is in no product with what depends on the data")
@@ -208,7 +208,7 @@ def _join(products: list[Product], path: str, dtype: jnp.dtype) -> Layer:
     moment = products[0].moment
     for other in products[1:]:
         moment = moment + other.moment
-    wide = jnp.promote_types(moment.dtype, dtype)
+    wide = trees.wide((moment, leaf))
     return Layer(moment.astype(wide), products[0].places())
 
 

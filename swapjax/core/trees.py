@@ -95,6 +95,32 @@ def require_finite(
         raise ValueError(f"{what}: NaN or infinite entries in {', '.join(bad)}")
 
 
+def require_like(tree: Any, reference: Params, what: str) -> None:
+    """Raise unless a tree has the structure, shapes and dtypes of another.
+
+    Args:
+        tree: any pytree.
+        reference: arrays.
+        what: made the tree, as in ``"recalibrate"``.
+
+    Raises:
+        ValueError: naming the first leaf that differs.
+    """
+    expected: object = jax.tree.structure(reference)
+    got: object = jax.tree.structure(tree)
+    if got != expected:
+        raise ValueError(
+            f"{what}: must return the tree of params {expected}, got {got}"
+        )
+    pairs = zip(jax.tree.leaves(reference), jax.tree.leaves(tree), strict=True)
+    for path, (old, new) in zip(paths(reference), pairs, strict=True):
+        wanted = f"{old.dtype} of shape {old.shape}"
+        dtype = getattr(new, "dtype", None)
+        found = f"{dtype} of shape {np.shape(new)}" if dtype is not None else repr(new)
+        if found != wanted:
+            raise ValueError(f"{what}: {path or 'it'} must stay {wanted}, got {found}")
+
+
 def require_arrays(tree: Params, what: str) -> None:
     """Raise unless every leaf is an array or a number.
 
@@ -129,7 +155,9 @@ def split_flat(flat: jax.Array, like: tuple[jax.Array, ...]) -> tuple[jax.Array,
 
 def wide(leaves: Leaves) -> jnp.dtype:
     """Find the dtype that products are accumulated in: float32 or wider."""
-    return jnp.result_type(jnp.float32, *(leaf.dtype for leaf in leaves))
+    # Not jnp.result_type, which knows no such type where promotion is strict.
+    is_double = any(leaf.dtype == jnp.float64 for leaf in leaves)
+    return jnp.dtype(jnp.float64 if is_double else jnp.float32)
 
 
 def count_examples(data: Any) -> int:

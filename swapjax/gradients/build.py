@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from swapjax.core import sharding, trees
+from swapjax.core import losses, sharding, trees
 from swapjax.core.checks import require_count, require_float
+from swapjax.core.compiled import Compiled
 from swapjax.core.trees import count_examples
 from swapjax.core.types import Leaves, LossFn, Params
 from swapjax.gradients.matrix_free import MatrixFreeRows
@@ -91,6 +92,7 @@ def recipe(
     key: jax.Array | None = None,
     chunk: int | None = None,
     spread: sharding.Spread | None = None,
+    differentiable: bool = True,
 ) -> MatrixFreeRows:
     """Describe the rows without computing anything; see `per_example_gradients`.
 
@@ -105,6 +107,7 @@ def recipe(
         key: seeds the corruption.
         chunk: rows per device at a time.
         spread: the devices to place examples on; by default those that hold them.
+        differentiable: whether there are gradients to take, and not only losses.
 
     Raises:
         ValueError: as there, except for storage and gradients that are not finite.
@@ -126,7 +129,8 @@ def recipe(
     slots = jax.tree.leaves(data)[0].shape[1]
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), data)
     span = chunk
-    live = activation_bytes(loss_fn, params, one)
+    program = trace(loss_fn, params, one, differentiable=differentiable)
+    live = activation_bytes(program)
     if chunk is None:
         room = _SPAN_BYTES.get(jax.default_backend(), _SPAN_BYTES_ELSEWHERE)
         fits = room // live
@@ -139,6 +143,7 @@ def recipe(
         key=jax.random.key(0) if key is None else key,
         n=n,
         loss_fn=loss_fn,
+        custom=_has_custom_vjp(program),
         layout=plan.layout,
         corruption=corruption,
         dtype=None if rounded == trees.wide(weights) else rounded,
@@ -149,7 +154,12 @@ def recipe(
 
 def _in_lanes(data: Any, n: int, spread: sharding.Spread | None) -> Any:
     """Lay data out as [lanes, slots, b, ...], a lane per device, padded with row 0."""
-    lanes = 1 if spread is None else spread.size
+    if spread is None:
+        return _lay(data, n, 1)
+    return spread.place(_lay_compiled(data, n, spread.size))
+
+
+def _lay(data: Any, n: int, lanes: int) -> Any:
     slots = math.ceil(n / lanes)
 
     def lay(x: jax.Array) -> jax.Array:
@@ -159,45 +169,64 @@ def _in_lanes(data: Any, n: int, spread: sharding.Spread | None) -> Any:
             x = jnp.concatenate([x, filler])
         return x.reshape(lanes, slots, *x.shape[1:])
 
-    if spread is None:
-        return jax.tree.map(lay, data)
-    return spread.place(jax.jit(lambda data: jax.tree.map(lay, data))(data))
+    return jax.tree.map(lay, data)
 
 
-def activation_bytes(loss_fn: LossFn, params: Params, batch: Any) -> int:
-    """Count the bytes that one evaluation of the loss computes, a bound on its memory.
+_lay_compiled = jax.jit(_lay, static_argnums=(1, 2))
+
+
+def trace(
+    loss_fn: LossFn, params: Params, batch: Any, *, differentiable: bool = True
+) -> core.Jaxpr:
+    """Trace one evaluation of the loss, and look at what it returns.
 
     Args:
         loss_fn: ``loss_fn(params, batch)``.
         params: the weights.
         batch: a pytree of arrays or of ``jax.ShapeDtypeStruct``.
+        differentiable: whether gradients will be taken of it.
 
     Raises:
-        ValueError: if the loss is not a scalar.
+        ValueError: if the loss is not a scalar, or has no gradient.
     """
+    program, returned = jax.make_jaxpr(loss_fn, return_shape=True)(params, batch)
+    losses.require_scalar(returned, differentiable=differentiable)
+    return program.jaxpr
+
+
+def activation_bytes(program: core.Jaxpr) -> int:
+    """Count the bytes that a program computes, a bound on the memory it takes."""
 
     def count(jaxpr: core.Jaxpr) -> int:
         total = 0
         for equation in jaxpr.eqns:
-            inner = [
-                part.jaxpr if isinstance(part, core.ClosedJaxpr) else part
-                for value in equation.params.values()
-                for part in (value if isinstance(value, tuple | list) else (value,))
-                if isinstance(part, core.ClosedJaxpr | core.Jaxpr)
-            ]
+            inner = _inner(equation)
             if inner:
                 total += sum(map(count, inner))
             else:
                 total += sum(_bytes(v.aval) for v in equation.outvars)
         return total
 
-    program = jax.make_jaxpr(loss_fn)(params, batch)
-    if [aval.shape for aval in program.out_avals] != [()]:
-        raise ValueError(
-            "loss_fn must return one scalar, the mean loss of a batch, got "
-            f"{', '.join(map(str, program.out_avals))}"
-        )
-    return max(1, count(program.jaxpr))
+    return max(1, count(program))
+
+
+def _has_custom_vjp(program: core.Jaxpr) -> bool:
+    """Whether a derivative in the program is its author's, who gave one mode only."""
+    return any(
+        equation.primitive.name.startswith("custom_vjp_call")
+        or any(map(_has_custom_vjp, _inner(equation)))
+        for equation in program.eqns
+    )
+
+
+def _inner(equation: core.JaxprEqn) -> list[core.Jaxpr]:
+    """Find the programs that an equation calls."""
+    return [
+        part.jaxpr if isinstance(part, core.ClosedJaxpr) else part
+        for value in equation.params.values()
+        for part in (value if isinstance(value, tuple | list) else (value,))
+        if isinstance(part, core.ClosedJaxpr | core.Jaxpr)
+    ]
 
 
 def _bytes(aval: Any) -> int:
@@ -220,7 +249,9 @@ def form(
         small = free.n * plan.layout.total * dtype.itemsize < _STORE_BELOW
         storage = "stored" if small else "matrix-free"
     rows = store(free) if storage == "stored" else free
-    trees.require_finite(plan.layout.paths, _sum_rows(rows), "gradients")
+    trees.require_finite(
+        plan.layout.paths, _sum_rows((), rows, owners=free.functions), "gradients"
+    )
     return rows
 
 
@@ -236,6 +267,6 @@ def check_storage(storage: str) -> None:
         )
 
 
-@jax.jit
+@Compiled
 def _sum_rows(rows: StoredRows | MatrixFreeRows) -> Leaves:
     return rows.pull_back(jnp.ones(rows.n))

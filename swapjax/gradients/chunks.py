@@ -125,7 +125,7 @@ class Chunk(NamedTuple):
         """The row numbers, ``int32[lanes * size]``; n and above for padding."""
         lane = self.chunks.slots * jnp.arange(self.chunks.lanes, dtype=jnp.int32)
         slot = self.start + jnp.arange(self.chunks.size, dtype=jnp.int32)
-        return (lane[:, None] + slot).ravel()
+        return (lane[:, None] + slot[None, :]).ravel()
 
     @property
     def fresh(self) -> jax.Array:
@@ -165,7 +165,8 @@ class Chunk(NamedTuple):
     def pick(self, values: jax.Array) -> jax.Array:
         """Take the chunk's entries of an array [..., n]; zero for rows not fresh."""
         some = jnp.take(values, self.numbers, axis=-1, mode="clip")
-        return jnp.where(self.fresh, some, 0)
+        fresh = self.fresh.reshape((1,) * (some.ndim - 1) + (-1,))
+        return jnp.where(fresh, some, 0)
 
     def write(self, out: jax.Array, part: jax.Array, *lead: jax.Array) -> jax.Array:
         """Write the chunk's rows into an array [..., lanes, slots, ...].

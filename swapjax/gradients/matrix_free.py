@@ -6,13 +6,14 @@ the prunable weights, half a GiB, one chunk of rows, the activations of one span
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from swapjax.core import trees
+from swapjax.core.compiled import Reference
 from swapjax.core.types import Leaves, LossFn, Params
 from swapjax.gradients import gram, products
 from swapjax.gradients.chunks import Chunk, Chunks
@@ -20,15 +21,10 @@ from swapjax.gradients.operator import Corruption
 from swapjax.sparsity.layout import Layout
 
 _HIGHEST = jax.lax.Precision.HIGHEST
+_ARRAYS = "params", "data", "key", "unit"
+_REST = "n", "custom", "layout", "dtype", "chunk", "span"
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["params", "data", "key", "unit"],
-    meta_fields=[
-        "n", "loss_fn", "layout", "corruption", "dtype", "chunk", "span"
-    ],
-)  # fmt: skip
 @dataclasses.dataclass(frozen=True)
 class MatrixFreeRows:
     """G as a recipe: products are forward and reverse passes over some rows at a time.
@@ -41,6 +37,9 @@ class MatrixFreeRows:
             product sees the same corrupted rows.
         n: the number of rows.
         loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch.
+        custom: whether there is a ``jax.custom_vjp`` in the loss. It has no forward
+            mode, and what it returns need not be linear in the slope that it is given:
+            products form the rows then.
         layout: the prunable leaves of params.
         corruption: how each row is corrupted, or None. With a corruption, products
             form the rows, since it has no forward mode.
@@ -56,12 +55,18 @@ class MatrixFreeRows:
     key: jax.Array
     n: int
     loss_fn: LossFn
+    custom: bool
     layout: Layout
     corruption: Corruption | None
     dtype: Any
     chunk: int
     span: int
     unit: jax.Array | None = None
+
+    @property
+    def functions(self) -> tuple:
+        """The functions that compiled code of the rows depends on."""
+        return self.loss_fn, self.corruption
 
     @property
     def batch(self) -> int:
@@ -96,7 +101,7 @@ class MatrixFreeRows:
 
         row = jax.ShapeDtypeStruct((), trees.wide(leaves))
         found = self._chunks(self._size).collect(work, row)
-        return found if self._is_formed else self._divide((found,))[0]
+        return found if self._is_formed else _divide(self.unit, (found,))[0]
 
     def pull_back(self, residual: jax.Array) -> Leaves:
         """Compute ``G^T r``: one reverse-mode pass over the data."""
@@ -114,7 +119,7 @@ class MatrixFreeRows:
             return jax.tree.map(lambda t, q: t + q.astype(t.dtype), total, part)
 
         total = self._chunks(self._size).fold(add, self._zeros())
-        return total if self._is_formed else self._divide(total)
+        return total if self._is_formed else _divide(self.unit, total)
 
     def gram(self, support: Leaves | None = None) -> jax.Array:
         """Compute ``G_S G_S^T`` from a few columns at a time; see `gram.by_columns`."""
@@ -209,11 +214,7 @@ class MatrixFreeRows:
 
         Differentiating `loss` twice would hold the activations of all spans.
         """
-        clean = dataclasses.replace(self, corruption=None, dtype=None)
-        mean = jnp.full(self.n, 1 / self.n)
-        tangent = trees.cast_like(leaves, self._weights)
-        gradient = lambda at: clean.at(at).pull_back(mean)  # noqa: E731
-        return jax.jvp(gradient, (self._weights,), (tangent,))[1]
+        return _curve(dataclasses.replace(self, corruption=None, dtype=None), leaves)
 
     def store(self) -> Leaves:
         """Form all rows, chunk by chunk, [n, *shape] a leaf."""
@@ -235,7 +236,7 @@ class MatrixFreeRows:
             rows = jax.vmap(row)(chunk.read(self.data))
         if self.corruption is not None:
             rows = chunk.map_rows(self._corrupt, rows)
-        rows = self._divide(rows)
+        rows = _divide(self.unit, rows)
         if self.dtype is not None:
             rows = tuple(x.astype(self.dtype) for x in rows)
         return rows
@@ -246,17 +247,12 @@ class MatrixFreeRows:
         return self.corruption(key, self.key, number, self.n, row)
 
     def _losses(self, leaves: Leaves, chunk: Chunk) -> jax.Array:
-        params = self.layout.merge(leaves, self.params)
+        params, wide = self.layout.merge(leaves, self.params), trees.wide(leaves)
         with jax.default_matmul_precision("highest"):
-            return jax.vmap(lambda batch: self.loss_fn(params, batch))(
+            losses = jax.vmap(lambda batch: self.loss_fn(params, batch))(
                 chunk.read(self.data)
             )
-
-    def _divide(self, arrays: Leaves) -> Leaves:
-        """Divide by the unit, in what products are accumulated in: not in bfloat16."""
-        if self.unit is None:
-            return arrays
-        return tuple(x / self.unit.astype(x.dtype) for x in arrays)
+        return losses.astype(wide)
 
     @property
     def _weights(self) -> Leaves:
@@ -265,7 +261,7 @@ class MatrixFreeRows:
     @property
     def _is_formed(self) -> bool:
         """Whether products need the rows themselves, not passes."""
-        return self.corruption is not None or self.dtype is not None
+        return self.corruption is not None or self.dtype is not None or self.custom
 
     @property
     def _size(self) -> int:
@@ -278,3 +274,67 @@ class MatrixFreeRows:
     def _zeros(self) -> Leaves:
         wide = trees.wide(self._weights)
         return tuple(jnp.zeros(w.shape, wide) for w in self._weights)
+
+
+def _divide(unit: jax.Array | None, arrays: Leaves) -> Leaves:
+    """Divide by a unit, in what products are accumulated in: not in bfloat16."""
+    if unit is None:
+        return arrays
+    return tuple(x / unit.astype(x.dtype) for x in arrays)
+
+
+def each_loss(rows: MatrixFreeRows, leaves: Leaves) -> jax.Array:
+    """Compute the loss of each row's examples at other weights, [n]."""
+    weights = rows.layout.split(rows.params)
+    row = jax.ShapeDtypeStruct((), trees.wide(weights))
+    work = functools.partial(rows._losses, trees.cast_like(leaves, weights))
+    return Chunks(rows.n, rows.lanes, rows.slots, rows.span).collect(work, row)
+
+
+def _take_apart(rows: MatrixFreeRows) -> tuple[tuple, tuple]:
+    """Flatten rows; what compiled code remembers of them keeps no function alive."""
+    arrays = tuple(
+        (jax.tree_util.GetAttrKey(name), getattr(rows, name)) for name in _ARRAYS
+    )
+    rest = tuple(getattr(rows, name) for name in _REST)
+    return arrays, (*map(Reference, rows.functions), *rest)
+
+
+def _put_together(aux: tuple, arrays: Iterable) -> MatrixFreeRows:
+    """Undo `_take_apart`."""
+    loss_fn, corruption, *rest = aux
+    fields = dict(zip((*_ARRAYS, *_REST), (*arrays, *rest), strict=True))
+    return MatrixFreeRows(loss_fn=loss_fn(), corruption=corruption(), **fields)
+
+
+jax.tree_util.register_pytree_with_keys(MatrixFreeRows, _take_apart, _put_together)
+
+
+def _curve(rows: MatrixFreeRows, leaves: Leaves) -> Leaves:
+    """Compute ``H v`` of clean rows; see `MatrixFreeRows.curve`."""
+    weights = rows.layout.split(rows.params)
+    tangent = trees.cast_like(leaves, weights)
+    if rows.custom:
+        return _curve_by_reverse_mode(rows, weights, tangent)
+    mean = jnp.full(rows.n, 1 / rows.n)
+    gradient = lambda at: rows.at(at).pull_back(mean)  # noqa: E731
+    return jax.jvp(gradient, (weights,), (tangent,))[1]
+
+
+def _curve_by_reverse_mode(
+    rows: MatrixFreeRows, weights: Leaves, tangent: Leaves
+) -> Leaves:
+    """Compute ``(dg/dw)^T v``, which is ``H v`` where the gradient g is one."""
+
+    def add(total: Leaves, chunk: Chunk) -> Leaves:
+        def along(at: Leaves) -> jax.Array:
+            found = products.project(rows.at(at).form(chunk), tangent)
+            return jnp.sum(jnp.where(chunk.fresh, found, 0))
+
+        part = jax.grad(along)(weights)
+        return tuple(t + q.astype(t.dtype) for t, q in zip(total, part, strict=True))
+
+    wide = trees.wide(weights)
+    zeros = tuple(jnp.zeros(w.shape, wide) for w in weights)
+    chunks = Chunks(rows.n, rows.lanes, rows.slots, rows.chunk)
+    return tuple(t / rows.n for t in chunks.fold(add, zeros))

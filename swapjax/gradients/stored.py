@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from swapjax.core.compiled import Compiled
 from swapjax.core.types import Leaves
 from swapjax.gradients import products
 from swapjax.gradients.matrix_free import MatrixFreeRows
@@ -97,7 +98,11 @@ class StoredRows:
         return self.source.curve(leaves)
 
 
-@jax.jit
 def store(free: MatrixFreeRows) -> StoredRows:
     """Form all rows, chunk by chunk, into arrays that are written in place."""
+    return _store((), free, owners=free.functions)
+
+
+@Compiled
+def _store(free: MatrixFreeRows) -> StoredRows:
     return StoredRows(free.store(), free)

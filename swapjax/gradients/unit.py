@@ -9,12 +9,12 @@ examples have one of their own.
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 
 from swapjax.core import trees
+from swapjax.core.compiled import Compiled
 from swapjax.core.types import Leaves
 from swapjax.gradients import products
 from swapjax.gradients.build import form
@@ -55,10 +55,11 @@ def form_in_unit(
     """
     if free.dtype is not None:
         wide = form(dataclasses.replace(free, dtype=None), plan, "matrix-free")
+        assert isinstance(wide, MatrixFreeRows)
         return form(dataclasses.replace(free, unit=_find(wide)), plan, storage)
     rows = form(free, plan, storage)
     if isinstance(rows, StoredRows):
-        return _divide_in_place(rows.matrices, rows.source)
+        return _divide_in_place((), rows.matrices, rows.source, owners=free.functions)
     return dataclasses.replace(rows, unit=_find(rows))
 
 
@@ -73,9 +74,11 @@ def _divide(rows: StoredRows) -> StoredRows:
     return StoredRows(divided, dataclasses.replace(rows.source, unit=unit))
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def _divide_in_place(matrices: Leaves, source: MatrixFreeRows) -> StoredRows:
+def _divided(matrices: Leaves, source: MatrixFreeRows) -> StoredRows:
     return _divide(StoredRows(matrices, source))
+
+
+_divide_in_place = Compiled(_divided, donate=(0,))
 
 
 def _sum_squares(
@@ -86,9 +89,13 @@ def _sum_squares(
     return _total(products.sum_squares(matrices, every, lanes, scale))
 
 
-@jax.jit
 def _find(rows: MatrixFreeRows) -> jax.Array:
     """Measure the unit in one pass, what was summed in units of the largest entry."""
+    return _measure((), rows, owners=rows.functions)
+
+
+@Compiled
+def _measure(rows: MatrixFreeRows) -> jax.Array:
 
     def add(
         carry: tuple[jax.Array, jax.Array], chunk: Chunk

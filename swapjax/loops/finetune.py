@@ -73,7 +73,7 @@ def finetune(
             iterator that ends early, and a loss that is not finite.
     """
     masks = None if masks is None else take_masks(masks, params)
-    state = settings.optimizer.init(params)
+    state = settings.optimizer.init(steps.trainable(params))
     done, loss = 0, jnp.zeros(())
     for batches, index in _chunks(data, settings, key):
         params, state, losses = steps.run(

@@ -1,14 +1,14 @@
 """Optimizer steps, many per compiled call, and the examples that each of them takes."""
 
-import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from swapjax.core import identity, programs
+from swapjax.core import identity, losses, programs
+from swapjax.core.compiled import Compiled
 from swapjax.core.trees import count_examples
 from swapjax.core.types import LossFn, Masks, Params
 
@@ -59,7 +59,20 @@ def indices(
         yield jnp.concatenate(rows)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+def trainable(params: Params) -> Params:
+    """Show an optimizer the real tree, a zero in place of what it cannot train.
+
+    Counters, flags and PRNG keys among params have no gradient, and no moments; masks
+    and labels that a user has made of params still fit.
+    """
+    zero = jnp.zeros(())
+    return jax.tree.map(lambda x: x if _is_trainable(x) else zero, params)
+
+
+def _is_trainable(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
 def run(
     loss_fn: LossFn,
     optimizer: optax.GradientTransformation,
@@ -74,8 +87,8 @@ def run(
     Args:
         loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch.
         optimizer: any Optax transformation.
-        params: where to start.
-        state: of the optimizer.
+        params: where to start; what is no float stays as it is.
+        state: of the optimizer, initialised with `trainable` params.
         masks: entries to keep; the others become zero. None to keep all, or if the
             optimizer itself keeps the others zero.
         data: a pytree of arrays.
@@ -83,24 +96,54 @@ def run(
 
     Returns:
         Params, state, and the loss of each step before it was taken.
+
+    Raises:
+        ValueError: for a loss that is no scalar, or has no gradient.
     """
+    return _run((loss_fn, optimizer.update), params, state, masks, data, index)
+
+
+@Compiled
+def _run(
+    loss_fn: LossFn,
+    update: Callable,
+    params: Params,
+    state: Any,
+    masks: Masks | None,
+    data: Any,
+    index: jax.Array | None,
+) -> tuple[Params, Any, jax.Array]:
+    """Take the steps; see `run`."""
 
     def step(carry: tuple, i: Any) -> tuple[tuple, jax.Array]:
         params, state = carry
         batch = i if index is None else jax.tree.map(lambda x: x[i], data)
-        loss, grads = jax.value_and_grad(loss_fn)(params, batch)
-        updates, state = optimizer.update(grads, state, params)
+        seen = trainable(params)
+
+        def loss(seen: Params) -> jax.Array:
+            found = loss_fn(_fill(seen, params), batch)
+            losses.require_scalar(found)
+            return found
+
+        value, grads = jax.value_and_grad(loss)(seen)
+        updates, state = update(grads, state, seen)
         if masks is not None:
             # p + (-p) is exactly zero in every dtype.
             updates = jax.tree.map(
-                lambda m, u, p: jnp.where(m, u, -p), masks, updates, params
+                lambda m, u, p: jnp.where(m, u, -p), masks, updates, seen
             )
-        return (optax.apply_updates(params, updates), state), loss
+        new = optax.apply_updates(seen, updates)
+        return (_fill(new, params), state), value
 
-    (params, state), losses = jax.lax.scan(
+    (params, state), values = jax.lax.scan(
         step, (params, state), data if index is None else index
     )
-    return params, state, losses
+    return params, state, values
+
+
+def _fill(seen: Params, params: Params) -> Params:
+    """Put what is no float back where `trainable` has taken it out."""
+    return jax.tree.map(lambda new, p: new if _is_trainable(p) else p, seen, params)
 
 
 def describe(optimizer: optax.GradientTransformation, params: Params) -> str:
@@ -115,6 +158,7 @@ def describe(optimizer: optax.GradientTransformation, params: Params) -> str:
     """
     told = identity.describe(optimizer)
     try:
+        params = trainable(params)
         state = optimizer.init(params)
         program = jax.make_jaxpr(optimizer.update)(params, state, params)
     except Exception:  # it takes other params, or more arguments: what it holds must do

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from swapjax.core import identity, sharding, trees
 from swapjax.core.checks import require_count, require_float, take_key
+from swapjax.core.static_leaves import take_arrays
 from swapjax.core.types import Leaves, LossFn, Masks, Params
 from swapjax.gradients.build import check_storage
 from swapjax.gradients.operator import Corruption, Storage
@@ -90,6 +91,34 @@ class Settings:
     def needs_examples(self) -> bool:
         """Whether the method looks at examples at all."""
         return self.method.needs_rows or self.method.needs_layers
+
+    def of_whole(self, put_back: Callable[[Params], Params]) -> "Settings":
+        """Let the functions see params with what is no array put back.
+
+        Raises:
+            ValueError: for a method that looks at the whole network itself.
+        """
+        loss_fn, recalibrate = self.loss_fn, self.recalibrate
+        if self.method.needs_params:
+            raise ValueError(
+                f"params: functions are among them, which the method "
+                f"{self.method.name} cannot take; give it the arrays alone, as of "
+                "eqx.partition"
+            )
+
+        def loss(params: Params, batch: Any) -> jax.Array:
+            assert loss_fn is not None
+            return loss_fn(put_back(params), batch)
+
+        def again(params: Params) -> Params:
+            assert recalibrate is not None
+            return take_arrays(recalibrate(put_back(params)), "recalibrate")[0]
+
+        return dataclasses.replace(
+            self,
+            loss_fn=loss if callable(loss_fn) else loss_fn,
+            recalibrate=None if recalibrate is None else again,
+        )
 
     def keys(self, stage: int) -> tuple[jax.Array | None, ...]:
         """Derive the keys of a stage: of its examples, its noise, its fine-tuning."""

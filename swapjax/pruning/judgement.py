@@ -1,26 +1,44 @@
 """The loss as the judge of a stage: no re-fit may be worse than none."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from swapjax.core.compiled import Compiled
+from swapjax.core.configuration import lenient
 from swapjax.core.types import Leaves, Params, Status
-from swapjax.gradients.matrix_free import MatrixFreeRows
+from swapjax.gradients.matrix_free import MatrixFreeRows, each_loss
 from swapjax.pruning.method import Solution
 from swapjax.sparsity.masks import apply_masks
 
 
-@jax.jit
-def mean_loss(rows: MatrixFreeRows | None, params: Params) -> jax.Array:
+def mean_loss(rows: MatrixFreeRows | None, params: Params) -> float:
     """Evaluate the mean loss of the examples at other params; NaN without rows."""
     if rows is None:
-        return jnp.asarray(jnp.nan)
+        return math.nan
+    return float(_mean((), rows, params, owners=rows.functions))
+
+
+@Compiled
+def _mean(rows: MatrixFreeRows, params: Params) -> jax.Array:
     moved = dataclasses.replace(rows, params=params)
     return moved.loss(rows.layout.split(params))
 
 
-@jax.jit
+def losses_of_rows(rows: MatrixFreeRows, params: Params) -> np.ndarray:
+    """Evaluate the loss of every row's examples at other params, [n]."""
+    return np.asarray(_each((), rows, params, owners=rows.functions))
+
+
+@Compiled
+def _each(rows: MatrixFreeRows, params: Params) -> jax.Array:
+    moved = dataclasses.replace(rows, params=params)
+    return each_loss(moved, rows.layout.split(params))
+
+
 def never_worse(
     rows: MatrixFreeRows | None, weights: Leaves, solution: Solution
 ) -> Solution:
@@ -40,6 +58,12 @@ def never_worse(
     """
     if rows is None:
         return solution
+    with lenient():
+        return _judge((), rows, weights, solution, owners=rows.functions)
+
+
+@Compiled
+def _judge(rows: MatrixFreeRows, weights: Leaves, solution: Solution) -> Solution:
     plain = apply_masks(weights, solution.masks)
     pairs = tuple(zip(solution.weights, plain, strict=True))
     moved = jnp.stack([jnp.any(new != old) for new, old in pairs]).any()

@@ -1,33 +1,24 @@
 """The driver: stages of fresh gradients, a sparser support, a re-fit, fine-tuning."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from swapjax.activations.layer import Layer
-from swapjax.activations.trace import second_moments
-from swapjax.core import counts, identity, sharding, trees
-from swapjax.core.types import Leaves, LossFn, Masks, Params, Status
-from swapjax.gradients.build import recipe
-from swapjax.gradients.matrix_free import MatrixFreeRows
+from swapjax.core import identity, sharding
+from swapjax.core.static_leaves import take_arrays
+from swapjax.core.types import LossFn, Masks, Params
 from swapjax.gradients.operator import Corruption, Storage
-from swapjax.gradients.unit import form_in_unit
 from swapjax.io import resume
 from swapjax.loops.finetune import FineTune
-from swapjax.loops.finetune import finetune as tune
 from swapjax.pruning import history
 from swapjax.pruning.history import Pruned, Saved, Stage
 from swapjax.pruning.inputs import Inputs, Settings, place
-from swapjax.pruning.judgement import mean_loss, never_worse
-from swapjax.pruning.method import Method, Problem, Solution
+from swapjax.pruning.method import Method
 from swapjax.pruning.methods.swap import swap
-from swapjax.sparsity import masks as masking
+from swapjax.pruning.stage import advance
 from swapjax.sparsity import schedules
-from swapjax.sparsity.budget import Budget
 from swapjax.sparsity.plan import Plan
 
 
@@ -64,7 +55,8 @@ def prune(
         loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch whose leaves have
             a leading axis of examples. All that is known of the network; evaluate it
             in inference mode. Without data it may be None.
-        params: the trained weights, any pytree of arrays.
+        params: the trained weights, any pytree of arrays. Functions and switches of a
+            whole Equinox module stay as they are; every run then compiles anew.
         data: a pytree of arrays with a leading axis of examples, of which each stage
             draws ``samples * batch`` distinct ones; or an iterator of such batches,
             of which each stage takes as many as it needs. None for a method that looks
@@ -127,6 +119,7 @@ def prune(
         >>> int(jnp.sum(pruned.params["kernel"] != 0))
         12
     """
+    brought, put_back = take_arrays(params, "params")
     settings = Settings(
         loss_fn=loss_fn,
         method=swap() if method is None else method,
@@ -142,8 +135,8 @@ def prune(
         dtype=dtype,
         callback=callback,
     )
-    trees.require_arrays(params, "params")
-    brought = jax.tree.map(jnp.asarray, params)
+    if put_back is not None:
+        settings = settings.of_whole(put_back)
     inputs = place(settings, brought, data, sparsity=sparsity, plan=plan, within=within)
     state = Saved(inputs.params, None, (), 0)
     if checkpoint is not None:
@@ -158,7 +151,7 @@ def prune(
         if inputs.source is not None:
             inputs.source.skip(state.batches)
     for number in range(len(state.history), stages):
-        state = _advance(settings, inputs, state, number)
+        state = advance(settings, inputs, state, number)
         if checkpoint is not None:
             history.save(checkpoint, state, run)
         if callback is not None:
@@ -167,78 +160,8 @@ def prune(
     pruned, masks = (
         sharding.put_like(tree, brought) for tree in (state.params, state.masks)
     )
-    return Pruned(pruned, masks, state.history)
-
-
-def _advance(settings: Settings, inputs: Inputs, state: Saved, number: int) -> Saved:
-    """Do one stage: gradients, support, re-fit, fine-tuning, batch statistics."""
-    started = time.perf_counter()
-    target, source, method = inputs.plan, inputs.source, settings.method
-    layout = target.layout
-    draw_key, noise_key, tune_key = settings.keys(number)
-    free, layers = _look(settings, inputs, state.params, draw_key, noise_key)
-    before, rows = mean_loss(free, state.params), None
-    if free is not None and method.needs_rows:
-        rows = form_in_unit(free, target, settings.storage)
-    problem = Problem(
-        weights=layout.split(state.params),
-        initial=inputs.initial,
-        rows=rows,
-        within=inputs.within,
-        layers=layers,
-        params=state.params if method.needs_params else None,
-        layout=layout,
-    )
-    solution = _solve(method, problem, inputs.budgets[number])
-    _check_support(method, solution, inputs.budgets[number])
-    solution = never_worse(free, problem.weights, solution)
-    if rows is not None:
-        assert rows.unit is not None
-        details = {**solution.details, "unit": rows.unit}
-        solution = solution._replace(details=details)
-    new = layout.merge(solution.weights, state.params)
-    masks = layout.masks(solution.masks)
-    if settings.finetune is not None:
-        assert settings.loss_fn is not None
-        assert source is not None
-        new = tune(
-            settings.loss_fn, new, source.stream, settings.finetune, masks=masks,
-            key=jax.random.key(0) if tune_key is None else tune_key,
-        )  # fmt: skip
-    if settings.recalibrate is not None:
-        new = masking.apply_masks(settings.recalibrate(new), masks)
-    new = sharding.put_like(new, inputs.params)
-    trees.require_finite(trees.paths(new), jax.tree.leaves(new), "params")
-    after = mean_loss(free, new)
-    stage = _report(number + 1, masks, solution, before, after, started)
-    taken = 0 if source is None else source.taken
-    return Saved(new, masks, (*state.history, stage), taken)
-
-
-def _look(
-    settings: Settings,
-    inputs: Inputs,
-    params: Params,
-    draw_key: jax.Array | None,
-    noise_key: jax.Array | None,
-) -> tuple[MatrixFreeRows | None, tuple[Layer, ...] | None]:
-    """Draw examples: the rows that follow from them, unformed, and what layers read."""
-    if inputs.source is None:
-        return None, None
-    assert settings.loss_fn is not None
-    examples = inputs.source.draw(draw_key)
-    rows = recipe(
-        settings.loss_fn, params, examples, inputs.plan,
-        batch=settings.batch, dtype=settings.dtype, corruption=settings.corruption,
-        key=noise_key, spread=inputs.source.spread,
-    )  # fmt: skip
-    if not settings.method.needs_layers:
-        return rows, None
-    layers = second_moments(
-        settings.loss_fn, params, examples, inputs.plan.layout.paths,
-        batch=settings.batch, chunk=rows.chunk,
-    )  # fmt: skip
-    return rows, layers
+    whole = pruned if put_back is None else put_back(pruned)
+    return Pruned(whole, masks, state.history)
 
 
 def _fingerprint(settings: Settings, inputs: Inputs) -> dict[str, str]:
@@ -252,64 +175,4 @@ def _fingerprint(settings: Settings, inputs: Inputs) -> dict[str, str]:
         plan=target,
         data=source and source.digest(),
         within=within and identity.digest(within),
-    )
-
-
-# Methods are static and compare by their settings: one compilation serves all stages,
-# and all methods of the same settings.
-_solve = jax.jit(lambda method, *args: method(*args), static_argnums=0)
-
-
-def _check_support(method: Method, solution: Solution, budget: Budget) -> None:
-    """Raise for a solution that keeps more than the budget, or weights off its support.
-
-    Raises:
-        ValueError: naming the method.
-    """
-    parts = _count(solution.masks, solution.weights)
-    kept, loose = (sum(map(counts.total, part)) for part in parts)
-    wanted = counts.total(budget.keep)
-    if kept > wanted:
-        raise ValueError(
-            f"method {method.name}: keeps {kept:,} entries, more than the {wanted:,} "
-            "of its budget; choose them with swapjax.select"
-        )
-    if loose:
-        raise ValueError(
-            f"method {method.name}: {loose:,} weights are not zero where masks are "
-            "False"
-        )
-
-
-@jax.jit
-def _count(masks: Leaves, weights: Leaves) -> tuple[Leaves, Leaves]:
-    """Count the entries that are kept, and the weights besides that are not zero.
-
-    In parts: those of all leaves together may be more than an int32 holds.
-    """
-    pairs = zip(masks, weights, strict=True)
-    loose = tuple(counts.partial_counts(~m & (w != 0)) for m, w in pairs)
-    return tuple(map(counts.partial_counts, masks)), loose
-
-
-def _report(
-    number: int,
-    masks: Masks,
-    solution: Solution,
-    before: jax.Array,
-    after: jax.Array,
-    started: float,
-) -> Stage:
-    kept, total = masking.count(masks)
-    return Stage(
-        stage=number,
-        sparsity=1 - kept / total,
-        kept=kept,
-        objective=(float(solution.objective[0]), float(solution.objective[-1])),
-        loss_before=float(before),
-        loss=float(after),
-        seconds=time.perf_counter() - started,
-        status=Status(int(solution.status)),
-        iterations=int(solution.iterations),
-        details={k: float(v) for k, v in solution.details.items()},
     )

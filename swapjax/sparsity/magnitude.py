@@ -1,9 +1,9 @@
 """Masks of the largest weights: the commonest way to prune, and what drivers cut by."""
 
 import jax
-import jax.numpy as jnp
 
 from swapjax.core import trees
+from swapjax.core.static_leaves import take_arrays
 from swapjax.core.types import Leaves, Masks, Params
 from swapjax.sparsity import scores
 from swapjax.sparsity.bounds import allowed
@@ -46,8 +46,7 @@ def magnitude_masks(
         >>> int((swapjax.apply_masks(params, masks)["kernel"] != 0).sum())
         4
     """
-    trees.require_arrays(params, "params")
-    params = jax.tree.map(jnp.asarray, params)
+    params, _ = take_arrays(params, "params")
     target = planned(params, sparsity, plan)
     target.require_entries("magnitude_masks")
     trees.require_finite(trees.paths(params), jax.tree.leaves(params), "params")

@@ -7,6 +7,7 @@ from fractions import Fraction
 import jax
 import jax.numpy as jnp
 
+from swapjax.core import trees
 from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves
 
@@ -143,7 +144,7 @@ class Block:
 
     def strength(self, x: jax.Array) -> jax.Array:
         """Average the magnitudes of each block, in float32 or wider."""
-        wide = jnp.promote_types(x.dtype, jnp.float32)
+        wide = trees.wide((x,))
         return jnp.mean(jnp.abs(self.split(x)).astype(wide), axis=-1)
 
     def touched(self, mask: jax.Array) -> jax.Array:

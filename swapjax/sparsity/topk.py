@@ -116,7 +116,7 @@ def _largest(
     dtype = start.dtype
 
     def next_bits(i: jax.Array, t: jax.Array) -> jax.Array:
-        place = (2 * (rounds - 1 - i)).astype(dtype)
+        place = jnp.asarray(2 * (rounds - 1 - i), dtype)
         digits = [jnp.asarray(digit, dtype) << place for digit in (1, 2, 3)]
         found = holds([t | digit for digit in digits])
         return t | (sum(f.astype(dtype) for f in found) << place)

@@ -140,7 +140,7 @@ def fit(
     require_count("batch", batch)
     params, data = _as_arrays(params, data)
     per_epoch = steps.per_epoch(data, batch, "batch")
-    state = optimizer.init(params)
+    state = optimizer.init(steps.trainable(params))
     require_settling(optimizer, state, epochs * per_epoch)
     sparse = is_sparse(state)
     first = masks_of(state, params) if sparse else _prunable(params)

@@ -75,7 +75,7 @@ def test_scores_beyond_all_numbers_are_told():
         ),
         ({"samples": 4.0}, "samples must be a whole number, got 4.0"),
         ({"dtype": jnp.int32}, "dtype must be one of floats, got int32"),
-        ({"params": {"kernel": jnp.ones((2, 2)), "f": len}}, "params: f is a buil"),
+        ({"params": {"kernel": jnp.ones((2, 2)), "f": "x"}}, "params: f is a str"),
         ({"loss_fn": lambda p, b: b[:, 0]}, r"must return one scalar, .*\[1\]"),
         ({"method": woodfisher(output_axis=7)}, "output_axis: 7 is no axis of a"),
     ],

@@ -1,0 +1,49 @@
+"""Leaves of params that are no arrays: functions and switches of whole modules."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from swapjax.core import trees
+from swapjax.core.types import Params
+
+
+def take_arrays(params: Params, what: str) -> tuple[Params, Callable | None]:
+    """Take params as arrays, and how to put back what is none.
+
+    A whole Equinox module has its activation functions and the switches of its dropout
+    among its leaves. As there, Python's numbers are no arrays beside them; in a tree of
+    arrays and numbers alone, they are.
+
+    Args:
+        params: any pytree of arrays, numbers and functions.
+        what: the tree is, as in ``"params"``.
+
+    Returns:
+        The same tree of arrays alone, with zeros in place of functions; and a function
+        of such a tree that puts back what stood there, None where nothing did.
+
+    Raises:
+        ValueError: naming a leaf that is neither.
+    """
+    leaves, treedef = jax.tree.flatten(params)
+    standing = [0.0 if callable(x) else x for x in leaves]
+    arrays = jax.tree.unflatten(treedef, standing)
+    trees.require_arrays(arrays, what)
+    arrays = jax.tree.map(jnp.asarray, arrays)
+    if not any(callable(x) or isinstance(x, bool) for x in leaves):
+        return arrays, None
+
+    def put_back(tree: Params) -> Params:
+        pairs = zip(jax.tree.leaves(tree), leaves, strict=True)
+        whole = [new if _is_array(old) else old for new, old in pairs]
+        return jax.tree.unflatten(treedef, whole)
+
+    return arrays, put_back
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray | np.generic)

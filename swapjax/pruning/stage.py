@@ -1,0 +1,233 @@
+"""One stage of a run: gradients, support, re-fit, fine-tuning, batch statistics."""
+
+import math
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from swapjax.activations.layer import Layer
+from swapjax.activations.trace import second_moments
+from swapjax.core import counts, sharding, trees
+from swapjax.core.compiled import Compiled
+from swapjax.core.configuration import lenient
+from swapjax.core.types import Leaves, Masks, Params, Status
+from swapjax.gradients.build import recipe
+from swapjax.gradients.matrix_free import MatrixFreeRows
+from swapjax.gradients.unit import form_in_unit
+from swapjax.loops.finetune import finetune as tune
+from swapjax.pruning.history import Saved, Stage
+from swapjax.pruning.inputs import Inputs, Settings
+from swapjax.pruning.judgement import losses_of_rows, mean_loss, never_worse
+from swapjax.pruning.method import Method, Problem, Solution
+from swapjax.sparsity import masks as masking
+from swapjax.sparsity.budget import Budget
+
+
+def advance(settings: Settings, inputs: Inputs, state: Saved, number: int) -> Saved:
+    """Do one stage.
+
+    Args:
+        settings: how to prune.
+        inputs: what to prune.
+        state: where the run stands.
+        number: of the stage, from 0.
+
+    Raises:
+        ValueError: for losses, gradients and params that are not finite, a method that
+            keeps too much, and params of another tree that `recalibrate` returns.
+    """
+    started = time.perf_counter()
+    target, source, method = inputs.plan, inputs.source, settings.method
+    layout = target.layout
+    draw_key, noise_key, tune_key = settings.keys(number)
+    free, layers = _look(settings, inputs, state.params, draw_key, noise_key)
+    before, rows = mean_loss(free, state.params), None
+    if free is not None and not math.isfinite(before):
+        raise _lost(free, state.params, "loss_fn", number + 1)
+    if free is not None and method.needs_rows:
+        rows = form_in_unit(free, target, settings.storage)
+    problem = Problem(
+        weights=layout.split(state.params),
+        initial=inputs.initial,
+        rows=rows,
+        within=inputs.within,
+        layers=layers,
+        params=state.params if method.needs_params else None,
+        layout=layout,
+    )
+    functions = () if free is None else free.functions
+    budget, owners = inputs.budgets[number], (*_owners(method), *functions)
+    with lenient():
+        solution = _solve((method,), problem, budget, owners=owners)
+        _check_support(method, solution, budget)
+    solution = never_worse(free, problem.weights, solution)
+    if rows is not None:
+        assert rows.unit is not None
+        details = {**solution.details, "unit": rows.unit}
+        solution = solution._replace(details=details)
+    masks = layout.masks(solution.masks)
+    new = layout.merge(solution.weights, state.params)
+    trees.require_finite(trees.paths(new), jax.tree.leaves(new), "params")
+    made = {f"method {method.name}": new}
+    if settings.finetune is not None:
+        assert settings.loss_fn is not None
+        assert source is not None
+        made["finetune"] = new = tune(
+            settings.loss_fn, new, source.stream, settings.finetune, masks=masks,
+            key=jax.random.key(0) if tune_key is None else tune_key,
+        )  # fmt: skip
+        trees.require_finite(trees.paths(new), jax.tree.leaves(new), "finetune")
+    if settings.recalibrate is not None:
+        made["recalibrate"] = new = _recalibrate(settings, new, masks)
+    new = sharding.put_like(new, inputs.params)
+    after = mean_loss(free, new)
+    if free is not None and not math.isfinite(after):
+        lost = (k for k, p in made.items() if not math.isfinite(mean_loss(free, p)))
+        culprit = next(lost, "loss_fn")
+        raise _lost(free, made.get(culprit, new), culprit, number + 1)
+    stage = _report(number + 1, masks, solution, before, after, started)
+    taken = 0 if source is None else source.taken
+    return Saved(new, masks, (*state.history, stage), taken)
+
+
+def _look(
+    settings: Settings,
+    inputs: Inputs,
+    params: Params,
+    draw_key: jax.Array | None,
+    noise_key: jax.Array | None,
+) -> tuple[MatrixFreeRows | None, tuple[Layer, ...] | None]:
+    """Draw examples: the rows that follow from them, unformed, and what layers read."""
+    if inputs.source is None:
+        return None, None
+    assert settings.loss_fn is not None
+    examples = inputs.source.draw(draw_key)
+    rows = recipe(
+        settings.loss_fn, params, examples, inputs.plan,
+        batch=settings.batch, dtype=settings.dtype, corruption=settings.corruption,
+        key=noise_key, spread=inputs.source.spread,
+        differentiable=settings.method.needs_rows,
+    )  # fmt: skip
+    if not settings.method.needs_layers:
+        return rows, None
+    layers = second_moments(
+        settings.loss_fn, params, examples, inputs.plan.layout.paths,
+        batch=settings.batch, chunk=rows.chunk,
+    )  # fmt: skip
+    return rows, layers
+
+
+def _owners(method: Method) -> tuple:
+    """Tell what compiled code of a method depends on, functions among it."""
+    names = tuple(name for name, _ in method.settings)
+    values = (getattr(v, "function", v) for _, v in method.settings)
+    needs = method.needs_rows, method.needs_layers, method.needs_params
+    return method.name, names, *values, needs, method.identity
+
+
+@Compiled
+def _solve(method: Method, problem: Problem, budget: Budget) -> Solution:
+    """Prune; one program serves all stages, and all methods of the same settings."""
+    return method(problem, budget)
+
+
+def _check_support(method: Method, solution: Solution, budget: Budget) -> None:
+    """Raise for a solution that keeps more than the budget, or weights off its support.
+
+    Raises:
+        ValueError: naming the method.
+    """
+    parts = _count(solution.masks, solution.weights)
+    kept, loose = (sum(map(counts.total, part)) for part in parts)
+    wanted = counts.total(budget.keep)
+    if kept > wanted:
+        raise ValueError(
+            f"method {method.name}: keeps {kept:,} entries, more than the {wanted:,} "
+            "of its budget; choose them with swapjax.select"
+        )
+    if loose:
+        raise ValueError(
+            f"method {method.name}: {loose:,} weights are not zero where masks are "
+            "False"
+        )
+
+
+@jax.jit
+def _count(masks: Leaves, weights: Leaves) -> tuple[Leaves, Leaves]:
+    """Count the entries that are kept, and the weights besides that are not zero.
+
+    In parts: those of all leaves together may be more than an int32 holds.
+    """
+    pairs = zip(masks, weights, strict=True)
+    loose = tuple(counts.partial_counts(~m & (w != 0)) for m, w in pairs)
+    return tuple(map(counts.partial_counts, masks)), loose
+
+
+_REMEDIES = {
+    "loss_fn": "look at the labels (do they count from 0?), the data and the loss",
+    "finetune": "take a smaller learning rate",
+    "recalibrate": "look at what it returns",
+}
+
+
+def _lost(rows: MatrixFreeRows, params: Params, culprit: str, stage: int) -> ValueError:
+    """Make the error for a loss that is not finite.
+
+    Args:
+        rows: the examples.
+        params: where it is not finite.
+        culprit: what made them, or loss_fn.
+        stage: its number, from 1.
+    """
+    each = losses_of_rows(rows, params)
+    bad = np.flatnonzero(~np.isfinite(each))
+    which = "the mean of its losses"
+    if bad.size:
+        which = f"{bad.size:,} of {each.size:,} rows, first row {bad[0]:,}"
+    remedy = _REMEDIES.get(culprit, "the loss must be finite for sparse weights too")
+    value = mean_loss(rows, params)
+    return ValueError(
+        f"{culprit}: the loss became {value} in stage {stage} ({which}); {remedy}"
+    )
+
+
+def _recalibrate(settings: Settings, params: Params, masks: Masks) -> Params:
+    """Let the user's function work on params, and look at what it returns.
+
+    Raises:
+        ValueError: for another tree, other shapes or dtypes, and entries that are not
+            finite, naming the leaves.
+    """
+    assert settings.recalibrate is not None
+    # A copy of the tree: it may be written into.
+    found = settings.recalibrate(jax.tree.map(lambda x: x, params))
+    trees.require_like(found, params, "recalibrate")
+    found = jax.tree.map(jnp.asarray, found)
+    trees.require_finite(trees.paths(found), jax.tree.leaves(found), "recalibrate")
+    return masking.apply_masks(found, masks)
+
+
+def _report(
+    number: int,
+    masks: Masks,
+    solution: Solution,
+    before: float,
+    after: float,
+    started: float,
+) -> Stage:
+    kept, total = masking.count(masks)
+    values = (math.nan,) if solution.objective is None else solution.objective
+    return Stage(
+        stage=number,
+        sparsity=1 - kept / total,
+        kept=kept,
+        objective=(float(values[0]), float(values[-1])),
+        loss_before=before,
+        loss=after,
+        seconds=time.perf_counter() - started,
+        status=Status(int(solution.status)),
+        iterations=int(solution.iterations),
+        details={k: float(v) for k, v in solution.details.items()},
+    )
