@@ -225,14 +225,14 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(dense, done, tm
 
 def interrupt_stage(monkeypatch, number, error=KeyboardInterrupt):
     """Press Ctrl-C while a stage is at work, or let it fail."""
-    driver = importlib.import_module("swapjax.pruning.prune")
+    driver = importlib.import_module("swapjax.pruning.stage")
     solve, calls = driver._solve, []
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **options):
         calls.append(number)
         if len(calls) == number:
             raise error
-        return solve(*arguments)
+        return solve(*arguments, **options)
 
     monkeypatch.setattr(driver, "_solve", interrupted)
 
