@@ -83,7 +83,9 @@ def test_an_iterator_that_ends_is_an_error(problem):
 
 def test_recalibration_that_fails_is_named(problem):
     broken = lambda p: jax.tree.map(lambda x: x * jnp.nan, p)  # noqa: E731
-    with pytest.raises(ValueError, match="params: NaN or infinite entries in fc1/bias"):
+    with pytest.raises(
+        ValueError, match="recalibrate: NaN or infinite entries in fc1/bias"
+    ):
         prune(problem, recalibrate=broken)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import swapjax
-from swapjax import Status, cbs, chita, obd, saliency, woodfisher
+from swapjax import Status, by_score, cbs, chita, obd, saliency, woodfisher
 
 
 def run(method, params, sparsity=0.5, scale=1.0, **options):
@@ -61,8 +61,11 @@ def test_empty_leaves_do_no_harm(method):
 
 
 def test_scores_beyond_all_numbers_are_told():
-    params = {"a": {"kernel": 1e20 * jnp.ones((16, 4))}}
-    assert run(obd(), params).history[0].status == Status.NOT_FINITE
+    params = {"a": {"kernel": jnp.ones((16, 4))}}
+    steep = by_score(
+        "steep", lambda problem: [jnp.exp(1e4 * w) for w in problem.weights]
+    )
+    assert run(steep, params).history[0].status == Status.NOT_FINITE
 
 
 @pytest.mark.parametrize(
