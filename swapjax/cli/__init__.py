@@ -31,7 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     process = arguments is None
     with ending.streams(process):
-        return ending.code_of(functools.partial(_run, words), process)
+        code = ending.code_of(functools.partial(_run, words), process)
+    if process:
+        ending.leave(code)
+    return code
 
 
 def _run(words: list[str], loaded: Callable[[], None]) -> None:

@@ -58,6 +58,16 @@ def code_of(work: Callable[[Callable[[], None]], None], process: bool) -> int:
     return 0
 
 
+def leave(code: int) -> None:
+    """Leave a process that a signal has stopped, all being said and flushed.
+
+    Libraries that were interrupted may still be at work in threads of theirs, and crash
+    while Python takes itself apart: the exit code would be that of the crash.
+    """
+    if code > 128:
+        os._exit(code)
+
+
 def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"

@@ -27,8 +27,11 @@ _LEAVES = {
     "running_mean": ("mean", "running_mean"),
     "running_var": ("var", "running_var"),
 }
-# What torch.compile and DataParallel put into names.
-_WRAPPERS = {"_orig_mod", "module"}
+# What torch.compile, DataParallel, FSDP and activation checkpoints put into names.
+_WRAPPERS = {
+    *("_orig_mod", "module"),
+    *("_fsdp_wrapped_module", "_checkpoint_wrapped_module"),
+}
 # MobileNetV1 is commonly written as one sequence of sequences.
 _SEQUENCES = {"0": "conv1", "1": "bn1", "3": "conv2", "4": "bn2"}
 _SEQUENCE = re.compile(r"^model/(\d+)/([0134])/")

@@ -169,6 +169,21 @@ print(ending.code_of(work, process=True))
     assert (done.returncode, done.stdout) == (0, f"{code}\n")
 
 
+@pytest.mark.parametrize(
+    ("code", "said"), [(143, "begun\n"), (130, "begun\n"), (2, "begun\ntaken apart\n")]
+)
+def test_a_process_that_was_stopped_is_left_before_threads_can_crash_it(code, said):
+    done = script(f"""
+import atexit
+from swapjax import cli
+
+atexit.register(print, "taken apart")
+ending.code_of = lambda *_: print("begun") or {code}
+sys.exit(cli.main())
+""")
+    assert (done.returncode, done.stdout) == (code, said)
+
+
 # Readers that leave, streams that are closed or full
 
 

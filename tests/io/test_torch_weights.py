@@ -198,7 +198,8 @@ def every_layer():
 @pytest.mark.parametrize(
     "prefix",
     ["", "module.", "_orig_mod.", "model.", "_orig_mod.module.", "module._orig_mod.",
-     "model._orig_mod.", "_orig_mod.model."],
+     "model._orig_mod.", "_orig_mod.model.",
+     "_fsdp_wrapped_module._checkpoint_wrapped_module."],
 )  # fmt: skip
 def test_wrappers_fall_off_and_one_name_alike_does_not_matter(tmp_path, prefix):
     ours, theirs = every_layer()
