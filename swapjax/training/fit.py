@@ -140,8 +140,9 @@ def fit(
     require_count("batch", batch)
     params, data = _as_arrays(params, data)
     per_epoch = steps.per_epoch(data, batch, "batch")
-    state = optimizer.init(steps.trainable(params))
-    require_settling(optimizer, state, epochs * per_epoch)
+    moved = steps.trainable(params)
+    state = optimizer.init(moved)
+    require_settling(optimizer, state, moved, epochs * per_epoch)
     sparse = is_sparse(state)
     first = masks_of(state, params) if sparse else _prunable(params)
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from swapjax.core.types import Params
@@ -16,29 +17,33 @@ from swapjax.training.state import (
 
 
 def require_settling(
-    optimizer: optax.GradientTransformation, state: Any, steps: int
+    optimizer: optax.GradientTransformation, state: Any, params: Params, steps: int
 ) -> None:
     """Raise for masks that would still change after the last update.
 
     Args:
         optimizer: any.
         state: of it, before the first step.
+        params: that it is of.
         steps: calls of ``optimizer.update`` that will be made.
 
     Raises:
         ValueError: with the updates that there will be, where a wrapper such as
             `optax.MultiSteps` makes one of several steps.
     """
-    last = last_mask_step(state) if is_sparse(state) else -1
-    if last < 0:
+    if not is_sparse(state) or last_mask_step(state) < 0:
         return
-    found = _count_updates(optimizer, state, steps)
-    updates = steps if found is None else found
-    if last > updates:
-        ends = f"training ends after {updates:,}"
-        if updates != steps:
-            ends = f"the {steps:,} steps of training make only {updates:,}"
-        raise ValueError(f"optimizer: its masks change until update {last:,}, {ends}")
+    states = find_states(state)
+    found = _count_updates(optimizer, state, params, steps)
+    for one, updates in zip(states, found or [steps] * len(states), strict=True):
+        last = last_mask_step(one)
+        if last > updates:
+            ends = f"training ends after {updates:,}"
+            if updates != steps:
+                ends = f"the {steps:,} steps of training make only {updates:,}"
+            raise ValueError(
+                f"optimizer: its masks change until update {last:,}, {ends}"
+            )
 
 
 def require_settling_of(
@@ -50,7 +55,7 @@ def require_settling_of(
     except Exception:  # training itself will say what it cannot take
         return
     if is_sparse(state):
-        require_settling(optimizer, optimizer.init(params), steps)
+        require_settling(optimizer, optimizer.init(params), params, steps)
 
 
 def tell(state: Any) -> str:
@@ -69,13 +74,14 @@ def tell_unsettled(state: Any) -> str:
     if not is_sparse(state):
         return ""
     for found in find_states(state):
-        last, count = last_mask_step(found), int(found.count)
+        # Of members of an ensemble the one that is behind.
+        last, count = last_mask_step(found), int(jnp.min(found.count))
         if count < last:
             return (
                 f"masks change until update {last:,}, but training made only {count:,} "
                 "updates of them: they are not as sparse as they should be"
             )
-        if bool(found.extras["waits"]):
+        if jnp.any(found.extras["waits"]):
             return (
                 "the last mask step still waits for gradients that are finite: masks "
                 "are not as sparse as they should be"
@@ -84,21 +90,24 @@ def tell_unsettled(state: Any) -> str:
 
 
 def _count_updates(
-    optimizer: optax.GradientTransformation, state: Any, steps: int
-) -> int | None:
-    """Count the updates that `sparse` sees of some steps, None if that depends on data.
+    optimizer: optax.GradientTransformation, state: Any, params: Params, steps: int
+) -> list[int] | None:
+    """Count the updates that each `sparse` sees of some steps, None if data decide.
 
-    Run with params without leaves, where nothing but wrappers is left to do.
+    Run with the nodes of params without leaves, where nothing but wrappers is left to
+    do; labels and masks of `optax.partition` and its like fit these nodes.
     """
     if isinstance(state, SparseState):
-        return steps
+        return [steps]
+    nodes = jax.tree.map(lambda _: None, params)
 
     def step(_: Any, state: Any) -> Any:
-        return optimizer.update({}, state, {})[1]
+        return optimizer.update(nodes, state, nodes)[1]
 
     try:
-        start = optimizer.init({})
+        start = optimizer.init(nodes)
         end = jax.jit(lambda s: jax.lax.fori_loop(0, steps, step, s))(start)
-        return min(int(found.count) for found in find_states(end))
+        counts = [int(jnp.min(found.count)) for found in find_states(end)]
     except Exception:  # whatever a wrapper makes of a tree without leaves
         return None
+    return counts if len(counts) == len(find_states(state)) else None

@@ -520,8 +520,14 @@ def test_a_second_comparison_into_the_file_is_refused(
     path = tmp_path / "runs.json"
     with exclusive(tmp_path, "it", ".runs.json.lock"):
         assert compare("--json", path) == 2
-    assert f"{path}: another run (process {os.getpid()})" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+        assert f"{path}: another run (process {os.getpid()})" in capsys.readouterr().err
+        # Whatever name it goes by.
+        (tmp_path / "linked").mkdir()
+        link = tmp_path / "linked" / "other.json"
+        link.symlink_to("../runs.json")
+        assert compare("--json", link) == 2
+        assert f"{link}: another run (process {os.getpid()})" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["linked"]
 
 
 def test_a_picture_that_fails_leaves_the_rows(

@@ -121,6 +121,42 @@ def test_masks_that_wrappers_keep_from_settling_are_refused(wrap, updates):
     assert fitted.history[-1].status == ""
 
 
+def test_each_part_of_a_network_settles_in_its_own_updates():
+    params = {"a": {"kernel": jnp.ones((6, 2))}, "b": {"kernel": jnp.ones((6, 2))}}
+    args = {"epochs": 3, "batch": 8, "key": KEY}
+    ours = functools.partial(sparse, optax.sgd(0.1), gmp(), sparsity=0.5)
+
+    def loss(params, x):
+        return regression(params["a"], x) + regression(params["b"], x)
+
+    def parts(last):
+        slow = optax.MultiSteps(ours(schedule=cubic(1, last)), 4)
+        steps = {"slow": slow.gradient_transformation(), "all": ours(schedule=late)}
+        return optax.partition(steps, {"a": "slow", "b": "all"})
+
+    late = cubic(1, 12)
+    with pytest.raises(ValueError, match="update 4, the 12 steps .* make only 3"):
+        fit(loss, params, parts(4), X, **args)
+    fitted = fit(loss, params, parts(3), X, **args)
+    assert fitted.history[-1].sparsity == 0.5
+    assert fitted.history[-1].status == ""
+
+
+def test_an_ensemble_is_fitted_as_one_network():
+    one = sparse(optax.sgd(0.1), gmp(), sparsity=0.5, schedule=cubic(1, 4))
+    both = optax.GradientTransformation(jax.vmap(one.init), jax.vmap(one.update))
+
+    def loss(params, x):
+        return jax.vmap(regression, (0, None))(params, x).mean()
+
+    params = {"kernel": jax.random.normal(KEY, (3, 6, 2))}
+    fitted = fit(loss, params, both, X, epochs=1, batch=8, key=KEY)
+    assert (fitted.params["kernel"] != 0).sum((1, 2)).tolist() == [6, 6, 6]
+    assert fitted.history[-1].status == ""
+    with pytest.raises(ValueError, match="until update 4, training ends after 2"):
+        fit(loss, params, both, X, epochs=1, batch=16, key=KEY)
+
+
 def test_a_run_that_ends_in_skipped_updates_is_told_and_kept(tmp_path):
     tx = sparse(SAFE, gmp(), sparsity=0.5, schedule=cubic(1, 12))
 
