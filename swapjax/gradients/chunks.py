@@ -179,7 +179,7 @@ class Chunk(NamedTuple):
             lead: the index into each axis of out that precedes the lanes.
         """
         part = self.chunks.in_lanes(part.astype(out.dtype))
-        # All indices must be of one dtype; loops without jit count in Python's numbers.
+        # All indices must be of one dtype; without jit, loops count in Python's own.
         zero = self.start.dtype.type(0)
         at = [jnp.asarray(i, zero.dtype) for i in lead]
         at += [zero, self.start, *[zero] * (part.ndim - 2)]

@@ -87,7 +87,8 @@ def test_the_json_has_a_line_for_every_run(compare, tmp_path):
     for row in rows:
         assert row.keys() >= COLUMNS
         assert row["nonzeros"] == round(3560 * (1 - row["sparsity"]))
-        assert (row["total"], row["status"]) == (3560, "converged")
+        assert row["total"] == 3560
+        assert row["status"] in ("converged", "not_refitted")
         assert (row["seed"], row["noise"]) == (0, None)
         assert row["seconds"] > 0
     lines = path.read_text().splitlines()[1:-1]
