@@ -15,7 +15,10 @@ from typing import Any
 
 import jax
 
-_LIMIT = 32  # programs of one body; each takes megabytes
+# Programs of one body; each takes megabytes. Those alike differ in values alone, as in
+# a sweep over a setting, which rarely comes back to one.
+_LIMIT = 32
+_ALIKE = 4
 
 
 class Reference:
@@ -54,6 +57,11 @@ class Reference:
             return owner
         return types.MethodType(self._bound, owner)
 
+    @property
+    def lasts(self) -> bool:
+        """Whether the target is compared by value, and is never gone."""
+        return self._lasts
+
     def __hash__(self) -> int:
         return self._hash
 
@@ -85,6 +93,9 @@ def _has_value(target: Any) -> bool:
 
 class Compiled:
     """A function of static things and of arrays, compiled once for each set of owners.
+
+    The programs used last are kept: 4 of those whose first owner and functions are the
+    same, 32 in all.
 
     Args:
         body: a pure function ``body(*static, *arrays)``.
@@ -120,12 +131,21 @@ class Compiled:
             self._programs.pop(key, None)
 
         key = tuple(Reference(owner, forget) for owner in owners)
-        for old in sorted(self._programs.items(), key=lambda item: item[1].used):
+        kept = sorted(self._programs.items(), key=lambda item: item[1].used)
+        alike = [old for old, _ in kept if _family(old) == _family(key)]
+        for old in alike[: max(0, len(alike) - _ALIKE + 1)]:
+            self._programs.pop(old, None)
+        for old, _ in kept:
             if len(self._programs) < _LIMIT:
                 break
-            self._programs.pop(old[0], None)
+            self._programs.pop(old, None)
         self._programs[key] = program = _Program(self._body, self._donate)
         return program
+
+
+def _family(key: tuple[Reference, ...]) -> tuple[Reference, ...]:
+    """Tell what programs have in common that differ in values alone."""
+    return (*key[:1], *(owner for owner in key[1:] if not owner.lasts))
 
 
 class _Program:

@@ -81,6 +81,27 @@ def test_the_programs_used_last_are_kept():
     assert traced == [*range(33), 0]
 
 
+def test_few_programs_that_differ_in_values_alone_are_kept():
+    traced, functions = [], [lambda: 1, lambda: 2]
+
+    @Compiled
+    def double(name, function, factor, x):
+        traced.append(factor)
+        return factor * x
+
+    def call(name, function, factors):
+        traced.clear()
+        for factor in factors:
+            double((name, function, factor), jnp.ones(()))
+        return list(traced)
+
+    assert call("mine", functions[0], range(5)) == [*range(5)]
+    assert call("mine", functions[1], range(4)) == [*range(4)]
+    assert call("other", functions[1], range(4)) == [*range(4)]
+    assert call("mine", functions[0], (4, 3, 2, 1, 0)) == [0]
+    assert call("mine", functions[1], range(4)) == []
+
+
 def _closure(model):
     return lambda p, x: model.loss(p, x)
 

@@ -303,3 +303,14 @@ def test_params_that_are_not_finite_are_named():
     bad = {**PARAMS, "fc2": {"kernel": PARAMS["fc2"]["kernel"].at[0, 0].set(jnp.nan)}}
     with pytest.raises(ValueError, match=r"params: NaN.* in fc2/kernel \(1 of 40\)"):
         lottery(TRAIN, bad, sparsity=0.5, key=KEY)
+
+
+def test_keys_and_counters_among_params_stay_as_they_are(tmp_path):
+    params = {**PARAMS, "key": jax.random.key(3), "steps": jnp.int32(5)}
+    options = {"sparsity": 0.3, "key": KEY, "checkpoint": tmp_path / "state"}
+    first, again = (lottery(TRAIN, params, **options) for _ in range(2))
+    for ticket in (first, again):
+        assert bool(ticket.params["key"] == params["key"])
+        assert int(ticket.params["steps"]) == 5
+        assert ticket.history[-1].sparsity == pytest.approx(0.3, abs=0.01)
+    assert equal(first.masks, again.masks)
