@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -100,7 +101,8 @@ def carry_out(
     """
     lock: AbstractContextManager[None] = nullcontext()
     if target is not None:
-        lock = exclusive(target.parent, str(target), f".{target.name}.lock")
+        file = Path(os.path.realpath(target))  # one file, whatever links lead to it
+        lock = exclusive(file.parent, str(target), f".{file.name}.lock")
     with lock:
         options = runs[0].options
         done = read(target, runs)

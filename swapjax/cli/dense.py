@@ -5,9 +5,10 @@ from pathlib import Path
 
 import safetensors
 
+from swapjax.core.text import printable, reason
 from swapjax.core.types import Params
 from swapjax.experiments.models import Model
-from swapjax.io import checkpoint
+from swapjax.io import checkpoint, resume
 
 NAME = "dense.safetensors"
 # Until the results of its run replace those of another.
@@ -33,13 +34,38 @@ class Dense:
         Raises:
             ValueError: for a file that cannot be read.
         """
-        for name in (NAME, _WAITING):
-            path = self.folder / name
-            if path.exists():
-                told = _metadata(path)
-                if self.origin.items() <= told.items():
-                    return path
+        for path in self._there():
+            if not self._differences(path):
+                return path
         return None
+
+    def require_own(self, state: Path) -> None:
+        """Raise for the state of a run on another network, before this one is trained.
+
+        A network is kept before the first stage of its run: where only another is
+        there, so is the state of that one's run.
+
+        Raises:
+            ValueError: naming the state, and what the other depends on.
+        """
+        there = self._there()
+        if there and state.exists() and self.find() is None:
+            resume.refuse(
+                state, f"belongs to another run ({self._differences(there[-1])})"
+            )
+
+    def _there(self) -> list[Path]:
+        """List the files of networks that are there, the latest last."""
+        paths = (self.folder / name for name in (NAME, _WAITING))
+        return [path for path in paths if path.exists()]
+
+    def _differences(self, path: Path) -> str:
+        told = _metadata(path)
+        return "; ".join(
+            f"{name} was {printable(told.get(name))}, is {value}"
+            for name, value in self.origin.items()
+            if told.get(name) != value
+        )
 
     def load(self, path: Path, model: Model) -> Params:
         """Read the network of a file that was found.
@@ -70,4 +96,6 @@ def _metadata(path: Path) -> dict[str, str]:
         with safetensors.safe_open(path, framework="numpy") as file:
             return file.metadata() or {}
     except (safetensors.SafetensorError, OSError) as e:
-        raise ValueError(f"{path}: no readable safetensors: {e}; {_ADVICE}") from None
+        raise ValueError(
+            f"{printable(path)}: no readable safetensors: {reason(e)}; {_ADVICE}"
+        ) from None

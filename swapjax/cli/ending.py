@@ -121,6 +121,14 @@ def silence(stream: Any) -> None:
             os.close(nowhere)
 
 
+class _Stopped(KeyboardInterrupt):
+    """A signal came.
+
+    Python itself remembers a bare KeyboardInterrupt that leaves the text of an exec, as
+    dataclasses are made by, and kills its process in the end whatever the exit code.
+    """
+
+
 class _Signals:
     """Signals that end a process: each raises KeyboardInterrupt.
 
@@ -175,7 +183,7 @@ class _Signals:
             os._exit(128 + number)
         if number in _WORDS:
             self.received.append(number)
-        raise KeyboardInterrupt
+        raise _Stopped
 
     def _lost(self, lost: Any, otherwise: Callable[[Any], Any]) -> None:
         """Raise once more what came while Python could not pass it on.

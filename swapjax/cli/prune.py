@@ -38,6 +38,7 @@ def prune(options: Prune) -> None:
         trained = None
         if options.checkpoint is None:
             trained = dense.Dense(options.out, inputs.origin)
+            trained.require_own(options.out / _STATE)
         setting = setup.network(options, inputs, trained)
         measured = runner.evaluate(setting, setting.params)
         console.print(

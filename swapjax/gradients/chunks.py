@@ -168,7 +168,9 @@ class Chunk(NamedTuple):
         fresh = self.fresh.reshape((1,) * (some.ndim - 1) + (-1,))
         return jnp.where(fresh, some, 0)
 
-    def write(self, out: jax.Array, part: jax.Array, *lead: jax.Array) -> jax.Array:
+    def write(
+        self, out: jax.Array, part: jax.Array, *lead: jax.Array | int
+    ) -> jax.Array:
         """Write the chunk's rows into an array [..., lanes, slots, ...].
 
         Args:
@@ -177,9 +179,9 @@ class Chunk(NamedTuple):
             lead: the index into each axis of out that precedes the lanes.
         """
         part = self.chunks.in_lanes(part.astype(out.dtype))
-        # All indices must be of one dtype.
+        # All indices must be of one dtype; without jit, loops count in Python's own.
         zero = self.start.dtype.type(0)
-        at = [i.astype(zero.dtype) for i in lead]
+        at = [jnp.asarray(i, zero.dtype) for i in lead]
         at += [zero, self.start, *[zero] * (part.ndim - 2)]
         part = part.reshape((1,) * len(lead) + part.shape)
         return jax.lax.dynamic_update_slice(out, part, at)

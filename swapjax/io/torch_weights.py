@@ -33,11 +33,16 @@ _WRAPPERS = {"_orig_mod", "module"}
 _SEQUENCES = {"0": "conv1", "1": "bn1", "3": "conv2", "4": "bn2"}
 _SEQUENCE = re.compile(r"^model/(\d+)/([0134])/")
 _COMPUTED = re.compile(r"parametrizations[./]|[./]weight_[guv]$|^weight_[guv]$")
+# Not input_conv, groupconv, conv_type.
 _TRANSPOSED = re.compile(
-    r"deconv|up_?conv|t_?conv|transpos|convt|upsampl|^up_?\d*$", re.I
+    r"deconv|(?<![a-z])(up|t|trans)_?conv|transpose|conv_?t(r|rans)?(?![a-z])|upsampl"
+    r"|^up_?\d*$",
+    re.I,
 )
 _CONVOLUTION = re.compile(r"conv|down_?sampl|shortcut", re.I)
-_AMONG_TRANSPOSED = re.compile(r"deconv|transpos|upsampl|^up|decod|generat", re.I)
+_AMONG_TRANSPOSED = re.compile(
+    r"deconv|transpos|upsampl|(?<![a-z])up|decod|generat", re.I
+)
 
 
 def rename(
@@ -259,7 +264,7 @@ def _says(name: str) -> bool | None:
     *around, layer, _ = ["", *re.split(r"[./]", name)]
     if _TRANSPOSED.search(layer):
         return True
-    if any(_AMONG_TRANSPOSED.search(part) for part in around):
+    if any(_AMONG_TRANSPOSED.search(part) for part in (*around, layer)):
         return None
     is_plain = any(_CONVOLUTION.search(part) for part in (*around[-1:], layer))
     return False if is_plain else None

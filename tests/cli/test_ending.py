@@ -157,6 +157,18 @@ sys.exit(ending.code_of(work, process=True))
     assert done.stderr == "swapjax: terminated.\n"
 
 
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_that_leaves_the_text_of_an_exec_does_not_kill_the_process(name, code):
+    done = script(f"""
+def work(loaded):
+    loaded()
+    exec("import signal\\nsignal.raise_signal(signal.{name})")
+
+print(ending.code_of(work, process=True))
+""")
+    assert (done.returncode, done.stdout) == (0, f"{code}\n")
+
+
 # Readers that leave, streams that are closed or full
 
 

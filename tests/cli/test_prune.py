@@ -225,14 +225,14 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(dense, done, tm
 
 def interrupt_stage(monkeypatch, number, error=KeyboardInterrupt):
     """Press Ctrl-C while a stage is at work, or let it fail."""
-    driver = importlib.import_module("swapjax.pruning.prune")
+    driver = importlib.import_module("swapjax.pruning.stage")
     solve, calls = driver._solve, []
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **options):
         calls.append(number)
         if len(calls) == number:
             raise error
-        return solve(*arguments)
+        return solve(*arguments, **options)
 
     monkeypatch.setattr(driver, "_solve", interrupted)
 
@@ -323,14 +323,23 @@ def test_an_interruption_of_the_training_leaves_nothing(tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_state_of_another_run_is_refused_and_kept(tmp_path, capsys):
+def test_the_state_of_another_run_is_refused_before_any_training(
+    tmp_path, capsys, monkeypatch
+):
     options = (*MAGNITUDE, "--epochs", "2")
     with pytest.MonkeyPatch.context() as patch:
         interrupt_stage(patch, 2)
         assert prune(*options, out=tmp_path) == 130
     capsys.readouterr()
-    # Another seed trains another network, which must not replace the one there.
-    for other, word in (("--samples 60", "samples"), ("--seed 1", "key")):
+
+    def untrained(*_, **__):
+        raise AssertionError("it trained first")
+
+    monkeypatch.setattr(runner, "set_up", untrained)
+    # Another seed is of another network, which is not trained for nothing.
+    for other, word in (
+        ("--samples 60", "samples"), ("--seed 1", "seed"), ("--epochs 3", "epochs")
+    ):  # fmt: skip
         before = snapshot(tmp_path)
         assert prune(*options, *other.split(), out=tmp_path) == 2
         error = capsys.readouterr().err

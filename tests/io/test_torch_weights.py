@@ -83,8 +83,9 @@ PLAIN, TURNED = SQUARE.transpose(2, 3, 1, 0), SQUARE.transpose(2, 3, 0, 1)[::-1,
 
 @pytest.mark.parametrize(
     "layer",
-    ["conv2", "layer1.0.conv1", "downsample.0", "module.Conv_0", "shortcut.0.conv"],
-)
+    ["conv2", "layer1.0.conv1", "downsample.0", "module.Conv_0", "shortcut.0.conv",
+     "input_conv", "out_conv", "groupconv", "group_conv", "firstConv", "conv_type"],
+)  # fmt: skip
 def test_a_name_may_tell_of_a_convolution(tmp_path, layer):
     path = f"{layer.removeprefix('module.').replace('.', '/')}/kernel"
     like = nest({path: np.zeros((3, 3, 4, 4))})
@@ -94,7 +95,8 @@ def test_a_name_may_tell_of_a_convolution(tmp_path, layer):
 @pytest.mark.parametrize(
     "layer",
     ["up", "up3", "dec.deconv2", "upconv1", "ConvTranspose_0", "conv_transpose2d",
-     "decoder.tconv", "Upsample", "transposed"],
+     "decoder.tconv", "Upsample", "transposed", "dec_tconv", "trans_conv", "conv_t",
+     "ConvT_2"],
 )  # fmt: skip
 def test_a_name_may_tell_of_a_transposed_one_which_is_said(tmp_path, layer):
     path = f"{layer.replace('.', '/')}/kernel"
@@ -110,7 +112,7 @@ def test_a_name_may_tell_of_a_transposed_one_which_is_said(tmp_path, layer):
 @pytest.mark.parametrize(
     "layer",
     ["features.3", "0", "net.1.layer", "up1.conv", "decoder.conv1", "generator.2",
-     "deconvs.0", "mixer"],
+     "deconvs.0", "mixer", "conv_up", "up2_conv", "decoder_conv"],
 )  # fmt: skip
 @pytest.mark.parametrize("shape", [(4, 4, 3, 3), (3, 3, 1, 1), (5, 5, 7)])
 def test_where_neither_shape_nor_name_tells_one_must_say(tmp_path, layer, shape):

@@ -58,12 +58,12 @@ def test_methods_can_be_traced_where_all_is_strict(name, x64):
         weights = target.layout.split(params)
 
         def solve(rows, weights):
-            rows = rows if name in _FREE else StoredRows(rows.store(), rows)
             whole = {"params": params, "layout": target.layout}
             layers = None
             if method.needs_layers:
                 one = jax.tree.map(lambda x: x[0], rows.data)
                 layers = _find(loss_fn, params, one, target.layout.paths)
+            rows = rows if name in _FREE else StoredRows(rows.store(), rows)
             problem = Problem(weights, weights, rows, layers=layers, **whole)
             return method(problem, target.budget)
 
@@ -92,3 +92,11 @@ def test_methods_run_under_settings_for_debugging(config):
                 batch=2, key=jax.random.key(0),
             )  # fmt: skip
             assert pruned.history[0].kept == 36
+
+
+def test_gram_matrices_of_rows_that_are_not_stored_do_without_jit():
+    params, data = network.make(), network.data(6)
+    rows = recipe(network.loss_fn, params, data, swapjax.plan(params, 0.5))
+    with jax.disable_jit():
+        found = rows.gram()
+    np.testing.assert_allclose(found, rows.gram(), rtol=1e-5)

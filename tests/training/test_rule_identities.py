@@ -145,7 +145,9 @@ class TestPlans:
     def test_within(self, name):
         rule, schedule = PLANNED[name]
         draw = np.random.default_rng(3).random
-        inside = jax.tree.map(lambda x: jnp.asarray(draw(x.shape) < 0.6), initial())
+        inside = jax.tree.map(
+            lambda x: jnp.asarray((draw(x.shape) < 0.6) | (x.ndim < 2)), initial()
+        )
         trail = run(make(rule, schedule, within=inside))
         room = sum(m.sum() for m in kernels(inside))
         for t, (_, state) in enumerate(trail):

@@ -135,7 +135,7 @@ def test_each_part_of_a_network_settles_in_its_own_updates():
         return optax.partition(steps, {"a": "slow", "b": "all"})
 
     late = cubic(1, 12)
-    with pytest.raises(ValueError, match=r"update 4, the 12 .* make only 3"):
+    with pytest.raises(ValueError, match=r"update 4, the 12 steps .* make only 3"):
         fit(loss, params, parts(4), X, **args)
     fitted = fit(loss, params, parts(3), X, **args)
     assert fitted.history[-1].sparsity == 0.5

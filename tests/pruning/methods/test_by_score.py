@@ -264,9 +264,8 @@ class TestGrasp:
         gradient = jax.grad(stored.rows.loss)
         wanted = jax.jvp(gradient, (stored.weights,), (v,))[1]
         for problem in (stored, free):
-            np.testing.assert_allclose(
-                flat(problem.rows.curve(v)), flat(wanted), rtol=1e-9, atol=1e-12
-            )
+            found = flat(problem.rows.curve(v)) * problem.rows.unit
+            np.testing.assert_allclose(found, flat(wanted), rtol=1e-9, atol=1e-12)
 
     def test_noise_and_rounded_rows_leave_the_hessian_alone(self):
         clean, _ = setting(jnp.float64, storage="matrix-free")
@@ -275,9 +274,9 @@ class TestGrasp:
             key=KEY,
         )  # fmt: skip
         rounded = dataclasses.replace(clean.rows, dtype=jnp.dtype("bfloat16"))
-        wanted = flat(clean.rows.curve(clean.weights))
+        wanted = flat(clean.rows.curve(clean.weights)) * clean.rows.unit
         for rows in (noisy.rows, rounded):
-            got = flat(rows.curve(clean.weights))
+            got = flat(rows.curve(clean.weights)) * rows.unit
             np.testing.assert_allclose(got, wanted, rtol=1e-12)
         solution = solve(grasp(), noisy, target.budget)
         assert flat(solution.masks).sum() == target.kept

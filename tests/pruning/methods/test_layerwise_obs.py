@@ -269,7 +269,8 @@ class TestStages:
             key=jax.random.key(0),
         )  # fmt: skip
         assert swapjax.density(pruned.masks) == pytest.approx(0.4)
-        assert all(s.status is Status.CONVERGED for s in pruned.history)
+        fine = Status.CONVERGED, Status.NOT_REFITTED  # the loss has the last word
+        assert all(s.status in fine for s in pruned.history)
         assert all(s.objective[1] <= s.objective[0] for s in pruned.history)
 
     def test_patterns_go_by_stages(self):
