@@ -97,7 +97,7 @@ def _count_updates(
     Run with the nodes of params without leaves, where nothing but wrappers is left to
     do; labels and masks of `optax.partition` and its like fit these nodes.
     """
-    if isinstance(state, SparseState):
+    if isinstance(state, SparseState) and len(find_states(state)) == 1:
         return [steps]
     nodes = jax.tree.map(lambda _: None, params)
 
