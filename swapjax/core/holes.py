@@ -39,9 +39,14 @@ class Matched(NamedTuple):
     extra: list[str]
 
 
+def is_masked(x: Any) -> bool:
+    """Tell whether something is what `optax.masked` puts for what it leaves out."""
+    return isinstance(x, optax.MaskedNode)
+
+
 def is_hole(x: Any) -> bool:
     """Tell whether something stands for what is left out of a tree."""
-    return x is None or x is HOLE or isinstance(x, optax.MaskedNode)
+    return x is None or x is HOLE or is_masked(x)
 
 
 def fill(tree: Any, value: Any) -> Any:
@@ -49,7 +54,7 @@ def fill(tree: Any, value: Any) -> Any:
 
     What is None stays so: params have None there, too.
     """
-    there = lambda x: x is HOLE or isinstance(x, optax.MaskedNode)  # noqa: E731
+    there = lambda x: x is HOLE or is_masked(x)  # noqa: E731
     return jax.tree.map(lambda x: value if there(x) else x, tree, is_leaf=there)
 
 
@@ -87,11 +92,7 @@ def by_path(tree: Any) -> dict[str, Any]:
         ValueError: for two leaves of one path.
     """
     marked = jax.tree.map(lambda x: HOLE if is_hole(x) else x, tree, is_leaf=is_hole)
-    names = trees.paths(marked)
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"two leaves of the tree have the path {', '.join(twice)}")
-    return dict(zip(names, jax.tree.leaves(marked), strict=True))
+    return trees.by_path(marked)
 
 
 def match(found: Mapping[str, Any], like: Any) -> Matched:

@@ -17,10 +17,9 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from swapjax.core import trees
+from swapjax.core import keys, trees
 
 # What they define is told by its name: versions are compared as such.
 _LIBRARIES = {"swapjax", "jax", "jaxlib", "optax", "numpy", "ott", "builtins"}
@@ -71,22 +70,10 @@ def digest(tree: Any) -> str:
     """Tell trees of arrays apart, by paths, dtypes, shapes and every bit."""
     result = hashlib.sha256()
     for path, leaf in zip(trees.paths(tree), jax.tree.leaves(tree), strict=True):
-        array = np.ascontiguousarray(bits(leaf))
+        array = np.ascontiguousarray(keys.bits(leaf))
         result.update(f"{path} {array.dtype} {array.shape}".encode())
         result.update(array.tobytes())
     return result.hexdigest()[:16]
-
-
-def bits(leaf: Any) -> Any:
-    """Return what a file can hold of an array: the data of a key, or itself."""
-    return jax.random.key_data(leaf) if is_key(leaf) else leaf
-
-
-def is_key(leaf: Any) -> bool:
-    """Tell whether an array holds PRNG keys."""
-    return isinstance(leaf, jax.Array) and jnp.issubdtype(
-        leaf.dtype, jax.dtypes.prng_key
-    )
 
 
 class _Teller:
@@ -157,7 +144,7 @@ class _Teller:
     def _array(self, value: Any) -> str:
         if isinstance(value, np.ndarray) and value.dtype.hasobject:
             return f"array{value.shape}{self.tell(value.tolist())}"
-        kind = f" of {jax.random.key_impl(value)}" if is_key(value) else ""
+        kind = f" of {jax.random.key_impl(value)}" if keys.is_key(value) else ""
         return f"array {digest(value)}{kind}"
 
     def _call(self, function: Any, *values: Any) -> str:

@@ -40,6 +40,21 @@ def paths(tree: Params) -> tuple[str, ...]:
     return tuple(jax.tree_util.keystr(k, simple=True, separator="/") for k in keys)
 
 
+def by_path(tree: Params) -> dict[str, Any]:
+    """List the leaves of a tree by their paths.
+
+    Raises:
+        ValueError: for two leaves of one path.
+    """
+    names = paths(tree)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(
+            f"two leaves of the tree have the path {printable(', '.join(twice))}"
+        )
+    return dict(zip(names, jax.tree.leaves(tree), strict=True))
+
+
 def _is_variable(node: Any) -> bool:
     """Whether a node is Flax's box of an array, or derived from it."""
     return any(
@@ -57,6 +72,11 @@ def align(tree: Any, reference: Params) -> Any:
     if paths(tree) != paths(reference):
         return tree
     return jax.tree.unflatten(jax.tree.structure(reference), jax.tree.leaves(tree))
+
+
+def is_trained(leaf: Any) -> bool:
+    """Tell whether a leaf of params has a gradient: integers, bools, keys have none."""
+    return bool(jnp.issubdtype(leaf.dtype, jnp.inexact))
 
 
 def cast_like(tree: Params, reference: Params) -> Params:
@@ -80,7 +100,7 @@ def require_finite(
     """
     bad = []
     for name, leaf in zip(names, leaves, strict=True):
-        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+        if not is_trained(leaf):
             continue
         if isinstance(leaf, jax.core.Tracer):
             raise ValueError(

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from swapjax.core import holes, trees
+from swapjax.core import holes, keys, trees
 from swapjax.core.given_masks import require_bool, require_true, take_masks
 from swapjax.core.text import printable, reason
 from swapjax.core.types import Masks, Params
@@ -48,7 +48,7 @@ def save_params(
     reserved = [name for name in metadata or {} if name.startswith("swapjax.")]
     if reserved:
         raise ValueError(f"metadata: {', '.join(reserved)} is a name of swapjax's own")
-    leaves = {name: _bits(leaf) for name, leaf in _by_path(params).items()}
+    leaves = {name: _bits(leaf) for name, leaf in trees.by_path(params).items()}
     tensors.write(path, leaves, metadata or {})
 
 
@@ -108,7 +108,7 @@ def fit(
     Raises:
         ValueError: as `load_params` does for arrays that do not fit.
     """
-    wanted = _by_path(like)
+    wanted = trees.by_path(like)
     shapes = {path: _shape(leaf) for path, leaf in wanted.items()}
     arrays = torch_weights.rename(
         printable(name), arrays, shapes, flattened, transposed
@@ -192,16 +192,6 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     return arrays, metadata
 
 
-def _by_path(tree: Params) -> dict[str, Any]:
-    names = trees.paths(tree)
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(
-            f"two leaves of the tree have the path {printable(', '.join(twice))}"
-        )
-    return dict(zip(names, jax.tree.leaves(tree), strict=True))
-
-
 def _match(
     path: str, arrays: Mapping[str, np.ndarray], wanted: Mapping[str, Any]
 ) -> dict[str, jax.Array]:
@@ -224,8 +214,7 @@ def _match(
             told = f"{arrays[name].dtype}, wanted {dtype}"
             wrong.append(f"{printable(name)} is of {told}")
         else:
-            array = jnp.asarray(data)
-            found[name] = _wrap(array, leaf) if _is_key(leaf) else array
+            found[name] = keys.from_bits(jnp.asarray(data), leaf)
     if wrong:
         raise ValueError(f"{printable(path)}: {'; '.join(wrong)}")
     trees.require_finite(found, found.values(), printable(path))
@@ -266,19 +255,7 @@ def _shape(leaf: Any) -> tuple[int, ...]:
 
 def _bits(leaf: Any) -> Any:
     """Return what a file holds of a leaf: the data of a key, an array of a number."""
-    if _is_key(leaf):
-        return jax.random.key_data(leaf)
-    return leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf)
-
-
-def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jnp.issubdtype(
-        leaf.dtype, jax.dtypes.prng_key
-    )
-
-
-def _wrap(data: jax.Array, like: Any) -> jax.Array:
-    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(like))
+    return keys.bits(leaf) if hasattr(leaf, "dtype") else jnp.asarray(leaf)
 
 
 def _require_names(path: str | Path, missing: list[str], extra: list[str]) -> None:

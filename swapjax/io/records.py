@@ -10,7 +10,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 import jax
 import jax.numpy as jnp
 
-from swapjax.core import identity, trees
+from swapjax.core import keys, trees
 from swapjax.core.types import Masks, Params
 from swapjax.io import resume
 from swapjax.sparsity import masks as masking
@@ -104,7 +104,7 @@ def require_masked(path: str | Path, params: Params, masks: Masks, kept: int) ->
     loose = sum(
         int(jnp.sum(~m & (p != 0), dtype=jnp.int32))
         for p, m in pairs
-        if not identity.is_key(p)
+        if not keys.is_key(p)
     )
     if loose or masking.count(masks)[0] != kept:
         resume.refuse(path, "holds params, masks and a history that do not agree")

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from swapjax.core import identity, trees
+from swapjax.core import identity, keys, trees
 from swapjax.core.checks import take_key
 from swapjax.core.text import printable
 from swapjax.core.types import Params
@@ -115,7 +115,7 @@ def save(path: str | Path, state: State, run: dict[str, str], kind: str) -> None
     for name, leaf in _named(state.trees):
         if name in arrays:
             raise ValueError(f"checkpoint: two leaves have the path {_shown(name)}")
-        arrays[name] = identity.bits(leaf)
+        arrays[name] = keys.bits(leaf)
     tensors.write(path, arrays, metadata)
 
 
@@ -229,7 +229,7 @@ def _require_arrays(
         if names:
             refuse(path, f"{what} {_list(names)}")
     for name, leaf in wanted.items():
-        bits = jax.eval_shape(jnp.asarray, identity.bits(leaf))
+        bits = jax.eval_shape(jnp.asarray, keys.bits(leaf))
         got = arrays[name]
         if (got.shape, got.dtype) != (bits.shape, bits.dtype):
             refuse(
@@ -241,14 +241,8 @@ def _require_arrays(
 
 def _parse(path: str | Path, name: str, text: str) -> Any:
     """Read what JSON wrote of a note."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(dict(pairs)) < len(pairs):
-            raise ValueError
-        return dict(pairs)
-
     try:
-        return json.loads(text, object_pairs_hook=unique)
+        return json.loads(text, object_pairs_hook=tensors.distinct)
     except (ValueError, RecursionError):
         refuse(path, f"holds what is no JSON as {_shown(name)}")
 
@@ -274,10 +268,7 @@ def _rebuild(name: str, like: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     """Rebuild a tree from the arrays of a file."""
     leaves = []
     for path, leaf in _named({name: like}):
-        bits = jnp.asarray(arrays[path])
-        if identity.is_key(leaf):
-            bits = jax.random.wrap_key_data(bits, impl=jax.random.key_impl(leaf))
-        leaves.append(bits)
+        leaves.append(keys.from_bits(jnp.asarray(arrays[path]), leaf))
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 

@@ -109,7 +109,7 @@ def read(
             pass
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length), object_pairs_hook=_distinct)
+            header = json.loads(file.read(length), object_pairs_hook=distinct)
             metadata = header.pop("__metadata__", None) or {}
             arrays = {}
             for name, told in header.items():
@@ -166,7 +166,12 @@ def _bytes(array: np.ndarray) -> memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of what JSON holds, whose names must differ.
+
+    Raises:
+        ValueError: for a name that is there twice.
+    """
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("it holds a name twice")

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from swapjax.core import identity, sharding, trees
+from swapjax.core import keys, sharding, trees
 
 
 class Source:
@@ -51,7 +51,7 @@ class Source:
             return "iterator"
         result = hashlib.sha256()
         for x in jax.tree.leaves(self._arrays):
-            array = np.ascontiguousarray(identity.bits(x))
+            array = np.ascontiguousarray(keys.bits(x))
             result.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
         return result.hexdigest()[:16]
 

@@ -9,7 +9,7 @@ import optax
 
 from swapjax.core import identity, losses, programs
 from swapjax.core.compiled import Compiled
-from swapjax.core.trees import count_examples
+from swapjax.core.trees import count_examples, is_trained
 from swapjax.core.types import LossFn, Masks, Params
 
 _STEPS_PER_CALL = 100
@@ -66,11 +66,7 @@ def trainable(params: Params) -> Params:
     and labels that a user has made of params still fit.
     """
     zero = jnp.zeros(())
-    return jax.tree.map(lambda x: x if _is_trainable(x) else zero, params)
-
-
-def _is_trainable(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jnp.inexact)
+    return jax.tree.map(lambda x: x if is_trained(x) else zero, params)
 
 
 def run(
@@ -143,7 +139,7 @@ def _run(
 
 def _fill(seen: Params, params: Params) -> Params:
     """Put what is no float back where `trainable` has taken it out."""
-    return jax.tree.map(lambda new, p: new if _is_trainable(p) else p, seen, params)
+    return jax.tree.map(lambda new, p: new if is_trained(p) else p, seen, params)
 
 
 def describe(optimizer: optax.GradientTransformation, params: Params) -> str:

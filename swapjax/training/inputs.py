@@ -10,6 +10,7 @@ import numpy as np
 
 from swapjax.core import trees
 from swapjax.core.checks import require_count, take_key
+from swapjax.core.trees import is_trained
 from swapjax.core.types import Masks, Params
 from swapjax.sparsity.schedules import Schedule
 from swapjax.training.rule import Rule
@@ -144,8 +145,3 @@ def check_gradients(gradients: Params, params: Params) -> None:
             raise ValueError(
                 f"gradients: {name} must hold floats, as params do, got {kind}"
             )
-
-
-def is_trained(leaf: Any) -> bool:
-    """Tell whether a leaf of params has a gradient: integers, bools, keys have none."""
-    return bool(jnp.issubdtype(leaf.dtype, jnp.inexact))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from swapjax.core.members import any_member
+from swapjax.core.trees import is_trained
 from swapjax.core.types import Leaves, Masks, Params
 from swapjax.training.mask_schedule import Timetable
 from swapjax.training.optimizer_state import forget
@@ -189,7 +190,7 @@ def _are_finite(gradients: Params) -> jax.Array:
 
 
 def _floats(tree: Params) -> list[jax.Array]:
-    return [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return [x for x in jax.tree.leaves(tree) if is_trained(x)]
 
 
 def _is_array(x: Any) -> bool:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from swapjax.core.holes import is_masked
 from swapjax.core.types import Masks, Params
 
 
@@ -59,10 +60,9 @@ def _owners(
     numbers = jax.tree.unflatten(treedef, range(len(leaves)))
     tree: object = treedef
     # A masked optimizer has a hole for each of the leaves it does not treat.
-    is_hole = lambda v: isinstance(v, optax.MaskedNode)  # noqa: E731
 
     def own(value: Any, number: int) -> Any:
-        if is_hole(value):
+        if is_masked(value):
             return value
         shape, wanted = jnp.shape(value), leaves[number].shape
         # A few past ones, one after the other, as those of L-BFGS.
@@ -76,7 +76,7 @@ def _owners(
             state,
             numbers,
             transform_non_params=lambda _: -1,
-            is_leaf=is_hole,
+            is_leaf=is_masked,
         )
     except (ValueError, TypeError) as e:
         raise ValueError(

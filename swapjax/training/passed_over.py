@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from swapjax.core import keys
+from swapjax.core.holes import is_masked
+from swapjax.core.trees import is_trained
 from swapjax.core.types import Params
-from swapjax.training.inputs import is_trained
 
 
 def pass_over_constants(
@@ -31,12 +33,11 @@ def pass_over_constants(
             return inner.update(gradients, state, params, **extra)
         seen, weights = _with_holes(gradients, params), _with_holes(params, params)
         updates, state = inner.update(seen, state, weights, **extra)
-        is_hole = lambda x: isinstance(x, optax.MaskedNode)  # noqa: E731
         filled = jax.tree.map(
-            lambda u, p: _nothing(p) if is_hole(u) else u,
+            lambda u, p: _nothing(p) if is_masked(u) else u,
             updates,
             params,
-            is_leaf=is_hole,
+            is_leaf=is_masked,
         )
         return filled, state
 
@@ -63,6 +64,6 @@ def _all_are_trained(params: Params) -> bool:
 
 def _nothing(param: jax.Array) -> Any:
     """Make an update that changes nothing; a key, which adds to nothing, has none."""
-    if jnp.issubdtype(param.dtype, jax.dtypes.prng_key):
+    if keys.is_key(param):
         return np.zeros(param.shape, jax.dtypes.float0)
     return jnp.zeros_like(param)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from swapjax.core import identity, trees
+from swapjax.core import identity, keys, trees
 from swapjax.core.types import LossFn, Masks, Params
 from swapjax.loops.finetune import FineTune, finetune
 from swapjax.sparsity import masks as masking
@@ -104,7 +104,7 @@ def call(
                 f"{name}: must leave {path} {old.dtype} of shape {old.shape}, got "
                 f"{new.dtype} of shape {new.shape}"
             )
-        if identity.is_key(new):  # it is no number that masks could hold at zero
+        if keys.is_key(new):  # it is no number that masks could hold at zero
             continue
         moved = int(jnp.sum(~mask & (new != 0), dtype=jnp.int32))
         if moved:

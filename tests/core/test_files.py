@@ -108,14 +108,20 @@ def test_the_next_write_removes_what_killed_ones_left_and_no_other(tmp_path):
     assert hidden(tmp_path) == []
 
 
+def leave_one(path, patch):
+    """Leave the temporary file of a write that failed, as a killed process does."""
+    patch.setattr(files, "_remove", lambda path: None)
+    with pytest.raises(RuntimeError):
+        files.write_atomically(path, fail)
+    (left,) = hidden(path.parent)
+    return left
+
+
 def test_what_another_machine_writes_stays_for_a_day(tmp_path, monkeypatch):
     path = tmp_path / "state.bin"
     with monkeypatch.context() as there:
         there.setattr(files.platform, "node", lambda: "elsewhere")
-        there.setattr(files, "_remove", lambda path: None)
-        with pytest.raises(RuntimeError):
-            files.write_atomically(path, fail)
-    (left,) = hidden(tmp_path)
+        left = leave_one(path, there)
     files.write_text(path, "new")
     assert hidden(tmp_path) == [left]
     day = 24 * 3600 + 60
@@ -132,10 +138,7 @@ def test_without_locks_only_what_is_old_goes(tmp_path, monkeypatch):
 
     monkeypatch.setattr(files.fcntl, "flock", lock)
     with monkeypatch.context() as there:
-        there.setattr(files, "_remove", lambda path: None)
-        with pytest.raises(RuntimeError):
-            files.write_atomically(path, fail)
-    (left,) = hidden(tmp_path)
+        left = leave_one(path, there)
     files.write_text(path, "new")
     assert hidden(tmp_path) == [left]
     os.utime(tmp_path / left, times=(0, 0))
