@@ -8,7 +8,7 @@ import pytest
 
 HOUSE = Path(__file__).parents[1] / "swapjax"
 FLOORS = (
-    {"core"}, {"sparsity", "loops"}, {"gradients", "io"}, {"activations"},
+    {"core"}, {"roles"}, {"sparsity", "loops"}, {"gradients", "io"}, {"activations"},
     {"pruning", "training"}, {"experiments"}, {"cli"}, {"face"},
 )  # fmt: skip
 INSIDE = ("method", "solvers", "methods", "prune")  # of pruning, from below
