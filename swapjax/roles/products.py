@@ -119,22 +119,35 @@ def through_dot(
     What was contracted is from now on told by the free axes of the other operand: where
     those meet data, so would it, had the data come first.
     """
+    contracted, batched = numbers[0][which], numbers[1][which]
+    summed = union(tuple(view.axes[i] for i in contracted))
+    axes = dot_axes(view, which, numbers, shapes, summed)
+    return _made(view, axes, summed, union(tuple(view.axes[i] for i in batched)))
+
+
+def dot_axes(
+    view: View,
+    which: int,
+    numbers: Any,
+    shapes: tuple[tuple[int, ...], ...],
+    marks: int = 0,
+) -> list[tuple[Factor, ...]]:
+    """Lay the axes of an operand of a ``dot_general`` along those of the result.
+
+    Args:
+        view: the operand.
+        which: of the operands.
+        numbers: which axes are contracted, and batched.
+        shapes: of the operands.
+        marks: given to the free axes of the other operand.
+    """
     contracted, batched = numbers
     mine = (*contracted[which], *batched[which])
     theirs = (*contracted[1 - which], *batched[1 - which])
-    summed = 0
-    for i in contracted[which]:
-        summed |= marks_of(view.axes[i])
     own = [axis for i, axis in enumerate(view.axes) if i not in mine]
-    others = [
-        ((n, summed),) for i, n in enumerate(shapes[1 - which]) if i not in theirs
-    ]
-    batch = [view.axes[i] for i in batched[which]]
+    others = [((n, marks),) for i, n in enumerate(shapes[1 - which]) if i not in theirs]
     free = [*own, *others] if which == 0 else [*others, *own]
-    marks = 0
-    for axis in batch:
-        marks |= marks_of(axis)
-    return _made(view, [*batch, *free], summed, marks)
+    return [*(view.axes[i] for i in batched[which]), *free]
 
 
 def through_convolution(

@@ -34,7 +34,7 @@ class View(NamedTuple):
         looked: the primitive that took several places of an axis, of a list of numbers
             that does not depend on data.
         soft: of a value that depends on data as well, what the leaf is said to do
-            unless the value is multiplied with data.
+            unless the value is multiplied with data; `PASSED` for outputs of a layer.
     """
 
     leaf: int
