@@ -1,13 +1,20 @@
 """Products of a leaf: what each of its axes does in them."""
 
-import math
 from typing import Any
 
 from jax.extend import core
 
 from swapjax.roles.role import Axis
 from swapjax.roles.uses import Use, matrix_use
-from swapjax.roles.views import Factor, View, marks_of, resized, union
+from swapjax.roles.views import (
+    Factor,
+    View,
+    is_repeated,
+    length,
+    marks_of,
+    resized,
+    union,
+)
 
 _ALONE = "is multiplied with weights alone"
 Words = list[Axis]  # one an axis of an operand
@@ -61,9 +68,9 @@ def used(
         _add(found, view.summed & ~view.marks(), "stack")
     _add(found, view.stack, "stack")
     _add(found, view.chosen, "expert")
-    narrow = not view.depth and any(
-        word != "expert" and not marks_of(axis) and math.prod(n for n, _ in axis) > 1
-        for axis, word in pairs
+    narrow = view.narrow or (
+        not view.depth
+        and any(word != "expert" and is_repeated(axis) for axis, word in pairs)
     )
     return matrix_use(
         view.leaf,
@@ -71,7 +78,7 @@ def used(
         found,
         narrow=narrow,
         groups=groups,
-        how=f"is used entry by entry in {how}",
+        how=f"scales inputs or outputs in {how}",
         weak=view.reduced,
     )
 
@@ -83,14 +90,15 @@ def _is_foreign(view: View, axis: tuple[Factor, ...], word: Axis) -> bool:
     was repeated for each example, or cut into heads, is what a layer without data
     made of a constant input.
     """
-    if word != "expert" or math.prod(n for n, _ in axis) == 1:
+    if word != "expert" or length(axis) == 1:
         return False
-    marks = marks_of(axis)
-    return not marks or bool(marks & ~view.batched)
+    return is_repeated(axis) or bool(marks_of(axis) & ~view.batched)
 
 
 def as_input(view: View, shape: tuple[int, ...]) -> Use:
     """Make the use of a leaf in a layer whose inputs do not depend on data."""
+    if view.narrow:
+        return Use(view.leaf, "vector", _ALONE, weak=True)
     words: list[set[Axis]] = []
     for i in range(len(shape)):
         bit = 1 << i
@@ -122,7 +130,9 @@ def through_dot(
     contracted, batched = numbers[0][which], numbers[1][which]
     summed = union(tuple(view.axes[i] for i in contracted))
     axes = dot_axes(view, which, numbers, shapes, summed)
-    return _made(view, axes, summed, union(tuple(view.axes[i] for i in batched)))
+    free = [a for i, a in enumerate(view.axes) if i not in batched]
+    batch = union(tuple(view.axes[i] for i in batched))
+    return _made(view, axes, summed, batch, any(map(is_repeated, free)))
 
 
 def dot_axes(
@@ -170,15 +180,16 @@ def through_convolution(
         axes[output[1]] = view.axes[feature]
         for place, pixel in zip(output[2:], pixels, strict=True):
             axes[place] = ((shape[place], marks_of(view.axes[pixel])),)
-    return _made(view, axes, summed, 0)
+    return _made(view, axes, summed, 0, narrow=False)
 
 
-def _made(view: View, axes: list[Any], summed: int, batched: int) -> View:
+def _made(view: View, axes: list[Any], summed: int, batched: int, narrow: bool) -> View:
     first = not view.summed
     return view._replace(
         axes=tuple(axes),
         summed=summed if first else view.summed,
         batched=view.batched | batched if first else view.batched,
+        narrow=narrow if first else view.narrow,
         depth=view.depth + 1,
     )
 
@@ -187,7 +198,8 @@ def of_convolution(eqn: core.JaxprEqn, view: View) -> tuple[Words, View, int]:
     """Tell what the axes of a kernel do, and in how many groups its outputs fall.
 
     ``vmap`` makes the kernels of several networks one, with a group for each. They are
-    told from other groups by where they lie in the leaf: before the pixels.
+    told from other groups by where they lie in the leaf: before the pixels, or nowhere
+    when each example scales the kernel.
 
     Returns:
         The words, the view without the axes that number networks, and the groups.
@@ -202,7 +214,7 @@ def of_convolution(eqn: core.JaxprEqn, view: View) -> tuple[Words, View, int]:
     chosen = 0
     while len(factors) > 1 and groups > 1:
         size, marks = factors[0]
-        if groups % size or not marks or marks >= lowest:
+        if groups % size or marks >= lowest:
             break
         chosen |= marks
         groups //= size

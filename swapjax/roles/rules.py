@@ -11,7 +11,7 @@ from swapjax.roles.moves import MOVED
 from swapjax.roles.primitives import BENT, LINEAR
 from swapjax.roles.uses import PASSED, Use
 from swapjax.roles.values import Scope, Value, fallback, shape_of, soften
-from swapjax.roles.views import View, filled, fitted, joined, marks_of
+from swapjax.roles.views import View, filled, fitted, is_repeated, joined, marks_of
 
 Rule = Callable[[core.JaxprEqn, Sequence[Value], Scope], list[Value]]
 
@@ -54,10 +54,9 @@ def _biased(value: Value, values: Iterable[Value]) -> Value:
     def has_bias(view: View) -> bool:
         others = (w for other in values for w in other.views if w.leaf != view.leaf)
         return any(
-            marks_of(mine) and not marks_of(theirs) and theirs[0][0] > 1
+            marks_of(mine) and is_repeated(theirs)
             for w in others
             for mine, theirs in zip(view.axes, w.axes, strict=True)
-            if theirs
         )
 
     views = tuple(

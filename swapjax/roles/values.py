@@ -6,7 +6,7 @@ from jax.extend import core
 
 from swapjax.roles import products
 from swapjax.roles.uses import PASSED, Use, Uses
-from swapjax.roles.views import Shape, View, marks_of
+from swapjax.roles.views import Shape, View, is_repeated
 
 
 class Value(NamedTuple):
@@ -60,11 +60,16 @@ def soften(value: Value, name: str, scope: Scope) -> Value:
             view = view._replace(soft=use)
         key = view if view.soft is PASSED else view._replace(soft=None)
         views.setdefault(key, view)
-    return Value(True, tuple(v for v in views.values() if _is_whole(v, scope)))
+    repeats = name in ("mul", "div")
+    return Value(True, tuple(v for v in views.values() if _lasts(v, repeats, scope)))
 
 
-def _is_whole(view: View, scope: Scope) -> bool:
-    """Whether a value has no entries but those of a leaf of several axes."""
+def _lasts(view: View, repeats: bool, scope: Scope) -> bool:
+    """Tell whether a value may still be the matrix of a layer.
+
+    Its leaf has several axes. What is repeated for each example may be scaled by data,
+    as the kernels of a style, but is a bias or the like where it is added.
+    """
     if view.soft is PASSED:
         return view.marks() != 0
     if view.depth or view.looked:
@@ -72,5 +77,5 @@ def _is_whole(view: View, scope: Scope) -> bool:
     sizes = scope.shapes[view.leaf]
     marks = view.marks()
     shown = [n for i, n in enumerate(sizes) if marks >> i & 1 and n > 1]
-    repeated = any(not marks_of(a) and a[0][0] > 1 for a in view.axes if a)
+    repeated = not repeats and any(map(is_repeated, view.axes))
     return len(shown) > 1 and not repeated

@@ -28,6 +28,8 @@ class View(NamedTuple):
         chosen: marks of those where data chose the place.
         summed: marks of what was contracted in the first product without data.
         batched: marks of the batch dimensions of such products.
+        narrow: whether the leaf was repeated along an axis of such a product, as the
+            scale of inputs or of outputs.
         depth: how many such products and reductions the leaf went through.
         reduced: whether a reduction was one of them.
         bent: whether something that is not linear came after such a product.
@@ -43,6 +45,7 @@ class View(NamedTuple):
     chosen: int = 0
     summed: int = 0
     batched: int = 0
+    narrow: bool = False
     depth: int = 0
     reduced: bool = False
     bent: bool = False
@@ -75,15 +78,25 @@ def union(axes: tuple[Axis, ...]) -> int:
     return marks
 
 
+def length(axis: Axis) -> int:
+    """Multiply the sizes of the factors of an axis."""
+    return math.prod(n for n, _ in axis)
+
+
+def is_repeated(axis: Axis) -> bool:
+    """Tell whether a leaf is the same all along an axis."""
+    return not marks_of(axis) and length(axis) > 1
+
+
 def resized(axis: Axis, size: int) -> Axis:
     """Take a part of an axis, or put it beside others.
 
     All but the slowest factor stay where the size is a multiple of theirs.
     """
-    if math.prod(n for n, _ in axis) == size:
+    if length(axis) == size:
         return axis
     if len(axis) > 1:
-        rest = math.prod(n for n, _ in axis[1:])
+        rest = length(axis[1:])
         if rest and size % rest == 0:
             return ((size // rest, axis[0][1]), *axis[1:])
     return ((size, marks_of(axis)),)
@@ -112,7 +125,7 @@ def spread(view: View, shape: Shape, dims: Shape) -> View:
     axes: list[Axis] = [((size, 0),) for size in shape]
     stack = view.stack
     for axis, dim in zip(view.axes, dims, strict=True):
-        if math.prod(n for n, _ in axis) == shape[dim]:
+        if length(axis) == shape[dim]:
             axes[dim] = axis
         else:
             stack |= marks_of(axis)
@@ -133,7 +146,7 @@ def reduced(view: View, dims: Shape) -> View:
 
 def reshaped(view: View, shape: Shape) -> View:
     """Move factors to the axes of another shape."""
-    old = tuple(math.prod(n for n, _ in axis) for axis in view.axes)
+    old = tuple(length(axis) for axis in view.axes)
     if 0 in old or 0 in shape:
         return view._replace(axes=tuple(((n, 0),) for n in shape))
     axes: list[Axis] = [()] * len(shape)
