@@ -22,7 +22,7 @@ def read_product(
         mine, other = operands[which], operands[1 - which]
         for view in mine.views:
             if not data:
-                made += _through(eqn, view, which, shapes, scope)
+                made += _through(eqn, view, which, other, shapes, scope)
             elif view.soft is PASSED:
                 made += outputs.onward(eqn, view, which, other, shapes, scope)
             elif view.soft is None or other.data:
@@ -37,6 +37,7 @@ def _through(
     eqn: core.JaxprEqn,
     view: View,
     which: int,
+    other: Value,
     shapes: tuple[Shape, ...],
     scope: Scope,
 ) -> list[View]:
@@ -44,7 +45,9 @@ def _through(
     name = eqn.primitive.name
     if name == "dot_general":
         numbers = eqn.params["dimension_numbers"]
-        return [products.through_dot(view, which, numbers, shapes)]
+        constant = not other.views
+        turned = products.through_dot(view, which, numbers, shapes, constant=constant)
+        return [turned]
     if name == "conv_general_dilated":
         numbers = eqn.params["dimension_numbers"]
         shape = shape_of(eqn.outvars[0])

@@ -1,5 +1,6 @@
 """Products of a leaf: what each of its axes does in them."""
 
+import math
 from typing import Any
 
 from jax.extend import core
@@ -53,19 +54,21 @@ def used(
         groups: of a convolution.
     """
     pairs = list(zip(view.axes, words, strict=True))
-    if view.summed and (view.bent or any(_is_foreign(view, *pair) for pair in pairs)):
+    foreign = any(_is_foreign(view, *pair) for pair in pairs)
+    if view.summed and not view.turned and (view.bent or foreign):
         return as_input(view, shape)
     found: list[set[Axis]] = [set() for _ in shape]
     for axis, word in pairs:
         _add(found, marks_of(axis), word)
     if view.depth and any({"input", "output"} <= words for words in found):
         return Use(view.leaf, "vector", _ALONE, weak=True)
-    if view.summed & ~view.marks():
+    lost = view.summed & ~view.marks() & ~view.stack
+    if lost:
         # Summed with no axis left to tell of it: a mean of matrices, or a vector
         # through one.
         if not {"input", "output"} <= set().union(*found):
             return as_input(view, shape)
-        _add(found, view.summed & ~view.marks(), "stack")
+        _add(found, lost, "stack")
     _add(found, view.stack, "stack")
     _add(found, view.chosen, "expert")
     narrow = view.narrow or (
@@ -120,19 +123,36 @@ def _add(found: list[set[Axis]], marks: int, word: Axis) -> None:
 
 
 def through_dot(
-    view: View, which: int, numbers: Any, shapes: tuple[tuple[int, ...], ...]
+    view: View,
+    which: int,
+    numbers: Any,
+    shapes: tuple[tuple[int, ...], ...],
+    *,
+    constant: bool,
 ) -> View:
     """Follow a leaf through a ``dot_general`` with what does not depend on data.
 
     What was contracted is from now on told by the free axes of the other operand: where
     those meet data, so would it, had the data come first.
+
+    Args:
+        view: the operand.
+        which: of the operands.
+        numbers: which axes are contracted, and batched.
+        shapes: of the operands.
+        constant: whether the other operand shows no leaf.
     """
     contracted, batched = numbers[0][which], numbers[1][which]
     summed = union(tuple(view.axes[i] for i in contracted))
     axes = dot_axes(view, which, numbers, shapes, summed)
     free = [a for i, a in enumerate(view.axes) if i not in batched]
     batch = union(tuple(view.axes[i] for i in batched))
-    return _made(view, axes, summed, batch, any(map(is_repeated, free)))
+    theirs = numbers[0][1 - which], numbers[1][1 - which]
+    sizes = shapes[1 - which]
+    over = math.prod(sizes[i] for i in theirs[0])
+    along = math.prod(n for i, n in enumerate(sizes) if i not in theirs[0] + theirs[1])
+    made = _made(view, axes, summed, batch, any(map(is_repeated, free)))
+    return made._replace(turned=view.turned and constant and over == along)
 
 
 def dot_axes(
@@ -180,11 +200,11 @@ def through_convolution(
         axes[output[1]] = view.axes[feature]
         for place, pixel in zip(output[2:], pixels, strict=True):
             axes[place] = ((shape[place], marks_of(view.axes[pixel])),)
-    return _made(view, axes, summed, 0, narrow=False)
+    return _made(view, axes, summed, 0, narrow=False)._replace(turned=False)
 
 
 def _made(view: View, axes: list[Any], summed: int, batched: int, narrow: bool) -> View:
-    first = not view.summed
+    first = not view.summed or view.turned
     return view._replace(
         axes=tuple(axes),
         summed=summed if first else view.summed,

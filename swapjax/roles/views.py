@@ -28,6 +28,7 @@ class View(NamedTuple):
         chosen: marks of those where data chose the place.
         summed: marks of what was contracted in the first product without data.
         batched: marks of the batch dimensions of such products.
+        turned: whether all such products were with square constants, as rotations are.
         narrow: whether the leaf was repeated along an axis of such a product, as the
             scale of inputs or of outputs.
         depth: how many such products and reductions the leaf went through.
@@ -45,6 +46,7 @@ class View(NamedTuple):
     chosen: int = 0
     summed: int = 0
     batched: int = 0
+    turned: bool = True
     narrow: bool = False
     depth: int = 0
     reduced: bool = False
