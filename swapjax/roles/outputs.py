@@ -123,7 +123,7 @@ def _whole(axis: Axis, sizes: Shape) -> int:
     """Return the marks of an axis that is one whole axis of the leaf, else none."""
     long = [(n, marks) for n, marks in axis if n > 1]
     if len(long) == 1:
-        ((size, marks),) = long
-        if marks.bit_count() == 1 and sizes[marks.bit_length() - 1] == size:
+        size, marks = long[0]
+        if [i for i, n in enumerate(sizes) if 1 << i == marks and n == size]:
             return marks
     return 0

@@ -58,9 +58,11 @@ def used(
     if view.summed and not view.turned and (view.bent or foreign):
         return as_input(view, shape)
     found: list[set[Axis]] = [set() for _ in shape]
-    for axis, word in pairs:
-        _add(found, marks_of(axis), word)
-    if view.depth and any({"input", "output"} <= words for words in found):
+    # An axis of one place says what it does only where no longer one does.
+    for axis, word in sorted(pairs, key=lambda pair: length(pair[0]) == 1):
+        marks = marks_of(axis)
+        _add(found, marks & ~_known(found) if length(axis) == 1 else marks, word)
+    if not view.turned and any({"input", "output"} <= words for words in found):
         return Use(view.leaf, "vector", _ALONE, weak=True)
     lost = view.summed & ~view.marks() & ~view.stack
     if lost:
@@ -114,6 +116,10 @@ def as_input(view: View, shape: tuple[int, ...]) -> Use:
             word = "expert"
         words.append({word})
     return matrix_use(view.leaf, shape, words, narrow=True, how=_ALONE, weak=True)
+
+
+def _known(found: list[set[Axis]]) -> int:
+    return sum(1 << i for i, words in enumerate(found) if words)
 
 
 def _add(found: list[set[Axis]], marks: int, word: Axis) -> None:

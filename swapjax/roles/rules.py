@@ -11,7 +11,15 @@ from swapjax.roles.moves import MOVED
 from swapjax.roles.primitives import BENT, LINEAR
 from swapjax.roles.uses import PASSED, Use
 from swapjax.roles.values import Scope, Value, fallback, shape_of, soften
-from swapjax.roles.views import View, filled, fitted, is_repeated, joined, marks_of
+from swapjax.roles.views import (
+    View,
+    filled,
+    is_repeated,
+    joined,
+    length,
+    marks_of,
+    placed,
+)
 
 Rule = Callable[[core.JaxprEqn, Sequence[Value], Scope], list[Value]]
 
@@ -89,12 +97,12 @@ def _joined_parts(
     name = eqn.primitive.name
     count = {"pad": 1, "dynamic_update_slice": 2}.get(name, len(operands))
     parts = operands[:count]
-    shown = [view for part in parts for view in part.views]
+    shown = [v for part in parts for v in part.views if all(map(length, v.axes))]
     if name == "stack":
         dim = eqn.params["axis"]
         axes = [(*v.axes[:dim], ((1, 0),), *v.axes[dim:]) for v in shown]
         shown = [v._replace(axes=a) for v, a in zip(shown, axes, strict=True)]
-    views = [fitted(view, shape) for view in shown]
+    views = [placed(view, shape) for view in shown]
     if any(value.data for value in operands):
         return [soften(Value(True, tuple(views)), name, scope)]
     return [Value(False, joined(views))]

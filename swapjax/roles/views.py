@@ -16,6 +16,8 @@ from swapjax.roles.uses import Use
 Factor = tuple[int, int]  # size, marks
 Axis = tuple[Factor, ...]
 Shape = tuple[int, ...]
+# Marks an axis that a leaf is put along beside other things: it is not repeated there.
+PLACED = 1 << 62
 
 
 class View(NamedTuple):
@@ -55,8 +57,8 @@ class View(NamedTuple):
     soft: Use | None = None
 
     def marks(self) -> int:
-        """Join the marks of all axes."""
-        return union(self.axes)
+        """Join the marks of all axes, which are axes of the leaf."""
+        return union(self.axes) & ~PLACED
 
 
 def whole(leaf: int, shape: Shape) -> View:
@@ -107,6 +109,18 @@ def resized(axis: Axis, size: int) -> Axis:
 def fitted(view: View, shape: Shape) -> View:
     """Resize every axis; see `resized`."""
     axes = tuple(resized(a, n) for a, n in zip(view.axes, shape, strict=True))
+    return view._replace(axes=axes)
+
+
+def placed(view: View, shape: Shape) -> View:
+    """Put a view beside other things, or into them."""
+
+    def put(axis: Axis, size: int) -> Axis:
+        if length(axis) == size:
+            return axis
+        return resized(axis, size) if marks_of(axis) else ((size, PLACED),)
+
+    axes = tuple(put(a, n) for a, n in zip(view.axes, shape, strict=True))
     return view._replace(axes=axes)
 
 
