@@ -14,7 +14,6 @@ from swapjax.roles.weight_names import read_weight
 
 _READERS = (read_vector, read_table, read_single, read_kernel, read_weight, read_plain)
 _EXPERT_PRICE = 0.01
-_OBLONG_PRICE = 1e-5  # Of two shared axes the stack is that which leaves squares.
 
 
 def name_roles(paths: Sequence[str], shapes: Sequence[Shape]) -> tuple[Role, ...]:
@@ -96,8 +95,7 @@ def _read_one(place: Place) -> Reading:
     for reader in _READERS:
         reading = reader(place)
         if reading is not None:
-            is_oblong = reading.role.kind == "matrix" and len(set(place.shape)) > 1
-            return reading._replace(cost=reading.cost + _OBLONG_PRICE * is_oblong)
+            return reading
     return Reading(0.0, UNKNOWN)
 
 

@@ -17,7 +17,7 @@ UNTOLD = Role("unknown", reason="has axes that its name does not tell")
 _NORM = re.compile(r"norm(?!al)|(^|_)(ln|bn|gn|rms)(_?\d+|_[a-z]+)*$", re.IGNORECASE)
 _CONVOLUTION = re.compile(r"conv|patch|(^|_)stem(_|\d|$)", re.IGNORECASE)
 _EXPERT = re.compile(r"expert|moe(?!b)", re.IGNORECASE)
-_LARGEST_WINDOW = 32
+_LARGEST_WINDOW, _LARGEST_UNNAMED = 32, 7
 
 
 class Reading(NamedTuple):
@@ -82,14 +82,18 @@ class Place:
         )
 
 
-def window_cost(window: Shape) -> float:
+def window_cost(window: Shape, is_named: bool) -> float:
     """Tell how badly sizes suit the window of a kernel: it is square and small.
 
     Or one of a row of pixels, or of a column.
+
+    Args:
+        window: the sizes.
+        is_named: whether the leaf's module has the name of a convolution.
     """
-    if len(set(window) - {1}) <= 1 and max(window, default=1) <= _LARGEST_WINDOW:
-        return FITS
-    return 1.0
+    largest = _LARGEST_WINDOW if is_named else _LARGEST_UNNAMED
+    is_square = len(set(window) - {1}) <= 1
+    return FITS if is_square and max(window, default=1) <= largest else 1.0
 
 
 def repeat(axis: Axis, times: int) -> tuple[Axis, ...]:

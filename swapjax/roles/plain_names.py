@@ -6,6 +6,7 @@ from swapjax.roles.place import (
     CONTRADICTED,
     FITS,
     LIKELY,
+    RATHER_NOT,
     UNTOLD,
     Place,
     Reading,
@@ -30,17 +31,19 @@ def read_plain(place: Place) -> Reading | None:
     found = _PLAIN.search(place.leaf)
     if found is None:
         return None
+    end = found.group(2)
+    names = (f"b{end}", f"B{end}", f"bias{end}", f"biases{end}")
+    bias = next((place.beside[name] for name in names if name in place.beside), None)
     if place.rank != 2:
         if place.rank < 2:
             return Reading(CONTRADICTED, UNTOLD)
         is_kernel = place.rank > 3 and FITS in (
-            window_cost(place.shape[2:]),
-            window_cost(place.shape[:-2]),
+            window_cost(place.shape[2:], False),
+            window_cost(place.shape[:-2], False),
         )
+        if bias is not None and len(bias) > 1:
+            return Reading(RATHER_NOT, UNTOLD)  # The stack of the bias is its own.
         return Reading(FITS if is_kernel else _UNCERTAIN, UNTOLD)
-    end = found.group(2)
-    names = (f"b{end}", f"B{end}", f"bias{end}", f"biases{end}")
-    bias = next((place.beside[name] for name in names if name in place.beside), None)
     axes: tuple[Axis, ...] = ("input", "output")
     first, last = place.shape[:1], place.shape[1:]
     cost = FITS if bias in (None, last) else CONTRADICTED

@@ -9,7 +9,7 @@ from swapjax.roles.place import Shape
 Axes = tuple[int, ...]  # the positions of stacks, of nested ones the outermost first
 
 _PRICE = 0.55
-_ELSEWHERE = 1e-6  # The first axis is preferred.
+_ELSEWHERE = 0.05  # As much dearer is another axis than the first.
 _LEADING = ((), (0,), (0, 1), (0, 1, 2))
 # A scan may stack along another axis than the first; no two nested ones do.
 _FURTHER: dict[Axes, tuple[Axes, ...]] = {

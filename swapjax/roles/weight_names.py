@@ -89,7 +89,9 @@ def _convolution(place: Place, bias: Shape | None) -> Reading:
         is_named = bool(_TRANSPOSED.search(place.module))
         what = "ConvTranspose" if is_named else "Conv"
         return Reading(FITS, _matrix(place, plain, what))
-    cost = window_cost(window) + (0.0 if place.is_of_convolution else LIKELY)
+    cost = window_cost(window, place.is_of_convolution) + (
+        0.0 if place.is_of_convolution else LIKELY
+    )
     is_back = bool(_TRANSPOSED.search(place.module)) and (
         place.is_dotted or bias is not None
     )
