@@ -17,7 +17,6 @@ UNTOLD = Role("unknown", reason="has axes that its name does not tell")
 _NORM = re.compile(r"norm(?!al)|(^|_)(ln|bn|gn|rms)(_?\d+|_[a-z]+)*$", re.IGNORECASE)
 _CONVOLUTION = re.compile(r"conv|patch|(^|_)stem(_|\d|$)", re.IGNORECASE)
 _EXPERT = re.compile(r"expert|moe(?!b)", re.IGNORECASE)
-_LARGEST_WINDOW, _LARGEST_UNNAMED = 32, 7
 
 
 class Reading(NamedTuple):
@@ -91,9 +90,9 @@ def window_cost(window: Shape, is_named: bool) -> float:
         window: the sizes.
         is_named: whether the leaf's module has the name of a convolution.
     """
-    largest = _LARGEST_WINDOW if is_named else _LARGEST_UNNAMED
+    largest, otherwise = (32, 0.3) if is_named else (7, 1.0)
     is_square = len(set(window) - {1}) <= 1
-    return FITS if is_square and max(window, default=1) <= largest else 1.0
+    return FITS if is_square and max(window, default=1) <= largest else otherwise
 
 
 def repeat(axis: Axis, times: int) -> tuple[Axis, ...]:

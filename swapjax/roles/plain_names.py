@@ -10,6 +10,8 @@ from swapjax.roles.place import (
     UNTOLD,
     Place,
     Reading,
+    Shape,
+    repeat,
     window_cost,
 )
 from swapjax.roles.role import Axis, matrix
@@ -26,7 +28,8 @@ def read_plain(place: Place) -> Reading | None:
     """Read a leaf with a name that people give to matrices; None for another.
 
     Inputs come first, as in ``x @ w``, unless a bias of a like name has the size of
-    the first axis alone. A leaf with more axes is not known.
+    the first axis alone. Of leaves with more axes only convolutions are known, whose
+    bias tells which axis is outputs.
     """
     found = _PLAIN.search(place.leaf)
     if found is None:
@@ -35,18 +38,33 @@ def read_plain(place: Place) -> Reading | None:
     names = (f"b{end}", f"B{end}", f"bias{end}", f"biases{end}")
     bias = next((place.beside[name] for name in names if name in place.beside), None)
     if place.rank != 2:
-        if place.rank < 2:
-            return Reading(CONTRADICTED, UNTOLD)
-        is_kernel = place.rank > 3 and FITS in (
-            window_cost(place.shape[2:], False),
-            window_cost(place.shape[:-2], False),
-        )
-        if bias is not None and len(bias) > 1:
-            return Reading(RATHER_NOT, UNTOLD)  # The stack of the bias is its own.
-        return Reading(FITS if is_kernel else _UNCERTAIN, UNTOLD)
+        return _several_axes(place, bias)
     axes: tuple[Axis, ...] = ("input", "output")
     first, last = place.shape[:1], place.shape[1:]
     cost = FITS if bias in (None, last) else CONTRADICTED
     if bias == first != last:
         axes, cost = ("output", "input"), LIKELY
     return Reading(cost, matrix(*axes, reason=f"called {place.leaf}"))
+
+
+def _several_axes(place: Place, bias: Shape | None) -> Reading:
+    """Read a convolution, if its window and its bias leave no doubt about it."""
+    if place.rank < 2:
+        return Reading(CONTRADICTED, UNTOLD)
+    if bias is not None and len(bias) > 1:
+        return Reading(RATHER_NOT, UNTOLD)  # The stack of the bias is its own.
+    first, last = place.shape[:1], place.shape[-1:]
+    window, ahead = place.shape[2:], place.shape[:-2]
+    is_named = place.is_of_convolution
+    looks_last, looks_first = (
+        (place.rank > 3 or is_named) and window_cost(w, is_named) == FITS
+        for w in (window, ahead)
+    )
+    reason = f"Conv, called {place.leaf}"
+    if looks_first and bias == last != first and place.rank < 6:
+        axes = (*repeat("input", len(ahead) + 1), *repeat("output", 1))
+        return Reading(LIKELY, matrix(*axes, reason=reason))
+    if looks_last and bias == first != last and place.rank < 6:
+        axes = (*repeat("output", 1), *repeat("input", len(window) + 1))
+        return Reading(LIKELY, matrix(*axes, reason=reason))
+    return Reading(FITS if looks_last or looks_first else _UNCERTAIN, UNTOLD)

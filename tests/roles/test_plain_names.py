@@ -54,6 +54,14 @@ def test_the_bias_tells_which_axis_of_a_matrix_is_outputs():
     assert words_of({"kernel": (5, 4), "bias": (5,)})["kernel"] == "oi"
 
 
+def test_the_bias_tells_a_convolution():
+    assert words_of({"c1/w": (3, 3, 8, 16), "c1/b": (16,)})["c1/w"] == "iiio"
+    assert words_of({"c1/w": (16, 8, 3, 3), "c1/b": (16,)})["c1/w"] == "oiii"
+    assert words_of({"conv/w": (3, 8, 16), "conv/b": (16,)})["conv/w"] == "iio"
+    assert words_of({"c1/w": (4, 8, 16), "c1/b": (16,)})["c1/w"] == "unknown"
+    assert words_of({"c1/w": (16, 3, 3, 16), "c1/b": (16,)})["c1/w"] == "unknown"
+
+
 def test_kernels_and_weights_of_plain_dicts():
     assert words_of({"fc/kernel": (4, 5)}) == {"fc/kernel": "io"}
     assert words_of({"kernel": (3, 3, 8, 16)}) == {"kernel": "iiio"}

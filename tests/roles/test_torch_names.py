@@ -175,12 +175,14 @@ NETWORKS = {
             "layer1.0.downsample.0.weight": (D, D, 1, 1),
             **norm("layer1.0.downsample.1"),
             "features.1.conv.0.0.weight": (WIDE, 1, 3, 3),
+            "conv_norm.0.weight": (D, 3, 41, 11), "features.2.weight": (D, 3, 3, 5),
             **linear("fc", 10, D),
         },
         {
             "conv1.weight": "oiii", "layer1.0.conv1.weight": "oiii",
             "layer1.0.downsample.0.weight": "oiii",
             "features.1.conv.0.0.weight": "oiii",
+            "conv_norm.0.weight": "oiii", "features.2.weight": "oiii",
         },
     ),
     "u-net": (
