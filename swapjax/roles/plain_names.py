@@ -17,9 +17,13 @@ from swapjax.roles.place import (
 from swapjax.roles.role import Axis, matrix
 
 _PLAIN = re.compile(
-    r"^(w|u|weights?|kernel|linear)"
+    r"^(w|u|weights?|kernel)"
     r"(_?(qkv|kv|in|out|up|down|gate|proj|head|ff|[a-z]{0,2})(_?\d+)?)$",
     re.IGNORECASE,
+)
+_LAYERS = re.compile(  # Leaves that are called as a layer is.
+    r"^((qkv|[qkvo]_proj|(in|out|up|down|gate)(_proj)?|proj|head|lm_head|router"
+    r"|linear|dense|fc)(_?\d+)?)$"
 )
 _UNCERTAIN = 0.4  # One such leaf speaks for no stack, two do.
 
@@ -32,10 +36,10 @@ def read_plain(place: Place) -> Reading | None:
     bias tells which axis is outputs.
     """
     found = _PLAIN.search(place.leaf)
-    if found is None:
+    if found is None and not _LAYERS.search(place.leaf):
         return None
-    end = found.group(2)
-    names = (f"b{end}", f"B{end}", f"bias{end}", f"biases{end}")
+    end = found.group(2) if found else f"_{place.leaf}"
+    names = (f"b{end}", f"B{end}", f"bias{end}", f"biases{end}", f"{place.leaf}_bias")
     bias = next((place.beside[name] for name in names if name in place.beside), None)
     if place.rank != 2:
         return _several_axes(place, bias)
@@ -60,11 +64,16 @@ def _several_axes(place: Place, bias: Shape | None) -> Reading:
         (place.rank > 3 or is_named) and window_cost(w, is_named) == FITS
         for w in (window, ahead)
     )
+    if "depthwise" in place.module and place.rank > 3:
+        looks_last, looks_first = place.shape[1] == 1, place.shape[-2] == 1
     reason = f"Conv, called {place.leaf}"
-    if looks_first and bias == last != first and place.rank < 6:
-        axes = (*repeat("input", len(ahead) + 1), *repeat("output", 1))
+    # A window told by the name needs no bias, if the sizes fit one order alone.
+    is_told = is_named and bias is None and looks_first != looks_last
+    is_told = is_told and "transpose" not in place.module
+    if looks_first and place.rank < 6 and (is_told or bias == last != first):
+        axes = (*repeat("input", place.rank - 1), *repeat("output", 1))
         return Reading(LIKELY, matrix(*axes, reason=reason))
-    if looks_last and bias == first != last and place.rank < 6:
-        axes = (*repeat("output", 1), *repeat("input", len(window) + 1))
+    if looks_last and place.rank < 6 and (is_told or bias == first != last):
+        axes = (*repeat("output", 1), *repeat("input", place.rank - 1))
         return Reading(LIKELY, matrix(*axes, reason=reason))
     return Reading(FITS if looks_last or looks_first else _UNCERTAIN, UNTOLD)

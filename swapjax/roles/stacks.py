@@ -78,7 +78,7 @@ def find_stacks(
         if key not in best:
             choices = []
             for axes in (*_FURTHER.get(outer, ()), outer):
-                if axes != outer and not _is_shared(module, axes, shapes):
+                if axes != outer and not _may_have(module, axes, shapes):
                     continue
                 price = _PRICE * (len(axes) - len(outer)) + _ELSEWHERE * (
                     axes not in _LEADING
@@ -104,11 +104,14 @@ def find_stacks(
     return result
 
 
-def _is_shared(module: _Module, axes: Axes, shapes: Sequence[Shape]) -> bool:
-    """Whether all leaves of a module have these axes, of one size each."""
-    sizes = set()
-    for i in module.below:
-        if without(shapes[i], axes) is None:
-            return False
-        sizes.add(tuple(shapes[i][axis] for axis in axes))
-    return len(sizes) == 1
+def _may_have(module: _Module, axes: Axes, shapes: Sequence[Shape]) -> bool:
+    """Whether all leaves of a module have these axes, of one size each.
+
+    Along another axis than the first only beside a leaf with one axis more, as norms
+    and biases are: matrices of like sizes alone share axes by chance.
+    """
+    if any(without(shapes[i], axes) is None for i in module.below):
+        return False
+    sizes = {tuple(shapes[i][axis] for axis in axes) for i in module.below}
+    has_vector = any(len(shapes[i]) == 2 for i in module.below)
+    return len(sizes) == 1 and (has_vector or axes in _LEADING)

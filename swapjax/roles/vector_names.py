@@ -48,6 +48,8 @@ def read_vector(place: Place) -> Reading | None:
     if _STATISTIC.search(name):
         return Reading(_norm_cost(place), _vector("is a running statistic"))
     if _BIAS.search(name):
+        if place.rank > 1 and f"a{name[1:]}" in place.beside:
+            return None  # Two factors are called a and b.
         # Of several axes it is one of several outputs, as heads and their entries.
         cost = FITS if place.rank == 1 else LIKELY if place.rank else _ODD
         return Reading(cost, _vector("is a bias"))

@@ -8,8 +8,9 @@ from swapjax.roles.names import name_roles
 
 @pytest.mark.parametrize(
     "name",
-    ["w", "W", "w1", "w_2", "wq", "wo", "w_in", "w_out", "W_hh", "Uz", "weights"],
-)
+    ["w", "W", "w1", "w_2", "wq", "wo", "w_in", "w_out", "W_hh", "Uz", "weights",
+     "qkv", "q_proj", "up", "down", "router", "head"],
+)  # fmt: skip
 def test_names_of_matrices(name):
     assert words_of({name: (4, 5)}) == {name: "io"}
     assert words_of({name: (2, 4, 5)}) == {name: "unknown"}
@@ -34,9 +35,7 @@ def test_names_of_tables(name):
     assert words_of({name: (9, 4)}) == {name: "table"}
 
 
-@pytest.mark.parametrize(
-    "name", ["0", "router", "theta", "x", "window", "warp", "logits"]
-)
+@pytest.mark.parametrize("name", ["0", "theta", "x", "window", "warp", "logits"])
 def test_names_that_tell_nothing(name):
     (role,) = roles_of({name: (4, 5)})
     assert (role.kind, role.axes) == ("unknown", ())
@@ -54,12 +53,23 @@ def test_the_bias_tells_which_axis_of_a_matrix_is_outputs():
     assert words_of({"kernel": (5, 4), "bias": (5,)})["kernel"] == "oi"
 
 
+def test_two_factors():
+    assert words_of({"a": (8, 4), "b": (4, 12)}) == {"a": "unknown", "b": "unknown"}
+    assert words_of({"a": (8,), "b": (4,)})["b"] == "vector"
+
+
 def test_the_bias_tells_a_convolution():
     assert words_of({"c1/w": (3, 3, 8, 16), "c1/b": (16,)})["c1/w"] == "iiio"
     assert words_of({"c1/w": (16, 8, 3, 3), "c1/b": (16,)})["c1/w"] == "oiii"
     assert words_of({"conv/w": (3, 8, 16), "conv/b": (16,)})["conv/w"] == "iio"
     assert words_of({"c1/w": (4, 8, 16), "c1/b": (16,)})["c1/w"] == "unknown"
     assert words_of({"c1/w": (16, 3, 3, 16), "c1/b": (16,)})["c1/w"] == "unknown"
+
+
+def test_a_window_told_by_its_module_fits_one_order():
+    assert words_of({"conv_transpose/w": (3, 3, 5, 8)})["conv_transpose/w"] == "unknown"
+    found = words_of({"conv/w": (3, 3, 5, 8), "depthwise/w": (8, 1, 3, 2)})
+    assert found == {"conv/w": "iiio", "depthwise/w": "oiii"}
 
 
 def test_kernels_and_weights_of_plain_dicts():

@@ -109,7 +109,7 @@ def test_experts_written_by_hand():
     }  # fmt: skip
     assert list(words_of(shapes).values()) == ["io", "eio", "eio"]
     routed = {"router": (16, 8), "wi": (8, 16, 64), "wo": (8, 64, 16)}
-    assert list(words_of(routed).values()) == ["unknown", "eio", "eio"]
+    assert list(words_of(routed).values()) == ["io", "eio", "eio"]
     stacked = {f"blocks/{path}": (12, *shape) for path, shape in shapes.items()}
     stacked["blocks/ln/scale"] = (12, 16)
     assert list(words_of(stacked).values()) == ["sio", "seio", "seio", "vector"]
@@ -235,6 +235,11 @@ def test_a_whole_network_may_be_stacked():
     }  # fmt: skip
     found = list(words_of(shapes).values())
     assert found == ["siiio", "vector", "sio", "vector", "table"]
+
+
+def test_matrices_of_like_sizes_share_axes_by_chance():
+    shapes = {"encoder/kernel": (3, 8, 8), "decoder/kernel": (3, 8, 8)}
+    assert set(words_of(shapes | {"pair": (2, 8, 8)}).values()) == {"sio", "unknown"}
 
 
 def test_lists_of_like_layers_are_no_stack():
