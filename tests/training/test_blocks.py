@@ -27,7 +27,7 @@ def network():
     keys = jax.random.split(jax.random.key(0), 2)
     return {
         "a": {"kernel": jax.random.normal(keys[0], (8, 12)), "bias": jnp.ones(12)},
-        "b": {"kernel": jax.random.normal(keys[1], (2, 12, 6))},
+        "conv": {"kernel": jax.random.normal(keys[1], (2, 12, 6))},
     }
 
 
@@ -76,7 +76,7 @@ def test_a_plan_keeps_whole_blocks(allocation, sparsity):
 
 
 def test_an_override_counts_blocks_too():
-    plan = swapjax.plan(network(), 0.5, pattern=BLOCK, overrides={"b": 0.75})
+    plan = swapjax.plan(network(), 0.5, pattern=BLOCK, overrides={"conv": 0.75})
     assert plan.keep[plan.groups[1]] == 6 * 6
     assert plan.at(0.25).keep[plan.groups[1]] % 6 == 0
 
@@ -94,7 +94,7 @@ def test_masks_are_whole_blocks_after_every_step(rule):
     def loss(params):
         hidden = jnp.tanh(jnp.linspace(-1, 1, 8) @ params["a"]["kernel"])
         out = jnp.einsum(
-            "i,kij->kj", hidden + params["a"]["bias"], params["b"]["kernel"]
+            "i,kij->kj", hidden + params["a"]["bias"], params["conv"]["kernel"]
         )
         return jnp.sum((out - 1) ** 2)
 
