@@ -70,7 +70,9 @@ def _read(place: Place, library: str, bias: Shape | None) -> Reading:
             cost, axes, what = found
             what = "Linear" if (library, what) == ("Haiku", "Dense") else what
             reason = f"{library} {what} {place.leaf}"
-            return Reading(cost, matrix(*axes, reason=reason))
+            has_pixels = what in ("Conv", "ConvTranspose")
+            pixels = tuple(range(place.rank - 2)) if has_pixels else ()
+            return Reading(cost, matrix(*axes, pixels=pixels, reason=reason))
     axes = (*repeat("stack", place.rank - 2), "input", "output")
     return Reading(RATHER_NOT, matrix(*axes, reason=f"{library} {place.leaf}"))
 

@@ -72,8 +72,10 @@ def _several_axes(place: Place, bias: Shape | None) -> Reading:
     is_told = is_told and "transpose" not in place.module
     if looks_first and place.rank < 6 and (is_told or bias == last != first):
         axes = (*repeat("input", place.rank - 1), *repeat("output", 1))
-        return Reading(LIKELY, matrix(*axes, reason=reason))
+        pixels = tuple(range(place.rank - 2))
+        return Reading(LIKELY, matrix(*axes, pixels=pixels, reason=reason))
     if looks_last and place.rank < 6 and (is_told or bias == first != last):
         axes = (*repeat("output", 1), *repeat("input", place.rank - 1))
-        return Reading(LIKELY, matrix(*axes, reason=reason))
+        pixels = tuple(range(2, place.rank))
+        return Reading(LIKELY, matrix(*axes, pixels=pixels, reason=reason))
     return Reading(FITS if looks_last or looks_first else _UNCERTAIN, UNTOLD)

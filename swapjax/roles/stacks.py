@@ -73,20 +73,22 @@ def find_stacks(
         module.leaves.append(i)
     best: dict[tuple[int, Axes], tuple[float, Axes]] = {}
 
+    def price(module: _Module, outer: Axes, axes: Axes) -> float:
+        own = _PRICE * (len(axes) - len(outer))
+        if axes not in (*_LEADING, outer):
+            own += _ELSEWHERE
+        own += sum(cost(i, axes) for i in module.leaves)
+        return own + sum(explain(m, axes) for m in module.inside.values())
+
     def explain(module: _Module, outer: Axes) -> float:
         key = (id(module), outer)
         if key not in best:
-            choices = []
-            for axes in (*_FURTHER.get(outer, ()), outer):
-                if axes != outer and not _may_have(module, axes, shapes):
-                    continue
-                price = _PRICE * (len(axes) - len(outer)) + _ELSEWHERE * (
-                    axes not in _LEADING
-                )
-                price += sum(cost(i, axes) for i in module.leaves)
-                price += sum(explain(m, axes) for m in module.inside.values())
-                choices.append((price, axes))
-            lowest = min(price for price, _ in choices)
+            choices = [(price(module, outer, outer), outer)]
+            if choices[0][0] > 0:  # Else no stack is cheaper.
+                further = _FURTHER.get(outer, ())
+                may = [axes for axes in further if _may_have(module, axes, shapes)]
+                choices = [(price(module, outer, axes), axes) for axes in may] + choices
+            lowest = min(choices)[0]
             best[key] = next(c for c in choices if c[0] <= lowest + 1e-9)
         return best[key][0]
 

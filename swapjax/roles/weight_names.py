@@ -132,4 +132,5 @@ def _experts(place: Place) -> Reading:
 
 def _matrix(place: Place, axes: tuple[Axis, ...], what: str) -> Role:
     library = "PyTorch " if place.is_dotted else ""
-    return matrix(*axes, reason=f"{library}{what} {place.leaf}")
+    pixels = tuple(range(2, place.rank))
+    return matrix(*axes, pixels=pixels, reason=f"{library}{what} {place.leaf}")

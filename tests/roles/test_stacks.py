@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 from framework_modules import IMAGE, SEQUENCE, equinox, haiku, linen
-from role_words import matrices, words_of
+from role_words import matrices, roles_of, words_of
 
 LAYERS = 12
 ATTENTION = {"query": "ioo", "key": "ioo", "value": "ioo", "out": "iio"}
@@ -202,6 +202,22 @@ def test_blocks_written_by_hand():
         "blocks/g": (12, 16), "head/w": (16, 9),
     }  # fmt: skip
     assert list(words_of(shapes).values()) == ["sio", "vector", "sio", "vector", "io"]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "pixels"),
+    [
+        ({"conv/kernel": (3, 3, 4, 8)}, (0, 1)),
+        ({"conv.weight": (8, 4, 3)}, (2,)),
+        ({"b/conv/kernel": (5, 3, 3, 4, 8), "b/conv/bias": (5, 8)}, (1, 2)),
+        ({"b/conv/kernel": (3, 5, 4, 8), "b/conv/bias": (8, 5)}, (0,)),
+        ({"c/w": (3, 3, 4, 8), "c/b": (8,)}, (0, 1)),
+        ({"experts/conv/kernel": (5, 3, 3, 4, 8), "experts/conv/bias": (5, 8)}, (1, 2)),
+        ({"query/kernel": (16, 4, 4)}, ()),
+    ],
+)
+def test_pixels(shapes, pixels):
+    assert roles_of(shapes)[0].pixels == pixels
 
 
 def test_a_stack_beside_a_head():
