@@ -107,12 +107,12 @@ def test_masks_are_whole_blocks_after_every_step(rule):
     for _ in range(8):
         params, state = step(params, state)
         masks = swapjax.masks_of(state)
-        for name in "ab":
+        for name in ("a", "conv"):
             grid = blocks_of(masks[name]["kernel"])
             assert np.all(grid.any(1) == grid.all(1))
             gone = ~np.asarray(masks[name]["kernel"])
             assert not np.any(np.asarray(params[name]["kernel"])[gone])
-    kept = sum(int(jnp.sum(masks[name]["kernel"])) for name in "ab")
+    kept = sum(int(jnp.sum(masks[name]["kernel"])) for name in ("a", "conv"))
     assert kept == plan.kept
     swapjax.check_state(state)
 
@@ -125,7 +125,7 @@ def test_pruning_by_magnitude_takes_the_blocks_with_the_largest_mean():
         key=jax.random.key(0),
     )  # fmt: skip
     masks = swapjax.masks_of(tx.init(params))
-    means = [np.abs(blocks_of(params[n]["kernel"])).mean(1) for n in "ab"]
+    means = [np.abs(blocks_of(params[n]["kernel"])).mean(1) for n in ("a", "conv")]
     limit = np.sort(np.concatenate(means))[-plan.kept // 6]
     for name, mean in zip("ab", means, strict=True):
         found = blocks_of(masks[name]["kernel"]).all(1)
