@@ -8,6 +8,7 @@ from jax.extend import core
 from swapjax.roles.role import Axis
 from swapjax.roles.uses import Use, matrix_use
 from swapjax.roles.views import (
+    PLACED,
     Factor,
     View,
     is_repeated,
@@ -218,7 +219,7 @@ def _made(view: View, axes: list[Any], summed: int, batched: int, narrow: bool) 
     first = not view.summed or view.turned
     return view._replace(
         axes=tuple(axes),
-        summed=summed if first else view.summed,
+        summed=summed & ~PLACED if first else view.summed,
         batched=view.batched | batched if first else view.batched,
         narrow=narrow if first else view.narrow,
         depth=view.depth + 1,

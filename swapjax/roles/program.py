@@ -12,12 +12,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.extend import core
 
 from swapjax.core.types import LossFn, Params
 from swapjax.roles.role import Role
 from swapjax.roles.uses import Uses
 from swapjax.roles.values import Scope, Value
-from swapjax.roles.views import whole
+from swapjax.roles.views import Shape, whole
 from swapjax.roles.walk import walk
 
 _VALUES = (
@@ -31,7 +32,9 @@ _VALUES = (
 def trace_roles(loss_fn: LossFn, params: Params, batch: Any) -> tuple[Role, ...]:
     """Tell what each leaf of params does in the program of a loss.
 
-    From shapes alone: nothing is computed, and no array is made.
+    From shapes alone: nothing is computed, and no array is made. What is not in params
+    and not in the batch is no data, unless no leaf meets the batch: then the arrays
+    that the loss closes over are.
 
     Args:
         loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch.
@@ -57,7 +60,9 @@ def trace_roles(loss_fn: LossFn, params: Params, batch: Any) -> tuple[Role, ...]
         ('vector', 'matrix', ('input', 'output'))
     """
     try:
-        program = jax.make_jaxpr(loss_fn)(params, batch)
+        # Loops are to be seen as such, whoever looks into theirs step by step.
+        with jax.disable_jit(False):
+            program = jax.make_jaxpr(loss_fn)(params, batch)
     except _VALUES as error:
         first = str(error).strip().splitlines()[0]
         raise ValueError(
@@ -67,6 +72,19 @@ def trace_roles(loss_fn: LossFn, params: Params, batch: Any) -> tuple[Role, ...]
     shapes = tuple(np.shape(leaf) for leaf in jax.tree.leaves(params))
     inputs = [Value(views=(whole(i, shape),)) for i, shape in enumerate(shapes)]
     inputs += [Value(data=True)] * len(jax.tree.leaves(batch))
+    roles = _roles(program, inputs, shapes, Value())
+    if all(role.kind == "unknown" for role in roles):
+        # The loss has its data from elsewhere than the batch.
+        roles = _roles(program, inputs, shapes, Value(data=True))
+    return roles
+
+
+def _roles(
+    program: core.ClosedJaxpr,
+    inputs: list[Value],
+    shapes: tuple[Shape, ...],
+    constant: Value,
+) -> tuple[Role, ...]:
     uses = Uses()
-    walk(program, inputs, Scope(shapes, uses))
+    walk(program, inputs, Scope(shapes, uses), constant)
     return tuple(uses.role(i) for i in range(len(shapes)))
