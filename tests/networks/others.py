@@ -172,11 +172,11 @@ def _autoencoder():
 
 def _towers():
     """Two loops of one length, one after the other, and a pair of layers by index."""
-    shapes = {"decoder": _shape(3, 8, 8), "encoder": _shape(3, 8, 8),
-              "pair": _shape(2, 8, 8)}  # fmt: skip
+    tower = {"kernel": _shape(3, 8, 8)}
+    shapes = {"decoder": tower, "encoder": tower, "pair": _shape(2, 8, 8)}
 
-    def run(h, stack):
-        return jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), h, stack)[0]
+    def run(h, p):
+        return jax.lax.scan(lambda h, p: (jnp.tanh(h @ p["kernel"]), None), h, p)[0]
 
     def forward(p, x):
         x = run(run(x, p["encoder"]), p["decoder"])
@@ -274,7 +274,7 @@ ROWS = (
         "towers",
         _towers,
         {name: matrix("stack", "input", "output")
-         for name in ("decoder", "encoder", "pair")},
+         for name in ("decoder/kernel", "encoder/kernel", "pair")},
         (at("decoder"), at("encoder"), at("pair")),
     ),
     Network(
