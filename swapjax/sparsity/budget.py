@@ -130,7 +130,8 @@ def count_by_group(masks: Leaves, budget: Budget) -> jax.Array:
 
 def _require_countable(scores: Leaves, budget: Budget, free: tuple[int, ...]) -> None:
     """Raise for a group with more entries than an int32 counts."""
-    layers, parts = budget.layers, {}
+    layers = budget.layers
+    parts: dict[int, list[tuple[int, ...]]] = {}
     for leaf in free:
         for n in layers.numbers[leaf]:
             shape = layers.layer_shape(leaf, scores[leaf].shape)

@@ -7,7 +7,7 @@ by layer, as counts do, is worked out for all slices of a leaf at once.
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -136,6 +136,26 @@ class Stacking:
         if np.array_equal(order, np.arange(len(order))):
             return flat
         return flat[np.argsort(order)]
+
+    def draw(
+        self,
+        leaf: int,
+        shape: Shape,
+        draw: Callable[[Any, Shape], jax.Array],
+    ) -> jax.Array:
+        """Draw for each layer of a leaf what it would be given as a leaf of its own.
+
+        Args:
+            leaf: its number.
+            shape: of the leaf.
+            draw: ``(number of the layer, shape of the layer) -> array``.
+        """
+        one, numbers = self.layer_shape(leaf, shape), self.numbers[leaf]
+        if not self.axes[leaf]:
+            return draw(numbers[0], one)
+        # One after the other: not all generators draw the same under vmap.
+        each = jax.lax.map(lambda n: draw(n, one), np.asarray(numbers, np.int32))
+        return self.whole(leaf, each, shape)
 
     def slices(self, leaf: int, x: jax.Array) -> jax.Array:
         """Lay the layers of a leaf out along a first axis, [layers, ...]."""

@@ -8,7 +8,7 @@ counts only. Groups with counts of their own are searched at once, each with a t
 of its own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -126,6 +126,21 @@ def common_keys(leaves: Leaves) -> Leaves:
     if len({key.dtype for key in keys}) > 1:
         keys = tuple(sort_keys(leaf.astype(jnp.float64)) for leaf in leaves)
     return keys
+
+
+def common_width(keys: Iterable[jax.Array]) -> Leaves:
+    """Give unsigned integers the width of the widest of them, in the same order."""
+    found = tuple(keys)
+    widest = max((key.dtype for key in found), key=lambda dtype: dtype.itemsize)
+    return tuple(_widen(key, widest) for key in found)
+
+
+def _widen(key: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    if key.dtype == dtype:
+        return key
+    # The greatest stays the greatest.
+    greatest = key == ~jnp.zeros((), key.dtype)
+    return jnp.where(greatest, ~jnp.zeros((), dtype), key.astype(dtype))
 
 
 def _largest(
