@@ -23,37 +23,8 @@ from swapjax.core import trees
 from swapjax.core.checks import require_count
 from swapjax.core.compiled import Compiled
 from swapjax.core.types import Leaves, LossFn, Params
+from swapjax.roles.primitives import CALLS, MOVES, SAME
 
-# Equations that call another program, and the parameter that holds it. All are entered:
-# their rules for derivatives do not matter here.
-_CALLS = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-    "checkpoint": "jaxpr",
-    "remat2": "jaxpr",
-}
-# Equations that keep every entry in its place, and those that rearrange entries.
-_SAME = {
-    "convert_element_type",
-    "copy",
-    "copy_p",
-    "name",
-    "reduce_precision",
-    "sharding_constraint",
-    "stop_gradient",
-}
-_MOVES = {
-    "broadcast_in_dim",
-    "expand_dims",
-    "reshape",
-    "rev",
-    "squeeze",
-    "transpose",
-}
 _LOOPS = {"scan", "while", "cond"}
 
 
@@ -242,8 +213,8 @@ def _evaluate(
 ) -> list[_Value]:
     """Evaluate one equation."""
     name = eqn.primitive.name
-    if name in _CALLS:
-        inner = eqn.params[_CALLS[name]]
+    if name in CALLS:
+        inner = eqn.params[CALLS[name]]
         closed = isinstance(inner, core.ClosedJaxpr)
         program, consts = (inner.jaxpr, inner.consts) if closed else (inner, ())
         return _walk(program, consts, operands, products, paths)
@@ -259,9 +230,9 @@ def _evaluate(
     if len(arrays) > 1:
         _product(eqn, operands, paths[view.leaf])  # says that it is none
     (array,) = arrays
-    if name in _SAME:
+    if name in SAME:
         return [_Value(array, data, view)]
-    if name in _MOVES and array.size == math.prod(view.shape):
+    if name in MOVES and array.size == math.prod(view.shape):
         return [_Value(array, data, view._replace(moves=(*view.moves, eqn)))]
     products.append(_product(eqn, operands, paths[view.leaf]))
     return [_Value(array, data)]

@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Sequence
 
 from swapjax.roles.role import Role
+from swapjax.sparsity.allocation import some
 from swapjax.sparsity.layout import Layout
 
 _WIDTH = 100
@@ -83,12 +84,12 @@ def _told_by(roles: Sequence[Role]) -> str:
 
 
 def _reasons(left_out: Sequence[tuple[str, str]]) -> list[str]:
-    """List what is left out, by reason."""
+    """List what is left out, by reason, a few of each."""
     found: dict[str, list[str]] = {}
     for path, reason in left_out:
         found.setdefault(reason, []).append(path or "the array")
     return [
-        f"left out, {reason or 'is no matrix'}: {', '.join(paths)}"
+        f"left out, {reason or 'is no matrix'}: {some(paths)}"
         for reason, paths in found.items()
     ]
 
