@@ -117,11 +117,11 @@ def _hk():
     data = _data()
 
     def forward(x):
-        x = jax.nn.relu(hk.Conv2D(12, 3, name="plain")(x))
-        x = hk.Conv2D(8, (2, 3), feature_group_count=2, name="grouped")(x)
-        x = hk.DepthwiseConv2D(1, (3, 2), 2, name="depthwise")(jax.nn.relu(x))
+        x = jax.nn.relu(hk.Conv2D(12, 3)(x))
+        x = hk.Conv2D(8, (2, 3), feature_group_count=2)(x)
+        x = hk.DepthwiseConv2D(1, (3, 2), 2)(jax.nn.relu(x))
         x = jax.nn.relu(hk.GroupNorm(2, name="norm")(x))
-        x = hk.Conv2DTranspose(5, 2, 2, name="transposed")(x)
+        x = hk.Conv2DTranspose(5, 2, 2)(x)
         return hk.Linear(OUTPUTS, name="head")(jax.nn.relu(x).mean((1, 2)))
 
     network = hk.without_apply_rng(hk.transform(forward))
@@ -225,11 +225,11 @@ ROWS = (
         "haiku convolutions",
         _hk,
         under("norm", {"offset": VECTOR, "scale": VECTOR})
-        | {f"{name}/b": VECTOR for name in ("plain", "grouped", "depthwise",
-                                            "transposed", "head")}
-        | {"plain/w": HWIO(), "grouped/w": HWIO(groups=2),
-           "depthwise/w": HWIO(groups=8), "head/w": DENSE,
-           "transposed/w": matrix("input", "input", "output", "input")},
+        | {f"{name}/b": VECTOR for name in ("conv2_d", "conv2_d_1", "head",
+                                            "depthwise_conv2_d", "conv2_d_transpose")}
+        | {"conv2_d/w": HWIO(), "conv2_d_1/w": HWIO(groups=2), "head/w": DENSE,
+           "depthwise_conv2_d/w": HWIO(groups=8),
+           "conv2_d_transpose/w": matrix("input", "input", "output", "input")},
     ),
     Network(
         "linen convolutions, scanned",
@@ -249,6 +249,7 @@ ROWS = (
          "bn.weight": VECTOR, "conv1.weight": OIHW(), "conv2.bias": VECTOR,
          "conv2.weight": OIHW(groups=3), "fc.bias": VECTOR, "fc.weight": TORCH,
          "up.weight": matrix("input", "output", "input", "input")},
-        unnamed=("up.weight",),
+        # No name tells a transposed kernel.
+        named={"up.weight": OIHW()},
     ),
 )  # fmt: skip

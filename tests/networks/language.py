@@ -226,5 +226,5 @@ ROWS = (
         (Stack(_get, _put),),
         loop=functools.partial(_llama_loss, _llama_loop),
     ),
-    Network("gpt, tied", _gpt, _gpt_roles()),
+    Network("gpt, tied", _gpt, _gpt_roles(), named={"wte.weight": TABLE}),
 )

@@ -25,6 +25,8 @@ EXPERTS, WIDTH, HIDDEN, LENGTH, LAYERS = 3, 8, 12, 5, 2
 CAPACITY = 4
 
 EXPERT = matrix("expert", "input", "output")
+# Where all experts read the same, their first products are one.
+AS_ONE = matrix("output", "input", "output")
 ROLES = {"experts/down": EXPERT, "experts/up": EXPERT, "router": DENSE}
 
 
@@ -143,6 +145,8 @@ ROWS = (
         functools.partial(_plain, _dense),
         ROLES,
         (at("experts"),),
+        shown={"experts/up": AS_ONE},
+        named=None,
     ),
     Network(
         "mixture, best expert",
@@ -150,9 +154,15 @@ ROWS = (
         ROLES,
         (at("experts"),),
         loop=functools.partial(_loss, _top1_loop),
+        named=None,
     ),
     Network(
-        "mixture, vmapped", functools.partial(_plain, _vmapped), ROLES, (at("experts"),)
+        "mixture, vmapped",
+        functools.partial(_plain, _vmapped),
+        ROLES,
+        (at("experts"),),
+        shown={"experts/up": AS_ONE},
+        named=None,
     ),
     Network(
         "mixture, scanned",
@@ -160,11 +170,13 @@ ROWS = (
         under("blocks", stacked(ROLES)),
         (at("blocks"), *(at("blocks", i, "experts") for i in range(LAYERS))),
         loop=functools.partial(_loss, _scan_loop),
+        named=None,
     ),
     Network(
         "linen mixture, vmapped",
         _linen,
         under("experts", _experts()) | {"router/kernel": DENSE, "router/bias": VECTOR},
         (at("experts"),),
+        shown={"experts/up/kernel": AS_ONE},
     ),
 )

@@ -78,13 +78,19 @@ def _perceiver():
 
 def _lora(merged):
     """Low-rank matrices beside a kernel; merged, they are added to it first."""
-    shapes = {"a": _shape(8, 4), "b": _shape(4, 12), "head": _shape(12, 2),
+    shapes = {"lora_a": _shape(8, 4), "lora_b": _shape(4, 12), "head": _shape(12, 2),
               "kernel": _shape(8, 12)}  # fmt: skip
 
     def forward(p, x):
         if merged:
-            return jnp.tanh(x @ (p["kernel"] + 0.5 * p["a"] @ p["b"])) @ p["head"]
-        return jnp.tanh(x @ p["kernel"] + 0.5 * (x @ p["a"]) @ p["b"]) @ p["head"]
+            return (
+                jnp.tanh(x @ (p["kernel"] + 0.5 * p["lora_a"] @ p["lora_b"]))
+                @ p["head"]
+            )
+        return (
+            jnp.tanh(x @ p["kernel"] + 0.5 * (x @ p["lora_a"]) @ p["lora_b"])
+            @ p["head"]
+        )
 
     x = numbers(8)
     return _fitted(shapes, forward, x, x[:, :2])
@@ -229,6 +235,8 @@ def _nested():
     return _fitted(shapes, forward, x, x[:, :2])
 
 
+PLACES = {"cls": UNKNOWN, "places": UNKNOWN}
+
 ROWS = (
     Network(
         "mixer",
@@ -237,24 +245,31 @@ ROWS = (
             "channels": DENSE, "norm": VECTOR, "tokens_down": DENSE,
             "tokens_up": DENSE})),
         (at("blocks"),),
+        named=None,
     ),
     Network(
         "perceiver",
         _perceiver,
         {"cross/k": DENSE, "cross/q": DENSE, "cross/v": DENSE, "head": DENSE,
          "latents": UNKNOWN, "mix": DENSE},
+        # The queries are the same for all examples: what meets data is their entries.
+        shown={"cross/q": TORCH},
+        named=None,
     ),
     Network(
         "low rank",
         functools.partial(_lora, False),
-        {"a": DENSE, "b": DENSE, "head": DENSE, "kernel": DENSE},
+        {"head": DENSE, "kernel": DENSE, "lora_a": DENSE, "lora_b": DENSE},
+        named=None,
     ),
     Network(
         "low rank, merged",
         functools.partial(_lora, True),
-        {"a": DENSE, "b": DENSE, "head": DENSE, "kernel": DENSE},
+        {"head": DENSE, "kernel": DENSE, "lora_a": DENSE, "lora_b": DENSE},
+        named=None,
     ),
-    Network("weight norm", _weight_norm, {"g": VECTOR, "head": DENSE, "v": DENSE}),
+    Network("weight norm", _weight_norm, {"g": VECTOR, "head": DENSE, "v": DENSE},
+            named=None),
     Network(
         "equinox weight norm",
         _eqx_normed,
@@ -265,17 +280,23 @@ ROWS = (
         "patches by convolution",
         functools.partial(_patches, True),
         _patch_roles(matrix("input", "input", "input", "output")),
+        named=PLACES,
     ),
     Network(
-        "patches by product", functools.partial(_patches, False), _patch_roles(DENSE)
+        "patches by product",
+        functools.partial(_patches, False),
+        _patch_roles(DENSE),
+        named=PLACES,
     ),
-    Network("autoencoder, tied", _autoencoder, {"bias": VECTOR, "kernel": UNKNOWN}),
+    Network("autoencoder, tied", _autoencoder, {"bias": VECTOR, "kernel": UNKNOWN},
+            named={"kernel": DENSE}),
     Network(
         "towers",
         _towers,
         {name: matrix("stack", "input", "output")
          for name in ("decoder/kernel", "encoder/kernel", "pair")},
         (at("decoder"), at("encoder"), at("pair")),
+        named={"pair": UNKNOWN},
     ),
     Network(
         "branches",
@@ -283,11 +304,13 @@ ROWS = (
         {"cond": matrix("stack", "input", "output"), "custom": DENSE, "loop": DENSE,
          "scaled": DENSE},
         (at("cond"),),
+        named=None,
     ),
     Network(
         "loop in a loop",
         _nested,
         {"head": DENSE, "stages": matrix("stack", "stack", "input", "output")},
         (at("stages"), *(at("stages", i) for i in range(2))),
+        named=None,
     ),
 )  # fmt: skip

@@ -284,6 +284,7 @@ ROWS = (
         "plain gru",
         _plain_gru_setup,
         {"gru/b": VECTOR, "gru/w_hh": DENSE, "gru/w_ih": DENSE, "head": DENSE},
+        named=None,
     ),
     Network(
         "plain lstms in layers",
@@ -291,5 +292,6 @@ ROWS = (
         {"head": DENSE} | under("lstm", stacked({"b": VECTOR, "w": DENSE})),
         (at("lstm"),),
         loop=functools.partial(_deep, _one_by_one),
+        named=None,
     ),
 )

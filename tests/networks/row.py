@@ -85,17 +85,21 @@ class Network:
         build: makes it.
         roles: of all leaves, written down by hand.
         stacks: what comes apart into layers, from the outermost.
-        unnamed: leaves that neither name nor framework tell.
         loop: of networks with stacks, the loss of the one with separate leaves, as a
             program of its own; None where the leaves are only joined.
+        shown: what the program shows of a leaf where that is another role, and right
+            as well.
+        named: what names tell of a leaf where that is another role; None for a
+            network whose names no framework gives, and which may tell nothing.
     """
 
     name: str
     build: Callable[[], Setup]
     roles: Mapping[str, Role]
     stacks: tuple[Stack, ...] = ()
-    unnamed: tuple[str, ...] = ()
     loop: Callable[[Any, Any], jax.Array] | None = None
+    shown: Mapping[str, Role] = dataclasses.field(default_factory=dict)
+    named: Mapping[str, Role] | None = dataclasses.field(default_factory=dict)
 
     def make(self) -> Setup:
         """Make it, once."""
@@ -133,25 +137,42 @@ class Network:
 
         In the order of the separate network.
         """
+        kinds = {path: role.kind for path, role in self.roles.items()}
+        return {
+            name: path
+            for name, path in self._apart().items()
+            if kinds[name.split("[")[0]] == "matrix"
+        }
+
+    def separate_roles(self) -> dict[str, Role]:
+        """The roles of the leaves of the separate network."""
+        found = {}
+        for path, name in ((v, k) for k, v in self._apart().items()):
+            role = self.roles[name.split("[")[0]]
+            axes = tuple(w for w in role.axes if w not in ("stack", "expert"))
+            found[path] = dataclasses.replace(role, axes=axes)
+        return found
+
+    def _apart(self) -> dict[str, str]:
+        """The name of each layer, and its path in the separate network."""
         params = self.make().params
         numbered, names = [], []
         for path, leaf in zip(
             trees.paths(params), jax.tree.leaves(params), strict=True
         ):
-            stack = self.roles[path].stack
-            places = list(itertools.product(*(range(leaf.shape[i]) for i in stack)))
+            role = self.roles[path]
+            # A vector comes apart along all its axes, as the stack's is not known.
+            stack = role.stack if role.kind == "matrix" else range(leaf.ndim)
+            sides = [range(leaf.shape[i]) for i in stack]
+            places = list(itertools.product(*sides))
             shape = [n if i in stack else 1 for i, n in enumerate(leaf.shape)]
             first = np.arange(len(places)).reshape(shape) + len(names)
             numbered.append(np.broadcast_to(first, leaf.shape))
-            names += [
-                path + (str(list(p)).replace(" ", "") if p else "") for p in places
-            ]
+            inside = [",".join(map(str, place)) for place in places]
+            names += [f"{path}[{place}]" if place else path for place in inside]
         apart = self.split(jax.tree.unflatten(jax.tree.structure(params), numbered))
-        found = {}
-        for path, leaf in zip(trees.paths(apart), jax.tree.leaves(apart), strict=True):
-            if self.roles[names[leaf.flat[0]].split("[")[0]].kind == "matrix":
-                found[names[leaf.flat[0]]] = path
-        return found
+        leaves = zip(trees.paths(apart), jax.tree.leaves(apart), strict=True)
+        return {names[leaf.flat[0]]: path for path, leaf in leaves}
 
 
 @functools.cache

@@ -419,6 +419,7 @@ def _plain_stack(name, run):
         PLAIN_ENDS | under("blocks", stacked(PLAIN_BLOCK)),
         (at("blocks"),),
         loop=functools.partial(_plain_loss, _loop),
+        named=None,
     )
 
 
@@ -439,6 +440,8 @@ ROWS = (
         _ensemble,
         under("members", stacked(FLAX_DENSE)) | under("head", FLAX_DENSE),
         (at("members"),),
+        # One product of the same inputs with all members side by side.
+        shown={"members/kernel": matrix("output", "input", "output")},
     ),
     Network(
         "nnx scan",
@@ -477,5 +480,6 @@ ROWS = (
         "plain list",
         functools.partial(_plain, _loop, ()),
         PLAIN_ENDS | _listed(PLAIN_BLOCK),
+        named=None,
     ),
 )
