@@ -27,8 +27,8 @@ from swapjax.roles.role import matrix
 
 PIXELS, COLOURS, OUTPUTS = 6, 4, 3
 
-HWIO = functools.partial(matrix, "input", "input", "input", "output")
-OIHW = functools.partial(matrix, "output", "input", "input", "input")
+HWIO = functools.partial(matrix, "input", "input", "input", "output", pixels=(0, 1))
+OIHW = functools.partial(matrix, "output", "input", "input", "input", pixels=(2, 3))
 
 
 def _data(first=False):
@@ -229,7 +229,7 @@ ROWS = (
                                             "depthwise_conv2_d", "conv2_d_transpose")}
         | {"conv2_d/w": HWIO(), "conv2_d_1/w": HWIO(groups=2), "head/w": DENSE,
            "depthwise_conv2_d/w": HWIO(groups=8),
-           "conv2_d_transpose/w": matrix("input", "input", "output", "input")},
+           "conv2_d_transpose/w": matrix("input", "input", "output", "input", pixels=(0, 1))},
     ),
     Network(
         "linen convolutions, scanned",
@@ -248,7 +248,7 @@ ROWS = (
         {"bn.bias": VECTOR, "bn.running_mean": VECTOR, "bn.running_var": VECTOR,
          "bn.weight": VECTOR, "conv1.weight": OIHW(), "conv2.bias": VECTOR,
          "conv2.weight": OIHW(groups=3), "fc.bias": VECTOR, "fc.weight": TORCH,
-         "up.weight": matrix("input", "output", "input", "input")},
+         "up.weight": matrix("input", "output", "input", "input", pixels=(2, 3))},
         # No name tells a transposed kernel.
         named={"up.weight": OIHW()},
     ),

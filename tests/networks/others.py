@@ -279,7 +279,7 @@ ROWS = (
     Network(
         "patches by convolution",
         functools.partial(_patches, True),
-        _patch_roles(matrix("input", "input", "input", "output")),
+        _patch_roles(matrix("input", "input", "input", "output", pixels=(0, 1))),
         named=PLACES,
     ),
     Network(

@@ -149,8 +149,10 @@ class Network:
         found = {}
         for path, name in ((v, k) for k, v in self._apart().items()):
             role = self.roles[name.split("[")[0]]
-            axes = tuple(w for w in role.axes if w not in ("stack", "expert"))
-            found[path] = dataclasses.replace(role, axes=axes)
+            left = [i for i in range(len(role.axes)) if i not in role.stack]
+            axes = tuple(role.axes[i] for i in left)
+            pixels = tuple(left.index(i) for i in role.pixels)
+            found[path] = dataclasses.replace(role, axes=axes, pixels=pixels)
         return found
 
     def _apart(self) -> dict[str, str]:
@@ -219,7 +221,9 @@ def stacked(roles, axis=0):
     """The roles of leaves stacked along an axis."""
     return {
         path: dataclasses.replace(
-            role, axes=(*role.axes[:axis], "stack", *role.axes[axis:])
+            role,
+            axes=(*role.axes[:axis], "stack", *role.axes[axis:]),
+            pixels=tuple(i + (i >= axis) for i in role.pixels),
         )
         if role.kind == "matrix"
         else role

@@ -23,6 +23,11 @@ def by_path(params, roles):
     return dict(zip(trees.paths(params), roles, strict=True))
 
 
+def pixels_of(roles):
+    """What equality of roles leaves out: which inputs are pixels."""
+    return {path: role.pixels for path, role in roles.items() if role.pixels}
+
+
 def shapes_of(params):
     return tuple(tuple(leaf.shape) for leaf in jax.tree.leaves(params))
 
@@ -33,6 +38,7 @@ def test_the_program_tells_roles(name):
     params, loss_fn, data = row.make()
     found = by_path(params, trace_roles(loss_fn, params, data))
     assert found == {**row.roles, **row.shown}
+    assert pixels_of(found) == pixels_of(row.roles)
     # Shapes are all that is looked at, of any number of examples.
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), data)
@@ -45,6 +51,7 @@ def test_the_program_tells_roles_of_leaves_that_are_stacked_first(name):
     params, loss_fn, data = row.unstacked()
     found = by_path(params, trace_roles(loss_fn, params, data))
     assert found == row.separate_roles()
+    assert pixels_of(found) == pixels_of(row.separate_roles())
 
 
 @pytest.mark.parametrize("name", LOOPED)
@@ -72,6 +79,7 @@ def test_names_tell_roles(name):
             continue
         # No name tells groups.
         wanted = (row.named or {}).get(path, row.roles[path])
+        assert role.pixels == wanted.pixels, path
         assert (path, dataclasses.replace(role, groups=1)) == (
             path,
             dataclasses.replace(wanted, groups=1),
