@@ -25,8 +25,6 @@ EXPERTS, WIDTH, HIDDEN, LENGTH, LAYERS = 3, 8, 12, 5, 2
 CAPACITY = 4
 
 EXPERT = matrix("expert", "input", "output")
-# Where all experts read the same, their first products are one.
-AS_ONE = matrix("output", "input", "output")
 ROLES = {"experts/down": EXPERT, "experts/up": EXPERT, "router": DENSE}
 
 
@@ -145,7 +143,6 @@ ROWS = (
         functools.partial(_plain, _dense),
         ROLES,
         (at("experts"),),
-        shown={"experts/up": AS_ONE},
         named=None,
     ),
     Network(
@@ -161,7 +158,6 @@ ROWS = (
         functools.partial(_plain, _vmapped),
         ROLES,
         (at("experts"),),
-        shown={"experts/up": AS_ONE},
         named=None,
     ),
     Network(
@@ -177,6 +173,5 @@ ROWS = (
         _linen,
         under("experts", _experts()) | {"router/kernel": DENSE, "router/bias": VECTOR},
         (at("experts"),),
-        shown={"experts/up/kernel": AS_ONE},
     ),
 )
