@@ -58,7 +58,7 @@ def onward(
         return []
     numbers = eqn.params["dimension_numbers"]
     contracted, batched = numbers
-    layers = [v for v in other.views if v.soft is None]
+    layers = [v for v in other.views if v.soft is None and not v.summed]
     summed = union(tuple(view.axes[i] for i in contracted[which]))
     side = union(tuple(view.axes[i] for i in batched[which]))
     rest = view._replace(axes=tuple(dot_axes(view, which, numbers, shapes)))

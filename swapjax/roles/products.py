@@ -62,8 +62,13 @@ def used(
     for axis, word in sorted(pairs, key=lambda pair: length(pair[0]) == 1):
         marks = marks_of(axis)
         _add(found, marks & ~_known(found) if length(axis) == 1 else marks, word)
-    if not view.turned and any({"input", "output"} <= words for words in found):
-        return Use(view.leaf, "vector", _ALONE, weak=True)
+    if not view.turned:
+        both = [i for i, known in enumerate(found) if {"input", "output"} <= known]
+        rest = set().union(*(known for i, known in enumerate(found) if i not in both))
+        if both and not {"input", "output"} <= rest:
+            return Use(view.leaf, "vector", _ALONE, weak=True)
+        for i in both:
+            found[i] = {"input"}  # the bond of a tensor train
     lost = view.summed & ~view.marks() & ~view.stack
     if lost:
         # Summed with no axis left to tell of it: a mean of matrices, or a vector

@@ -110,6 +110,8 @@ class Uses:
 
 def _join(one: Use, other: Use) -> Use | None:
     """Join two uses that agree, or return None."""
+    if {one.kind, other.kind} == {"table", "vector"}:
+        return one if one.kind == "table" else other  # a code book, with distances
     if one.kind != other.kind:
         return None
     if one.kind != "matrix":

@@ -60,15 +60,15 @@ def soften(value: Value, name: str, scope: Scope) -> Value:
             view = view._replace(soft=use)
         key = view if view.soft is PASSED else view._replace(soft=None)
         views.setdefault(key, view)
-    repeats = name in ("mul", "div")
+    repeats = name in ("mul", "div", "select_n")
     return Value(True, tuple(v for v in views.values() if _lasts(v, repeats, scope)))
 
 
 def _lasts(view: View, repeats: bool, scope: Scope) -> bool:
     """Tell whether a value may still be the matrix of a layer.
 
-    Its leaf has several axes. What is repeated for each example may be scaled by data,
-    as the kernels of a style, but is a bias or the like where it is added.
+    Its leaf has several axes. What is repeated for each example may be scaled or chosen
+    by data, as the kernels of a style, but is a bias or the like where it is added.
     """
     if view.soft is PASSED:
         return view.marks() != 0
