@@ -1,11 +1,13 @@
 """What `prune` checks and places before any work starts."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from swapjax.core import identity, sharding, trees
 from swapjax.core.checks import require_count, require_float, take_key
@@ -19,7 +21,8 @@ from swapjax.pruning.history import Stage
 from swapjax.pruning.method import Method
 from swapjax.sparsity.bounds import allowed, keep_inside
 from swapjax.sparsity.budget import Budget
-from swapjax.sparsity.plan import Plan, planned
+from swapjax.sparsity.plan import Plan
+from swapjax.sparsity.planned import planned
 from swapjax.sparsity.schedules import Schedule
 
 
@@ -190,7 +193,9 @@ def place(
     arrays = () if isinstance(data, Iterator) else data
     sharding.require_same_devices(params=params, data=arrays, within=within)
     params, within = sharding.leave_to_compiler((params, within))
-    target = planned(params, sparsity, plan)
+    first, data = _shapes(settings, data)
+    loss_fn = settings.loss_fn if first is not None else None
+    target = planned(params, sparsity, plan, loss_fn=loss_fn, batch=first)
     target.require_entries("prune")
     initial = target.layout.split(params)
     trees.require_finite(trees.paths(params), jax.tree.leaves(params), "params")
@@ -199,6 +204,28 @@ def place(
     table = settings.schedule.table(target.sparsity, settings.stages)
     budgets = _budgets([target.at(level) for level in table], inside)
     return Inputs(params, target, initial, source, inside, budgets)
+
+
+def _shapes(settings: Settings, data: Any) -> tuple[Any, Any]:
+    """Tell the shapes of a batch of the loss, where there is one, and what data is."""
+    if not callable(settings.loss_fn) or data is None:
+        return None, data
+    size = settings.batch
+    if isinstance(data, Iterator):
+        first = list(itertools.islice(data, 1))
+        data = itertools.chain(first, data)
+        examples = first[0] if first else None
+    else:
+        examples = data
+    arrays = jax.tree.leaves(examples)
+    if not arrays or any(np.ndim(x) < 1 or len(x) < size for x in arrays):
+        return None, data  # which is an error later on
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(
+            (size, *x.shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype)
+        ),
+        examples,
+    ), data
 
 
 def _source(settings: Settings, data: Any) -> Source | None:

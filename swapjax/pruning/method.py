@@ -20,6 +20,7 @@ from swapjax.gradients.unit import in_unit
 from swapjax.sparsity.budget import Budget, select
 from swapjax.sparsity.layout import Layout
 from swapjax.sparsity.masks import apply_masks
+from swapjax.sparsity.stacking import Stacking
 
 _Part = TypeVar("_Part")
 
@@ -54,6 +55,13 @@ class Problem:
     layers: tuple[Layer, ...] | None = None
     params: Params | None = None
     layout: Layout | None = None
+
+    @property
+    def stacking(self) -> Stacking:
+        """The layers of each prunable leaf."""
+        if self.layout is None:
+            return Stacking.none(len(self.weights))
+        return self.layout.stacking
 
 
 class Solution(NamedTuple):

@@ -1,6 +1,7 @@
 """What a leaf of params does: a word for the leaf, and one for each of its axes."""
 
 import dataclasses
+import math
 from typing import Literal, get_args
 
 Kind = Literal["matrix", "table", "vector", "unknown"]
@@ -22,6 +23,8 @@ class Role:
             product runs side by side.
         groups: of a convolution, how many groups its outputs fall into, in order, each
             with inputs of its own.
+        pixels: which of the inputs are those under the kernel of a convolution, if that
+            is known; the others are its channels. No part of what makes roles equal.
         reason: how a leaf is used that is no matrix, to follow its path in a sentence,
             as in ``"is looked up by gather"``; what told the role, of one that is.
     """
@@ -29,7 +32,8 @@ class Role:
     kind: Kind
     axes: tuple[Axis, ...] = ()
     groups: int = 1
-    reason: str = dataclasses.field(default="", compare=False)
+    pixels: tuple[int, ...] = dataclasses.field(default=(), compare=False)
+    reason: str = dataclasses.field(default="", compare=False, repr=False)
 
     @property
     def stack(self) -> tuple[int, ...]:
@@ -51,16 +55,41 @@ class Role:
         """The axes that number outputs."""
         return self._axes("output")
 
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """The inputs but for the pixels of a kernel."""
+        return tuple(i for i in self.inputs if i not in self.pixels)
+
+    def sides(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Tell the dimensions of one layer as the field counts them.
+
+        Args:
+            shape: of the leaf.
+
+        Returns:
+            Those of the kernel in pixels, the number of its input channels, and that of
+            its outputs, however many axes they are spread over. Of what is no matrix,
+            the shape.
+        """
+        if self.kind != "matrix":
+            return shape
+        parts = (self.channels, self.outputs)
+        sizes = (math.prod(shape[i] for i in part) for part in parts if part)
+        return (*(shape[i] for i in self.pixels), *sizes)
+
     def _axes(self, *words: Axis) -> tuple[int, ...]:
         return tuple(i for i, word in enumerate(self.axes) if word in words)
 
 
-def matrix(*axes: Axis, groups: int = 1, reason: str = "") -> Role:
+def matrix(
+    *axes: Axis, groups: int = 1, pixels: tuple[int, ...] = (), reason: str = ""
+) -> Role:
     """Make the role of a matrix.
 
     Args:
         axes: what each axis of the leaf counts.
         groups: of the outputs of a convolution.
+        pixels: the axes that number the pixels of its kernel.
         reason: what told it.
 
     Raises:
@@ -74,4 +103,4 @@ def matrix(*axes: Axis, groups: int = 1, reason: str = "") -> Role:
         if axis not in get_args(Axis):
             listed = ", ".join(map(repr, get_args(Axis)))
             raise ValueError(f"axes: each must be one of {listed}, got {axis!r}")
-    return Role("matrix", axes, groups, reason)
+    return Role("matrix", axes, groups, pixels, reason)

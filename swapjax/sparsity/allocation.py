@@ -1,4 +1,4 @@
-"""How many entries each leaf keeps: exact integers, on the host."""
+"""How many entries each layer keeps: exact integers, on the host."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ def override_counts(
     overrides: tuple[Fraction | None, ...],
     floors: tuple[int, ...],
 ) -> dict[int, int]:
-    """Count the entries that each leaf with an override keeps."""
+    """Count the entries that each layer with an override keeps."""
     return {
         i: max(round_half_up(sizes[i] * (1 - o)), floors[i])
         for i, o in enumerate(overrides)
@@ -24,62 +24,56 @@ def override_counts(
 
 
 def pattern_counts(
-    paths: tuple[str, ...],
-    shapes: tuple[tuple[int, ...], ...],
-    patterns: tuple[NM | None, ...],
+    sizes: Sequence[int],
+    patterns: Sequence[NM | None],
     overrides: tuple[Fraction | None, ...],
     floors: tuple[int, ...],
 ) -> tuple[int, ...]:
-    """Count the entries that each leaf keeps, by its pattern or else its override.
-
-    Raises:
-        ValueError: for a leaf that its pattern does not divide.
-    """
-    free = override_counts([math.prod(s) for s in shapes], overrides, floors)
+    """Count the entries that each layer keeps, by its pattern or else its override."""
+    free = override_counts(sizes, overrides, floors)
     return tuple(
-        free[i] if pattern is None else pattern.keep(path, shape)
-        for i, (path, shape, pattern) in enumerate(
-            zip(paths, shapes, patterns, strict=True)
-        )
+        free[i] if pattern is None else size // pattern.m * pattern.n
+        for i, (size, pattern) in enumerate(zip(sizes, patterns, strict=True))
     )
 
 
 def allocate(
-    paths: tuple[str, ...],
-    shapes: tuple[tuple[int, ...], ...],
+    names: tuple[str, ...],
+    sizes: Sequence[int],
+    sides: Sequence[tuple[int, ...]],
     sparsity: Fraction,
     allocation: Allocation,
     fixed: dict[int, int],
     floors: tuple[int, ...],
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Share a budget among leaves.
+    """Share a budget among layers.
 
     Args:
-        paths: the leaves, for messages.
-        shapes: of the leaves.
+        names: the layers, for messages.
+        sizes: the entries of each.
+        sides: the dimensions of each.
         sparsity: of all of them together.
         allocation: how those without an override share.
-        fixed: the entries that leaves with an override keep, by number of the leaf.
+        fixed: the entries that layers with an override keep, by number of the layer.
         floors: the fewest entries that each keeps.
 
     Returns:
-        The entries to keep of each group, and the group of each leaf.
+        The entries to keep of each group, and the group of each layer.
 
     Raises:
         ValueError: when what is left does not fit the others.
     """
-    sizes = [math.prod(shape) for shape in shapes]
     rest = [i for i in range(len(sizes)) if i not in fixed]
     wanted = round_half_up(sum(sizes) * (1 - sparsity))
     left = wanted - sum(fixed.values())
     least, most = sum(floors[i] for i in rest), sum(sizes[i] for i in rest)
     if not least <= left <= most:
         taken = f"the overrides take {sum(fixed.values()):,}, " if fixed else ""
-        names = some([paths[i] for i in rest]) or "no other leaves"
+        others = some([names[i] for i in rest]) or "no other layers"
         raise ValueError(
             f"sparsity {float(sparsity):g} keeps {wanted:,} of {sum(sizes):,} entries; "
-            f"{taken}{names} can keep {most:,} at most and {least:,} at least "
-            f"(min_keep, so that no leaf dies), not {left:,}"
+            f"{taken}{others} can keep {most:,} at most and {least:,} at least "
+            f"(min_keep, so that no layer dies), not {left:,}"
         )
     if allocation == "global" or not rest:
         # One group for all that compete, then one for each override.
@@ -87,7 +81,7 @@ def allocate(
         counts = [left] if rest else []
     else:
         order = [[i] for i in rest]
-        weights = [_weight(shapes[i], allocation) for i in rest]
+        weights = [_weight(sides[i], allocation) for i in rest]
         counts = spread(
             left, weights, [sizes[i] for i in rest], [floors[i] for i in rest]
         )
@@ -97,11 +91,11 @@ def allocate(
     return tuple(counts), tuple(groups[i] for i in range(len(sizes)))
 
 
-def _weight(shape: tuple[int, ...], allocation: Allocation) -> Fraction:
-    """Tell the density of a leaf before scaling: the same for all, or ERK's."""
-    if allocation == "uniform" or not math.prod(shape):
+def _weight(sides: tuple[int, ...], allocation: Allocation) -> Fraction:
+    """Tell the density of a layer before scaling: the same for all, or ERK's."""
+    if allocation == "uniform" or not math.prod(sides):
         return Fraction(1)
-    return Fraction(sum(shape), math.prod(shape))
+    return Fraction(sum(sides), math.prod(sides))
 
 
 def spread(

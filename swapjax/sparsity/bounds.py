@@ -1,11 +1,10 @@
 """Masks outside of which nothing may be kept, and the room that they leave."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from swapjax.core import trees
-from swapjax.core.counts import count_true, total
+from swapjax.core.counts import count_true
 from swapjax.core.given_masks import require_values, take_masks
 from swapjax.core.types import Leaves, Masks, Params
 from swapjax.sparsity.plan import Plan
@@ -45,14 +44,15 @@ def allowed(within: Masks, params: Params, target: Plan) -> Leaves:
     for leaf in leaves:
         require_values(leaf, "within")
     there, wanted = room(target, leaves), list(target.keep)
-    for group, pattern in zip(target.groups, target.patterns, strict=True):
+    by_layer = target.layout.stacking.by_layer(target.patterns)
+    for group, pattern in zip(target.groups, by_layer, strict=True):
         if pattern is not None:
             wanted[group] = min(wanted[group], there[group])
     if any(keep > r for keep, r in zip(wanted, there, strict=True)):
         blocks = "" if target.block is None else f", in {target.block} that have any"
         raise ValueError(
             f"within: has {sum(there):,} entries in all{blocks}, {sum(wanted):,} are "
-            f"to be kept (by group of leaves: {list(there)} against {wanted})"
+            f"to be kept (by group of layers: {list(there)} against {wanted})"
         )
     _require_plan_prunes_all(masks, target, "within")
     return leaves
@@ -76,27 +76,26 @@ def _require_plan_prunes_all(masks: Masks, target: Plan, name: str) -> None:
 
 
 def room(target: Plan, leaves: Leaves) -> tuple[int, ...]:
-    """Count the entries that may be kept at all, by group of leaves.
+    """Count the entries that may be kept at all, by group of layers.
 
     Those of a block are counted together, if it has any.
     """
     result = [0] * len(target.keep)
-    for group, pattern, leaf in zip(
-        target.groups, target.patterns, leaves, strict=True
-    ):
+    stacking = target.layout.stacking
+    for i, (pattern, leaf) in enumerate(zip(target.patterns, leaves, strict=True)):
+        kept, unit = leaf, 1
         if pattern is not None:
-            there = jnp.sum(pattern.split(leaf), axis=-1, dtype=jnp.int32)
-            kept = jnp.minimum(there, pattern.n)
-            result[group] += total(jnp.sum(kept, axis=-1, dtype=jnp.int32))
+            kept = pattern.top(leaf) & leaf
         elif target.block is not None:
-            result[group] += count_true(target.block.touched(leaf)) * target.unit
-        else:
-            result[group] += count_true(leaf)
+            kept, unit = target.block.touched(leaf), target.unit
+        own = stacking.numbers[i]
+        for n, layer in zip(own, stacking.slices(i, kept), strict=True):
+            result[target.groups[n]] += count_true(layer) * unit
     return tuple(result)
 
 
 def keep_inside(target: Plan, leaves: Leaves | None) -> tuple[int, ...]:
-    """Count what each group of leaves keeps, no more than there is room for.
+    """Count what each group of layers keeps, no more than there is room for.
 
     Args:
         target: at any sparsity on the way.

@@ -5,38 +5,57 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from swapjax.core.counts import require_countable
 from swapjax.core.types import Leaves
 from swapjax.sparsity.patterns import NM
-from swapjax.sparsity.topk import common_keys, first_largest, top_keys
+from swapjax.sparsity.segments import Segments
+from swapjax.sparsity.stacking import Stacking
+from swapjax.sparsity.topk import common_keys, first_largest, top_keys_of_groups
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["keep"],
-    meta_fields=["groups", "floors", "patterns"],
+    meta_fields=["groups", "floors", "patterns", "stacking"],
 )
 @dataclasses.dataclass(frozen=True)
 class Budget:
     """Counts of entries to keep; they may be traced.
 
+    A layer is a leaf, or one slice of a leaf that is a stack of layers.
+
     Attributes:
-        keep: ``int32[n_groups]``, the entries to keep of each group of leaves.
-        groups: the group that each leaf belongs to.
-        floors: the entries that each leaf keeps whatever its scores.
+        keep: ``int32[n_groups]``, the entries to keep of each group of layers.
+        groups: the group that each layer belongs to.
+        floors: the entries that each layer keeps whatever its scores.
         patterns: the pattern of each leaf, None where entries are free; empty where
-            all are. A leaf with a pattern is a group of its own.
+            all are. Each layer of a leaf with a pattern is a group of its own.
+        stacking: the layers of each leaf; None where each leaf is one.
     """
 
     keep: jax.Array
     groups: tuple[int, ...]
     floors: tuple[int, ...]
     patterns: tuple[NM | None, ...] = ()
+    stacking: Stacking | None = None
 
     def pattern(self, leaf: int) -> NM | None:
         """Look up the pattern of a leaf, by number."""
         return self.patterns[leaf] if self.patterns else None
+
+    @property
+    def layers(self) -> Stacking:
+        """The layers of each leaf."""
+        if self.stacking is None:
+            return Stacking.none(len(self.groups))
+        return self.stacking
+
+    @property
+    def segments(self) -> Segments:
+        """The groups of layers."""
+        return Segments(self.layers, self.groups, max(self.groups, default=-1) + 1)
 
 
 def select(scores: Leaves, budget: Budget, within: Leaves | None = None) -> Leaves:
@@ -50,13 +69,14 @@ def select(scores: Leaves, budget: Budget, within: Leaves | None = None) -> Leav
 
     Returns:
         One bool array a leaf. Every group without a pattern keeps exactly its count. A
-        leaf with one keeps to it, and less where `within` leaves less.
+        leaf with one keeps to it, and less where `within` leaves less. Ties go to the
+        earlier layer, then to the lower flat index in it.
 
     Raises:
         ValueError: for other than one score, and one of `within`, for each leaf of the
             budget, and for `within` that is not bool or of other shapes.
     """
-    leaves = len(budget.groups)
+    leaves = len(budget.layers.axes)
     for name, given in (("scores", scores), ("within", within)):
         if given is not None and len(given) != leaves:
             raise ValueError(
@@ -69,17 +89,29 @@ def select(scores: Leaves, budget: Budget, within: Leaves | None = None) -> Leav
                 f"within: leaf {i} must be bool of shape {scores[i].shape}, got "
                 f"{mask.dtype} of shape {mask.shape}"
             )
-    masks: list[jax.Array] = [jnp.zeros((), bool)] * len(scores)
-    for group in sorted(set(budget.groups)):
-        members = [i for i, g in enumerate(budget.groups) if g == group]
-        chosen = _select_group(
-            tuple(scores[i] for i in members),
-            tuple(budget.floors[i] for i in members),
-            budget.keep[group],
-            None if within is None else tuple(within[i] for i in members),
-            budget.pattern(members[0]),
+    free = tuple(i for i in range(leaves) if budget.pattern(i) is None)
+    _require_countable(scores, budget, free)
+    masks: list[jax.Array] = [jnp.zeros((), bool)] * leaves
+    keys = list(common_keys(tuple(scores)))
+    if within is not None:
+        # Outside ranks below every score, be it NaN: no number has the key 1.
+        keys = [
+            jnp.where(w, jnp.maximum(key, 1), 0)
+            for w, key in zip(within, keys, strict=True)
+        ]
+    for i, key in enumerate(keys):
+        pattern = budget.pattern(i)
+        if pattern is not None:
+            # Key 0 is outside: a group with less room than the pattern leaves keeps
+            # less.
+            masks[i] = pattern.top(key) & (key > 0)
+    if free:
+        chosen = _select_free(
+            tuple(keys[i] for i in free),
+            None if within is None else tuple(within[i] for i in free),
+            *_restrict(budget, free),
         )
-        for i, mask in zip(members, chosen, strict=True):
+        for i, mask in zip(free, chosen, strict=True):
             masks[i] = mask
     return tuple(masks)
 
@@ -89,42 +121,83 @@ select_compiled = jax.jit(select)
 
 
 def count_by_group(masks: Leaves, budget: Budget) -> jax.Array:
-    """Count the True entries of each group of leaves, ``int32[n_groups]``."""
-    found = jnp.zeros_like(budget.keep)
-    for group, leaf in zip(budget.groups, masks, strict=True):
-        found = found.at[group].add(jnp.sum(leaf, dtype=jnp.int32))
-    return found
+    """Count the True entries of each group of layers, ``int32[n_groups]``."""
+    segments = budget.segments
+    (found,) = segments.count([[mask] for mask in masks])
+    missing = len(budget.keep) - segments.total
+    return jnp.pad(found, (0, missing)) if missing else found
 
 
-def _select_group(
-    scores: Leaves,
-    floors: tuple[int, ...],
-    k: jax.Array,
+def _require_countable(scores: Leaves, budget: Budget, free: tuple[int, ...]) -> None:
+    """Raise for a group with more entries than an int32 counts."""
+    layers = budget.layers
+    parts: dict[int, list[tuple[int, ...]]] = {}
+    for leaf in free:
+        for n in layers.numbers[leaf]:
+            shape = layers.layer_shape(leaf, scores[leaf].shape)
+            parts.setdefault(budget.groups[n], []).append(shape)
+    for shapes in parts.values():
+        require_countable(shapes)
+
+
+def _restrict(
+    budget: Budget, free: tuple[int, ...]
+) -> tuple[jax.Array, tuple[int, ...], Segments]:
+    """Take the counts, floors and groups of some leaves alone, numbered anew."""
+    layers = budget.layers
+    if len(free) == len(layers.axes):
+        return budget.keep, budget.floors, budget.segments
+    old = sorted(n for leaf in free for n in layers.numbers[leaf])
+    new = {n: i for i, n in enumerate(old)}
+    groups = sorted({budget.groups[n] for n in old})
+    stacking = Stacking(
+        tuple(layers.axes[leaf] for leaf in free),
+        tuple(tuple(new[n] for n in layers.numbers[leaf]) for leaf in free),
+    )
+    segments = Segments(
+        stacking, tuple(groups.index(budget.groups[n]) for n in old), len(groups)
+    )
+    keep = budget.keep[np.asarray(groups, np.int32)]
+    return keep, tuple(budget.floors[n] for n in old), segments
+
+
+def _select_free(
+    keys: Leaves,
     within: Leaves | None,
-    pattern: NM | None,
+    keep: jax.Array,
+    floors: tuple[int, ...],
+    segments: Segments,
 ) -> Leaves:
-    """Mark the k best of a group, after the `floors[i]` best of each of its leaves."""
-    require_countable([score.shape for score in scores])
-    keys = common_keys(scores)
-    if within is not None:
-        # Outside ranks below every score, be it NaN: no number has the key 1.
-        keys = tuple(
-            jnp.where(w, jnp.maximum(key, 1), 0)
-            for w, key in zip(within, keys, strict=True)
-        )
-    if pattern is not None:
-        # Key 0 is outside: a group with less room than the pattern leaves keeps less.
-        return tuple(pattern.top(key) & (key > 0) for key in keys)
-    if any(floors) and len(keys) > 1:
-        sure = [
-            first_largest(key) if f == 1 else top_keys((key,), f)[0]
-            for key, f in zip(keys, floors, strict=True)
-        ]
+    """Mark the best of every group, after the `floors[n]` best of each layer."""
+    # The floor of a layer that competes with none is within its count.
+    shared = {g for g in segments.groups if segments.groups.count(g) > 1}
+    floors = tuple(
+        floor if group in shared else 0
+        for floor, group in zip(floors, segments.groups, strict=True)
+    )
+    if any(floors):
+        alone = Segments.of_layers(segments.stacking)
+        if set(floors) <= {0, 1}:
+            sure = first_largest(keys, alone)
+            sure = (
+                tuple(
+                    s & (along > 0)
+                    for s, along in zip(
+                        sure,
+                        alone.spread(jnp.asarray(floors, jnp.int32), keys),
+                        strict=True,
+                    )
+                )
+                if 0 in floors
+                else sure
+            )
+        else:
+            sure = top_keys_of_groups(keys, jnp.asarray(floors, jnp.int32), alone)
         if within is not None:
-            sure = [m & w for m, w in zip(sure, within, strict=True)]
+            sure = tuple(m & w for m, w in zip(sure, within, strict=True))
         # A floor entry outranks every score: no number has all bits set.
         keys = tuple(
             jnp.where(m, ~jnp.zeros_like(key), key)
             for m, key in zip(sure, keys, strict=True)
         )
-    return top_keys(keys, k)
+    return top_keys_of_groups(keys, keep, segments)

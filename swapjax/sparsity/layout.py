@@ -1,7 +1,9 @@
 """Where the prunable leaves of a tree lie: take them out, put them back, mask them."""
 
 import dataclasses
+import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,7 +12,10 @@ import numpy as np
 
 from swapjax.core import holes, trees
 from swapjax.core.types import Leaves, Masks, Params
+from swapjax.roles.names import name_roles
+from swapjax.roles.role import Role
 from swapjax.sparsity.leaf_rules import Rule, match
+from swapjax.sparsity.stacking import Stacking
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,25 +30,31 @@ class Layout:
         shapes: their shapes.
         positions: the place of each among all leaves of params.
         treedef: the structure of params.
+        roles: what each does in its network.
     """
 
     paths: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     positions: tuple[int, ...]
     treedef: Any
+    roles: tuple[Role, ...]
 
     @classmethod
     def of(
-        cls, params: Params, include: Rule | None = None, exclude: Rule = ()
+        cls,
+        params: Params,
+        include: Rule | None = None,
+        exclude: Rule = (),
+        roles: Sequence[Role] | None = None,
     ) -> "Layout":
         """Find the prunable leaves of params.
 
         Args:
             params: a pytree of arrays, or of their shapes and dtypes.
             include: regular expressions searched in the paths, or a predicate of path
-                and leaf. By default leaves named ``kernel`` or ``weight`` of rank 2 or
-                more.
+                and leaf. By default leaves whose role is that of a matrix.
             exclude: what is left out of those, in the same form.
+            roles: of all leaves of params, by default those that names tell.
 
         Raises:
             ValueError: for a rule that matches nothing, and where nothing is left.
@@ -51,7 +62,9 @@ class Layout:
         """
         paths = trees.paths(params)
         leaves, treedef = jax.tree.flatten(params)
-        chosen = match(paths, leaves, include, exclude)
+        if roles is None:
+            roles = name_roles(paths, [np.shape(leaf) for leaf in leaves])
+        chosen = match(paths, leaves, roles, include, exclude)
         for i in chosen:
             if not jnp.issubdtype(leaves[i].dtype, jnp.floating):
                 raise TypeError(
@@ -63,12 +76,29 @@ class Layout:
             shapes=tuple(tuple(leaves[i].shape) for i in chosen),
             positions=tuple(chosen),
             treedef=treedef,
+            roles=tuple(roles[i] for i in chosen),
         )
         if not found.total:
             raise ValueError(
                 f"params: nothing to prune, {', '.join(found.paths)} are empty"
             )
         return found
+
+    @functools.cached_property
+    def stacking(self) -> Stacking:
+        """The layers of each prunable leaf."""
+        return Stacking.of(self.paths, self.shapes, self.roles)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The names of the layers: ``blocks/kernel[3]``, or the path of a leaf."""
+        return self.stacking.names(self.paths, self.shapes)
+
+    @property
+    def layer_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shape of each layer."""
+        stacking = self.stacking
+        return tuple(stacking.layer_shape(i, self.shapes[i]) for i in stacking.leaf_of)
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -9,11 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from swapjax.roles.role import Role
 from swapjax.sparsity.allocation import some
 
 Rule = str | Sequence[str] | Callable[[str, jax.Array], bool]
-
-_DEFAULT_NAMES = re.compile(r"(^|[/.])(kernel|weight)$")
 
 
 def exact_sparsity(value: float | Fraction, name: str) -> Fraction:
@@ -41,7 +40,11 @@ def _decimal(value: Any, name: str) -> Fraction | None:
 
 
 def match(
-    paths: tuple[str, ...], leaves: list, include: Rule | None, exclude: Rule
+    paths: tuple[str, ...],
+    leaves: list,
+    roles: Sequence[Role],
+    include: Rule | None,
+    exclude: Rule,
 ) -> list[int]:
     """Find the positions of leaves that are included and not excluded.
 
@@ -50,13 +53,15 @@ def match(
     if include is None:
         taken = {
             i
-            for i, (path, leaf) in enumerate(zip(paths, leaves, strict=True))
-            if _DEFAULT_NAMES.search(path) and len(leaf.shape) >= 2
+            for i, (role, leaf) in enumerate(zip(roles, leaves, strict=True))
+            if role.kind == "matrix" and np.ndim(leaf) > 0
         }
         if not taken:
+            pairs = zip(paths, roles, strict=True)
+            listed = some([f"{path or 'the array'}, which {role.reason}" for path, role in pairs])
             raise ValueError(
-                "params: no leaf named kernel or weight of rank 2 or more; say with "
-                f"include what to prune of {some(paths)}"
+                "params: no leaf is known as a matrix that data is multiplied with; "
+                f"say with include what to prune of {listed or 'nothing'}"
             )
     else:
         found = _matching(paths, leaves, include, "include")
@@ -102,19 +107,30 @@ def _search(pattern: str, paths: Sequence[str], name: str) -> set[int]:
 
 
 def match_overrides(
-    paths: tuple[str, ...], overrides: Mapping[str, float]
+    names: tuple[str, ...],
+    paths: tuple[str, ...],
+    overrides: Mapping[str, float],
 ) -> tuple[Fraction | None, ...]:
-    """Find the sparsity that each path was given by name, or None.
+    """Find the sparsity that each layer was given by name, or None.
+
+    Args:
+        names: of the layers, as ``blocks/kernel[3]``.
+        paths: of the leaf that each lies in; a rule that matches it is for all of them.
+        overrides: sparsities by regular expression.
 
     Raises:
-        ValueError: for a rule that matches nothing, two that match one path, and a
+        ValueError: for a rule that matches nothing, two that match one layer, and a
             sparsity outside [0, 1).
     """
-    result: list[Fraction | None] = [None] * len(paths)
+    result: list[Fraction | None] = [None] * len(names)
+    listed = (*names, *(path for path in dict.fromkeys(paths) if path not in names))
     for pattern, value in overrides.items():
         exact = exact_sparsity(value, f"overrides[{pattern!r}]")
-        for i in _search(pattern, paths, "overrides"):
+        matched = {listed[i] for i in _search(pattern, listed, "overrides")}
+        for i, both in enumerate(zip(names, paths, strict=True)):
+            if matched.isdisjoint(both):
+                continue
             if result[i] is not None:
-                raise ValueError(f"overrides: two of the rules match {paths[i]}")
+                raise ValueError(f"overrides: two of the rules match {names[i]}")
             result[i] = exact
     return tuple(result)

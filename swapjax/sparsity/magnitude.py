@@ -8,7 +8,8 @@ from swapjax.core.types import Leaves, Masks, Params
 from swapjax.sparsity import scores
 from swapjax.sparsity.bounds import allowed
 from swapjax.sparsity.budget import Budget, select_compiled
-from swapjax.sparsity.plan import Plan, planned
+from swapjax.sparsity.plan import Plan
+from swapjax.sparsity.planned import planned
 
 
 def magnitude_masks(

@@ -5,14 +5,19 @@ and a rule that matches nothing is an error before any work starts.
 """
 
 import dataclasses
-import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from typing import Any
 
 import jax.numpy as jnp
 
+from swapjax.core import trees
 from swapjax.core.counts import require_countable_groups
-from swapjax.core.types import Params
+from swapjax.core.types import LossFn, Params
+from swapjax.roles.find import Axes, find_roles
+from swapjax.roles.role import Role
+from swapjax.sparsity import units
 from swapjax.sparsity.allocation import (
     Allocation,
     allocate,
@@ -25,23 +30,27 @@ from swapjax.sparsity.budget import Budget
 from swapjax.sparsity.layout import Layout
 from swapjax.sparsity.leaf_rules import Rule, exact_sparsity, match_overrides
 from swapjax.sparsity.patterns import NM, Block
+from swapjax.sparsity.plan_table import tabulate
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """The prunable leaves of params, and how many entries to keep. Made by `plan`.
 
+    A layer is a leaf, or one slice of a leaf that is a stack of layers.
+
     Attributes:
         sparsity: the fraction of prunable entries to remove.
-        allocation: how the budget is spread over leaves.
-        layout: the prunable leaves; what follows is in their order.
-        floors: the fewest entries each may keep.
-        overrides: the sparsity each was given by name, or None.
-        patterns: the pattern of each, or None.
-        keep: the entries to keep of each group of leaves.
-        groups: the group each leaf belongs to.
+        allocation: how the budget is spread over layers.
+        layout: the prunable leaves, and the layers in them.
+        floors: the fewest entries each layer may keep.
+        overrides: the sparsity each layer was given by name, or None.
+        patterns: the pattern of each leaf, or None.
+        keep: the entries to keep of each group of layers.
+        groups: the group each layer belongs to.
         block: what lives or dies as one; None for single entries. All counts are of
             entries.
+        left_out: the leaves that are not prunable, and why.
     """
 
     sparsity: Fraction
@@ -53,6 +62,9 @@ class Plan:
     keep: tuple[int, ...]
     groups: tuple[int, ...]
     block: Block | None
+    left_out: tuple[tuple[str, str], ...] = dataclasses.field(
+        default=(), compare=False, repr=False
+    )
 
     @property
     def unit(self) -> int:
@@ -62,7 +74,12 @@ class Plan:
     @property
     def grids(self) -> tuple[tuple[int, ...], ...]:
         """The shapes of the leaves, counted in units."""
-        return _grids(self.block, self.layout)
+        return units.grids(self.block, self.layout)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The units of each layer."""
+        return units.sizes(self.block, self.layout)
 
     @property
     def kept(self) -> int:
@@ -76,9 +93,10 @@ class Plan:
         Raises:
             ValueError: for a group with more entries than an int32 counts.
         """
-        require_countable_groups(self.groups, self.layout.shapes)
+        require_countable_groups(self.groups, self.layout.layer_shapes)
         keep = jnp.asarray(self.keep, jnp.int32)
-        return Budget(keep, self.groups, self.floors, self.patterns)
+        stacking = self.layout.stacking
+        return Budget(keep, self.groups, self.floors, self.patterns, stacking)
 
     def at(self, sparsity: float | Fraction) -> "Plan":
         """Make the same plan for another sparsity, as a stage on the way needs it.
@@ -97,14 +115,20 @@ class Plan:
         overrides = tuple(
             None if o is None else min(o * ratio, Fraction(1)) for o in self.overrides
         )
-        sizes = [math.prod(grid) for grid in self.grids]
+        sizes = self.sizes
         floors = tuple(floor // self.unit for floor in self.floors)
         if sparsity <= self.sparsity:
             fixed = self._shares(sparsity, sizes)
         else:
             fixed = override_counts(sizes, overrides, floors)
         keep, groups = allocate(
-            self.layout.paths, self.grids, sparsity, self.allocation, fixed, floors
+            self.layout.layers,
+            sizes,
+            units.sides(self.block, self.layout),
+            sparsity,
+            self.allocation,
+            fixed,
+            floors,
         )
         return dataclasses.replace(
             self,
@@ -117,9 +141,8 @@ class Plan:
     def _pattern_at(self, ratio: Fraction) -> "Plan":
         patterns = tuple(p and p.at(ratio) for p in self.patterns)
         overrides = tuple(None if o is None else o * ratio for o in self.overrides)
-        keep = pattern_counts(
-            self.layout.paths, self.layout.shapes, patterns, overrides, self.floors
-        )
+        by_layer = self.layout.stacking.by_layer(patterns)
+        keep = pattern_counts(self.sizes, by_layer, overrides, self.floors)
         return dataclasses.replace(
             self,
             sparsity=1 - Fraction(sum(keep), self.layout.total),
@@ -128,7 +151,7 @@ class Plan:
             keep=keep,
         )
 
-    def _shares(self, sparsity: Fraction, sizes: list[int]) -> dict[int, int]:
+    def _shares(self, sparsity: Fraction, sizes: Sequence[int]) -> dict[int, int]:
         """Count what each override keeps on the way, in units as sizes are.
 
         Rounded one by one, they could leave the others an entry more or fewer than
@@ -164,23 +187,15 @@ class Plan:
 
     def __str__(self) -> str:
         """Tabulate what will happen, leaf by leaf."""
-        rows = [("leaf", "shape", "entries", "keeps", "rule")]
-        shared = {g for g in self.groups if self.groups.count(g) > 1}
-        for i, path in enumerate(self.layout.paths):
-            group, override = self.groups[i], self.overrides[i]
-            keep = "" if group in shared else f"{self.keep[group]:,}"
-            free = str(self.patterns[i] or self.allocation)
+        shared = {g for g, n in Counter(self.groups).items() if n > 1}
+        keep = [None if g in shared else self.keep[g] for g in self.groups]
+        rules = []
+        patterns = self.layout.stacking.by_layer(self.patterns)
+        for override, pattern in zip(self.overrides, patterns, strict=True):
+            free = str(pattern or self.allocation)
             free += f", {self.block}" if self.block else ""
-            rule = free if override is None else f"{float(override):g}"
-            shape = "x".join(map(str, self.layout.shapes[i]))
-            rows.append((path, shape, f"{self.layout.sizes[i]:,}", keep, rule))
-        rows.append(("all", "", f"{self.layout.total:,}", f"{self.kept:,}", ""))
-        widths = [max(len(row[c]) for row in rows) for c in range(5)]
-        return "\n".join(
-            f"{r[0]:<{widths[0]}}  {r[1]:>{widths[1]}}  {r[2]:>{widths[2]}}  "
-            f"{r[3]:>{widths[3]}}  {r[4]}".rstrip()
-            for r in rows
-        )
+            rules.append(free if override is None else f"{float(override):g}")
+        return tabulate(self.layout, keep, rules, self.kept, self.left_out)
 
 
 def plan(
@@ -193,11 +208,18 @@ def plan(
     exclude: Rule = (),
     overrides: Mapping[str, float] | None = None,
     min_keep: int = 1,
+    loss_fn: LossFn | None = None,
+    batch: Any = None,
+    axes: Axes | None = None,
 ) -> Plan:
-    """Decide which leaves are prunable and how many entries each keeps.
+    """Decide which leaves are prunable and how many entries each layer keeps.
 
-    The whole keeps exactly ``round(total * (1 - sparsity))`` entries. What leaves
+    The whole keeps exactly ``round(total * (1 - sparsity))`` entries. What layers
     with an override keep counts towards it; the others make up the rest.
+
+    A layer is a leaf, or one slice of a leaf that holds a stack of them, as ``nn.scan``
+    makes it, or experts: ``blocks/kernel[3]``. What each axis of a leaf counts is read
+    off the program of ``loss_fn``, or told by the names that frameworks give.
 
     Args:
         params: a pytree of arrays, or of their shapes and dtypes.
@@ -206,26 +228,34 @@ def plan(
         pattern: `NM`: n of every m entries stay in each leaf that has no override;
             nothing is allocated then. `Block`: whole blocks of every leaf stay or go,
             for `swapjax.sparse` only; floors are rounded up to blocks.
-        allocation: ``"global"`` lets the leaves compete for one budget; ``"uniform"``
+        allocation: ``"global"`` lets the layers compete for one budget; ``"uniform"``
             gives each the same density; ``"erk"`` gives each a density proportional
             to the sum of its dimensions over their product (Erdos-Renyi kernel,
-            RigL, arXiv:1911.11134, section 3), full leaves capped at 1.
+            RigL, arXiv:1911.11134, section 3), full layers capped at 1.
         include: regular expressions searched in the paths, or a predicate of path and
-            leaf. By default leaves named ``kernel`` or ``weight`` of rank 2 or more.
+            leaf. By default what data is multiplied with: no norms, biases or tables.
             Leaves of shape () are passed over.
         exclude: what is left out of those, in the same form.
-        overrides: sparsities by regular expression, for the leaves they match.
-        min_keep: the fewest entries that a leaf keeps, so that no layer dies; a
-            smaller leaf keeps all of its entries.
+        overrides: sparsities by regular expression, for the leaves or layers they
+            match.
+        min_keep: the fewest entries that a layer keeps, so that none dies; a smaller
+            one keeps all of its entries.
+        loss_fn: ``loss_fn(params, batch)``, whose program tells what each leaf does. It
+            is traced by shapes alone. Without it names tell.
+        batch: that loss_fn takes, arrays or their shapes and dtypes.
+        axes: what each axis of a leaf counts, by regular expression, where neither
+            tells it: ``{"mixer/w": ("stack", "input", "output")}``, of the words
+            ``"stack"``, ``"expert"``, ``"input"`` and ``"output"``.
 
     Returns:
-        The plan; printing it shows what will happen.
+        The plan; printing it shows what will happen, and what is left out and why.
 
     Raises:
         ValueError: for a sparsity outside [0, 1), or missing, or other than that of
             the pattern, a leaf that a pattern does not divide, a rule that matches
-            nothing, a leaf that two overrides match, and budgets smaller than the
-            floors.
+            nothing, a layer that two overrides match, and budgets smaller than the
+            floors; for a loss that cannot be traced by shapes, a leaf to be included
+            that is used in two ways, and axes that the program contradicts.
         TypeError: for a prunable leaf that does not hold floats.
 
     Example:
@@ -242,88 +272,49 @@ def plan(
     if min_keep < 0:
         raise ValueError(f"min_keep must not be negative, got {min_keep}")
 
-    layout = Layout.of(params, include, exclude)
+    roles = find_roles(params, loss_fn, batch, axes)
+    layout = Layout.of(params, include, exclude, roles)
+    stacking, names = layout.stacking, layout.layers
     block = pattern if isinstance(pattern, Block) else None
-    unit, grids = (block.size if block else 1), _grids(block, layout)
+    unit, sizes = (block.size if block else 1), units.sizes(block, layout)
     # In units, as are the counts until the plan is made.
-    floors = tuple(min(-(-min_keep // unit), math.prod(grid)) for grid in grids)
-    by_leaf = match_overrides(layout.paths, overrides or {})
-    nm = pattern if isinstance(pattern, NM) else None
-    patterns = tuple(nm if o is None else None for o in by_leaf)
-    if nm is not None:
-        keep = pattern_counts(layout.paths, layout.shapes, patterns, by_leaf, floors)
+    floors = tuple(min(-(-min_keep // unit), size) for size in sizes)
+    fixed_by = match_overrides(names, stacking.by_layer(layout.paths), overrides or {})
+    patterns: tuple[NM | None, ...] = (None,) * len(layout.paths)
+    if isinstance(pattern, NM):
+        patterns = units.along_inputs(pattern, layout, fixed_by)
+        by_layer = stacking.by_layer(patterns)
+        keep = pattern_counts(sizes, by_layer, fixed_by, floors)
         groups = tuple(range(len(keep)))
         exact = 1 - Fraction(sum(keep), layout.total)
     else:
-        fixed = override_counts([math.prod(grid) for grid in grids], by_leaf, floors)
-        keep, groups = allocate(layout.paths, grids, exact, allocation, fixed, floors)
+        fixed = override_counts(sizes, fixed_by, floors)
+        sides = units.sides(block, layout)
+        keep, groups = allocate(names, sizes, sides, exact, allocation, fixed, floors)
     return Plan(
         sparsity=exact,
         allocation=allocation,
         layout=layout,
         floors=tuple(floor * unit for floor in floors),
-        overrides=by_leaf,
+        overrides=fixed_by,
         patterns=patterns,
         keep=tuple(count * unit for count in keep),
         groups=groups,
         block=block,
+        left_out=_left_out(params, layout, roles),
     )
 
 
-def require_one(sparsity: float | Fraction | None, given: Plan | None) -> None:
-    """Raise unless either a sparsity or a plan is given, before there are params.
-
-    Args:
-        sparsity: of all prunable leaves, or None.
-        given: a plan, or None.
-
-    Raises:
-        ValueError: for both or neither, for a sparsity that is not a number in [0, 1),
-            and for a plan that `plan` has not made.
-    """
-    if isinstance(sparsity, Plan):
-        raise ValueError("sparsity: got a Plan; hand it over as plan=")
-    if isinstance(sparsity, NM | Block):
-        raise ValueError(
-            f"sparsity must be a number in [0, 1), got {sparsity!r}; hand a pattern to "
-            "swapjax.plan(params, pattern=...) and its plan to plan="
-        )
-    if given is not None and not isinstance(given, Plan):
-        raise ValueError(f"plan must be what swapjax.plan makes, got {given!r}")
-    if (sparsity is None) == (given is None):
-        got = "neither" if given is None else f"sparsity={sparsity} and a plan"
-        raise ValueError(f"sparsity or plan: give one of the two, got {got}")
-    if sparsity is not None:
-        exact_sparsity(sparsity, "sparsity")
-
-
-def planned(
-    params: Params,
-    sparsity: float | Fraction | None,
-    given: Plan | None,
-    allocation: Allocation = "global",
-) -> Plan:
-    """Take the plan that was given, or make one for a sparsity.
-
-    Args:
-        params: what to prune, of the paths that the plan was made for.
-        sparsity: of all prunable leaves; None where a plan is given.
-        given: a plan, which is laid onto params; None where a sparsity is given.
-        allocation: for a sparsity, as `plan` takes it.
-
-    Raises:
-        ValueError: as `require_one` and `plan` do.
-    """
-    require_one(sparsity, given)
-    if given is not None:
-        return given.onto(params)
-    return plan(params, sparsity, allocation=allocation)
-
-
-def _grids(block: Block | None, layout: Layout) -> tuple[tuple[int, ...], ...]:
-    if block is None:
-        return layout.shapes
-    return tuple(map(block.grid, layout.paths, layout.shapes))
+def _left_out(
+    params: Params, layout: Layout, roles: Sequence[Role]
+) -> tuple[tuple[str, str], ...]:
+    """List the leaves that are not prunable, and why."""
+    own = set(layout.positions)
+    return tuple(
+        (path, role.reason if role.kind != "matrix" else "is excluded")
+        for i, (path, role) in enumerate(zip(trees.paths(params), roles, strict=True))
+        if i not in own
+    )
 
 
 def _implied(

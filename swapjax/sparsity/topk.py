@@ -4,10 +4,10 @@
 round. Here the bits of a float are mapped to an unsigned integer of the same order,
 and the k-th largest is found two bits at a time by counting what is above: 16 passes
 that only compare and add. Nothing is concatenated: devices that share a leaf exchange
-counts only.
+counts only. Groups with counts of their own are searched at once, each with a threshold
+of its own.
 """
 
-import functools
 from collections.abc import Callable, Iterable
 
 import jax
@@ -15,6 +15,8 @@ import jax.numpy as jnp
 
 from swapjax.core.counts import require_countable
 from swapjax.core.types import Leaves
+from swapjax.sparsity.segments import Segments
+from swapjax.sparsity.stacking import Stacking
 
 
 def sort_keys(x: jax.Array) -> jax.Array:
@@ -73,23 +75,47 @@ def top_k_masks(leaves: Leaves, k: jax.Array | int) -> Leaves:
 
 def top_keys(keys: Leaves, k: jax.Array | int) -> Leaves:
     """Mark the k largest of unsigned integers; see `top_k_masks`."""
-    k = jnp.asarray(k, jnp.int32)
+    one = Segments(Stacking.none(len(keys)), (0,) * len(keys), 1)
+    return top_keys_of_groups(keys, jnp.asarray(k, jnp.int32)[None], one)
+
+
+def top_keys_of_groups(keys: Leaves, k: jax.Array, segments: Segments) -> Leaves:
+    """Mark the largest unsigned integers of every group of layers, in one search.
+
+    Args:
+        keys: arrays of unsigned integers of one width.
+        k: ``int32[groups]``, how many of each group; may be traced.
+        segments: the layers of each leaf, and the group of each layer.
+
+    Returns:
+        One bool array a leaf, of every group exactly k entries True. Ties go to the
+        layer with the lower number, then to the lower flat index within it.
+    """
     if not keys or sum(key.size for key in keys) == 0:
         return tuple(jnp.zeros(key.shape, bool) for key in keys)
 
     bits = keys[0].dtype.itemsize * 8
 
     def enough(candidates: list[jax.Array]) -> list[jax.Array]:
-        counts = _counts([[key >= t for t in candidates] for key in keys])
+        along = [segments.spread(t, keys) for t in candidates]
+        counts = segments.count(
+            [
+                [key >= t for t in thresholds]
+                for key, *thresholds in zip(keys, *along, strict=True)
+            ]
+        )
         return [n >= k for n in counts]
 
-    threshold = _largest(enough, bits, _zero(keys))
-    above = tuple(key > threshold for key in keys)
-    tied = tuple(key == threshold for key in keys)
-    sure, level = _counts(zip(above, tied, strict=True))
+    threshold = _largest(enough, bits, segments.zero(keys))
+    bounds = segments.spread(threshold, keys)
+    above = tuple(key > t for key, t in zip(keys, bounds, strict=True))
+    tied = tuple(key == t for key, t in zip(keys, bounds, strict=True))
+    sure, level = segments.count(list(zip(above, tied, strict=True)))
     # The usual case, no tie to break, must not pay for the second search.
     chosen = jax.lax.cond(
-        k - sure == level, lambda: tied, lambda: _first(tied, k - sure)
+        jnp.all(k - sure == level),
+        lambda: tied,
+        lambda: _first(tied, k - sure, segments),
     )
     return tuple(a | c for a, c in zip(above, chosen, strict=True))
 
@@ -102,6 +128,21 @@ def common_keys(leaves: Leaves) -> Leaves:
     return keys
 
 
+def common_width(keys: Iterable[jax.Array]) -> Leaves:
+    """Give unsigned integers the width of the widest of them, in the same order."""
+    found = tuple(keys)
+    widest = max((key.dtype for key in found), key=lambda dtype: dtype.itemsize)
+    return tuple(_widen(key, widest) for key in found)
+
+
+def _widen(key: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    if key.dtype == dtype:
+        return key
+    # The greatest stays the greatest.
+    greatest = key == ~jnp.zeros((), key.dtype)
+    return jnp.where(greatest, ~jnp.zeros((), dtype), key.astype(dtype))
+
+
 def _largest(
     holds: Callable[[list[jax.Array]], list[jax.Array]], bits: int, start: jax.Array
 ) -> jax.Array:
@@ -111,7 +152,7 @@ def _largest(
         holds: tells of three candidates whether they do, in one pass over memory. What
             holds for one holds for all below it, and for 0.
         bits: of t.
-        start: zero, of the dtype of t.
+        start: zeros, of the shape and dtype of t.
     """
     dtype = start.dtype
 
@@ -125,54 +166,43 @@ def _largest(
     return jax.lax.fori_loop(jnp.int32(0), jnp.int32(rounds), next_bits, start)
 
 
-def _zero(leaves: Leaves) -> jax.Array:
-    """Make a zero that differs from device to device of a shard_map if leaves do."""
-    first, *others = (jax.lax.full_like(leaf, 0, shape=()) for leaf in leaves)
-    return functools.reduce(jnp.bitwise_or, others, first)
-
-
-def _first(tied: Leaves, room: jax.Array) -> Leaves:
-    """Keep the first `room` of the True entries, by leaf and flat index."""
-    places, offset = [], 0
-    for leaf in tied:
-        flat = jax.lax.iota(jnp.uint32, leaf.size).reshape(leaf.shape)
-        places.append(flat + jnp.uint32(offset))
-        offset += leaf.size
+def _first(tied: Leaves, room: jax.Array, segments: Segments) -> Leaves:
+    """Keep the first True entries of each group, up to room."""
+    places = segments.places(tied)
     pairs = tuple(zip(tied, places, strict=True))
 
     def fit(ends: list[jax.Array]) -> list[jax.Array]:
-        counts = _counts([[t & (place < end) for end in ends] for t, place in pairs])
+        along = [segments.spread(end, tied) for end in ends]
+        counts = segments.count(
+            [
+                [t & (place < end) for end in bounds]
+                for (t, place), *bounds in zip(pairs, *along, strict=True)
+            ]
+        )
         return [n <= room for n in counts]
 
-    end = _largest(fit, offset.bit_length(), _zero(tied).astype(jnp.uint32))
-    return tuple(leaf & (place < end) for leaf, place in pairs)
-
-
-def first_largest(key: jax.Array) -> jax.Array:
-    """Mark the first of the largest keys, by two reductions instead of 32."""
-    place = jax.lax.iota(jnp.uint32, key.size).reshape(key.shape)
-    last = jnp.uint32(2**32 - 1)
-    first = jnp.min(
-        jnp.where(key == jnp.max(key, initial=0), place, last), initial=last
+    bits = segments.most(tied).bit_length()
+    end = _largest(fit, bits, segments.zero(tied).astype(jnp.uint32))
+    along = segments.spread(end, tied)
+    return tuple(
+        leaf & (place < limit)
+        for (leaf, place), limit in zip(pairs, along, strict=True)
     )
-    return place == first
 
 
-def _counts(leaves: Iterable[Iterable[jax.Array]]) -> tuple[jax.Array, ...]:
-    """Count the True entries of all leaves, several arrays of each at once.
+def first_largest(keys: Leaves, segments: Segments) -> Leaves:
+    """Mark the first of the largest keys of every layer, by two reductions, not 32.
 
-    In one reduction: XLA reads a leaf once for all that is derived from it, and on a
-    CPU adds several times as fast as in `jnp.sum` of one.
+    Args:
+        keys: arrays of unsigned integers.
+        segments: the layers of each leaf.
     """
-    zero = jnp.zeros((), jnp.int32)
-    parts = []
-    for arrays in leaves:
-        ones = tuple(x.astype(jnp.int32) for x in arrays)
-        parts.append(
-            jax.lax.reduce(ones, (zero,) * len(ones), _add, tuple(range(ones[0].ndim)))
-        )
-    return tuple(sum(column, start=zero) for column in zip(*parts, strict=True))
-
-
-def _add(first: tuple, second: tuple) -> tuple:
-    return tuple(a + b for a, b in zip(first, second, strict=True))
+    last = jnp.uint32(2**32 - 1)
+    found = []
+    for leaf, (key, place) in enumerate(zip(keys, segments.places(keys), strict=True)):
+        axes = segments.stacking.inner(leaf, key.ndim)
+        most = jnp.max(key, axis=axes, keepdims=True, initial=0)
+        at = jnp.where(key == most, place, last)
+        first = jnp.min(at, axis=axes, keepdims=True, initial=last)
+        found.append(place == first)
+    return tuple(found)

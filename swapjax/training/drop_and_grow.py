@@ -1,6 +1,6 @@
 """Drop the weakest weights and grow as many elsewhere: what rules choose by."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,9 @@ from swapjax.core.types import Leaves
 from swapjax.sparsity.budget import select
 from swapjax.sparsity.patterns import NM
 from swapjax.sparsity.scores import magnitude
-from swapjax.sparsity.topk import sort_keys, top_keys
+from swapjax.sparsity.segments import Segments
+from swapjax.sparsity.stacking import Stacking
+from swapjax.sparsity.topk import common_width, sort_keys, top_keys_of_groups
 from swapjax.training.rule import Grow, MaskStep
 
 
@@ -69,38 +71,92 @@ def exchange(
     for name, given in (("mask", mask), ("within", within)):
         if given is not None and given.dtype != bool:
             raise ValueError(f"{name}: must be bool, got {given.dtype}")
-    active = jnp.sum(mask, dtype=jnp.int32)
+    return exchange_all(
+        (weight,),
+        (score,),
+        (mask,),
+        jnp.asarray(drop, jnp.int32)[None],
+        None if within is None else (within,),
+        stacking=Stacking.none(1),
+        patterns=(pattern,),
+    )[0]
+
+
+def exchange_all(
+    weights: Leaves,
+    wanted: Leaves,
+    masks: Leaves,
+    drop: jax.Array,
+    within: Leaves | None,
+    *,
+    stacking: Stacking,
+    patterns: Sequence[NM | None],
+) -> Leaves:
+    """Exchange in every layer of several leaves, as `exchange` does in one.
+
+    Args:
+        weights: the leaves.
+        wanted: scores, large means grow.
+        masks: the active entries.
+        drop: ``int32[layers]``, how many to exchange in each layer.
+        within: where entries may grow; None for anywhere.
+        stacking: the layers of each leaf.
+        patterns: of each leaf, or None.
+    """
+    layers = Segments.of_layers(stacking)
+    (active,) = layers.count([[m] for m in masks])
     # Key 0 marks entries that cannot be chosen; no number has it, once NaN has 1.
-    strength = jnp.where(mask, jnp.maximum(sort_keys(jnp.abs(weight)), 1), 0)
-    (kept,) = top_keys((strength,), active - jnp.clip(drop, 0, active))
+    strength = common_width(
+        jnp.where(m, jnp.maximum(sort_keys(jnp.abs(w)), 1), 0)
+        for m, w in zip(masks, weights, strict=True)
+    )
+    kept = top_keys_of_groups(strength, active - jnp.clip(drop, 0, active), layers)
 
-    wanted = score if jnp.issubdtype(score.dtype, jnp.unsignedinteger) else None
-    wanted = sort_keys(score) if wanted is None else wanted
-    most = ~jnp.zeros((), wanted.dtype)
-    wanted = jnp.clip(wanted, 1, most - 1)
-    if within is not None:
-        wanted = jnp.where(within, wanted, 0)
-    # What was kept has a key that nothing else has: one selection fills up the rest.
-    wanted = jnp.where(kept, most, wanted)
-    if pattern is None:
-        (chosen,) = top_keys((wanted,), active)
-    else:
-        chosen = pattern.top(wanted)
-    return chosen & (wanted > 0)
+    def rank(i: int, score: jax.Array) -> jax.Array:
+        key = score
+        if not jnp.issubdtype(score.dtype, jnp.unsignedinteger):
+            key = sort_keys(score)
+        most = ~jnp.zeros((), key.dtype)
+        key = jnp.clip(key, 1, most - 1)
+        if within is not None:
+            key = jnp.where(within[i], key, 0)
+        # What was kept has a key that nothing else has: one selection fills up the
+        # rest.
+        return jnp.where(kept[i], most, key)
+
+    ranked = common_width(rank(i, score) for i, score in enumerate(wanted))
+    chosen = ranked
+    if any(pattern is None for pattern in patterns):
+        chosen = top_keys_of_groups(ranked, active, layers)
+    return tuple(
+        (free if pattern is None else pattern.top(key)) & (key > 0)
+        for free, key, pattern in zip(chosen, ranked, patterns, strict=True)
+    )
 
 
-def random_score(key: jax.Array, weight: jax.Array) -> jax.Array:
+def random_score(
+    key: jax.Array, weight: jax.Array, stacking: Stacking | None = None, leaf: int = 0
+) -> jax.Array:
     """Draw scores by which `exchange` grows entries uniformly at random.
 
     Args:
         key: a JAX PRNG key, another one for every exchange.
         weight: an array of the wanted shape.
+        stacking: the layers of some leaves, of which weight is one; each layer draws by
+            its number. None for a leaf by itself, which draws by the key as it is.
+        leaf: its number.
 
     Returns:
         ``uint32`` of that shape, which `exchange` compares as integers: uniform floats
         have only 2^23 values, and ties favour low indices.
     """
-    return jax.random.bits(key, weight.shape, jnp.uint32)
+    if stacking is None:
+        return jax.random.bits(key, weight.shape, jnp.uint32)
+
+    def draw(number: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        return jax.random.bits(jax.random.fold_in(key, number), shape, jnp.uint32)
+
+    return stacking.draw(leaf, weight.shape, draw)
 
 
 def prune_smallest(step: MaskStep) -> Leaves:
@@ -116,52 +172,55 @@ def keep_largest(step: MaskStep) -> Leaves:
 
 
 def exchange_by(grow: Grow) -> Callable[[MaskStep], Leaves]:
-    """Make a choice that exchanges a fraction of each leaf, rounded up.
+    """Make a choice that exchanges a fraction of each layer, rounded up.
 
     Args:
         grow: where the ``"gradient"`` is largest, or at ``"random"``. Entries whose
-            gradient is not finite do not grow: a leaf without others stays as it is.
+            gradient is not finite do not grow: a layer without others stays as it is.
     """
 
     def choose(step: MaskStep) -> Leaves:
-        new = []
-        for i, (weight, mask) in enumerate(zip(step.weights, step.masks, strict=True)):
-            if grow == "gradient":
-                score = jnp.abs(step.gradients[i])
-                score = jnp.where(jnp.isfinite(score), score, jnp.nan)
-            else:
-                assert step.key is not None  # since rules that grow so need one
-                score = random_score(jax.random.fold_in(step.key, i), weight)
-            active = jnp.sum(mask, dtype=jnp.int32)
-            # In float32 0.3 of 50 is above 15: a little less before it is rounded up.
-            share = step.fraction * (1 - 2.0**-21) * active.astype(jnp.float32)
-            drop = jnp.ceil(share).astype(jnp.int32)
-            within = None if step.within is None else step.within[i]
-            if grow == "gradient":
-                drop = _as_many_as_known(drop, score, mask, within)
-            new.append(
-                exchange(
-                    weight,
-                    score,
-                    mask,
-                    drop,
-                    within,
-                    pattern=step.budget.pattern(i),
-                )
+        stacking = step.budget.layers
+        if grow == "gradient":
+            sizes = tuple(map(jnp.abs, step.gradients))
+            scores = tuple(jnp.where(jnp.isfinite(s), s, jnp.nan) for s in sizes)
+        else:
+            assert step.key is not None  # since rules that grow so need one
+            scores = tuple(
+                random_score(step.key, weight, stacking, i)
+                for i, weight in enumerate(step.weights)
             )
-        return tuple(new)
+        (active,) = Segments.of_layers(stacking).count([[m] for m in step.masks])
+        # In float32 0.3 of 50 is above 15: a little less before it is rounded up.
+        share = step.fraction * (1 - 2.0**-21) * active.astype(jnp.float32)
+        drop = jnp.ceil(share).astype(jnp.int32)
+        if grow == "gradient":
+            drop = _as_many_as_known(drop, scores, step, stacking)
+        return exchange_all(
+            step.weights,
+            scores,
+            step.masks,
+            drop,
+            step.within,
+            stacking=stacking,
+            patterns=tuple(map(step.budget.pattern, range(len(step.weights)))),
+        )
 
     return choose
 
 
 def _as_many_as_known(
-    drop: jax.Array, score: jax.Array, mask: jax.Array, within: jax.Array | None
+    drop: jax.Array, scores: Leaves, step: MaskStep, stacking: Stacking
 ) -> jax.Array:
-    """Lower a number to exchange to that of the inactive entries with a gradient.
+    """Lower numbers to exchange to those of the inactive entries with a gradient.
 
     Gradients that overflowed would have entries grow by their index.
     """
-    free = ~mask if within is None else within & ~mask
-    unknown = free & jnp.isnan(score)
-    known = jnp.sum(free & ~unknown, dtype=jnp.int32)
-    return jnp.where(jnp.any(unknown), jnp.minimum(drop, known), drop)
+    inside = step.within or (None,) * len(step.masks)
+    pairs = []
+    for score, mask, within in zip(scores, step.masks, inside, strict=True):
+        free = ~mask if within is None else within & ~mask
+        unknown = free & jnp.isnan(score)
+        pairs.append((free & ~unknown, unknown))
+    known, unknown = Segments.of_layers(stacking).count(pairs)
+    return jnp.where(unknown > 0, jnp.minimum(drop, known), drop)

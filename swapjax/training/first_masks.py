@@ -44,8 +44,12 @@ def first_masks(
         scores: Leaves = tuple(map(strength, weights))
     else:
         assert key is not None  # since rules that begin so need one
-        keys = jax.random.split(jax.random.fold_in(key, 0), len(weights))
-        scores = tuple(map(jax.random.uniform, keys, plan.grids))
+        stacking = plan.layout.stacking
+        keys = jax.random.split(jax.random.fold_in(key, 0), stacking.count)
+        scores = tuple(
+            stacking.draw(i, grid, lambda n, shape: jax.random.uniform(keys[n], shape))
+            for i, grid in enumerate(plan.grids)
+        )
     if block is None:
         return select_compiled(scores, table.first_budget(), inside)
     reached = None if inside is None else tuple(map(block.touched, inside))

@@ -9,7 +9,8 @@ import optax
 from swapjax.core.counts import require_countable_groups
 from swapjax.core.types import Params
 from swapjax.sparsity.budget import select
-from swapjax.sparsity.plan import Plan, planned, require_one
+from swapjax.sparsity.plan import Plan
+from swapjax.sparsity.planned import planned, require_one
 from swapjax.sparsity.scores import saliency
 from swapjax.training.inputs import check_gradients, take_arrays
 
@@ -58,7 +59,7 @@ def gsm(
         if jax.tree.leaves(params):
             target = planned(params, sparsity, plan)
             target.layout.split(params)
-            require_countable_groups(target.groups, target.layout.shapes)
+            require_countable_groups(target.groups, target.layout.layer_shapes)
         return optax.EmptyState()
 
     def update(gradients: Params, state: Any, params: Params | None = None) -> tuple:

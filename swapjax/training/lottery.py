@@ -1,7 +1,6 @@
 """Iterative magnitude pruning with rewinding: train, prune a little, start again."""
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable
 from fractions import Fraction
@@ -19,7 +18,8 @@ from swapjax.core.types import Masks, Params
 from swapjax.sparsity import masks as masking
 from swapjax.sparsity.budget import Budget
 from swapjax.sparsity.magnitude import largest
-from swapjax.sparsity.plan import Plan, planned
+from swapjax.sparsity.plan import Plan
+from swapjax.sparsity.planned import planned
 from swapjax.training.train_function import Train, call, describe
 
 _KIND = "levels"
@@ -261,10 +261,10 @@ def _budgets(target: Plan, rate: float) -> list[Budget]:
 
 
 def _dense(target: Plan) -> tuple[int, ...]:
-    """Count all entries of each group of leaves."""
+    """Count all entries of each group of layers."""
     sizes = [0] * len(target.keep)
-    for group, shape in zip(target.groups, target.layout.shapes, strict=True):
-        sizes[group] += math.prod(shape)
+    for group, size in zip(target.groups, target.sizes, strict=True):
+        sizes[group] += size
     return tuple(sizes)
 
 

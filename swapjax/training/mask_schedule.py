@@ -15,7 +15,8 @@ from swapjax.sparsity.allocation import spread
 from swapjax.sparsity.bounds import allowed, keep_inside, room
 from swapjax.sparsity.budget import Budget
 from swapjax.sparsity.leaf_rules import exact_sparsity
-from swapjax.sparsity.plan import Plan, planned
+from swapjax.sparsity.plan import Plan
+from swapjax.sparsity.planned import planned
 from swapjax.sparsity.schedules import Schedule
 from swapjax.training.rule import Rule
 
@@ -77,7 +78,8 @@ class Timetable:
             for leaf, p in enumerate(self.plan.patterns)
         )
         floors = _in_units(self.plan, self.plan.floors)
-        budget = Budget(keep, self.plan.groups, floors, patterns)
+        stacking = self.plan.layout.stacking
+        budget = Budget(keep, self.plan.groups, floors, patterns, stacking)
         fraction = jnp.asarray(self.fractions)[i]
         if self.steps is not None:
             # What grew at the last update would have no other to train it.
@@ -89,7 +91,8 @@ class Timetable:
         assert self.begin is not None
         keep = jnp.asarray(self.keep_first, jnp.int32)
         floors = _in_units(self.begin, self.begin.floors)
-        return Budget(keep, self.begin.groups, floors, self.begin.patterns)
+        stacking = self.begin.layout.stacking
+        return Budget(keep, self.begin.groups, floors, self.begin.patterns, stacking)
 
 
 def make(
@@ -126,7 +129,7 @@ def make(
     plans = [target.at(level) for level in levels]
     if any(count > LIMIT for p in plans for count in p.keep):
         # Rules that rank a larger group raise the same where they select.
-        require_countable_groups(target.groups, target.layout.shapes)
+        require_countable_groups(target.groups, target.layout.layer_shapes)
     begin = _begin(rule, target, levels[0], schedule.start)
     # A restored state may bring the first call of all under jit.
     with jax.ensure_compile_time_eval():
@@ -204,7 +207,8 @@ def _keep_first(begin: Plan, inside: Leaves | None) -> tuple[int, ...]:
     take what one has no room for.
     """
     kept = keep_inside(begin, inside)
-    if inside is None or len(kept) != len(inside) or any(begin.patterns):
+    apart = len(kept) == begin.layout.stacking.count
+    if inside is None or not apart or any(begin.patterns):
         return _in_units(begin, kept)
     free = [g for g, o in zip(begin.groups, begin.overrides, strict=True) if o is None]
     there = room(begin, inside)

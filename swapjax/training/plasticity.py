@@ -18,7 +18,8 @@ from swapjax.sparsity import masks as masking
 from swapjax.sparsity.magnitude import largest
 from swapjax.sparsity.plan import Plan
 from swapjax.sparsity.plan import plan as plan_globally
-from swapjax.training.drop_and_grow import exchange
+from swapjax.sparsity.segments import Segments
+from swapjax.training.drop_and_grow import exchange_all
 from swapjax.training.train_function import Train, call, require_tree
 
 
@@ -180,16 +181,21 @@ def _cells(rates: Sequence[float], regrow: Sequence[bool]) -> list[_Cell]:
 def _regenerate(
     target: Plan, params: Params, gradient: Params, masks: Masks, fraction: float
 ) -> Masks:
-    """Drop a fraction of what every leaf has left, and regrow it by gradient."""
-    share = Fraction(repr(float(fraction)))
-    weights, slopes = target.layout.split(params), target.layout.split(gradient)
-    new = []
-    for weight, slope, mask, pattern in zip(
-        weights, slopes, target.layout.leaf_masks(masks), target.patterns, strict=True
-    ):
-        drop = math.ceil(share * int(jnp.sum(mask, dtype=jnp.int32)))
-        new.append(_exchange(weight, jnp.abs(slope), mask, drop, pattern=pattern))
-    return target.layout.masks(tuple(new))
+    """Drop a fraction of what every layer has left, and regrow it by gradient."""
+    share, layout = Fraction(repr(float(fraction))), target.layout
+    leaves = layout.leaf_masks(masks)
+    (active,) = Segments.of_layers(layout.stacking).count([[m] for m in leaves])
+    drop = [math.ceil(share * n) for n in active.tolist()]
+    new = _exchange(
+        layout.split(params),
+        tuple(map(jnp.abs, layout.split(gradient))),
+        leaves,
+        jnp.asarray(drop, jnp.int32),
+        None,
+        stacking=layout.stacking,
+        patterns=target.patterns,
+    )
+    return layout.masks(new)
 
 
-_exchange = jax.jit(exchange, static_argnames="pattern")
+_exchange = jax.jit(exchange_all, static_argnames=("stacking", "patterns"))

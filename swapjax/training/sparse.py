@@ -14,7 +14,8 @@ from swapjax.core.members import differ_like, own_seed
 from swapjax.core.types import Masks, Params
 from swapjax.sparsity import masks as masking
 from swapjax.sparsity.bounds import prunable
-from swapjax.sparsity.plan import Plan, require_one
+from swapjax.sparsity.plan import Plan
+from swapjax.sparsity.planned import require_one
 from swapjax.sparsity.schedules import Schedule
 from swapjax.training.first_masks import first_masks
 from swapjax.training.inputs import (

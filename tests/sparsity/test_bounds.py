@@ -97,7 +97,7 @@ def test_random_masks_take_elsewhere_what_one_leaf_has_no_room_for():
         assert int(masks["small"]["kernel"].sum()) == 4
 
 
-PATTERNS = [NM(2, 4), NM(1, 2), NM(3, 4, axis=0), NM(1, 2, axis=-1)]
+PATTERNS = [NM(2, 4, axis=0), NM(1, 2, axis=-2), NM(3, 4, axis=0), NM(1, 2, axis=-1)]
 
 
 @pytest.mark.parametrize(
@@ -108,16 +108,18 @@ PATTERNS = [NM(2, 4), NM(1, 2), NM(3, 4, axis=0), NM(1, 2, axis=-1)]
 )  # fmt: skip
 def test_a_group_with_too_few_entries_keeps_what_it_has(rule, pattern):
     # The other axis of b does not divide.
-    overrides = {"^b": 0.5} if pattern.axis == -2 else {}
-    target = swapjax.plan(PARAMS, pattern=pattern, overrides=overrides)
+    overrides = {"^b": 0.5} if pattern.axis is None else {}
+    axes = {"^b": ("input", "input", "output")}
+    target = swapjax.plan(PARAMS, pattern=pattern, overrides=overrides, axes=axes)
     found = train(rule, target)
     assert all(map(is_inside, found))
     for name in NAMES:
         if name == "b" and overrides:
             assert int(found[-1]["b"]["kernel"].sum()) == 48
             continue
-        there = groups(INSIDE[name]["kernel"], pattern.axis, pattern.m)
-        kept = groups(found[-1][name]["kernel"], pattern.axis, pattern.m)
+        axis = 0 if pattern.axis is None else pattern.axis
+        there = groups(INSIDE[name]["kernel"], axis, pattern.m)
+        kept = groups(found[-1][name]["kernel"], axis, pattern.m)
         np.testing.assert_array_equal(kept, np.minimum(there, pattern.n))
         assert (there < pattern.n).any()
 

@@ -11,7 +11,8 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swapjax.sparsity.plan import plan, planned
+from swapjax.sparsity.plan import plan
+from swapjax.sparsity.planned import planned
 
 
 def shaped(*shapes, dtype=jnp.float32):
@@ -61,8 +62,8 @@ def levelled(total, weights, sizes, floors):
             ("conv1.weight",),
         ),
         (
-            {"embed": {"my_kernel": jnp.ones((2, 2)), "weight": jnp.ones((2, 2))}},
-            ("embed/weight",),
+            {"proj": {"my_kernel": jnp.ones((2, 2)), "weight": jnp.ones((2, 2))}},
+            ("proj/weight",),
         ),
     ],
 )
@@ -88,7 +89,7 @@ def test_rules_take_leaves_in_and_out(rules, paths):
 
 
 def test_a_bare_array_has_to_be_included():
-    with pytest.raises(ValueError, match="no leaf named kernel or weight"):
+    with pytest.raises(ValueError, match="no leaf is known as a matrix"):
         plan(jnp.ones((3, 3)), 0.5)
     assert plan(jnp.ones((3, 3)), 0.5, include="^$").kept == 5
 
@@ -112,7 +113,7 @@ def test_a_bare_array_has_to_be_included():
         ({"overrides": {"fc1": 1.0}}, r"overrides\['fc1'\] must be in \[0, 1\)"),
         ({"overrides": {"fc1": 0.0}}, "can keep 20 at most and 1 at least .*not -5"),
         ({"overrides": {"fc1": 0.9}}, "can keep 20 at most and 1 at least .*not 22"),
-        ({"overrides": {"fc1": 0.5, "fc2": 0.4}}, r"no other leaves can keep 0"),
+        ({"overrides": {"fc1": 0.5, "fc2": 0.4}}, r"no other layers can keep 0"),
         ({"min_keep": 13}, r"keeps 25 of 50 entries.* 26 at least"),
         ({"min_keep": -1}, "min_keep must not be negative"),
         ({"allocation": "fair"}, "allocation must be 'global', 'uniform' or 'erk'"),
@@ -144,7 +145,7 @@ def test_empty_leaves_are_harmless_among_others_only():
         assert (target.kept, target.floors) == (10, (0, 1))
     with pytest.raises(ValueError, match="nothing to prune, a/kernel are empty"):
         plan({"a": params["a"]}, 0.5)
-    with pytest.raises(ValueError, match="no leaf named"):
+    with pytest.raises(ValueError, match="no leaf is known"):
         plan({}, 0.5)
 
 
@@ -356,13 +357,15 @@ def test_a_budget_has_the_counts_of_the_plan():
 def test_printing_a_plan_tells_what_will_happen():
     text = str(plan(network(), 0.5, overrides={"fc1": 0.4}, allocation="erk"))
     assert text.splitlines() == [
-        "leaf        shape  entries  keeps  rule",
-        "fc1/kernel    6x5       30     18  0.4",
-        "fc2/kernel    5x4       20      7  erk",
-        "all                     50     25",
+        "leaf        shape  stack  inputs  outputs  entries  keeps  rule",
+        "fc1/kernel    6x5              6        5       30     18  0.4",
+        "fc2/kernel    5x4              5        4       20      7  erk",
+        "all                                             50     25",
+        "stack, inputs and outputs are told by Flax Dense kernel",
+        "left out, is a bias: fc1/bias, fc2/bias",
     ]
     shared = str(plan(network(), 0.5)).splitlines()
-    assert shared[1].split() == ["fc1/kernel", "6x5", "30", "global"]
+    assert shared[1].split() == ["fc1/kernel", "6x5", "6", "5", "30", "global"]
 
 
 class TestPlanned:

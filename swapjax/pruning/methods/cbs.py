@@ -29,7 +29,7 @@ def cbs(
     candidates: int = 128,
     passes: int = 20,
     block: int = 1000,
-    output_axis: int = -1,
+    output_axis: int | None = None,
 ) -> Method:
     """Exchange removed and kept weights while the quadratic model of the loss falls.
 
@@ -102,7 +102,7 @@ def _solve(
     candidates: int,
     passes: int,
     block: int,
-    output_axis: int,
+    output_axis: int | None,
 ) -> Solution:
     rows, w = rows_of(problem), problem.weights
     if any(budget.patterns):
@@ -115,7 +115,7 @@ def _solve(
         elif rule == "obd":
             ranked = scores.fisher_diagonal(w, squares)
         else:
-            ranked = rank(rows, w, block, output_axis, damping[0])
+            ranked = rank(problem, block, output_axis, damping[0])
         return select(ranked, budget, problem.within)
 
     def finish(option: tuple[Search, jax.Array]) -> Solution:

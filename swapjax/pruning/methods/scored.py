@@ -89,10 +89,15 @@ def random(key: jax.Array) -> Method:
 
     def score(problem: Problem) -> Leaves:
         whole = jax.random.wrap_key_data(jnp.asarray(data), impl=kind)
-        keys = jax.random.split(whole, len(problem.weights))
+        stacking = problem.stacking
+        keys = jax.random.split(whole, stacking.count)
         return tuple(
-            jax.random.uniform(k, w.shape, jnp.float32)
-            for k, w in zip(keys, problem.weights, strict=True)
+            stacking.draw(
+                i,
+                w.shape,
+                lambda n, shape: jax.random.uniform(keys[n], shape, jnp.float32),
+            )
+            for i, w in enumerate(problem.weights)
         )
 
     settings = (("key", tuple(data.tolist())), ("kind", kind))

@@ -1,5 +1,6 @@
 """WoodFisher and WoodTaylor: Optimal Brain Surgeon with the empirical Fisher."""
 
+import dataclasses
 import functools
 from typing import Any, Literal
 
@@ -32,7 +33,7 @@ def woodfisher(
     update: Literal["joint", "independent", "none"] = "joint",
     first_order: bool = False,
     rounds: int = 1,
-    output_axis: int = -1,
+    output_axis: int | None = None,
 ) -> Method:
     """Remove the weights whose removal costs least once all others have adapted.
 
@@ -60,7 +61,7 @@ def woodfisher(
             same examples before each but the first. Removed entries stay removed in
             later rounds. With stored rows a second G is then held.
         output_axis: which axis of a leaf counts outputs, so that a block stays within
-            one as far as it can: -1 for Flax's kernels, 0 for PyTorch's weights.
+            one as far as it can; by default what the plan knows of each leaf.
 
     Returns:
         The method, for `swapjax.prune`. Its details are ``damping``, the largest
@@ -104,7 +105,7 @@ def _solve(
     update: str,
     first_order: bool,
     rounds: int,
-    output_axis: int,
+    output_axis: int | None,
 ) -> Solution:
     rows = rows_of(problem)
     if rounds > 1 and any(budget.patterns):
@@ -117,7 +118,7 @@ def _solve(
         bend = natural_step.bend(rows, problem.weights, kept)
     cut = None
     if block is not None:
-        cut = blockwise.partition(problem.weights, block, output_axis)
+        cut = blockwise.partition(problem.weights, block, output_axis, problem.layout)
 
     def once(
         rows: GradientOperator,
@@ -197,14 +198,11 @@ def _prune(
 
 
 def rank(
-    rows: GradientOperator,
-    weights: Leaves,
-    block: int,
-    output_axis: int,
-    damping: float,
+    problem: Problem, block: int, output_axis: int | None, damping: float
 ) -> Leaves:
     """Score by the root of ``w^2 / [H^-1]_qq``, H in blocks: large means keep."""
-    cut = blockwise.partition(weights, block, output_axis)
+    rows, weights = rows_of(problem), problem.weights
+    cut = blockwise.partition(weights, block, output_axis, problem.layout)
     diagonal = blockwise.examine(rows, cut, weights, damping).inverse_diagonal
     return _scores(weights, diagonal)
 
@@ -301,4 +299,4 @@ def _on_the_way(mask: Leaves, budget: Budget, r: jax.Array, rounds: int) -> Budg
     """Count what is kept after round r: every round left removes an equal share."""
     kept = count_by_group(mask, budget)
     go = jnp.maximum(kept - budget.keep, 0) // (rounds - r)
-    return Budget(kept - go, budget.groups, budget.floors, budget.patterns)
+    return dataclasses.replace(budget, keep=kept - go)

@@ -4,6 +4,7 @@
 factored and forgotten, one block at a time. O(n p c) time for p entries in all.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from swapjax.core.types import Leaves
 from swapjax.gradients.operator import GradientOperator
 from swapjax.pruning.solvers import least_squares
+from swapjax.sparsity.layout import Layout
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -50,32 +52,42 @@ class Update(NamedTuple):
     raised: jax.Array
 
 
-def partition(weights: Leaves, size: int, axis: int) -> Leaves:
-    """Cut each leaf into chunks of consecutive entries.
+def partition(
+    weights: Leaves, size: int, axis: int | None, layout: Layout | None = None
+) -> Leaves:
+    """Cut each layer into chunks of consecutive entries.
 
     Args:
         weights: the leaves.
-        size: entries of a block; the last of a leaf may have fewer.
-        axis: which axis of a leaf counts outputs. A chunk goes on with the next output
-            where one ends.
+        size: entries of a block; the last of a layer may have fewer.
+        axis: which axis of a leaf counts outputs; None for what roles tell, and the
+            last where they do not. A chunk goes on with the next output where one ends.
+        layout: the roles of the leaves, and their layers; None for no layers in them.
 
     Returns:
         ``int32[number, c]`` a leaf: places in it, the leaf's size for none.
     """
 
-    def chunks(leaf: jax.Array) -> jax.Array:
-        if not -leaf.ndim <= axis < leaf.ndim:
+    def chunks(i: int, leaf: jax.Array) -> jax.Array:
+        if axis is not None and not -leaf.ndim <= axis < leaf.ndim:
             raise ValueError(
                 f"output_axis: {axis} is no axis of a leaf of shape {leaf.shape}"
             )
+        stack = () if layout is None else layout.roles[i].stack
+        told = () if layout is None else layout.roles[i].outputs
+        outputs: tuple[int, ...] = ((-1 if axis is None else axis) % leaf.ndim,)
+        if axis is None and (told or stack):
+            outputs = told
+        inputs = tuple(a for a in range(leaf.ndim) if a not in stack + outputs)
         places = jnp.arange(leaf.size, dtype=jnp.int32).reshape(leaf.shape)
-        order = jnp.moveaxis(places, axis, 0).ravel()
-        width = max(1, min(size, leaf.size))
-        missing = -leaf.size % width
-        padded = jnp.pad(order, (0, missing), constant_values=leaf.size)
+        layers = math.prod(leaf.shape[a] for a in stack)
+        order = places.transpose(stack + outputs + inputs).reshape(layers, -1)
+        width = max(1, min(size, order.shape[1]))
+        missing = -order.shape[1] % width
+        padded = jnp.pad(order, ((0, 0), (0, missing)), constant_values=leaf.size)
         return padded.reshape(-1, width)
 
-    return tuple(chunks(leaf) for leaf in weights)
+    return tuple(chunks(i, leaf) for i, leaf in enumerate(weights))
 
 
 def examine(

@@ -1,7 +1,6 @@
 """One stage of layer-wise OBS: a support for all layers, then weights for each."""
 
 import dataclasses
-import math
 from typing import Literal, NamedTuple
 
 import jax
@@ -224,11 +223,8 @@ def _align(
     groups, inputs, outputs = layer.index.shape
     if pattern is None or inputs % pattern.m:
         return layer, jnp.asarray(pattern is None)
-    axis = pattern.axis % len(shape)
-    stride = math.prod(shape[axis + 1 :])
-    member = layer.index // stride % shape[axis] % pattern.m
     # A group goes by the place of its first member in the leaf.
-    group = layer.index - member * stride
+    group = layer.matrix(pattern.firsts(shape))
     order = jnp.argsort(group[:, :, 0], axis=1, stable=True)
     ordered = jnp.take_along_axis(group, order[:, :, None], axis=1)
     ordered = ordered.reshape(groups, -1, pattern.m, outputs)

@@ -11,7 +11,8 @@ from swapjax.gradients.operator import GradientOperator
 from swapjax.pruning.solvers.candidates import stack
 from swapjax.sparsity.budget import Budget
 from swapjax.sparsity.masks import apply_masks
-from swapjax.sparsity.topk import sort_keys, top_keys
+from swapjax.sparsity.segments import Segments
+from swapjax.sparsity.topk import common_width, sort_keys, top_keys_of_groups
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -100,7 +101,7 @@ def search(
         _, falls, rises = _evaluate(rows, weights, own, support, damping)
         stay = _floors(weights, support, budget)
         ins, outs, fall, rise, same = _choose(
-            support, stay, inside, falls, rises, budget.groups, width
+            support, stay, inside, falls, rises, budget.segments, width
         )
         size = len(ins)
         places = jnp.concatenate([ins, outs])
@@ -167,7 +168,7 @@ def _choose(
     inside: Leaves,
     falls: Leaves,
     rises: Leaves,
-    groups_of: tuple[int, ...],
+    segments: Segments,
     width: int,
 ) -> _Candidates:
     """Choose the dearest removed and the cheapest kept entries of every group.
@@ -178,15 +179,16 @@ def _choose(
         inside: entries that may be kept.
         falls: what f falls by per removed entry.
         rises: what f rises by per kept one.
-        groups_of: the group of each leaf.
+        segments: the groups of layers.
         width: candidates of either kind, per group.
     """
-    groups = sorted(set(groups_of))
+    groups = sorted(set(segments.groups))
+    numbers = segments.spread(jnp.arange(segments.total, dtype=jnp.int32), support)
 
     def top(values: Leaves, group: int) -> tuple[jax.Array, jax.Array]:
         flat = [
             jnp.where(g == group, x, -jnp.inf).ravel()
-            for g, x in zip(groups_of, values, strict=True)
+            for g, x in zip(numbers, values, strict=True)
         ]
         return jax.lax.top_k(jnp.concatenate(flat), width)
 
@@ -250,11 +252,10 @@ def _exchange(
 
 
 def _floors(weights: Leaves, support: Leaves, budget: Budget) -> Leaves:
-    """Mark the largest kept weights of each leaf, as many as its floor: they stay."""
-    ranked = (
+    """Mark the largest kept weights of each layer, as many as its floor: they stay."""
+    ranked = common_width(
         jnp.where(s, sort_keys(jnp.abs(w)), 0)
         for s, w in zip(support, weights, strict=True)
     )
-    return tuple(
-        top_keys((r,), floor)[0] for r, floor in zip(ranked, budget.floors, strict=True)
-    )
+    floors = jnp.asarray(budget.floors, jnp.int32)
+    return top_keys_of_groups(ranked, floors, Segments.of_layers(budget.layers))

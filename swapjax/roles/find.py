@@ -1,0 +1,100 @@
+"""The roles of all leaves of params: from a program, from names, and by hand."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from swapjax.core import trees
+from swapjax.core.types import LossFn, Params
+from swapjax.roles.names import name_roles
+from swapjax.roles.program import trace_roles
+from swapjax.roles.role import Axis, Role, matrix
+
+Axes = Mapping[str, Sequence[Axis]]
+
+
+def find_roles(
+    params: Params,
+    loss_fn: LossFn | None = None,
+    batch: Any = None,
+    axes: Axes | None = None,
+) -> tuple[Role, ...]:
+    """Find what each leaf of params does.
+
+    Args:
+        params: a pytree of arrays, or of their shapes and dtypes.
+        loss_fn: ``loss_fn(params, batch)``, whose program tells; without it the names
+            of the leaves do.
+        batch: that loss_fn takes, or its shapes and dtypes.
+        axes: what each axis of a leaf counts, by regular expression: of the leaves that
+            are not followed rightly.
+
+    Returns:
+        One role a leaf, in flattening order.
+
+    Raises:
+        ValueError: for a loss without a batch or a batch without a loss, a loss that
+            cannot be traced; for axes that match no leaf, or two for one leaf, of
+            another rank than the leaf, of other words than those of `Role`, and those
+            that the program contradicts.
+    """
+    paths, leaves = trees.paths(params), jax.tree.leaves(params)
+    if (loss_fn is None) != (batch is None):
+        given, missing = ("loss_fn", "batch") if batch is None else ("batch", "loss_fn")
+        raise ValueError(f"{missing}: {given} needs it to tell roles, got None")
+    if loss_fn is None:
+        roles = name_roles(paths, [np.shape(leaf) for leaf in leaves])
+    else:
+        roles = trace_roles(loss_fn, params, batch)
+    found = list(roles)
+    for i, given_axes in _matched(axes or {}, paths).items():
+        role = _by_hand(paths[i], np.shape(leaves[i]), given_axes)
+        if loss_fn is not None:
+            _require_no_contradiction(paths[i], role, found[i])
+        found[i] = role
+    return tuple(found)
+
+
+def _matched(axes: Axes, paths: Sequence[str]) -> dict[int, Sequence[Axis]]:
+    """Find the leaves that axes are given for, by number."""
+    found: dict[int, Sequence[Axis]] = {}
+    for pattern, words in axes.items():
+        try:
+            numbers = [i for i, path in enumerate(paths) if re.search(pattern, path)]
+        except re.error as e:
+            raise ValueError(
+                f"axes: {pattern!r} is not a regular expression: {e}"
+            ) from None
+        if not numbers:
+            raise ValueError(f"axes: {pattern!r} matches no leaf of params")
+        for i in numbers:
+            if i in found:
+                raise ValueError(f"axes: two of the rules match {paths[i]}")
+            found[i] = words
+    return found
+
+
+def _by_hand(path: str, shape: tuple[int, ...], words: Sequence[Axis]) -> Role:
+    """Take axes that were given for a leaf."""
+    if isinstance(words, str) or len(words) != len(shape):
+        raise ValueError(
+            f"axes: {path} has {len(shape)} axes, shape {shape}; give a word for each, "
+            f"got {words!r}"
+        )
+    try:
+        return matrix(*words, reason="axes=")
+    except ValueError as e:
+        raise ValueError(f"axes of {path}: {e}") from None
+
+
+def _require_no_contradiction(path: str, given: Role, traced: Role) -> None:
+    """Raise for axes that the program of the loss tells otherwise."""
+    if traced.kind == "unknown" or (traced.kind, traced.axes) == ("matrix", given.axes):
+        return
+    told = f"has the axes {traced.axes}" if traced.axes else traced.reason
+    raise ValueError(
+        f"axes: {path} {told} in the program of loss_fn, got {given.axes}; leave it out"
+    )

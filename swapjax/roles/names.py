@@ -1,0 +1,113 @@
+"""What each leaf of params does, told by its name, its shape and those around it."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+from swapjax.roles.kernel_names import read_kernel
+from swapjax.roles.place import CONTRADICTED, UNKNOWN, Place, Reading, Shape
+from swapjax.roles.plain_names import read_plain
+from swapjax.roles.role import Axis, Role
+from swapjax.roles.stacks import Axes, find_stacks, split, without
+from swapjax.roles.vector_names import read_single, read_table, read_vector
+from swapjax.roles.weight_names import read_weight
+
+_READERS = (read_vector, read_table, read_single, read_kernel, read_weight, read_plain)
+_EXPERT_PRICE = 0.01
+_OBLONG_PRICE = 1e-5  # Of two shared axes the stack is that which leaves squares.
+
+
+def name_roles(paths: Sequence[str], shapes: Sequence[Shape]) -> tuple[Role, ...]:
+    """Tell what leaves do by the conventions of Flax, Haiku, Equinox and PyTorch.
+
+    For want of a loss to follow them through. Names tell products, norms, biases and
+    tables apart; the size of a bias, which axes are outputs. Axes that a leaf has
+    beyond those of its convention, and shares with all leaves of a module, number
+    layers: those of a scan, or of experts where the path says so.
+
+    Feature groups of a convolution leave no trace in a name: they are 1.
+
+    Args:
+        paths: of all leaves of params, as `swapjax.core.trees.paths` has them.
+        shapes: of the same leaves.
+
+    Returns:
+        One role a leaf, of kind ``"unknown"`` where no convention has such a name.
+
+    Example:
+        >>> name_roles(["fc/bias", "fc/kernel"], [(3, 5), (3, 4, 5)])[1].axes
+        ('stack', 'input', 'output')
+    """
+    names = [split(path) for path in paths]
+    by_module: dict[tuple[str, ...], list[int]] = {}
+    by_parent: dict[tuple[str, ...], list[int]] = {}
+    for i, name in enumerate(names):
+        by_module.setdefault(name[:-1], []).append(i)
+        by_parent.setdefault(name[:-2], []).append(i)
+
+    @functools.cache
+    def beside(module: tuple[str, ...], axes: Axes) -> dict[str, Shape]:
+        cut = {names[i][-1]: without(shapes[i], axes) for i in by_module[module]}
+        return {name: shape for name, shape in cut.items() if shape is not None}
+
+    @functools.cache
+    def around(parent: tuple[str, ...], axes: Axes) -> dict[tuple[str, str], Shape]:
+        inside = [i for i in by_parent[parent] if len(names[i]) > 1]
+        cut = {names[i][-2:]: without(shapes[i], axes) for i in inside}
+        return {(m, x): shape for (m, x), shape in cut.items() if shape is not None}
+
+    @functools.cache
+    def read(i: int, axes: Axes) -> Reading:
+        shape = without(shapes[i], axes)
+        if shape is None:
+            return Reading(CONTRADICTED, UNKNOWN)
+        return _read(
+            Place(
+                modules=names[i][:-1],
+                leaf=names[i][-1],
+                shape=shape,
+                is_dotted="." in paths[i],
+                beside=beside(names[i][:-1], axes),
+                around=around(names[i][:-2], axes),
+            )
+        )
+
+    stacks = find_stacks(names, shapes, lambda i, axes: read(i, axes).cost)
+    return tuple(
+        _stacked(read(i, axes).role, axes, len(shapes[i]))
+        for i, axes in enumerate(stacks)
+    )
+
+
+def _read(place: Place) -> Reading:
+    """Read a leaf, and where it may hold experts as that of one of them too."""
+    found = _read_one(place)
+    if not place.is_of_experts or place.rank < 3:
+        return found
+    cost, role = _read_one(place.of_one_expert())
+    if cost + _EXPERT_PRICE >= found.cost:
+        return found
+    if role.kind == "matrix":
+        role = dataclasses.replace(role, axes=("expert", *role.axes))
+    return Reading(cost + _EXPERT_PRICE, role)
+
+
+def _read_one(place: Place) -> Reading:
+    for reader in _READERS:
+        reading = reader(place)
+        if reading is not None:
+            is_oblong = reading.role.kind == "matrix" and len(set(place.shape)) > 1
+            return reading._replace(cost=reading.cost + _OBLONG_PRICE * is_oblong)
+    return Reading(0.0, UNKNOWN)
+
+
+def _stacked(role: Role, axes: Axes, rank: int) -> Role:
+    """Put the axes of stacks back among those of a role."""
+    if role.kind != "matrix":
+        return role
+    places = {axis % rank for axis in axes}
+    rest = iter(role.axes)
+    words: tuple[Axis, ...] = tuple(
+        "stack" if i in places else next(rest) for i in range(rank)
+    )
+    return dataclasses.replace(role, axes=words)

@@ -1,0 +1,201 @@
+"""Which parts of a leaf are layers of their own: slices of a stack, experts.
+
+A stack of layers stays one array, as the program of the network has it. Whatever goes
+by layer, as counts do, is worked out for all slices of a leaf at once.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from swapjax.roles.role import Role
+
+Shape = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stacking:
+    """The layers of some leaves. Static: it has a hash, and holds no arrays.
+
+    Layers are numbered as a network would have them whose layers are leaves of their
+    own: of leaves that follow each other and are stacked alike, first all layers number
+    0, then all number 1.
+
+    Attributes:
+        axes: of each leaf, those that tell its layers apart, in order.
+        numbers: of each leaf, the numbers of its layers, in the order of those axes.
+    """
+
+    axes: tuple[tuple[int, ...], ...]
+    numbers: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def none(cls, leaves: int) -> "Stacking":
+        """Take each of some leaves for a layer."""
+        return cls(((),) * leaves, tuple((i,) for i in range(leaves)))
+
+    @classmethod
+    def of(
+        cls, paths: Sequence[str], shapes: Sequence[Shape], roles: Sequence[Role]
+    ) -> "Stacking":
+        """Find the layers of leaves, and give them numbers.
+
+        Args:
+            paths: the leaves.
+            shapes: theirs.
+            roles: theirs.
+        """
+        axes = tuple(role.stack for role in roles)
+        sides = [
+            tuple(shape[a] for a in of) for shape, of in zip(shapes, axes, strict=True)
+        ]
+        heads = _heads(paths)
+        runs = list(
+            itertools.accumulate(
+                range(1, len(sides)), _next_run(sides, heads), initial=0
+            )
+        )
+        keys = []
+        for leaf, side in enumerate(sides):
+            for place in itertools.product(*map(range, side)):
+                keys.append((runs[leaf], place[:1], leaf, place[1:]))
+        number = {key: n for n, key in enumerate(sorted(keys))}
+        found: list[list[int]] = [[] for _ in sides]
+        for key in keys:
+            found[key[2]].append(number[key])
+        return cls(axes, tuple(map(tuple, found)))
+
+    @property
+    def count(self) -> int:
+        """The number of layers."""
+        return sum(map(len, self.numbers))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every leaf is one layer."""
+        return not any(self.axes)
+
+    @property
+    def leaf_of(self) -> tuple[int, ...]:
+        """The leaf that each layer lies in."""
+        found = [0] * self.count
+        for leaf, numbers in enumerate(self.numbers):
+            for n in numbers:
+                found[n] = leaf
+        return tuple(found)
+
+    def names(self, paths: Sequence[str], shapes: Sequence[Shape]) -> tuple[str, ...]:
+        """Name the layers: ``blocks/kernel[3]``, and by its path a leaf that is one."""
+        found = [""] * self.count
+        for leaf, (path, shape) in enumerate(zip(paths, shapes, strict=True)):
+            sides = [range(shape[a]) for a in self.axes[leaf]]
+            places = itertools.product(*sides)
+            for n, place in zip(self.numbers[leaf], places, strict=True):
+                found[n] = f"{path}[{','.join(map(str, place))}]" if place else path
+        return tuple(found)
+
+    def by_layer(self, of_leaves: Sequence[Any]) -> tuple[Any, ...]:
+        """Give each layer what its leaf has."""
+        return tuple(of_leaves[leaf] for leaf in self.leaf_of)
+
+    def layer_shape(self, leaf: int, shape: Shape) -> Shape:
+        """Tell the shape of one layer of a leaf."""
+        return tuple(s for i, s in enumerate(shape) if i not in self.axes[leaf])
+
+    def layer_size(self, leaf: int, shape: Shape) -> int:
+        """Count the entries of one layer of a leaf."""
+        return math.prod(self.layer_shape(leaf, shape))
+
+    def spread(self, leaf: int, values: Any, shape: Shape) -> Any:
+        """Lay what each layer of all has along a leaf, so that it broadcasts.
+
+        Args:
+            leaf: its number.
+            values: [layers], an array of JAX or NumPy.
+            shape: of the leaf.
+        """
+        numbers = self.numbers[leaf]
+        if not self.axes[leaf]:
+            return values[numbers[0]]
+        sides = [s if i in self.axes[leaf] else 1 for i, s in enumerate(shape)]
+        return values[np.asarray(numbers, np.int32)].reshape(sides)
+
+    def inner(self, leaf: int, ndim: int) -> tuple[int, ...]:
+        """List the axes of a leaf that lie within a layer."""
+        return tuple(i for i in range(ndim) if i not in self.axes[leaf])
+
+    def gather(self, of_leaves: Sequence[jax.Array]) -> jax.Array:
+        """Join what each leaf has of its layers, in the order of its axes, to [layers].
+
+        Args:
+            of_leaves: one array a leaf, as many entries as it has layers.
+        """
+        flat = jnp.concatenate([x.reshape(-1) for x in of_leaves])
+        order = np.asarray(list(itertools.chain(*self.numbers)), np.int32)
+        if np.array_equal(order, np.arange(len(order))):
+            return flat
+        return flat[np.argsort(order)]
+
+    def draw(
+        self,
+        leaf: int,
+        shape: Shape,
+        draw: Callable[[Any, Shape], jax.Array],
+    ) -> jax.Array:
+        """Draw for each layer of a leaf what it would be given as a leaf of its own.
+
+        Args:
+            leaf: its number.
+            shape: of the leaf.
+            draw: ``(number of the layer, shape of the layer) -> array``.
+        """
+        one, numbers = self.layer_shape(leaf, shape), self.numbers[leaf]
+        if not self.axes[leaf]:
+            return draw(numbers[0], one)
+        # One after the other: not all generators draw the same under vmap.
+        each = jax.lax.map(lambda n: draw(n, one), np.asarray(numbers, np.int32))
+        return self.whole(leaf, each, shape)
+
+    def slices(self, leaf: int, x: jax.Array) -> jax.Array:
+        """Lay the layers of a leaf out along a first axis, [layers, ...]."""
+        axes = self.axes[leaf]
+        moved = jnp.moveaxis(x, axes, range(len(axes)))
+        return moved.reshape(len(self.numbers[leaf]), *moved.shape[len(axes) :])
+
+    def whole(self, leaf: int, slices: jax.Array, shape: Shape) -> jax.Array:
+        """Undo `slices`."""
+        axes = self.axes[leaf]
+        sides = [shape[a] for a in axes]
+        return jnp.moveaxis(
+            slices.reshape(*sides, *slices.shape[1:]), range(len(axes)), axes
+        )
+
+
+def _heads(paths: Sequence[str]) -> list[str]:
+    """Find the part of each path that tells modules apart that are scanned apart."""
+    parts = [path.split("/") for path in paths]
+    shortest = min(map(len, parts), default=1) - 1
+    shared = 0
+    while shared < shortest and len({p[shared] for p in parts}) == 1:
+        shared += 1
+    return [p[shared] if len(p) > shared + 1 else "" for p in parts]
+
+
+def _next_run(sides: list[Shape], heads: list[str]) -> Any:
+    """Tell runs of leaves apart that are stacked alike, in one module."""
+
+    def step(run: int, leaf: int) -> int:
+        alike = (
+            bool(sides[leaf])
+            and sides[leaf][:1] == sides[leaf - 1][:1]
+            and heads[leaf] == heads[leaf - 1]
+        )
+        return run if alike else run + 1
+
+    return step
