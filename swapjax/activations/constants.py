@@ -1,7 +1,7 @@
-"""Leaves that are scaled, or multiplied with constants, before data meet them.
+"""Leaves that meet constants before data meet them.
 
-``x @ (c * W)`` reads c x, ``x @ (C @ W)`` reads x C, and ``x @ (W @ R)`` reads x. What
-no data meet in a product, ``C @ W`` itself, reads C for every example.
+``x @ (c * W + d)`` reads c x, ``x @ (C @ W)`` reads x C, and ``x @ (W @ R)`` reads x.
+What no data meet in a product, ``C @ W`` itself, reads C for every example.
 """
 
 import math
@@ -39,7 +39,7 @@ def scaled(product: Product, value: Value, frame: Frame) -> Product:
 
 
 def scale(eqn: core.JaxprEqn, operands: list[Value]) -> Value | None:
-    """Take a scale from ``mul``, ``div`` or ``neg`` of a view; None for other uses."""
+    """Take a view that is scaled, or moved by a constant; None for other uses."""
     name = eqn.primitive.name
     which = 0 if operands[0].view is not None else 1
     leaf = operands[which]
@@ -49,6 +49,8 @@ def scale(eqn: core.JaxprEqn, operands: list[Value]) -> Value | None:
     other = operands[1 - which]
     if other.view is not None or other.data or (name == "div" and which == 1):
         return None
+    if name in ("add", "sub"):
+        return leaf
     factor = jnp.asarray(other.array if other.narrow is None else other.narrow)
     if factor.ndim == 0:
         factor = factor.reshape([1] * len(leaf.view.shape))

@@ -4,18 +4,7 @@ from collections.abc import Callable, Sequence
 
 from jax.extend import core
 
-# Equations that call another program, and the parameter that holds it. All are entered:
-# their rules for derivatives do not matter here.
-CALLS = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-    "checkpoint": "jaxpr",
-    "remat2": "jaxpr",
-}
+from swapjax.roles.primitives import CALLS
 
 Flags = tuple[bool, ...]
 

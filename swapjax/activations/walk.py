@@ -19,34 +19,13 @@ from jax.extend import core
 
 from swapjax.activations import constants, loops
 from swapjax.activations import view as views
-from swapjax.activations.dependence import CALLS, called
+from swapjax.activations.dependence import called
 from swapjax.activations.product import of_convolution, of_dot
 from swapjax.activations.values import Frame, Value
+from swapjax.roles.primitives import CALLS, MOVES, SAME
 
-# Equations that keep every entry in its place, and those that rearrange entries.
-_SAME = {
-    "convert_element_type",
-    "copy",
-    "copy_p",
-    "name",
-    "optimization_barrier",
-    "reduce_precision",
-    "sharding_constraint",
-    "stop_gradient",
-}
-_MOVES = {
-    "broadcast_in_dim",
-    "concatenate",
-    "expand_dims",
-    "pad",
-    "reshape",
-    "rev",
-    "slice",
-    "split",
-    "squeeze",
-    "stack",
-    "transpose",
-}
+_SAME = SAME | {"optimization_barrier"}
+_MOVES = MOVES | {"concatenate", "pad", "slice", "split", "stack"}
 _LOOPS = {"scan": loops.scan, "while": loops.while_loop, "cond": loops.cond}
 _WORDS = {
     "gather": "is looked up by gather, as a table is",
@@ -99,7 +78,7 @@ def _evaluate(eqn: core.JaxprEqn, operands: list[Value], frame: Frame) -> list[V
     moved = _move(eqn, operands, plain, frame)
     if moved is not None:
         return moved
-    if name in ("mul", "div", "neg"):
+    if name in ("mul", "div", "neg", "add", "sub"):
         leaf = constants.scale(eqn, operands)
         if leaf is not None:
             return [dataclasses.replace(leaf, array=plain[0].array)]

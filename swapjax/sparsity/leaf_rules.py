@@ -58,7 +58,9 @@ def match(
         }
         if not taken:
             pairs = zip(paths, roles, strict=True)
-            listed = some([f"{path or 'the array'}, which {role.reason}" for path, role in pairs])
+            listed = some(
+                [f"{path or 'the array'}, which {role.reason}" for path, role in pairs]
+            )
             raise ValueError(
                 "params: no leaf is known as a matrix that data is multiplied with; "
                 f"say with include what to prune of {listed or 'nothing'}"

@@ -321,14 +321,14 @@ class TestParts:
         w, side = draw(0, 3, 4, 4), jnp.arange(1.0, 5)
 
         def loss(p, x):
-            w = jnp.swapaxes(side[:, None] * p["kernel"] / 2, 1, 2)
+            w = jnp.swapaxes(side[:, None] * p["kernel"] / 2 + 1, 1, 2)
             return jnp.sum(jax.lax.scan(lambda h, w: (h @ (-w).T, None), x, w)[0])
 
         layer = measure(loss, {"kernel": w}, self.x)["kernel"]
         x, expected = np.asarray(self.x), []
         for i in range(3):
             expected.append(moment(x * side / 2))
-            x = -(x * side / 2) @ w[i]
+            x = -x @ (side[:, None] * w[i] / 2 + 1)
         check(layer, np.stack(expected), layers=3)
 
     def test_constants_in_between(self):

@@ -348,6 +348,7 @@ def told_by_data(w, x):
         (lambda w, x: x @ (w * jnp.arange(4.0)), "scaled by output"),
         (lambda w, x: x @ jnp.ravel(w.T * jnp.arange(4.0)).reshape(4, 4), "enters re"),
         (lambda w, x: x @ (w + w.T), "through add"),
+        (lambda w, x: jnp.sum(x) + w, "through add"),
         (lambda w, x: jnp.tanh(x @ w) @ w.T, "as several matrices"),
         (lambda w, x: jnp.tanh(x @ w)[:, :2] @ w[:2, :2], "as several matrices"),
         (lambda w, x: x @ jnp.ones((4, 4)), "in no product"),

@@ -43,7 +43,11 @@ def test_a_plan_holds_the_layout_of_its_params():
     [
         (jnp.ones((2, 3), int), TypeError, "params: kernel holds int32, only floats"),
         (jnp.ones((0, 3)), ValueError, "params: nothing to prune, kernel are empty"),
-        (jnp.ones(3), ValueError, "params: no leaf is known as a matrix .* kernel, which "),
+        (
+            jnp.ones(3),
+            ValueError,
+            "params: no leaf is known as a matrix .* kernel, which ",
+        ),
     ],
 )
 def test_what_cannot_be_pruned_is_refused(leaf, error, message):

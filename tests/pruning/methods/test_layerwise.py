@@ -181,4 +181,4 @@ def test_a_problem_without_layers_is_an_error(method):
 def test_methods_of_the_same_settings_are_equal():
     assert layerwise_obs() == layerwise_obs(order="auto")
     assert layerwise_obs() != layerwise_obs(block=64)
-    assert str(wanda()) == "wanda(per_output=False)"
+    assert str(wanda()) == "wanda(per_output=True)"

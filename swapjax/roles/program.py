@@ -1,0 +1,72 @@
+"""Find what each leaf of params does from the program of the loss.
+
+The loss is traced for shapes alone, and its program walked with two things known of
+each variable: whether it depends on data, and which leaves it shows (`views`). What is
+made of weights alone (casts, masks, scales, transposes, slices, concatenations) is
+followed; where it is multiplied with data, the product tells what each axis does. A
+leaf that is looked up by data is a table, one that meets data entry by entry a vector.
+What happens to a leaf without data, as in a penalty, tells nothing.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from swapjax.core.types import LossFn, Params
+from swapjax.roles.role import Role
+from swapjax.roles.rules import Scope, Value
+from swapjax.roles.uses import Uses
+from swapjax.roles.views import whole
+from swapjax.roles.walk import walk
+
+_VALUES = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.NonConcreteBooleanIndexError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+
+
+def trace_roles(loss_fn: LossFn, params: Params, batch: Any) -> tuple[Role, ...]:
+    """Tell what each leaf of params does in the program of a loss.
+
+    From shapes alone: nothing is computed, and no array is made.
+
+    Args:
+        loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch.
+        params: the network, any pytree of arrays or of their shapes and dtypes, as
+            `jax.ShapeDtypeStruct` has them.
+        batch: what ``loss_fn`` takes, arrays or shapes and dtypes.
+
+    Returns:
+        One role a leaf, in the order of ``jax.tree.leaves``. A leaf that two products
+        use in different ways, as a head tied to an embedding, is ``"unknown"``, and
+        the reason names both; so is one that meets no data.
+
+    Raises:
+        ValueError: for a loss that asks for the values of arrays while it is traced.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from swapjax.roles.program import trace_roles
+        >>> params = {"bias": jnp.zeros(4), "kernel": jnp.zeros((8, 4))}
+        >>> loss = lambda p, x: jnp.mean((x @ p["kernel"] + p["bias"]) ** 2)
+        >>> bias, kernel = trace_roles(loss, params, jnp.zeros((2, 8)))
+        >>> bias.kind, kernel.kind, kernel.axes
+        ('vector', 'matrix', ('input', 'output'))
+    """
+    try:
+        program = jax.make_jaxpr(loss_fn)(params, batch)
+    except _VALUES as error:
+        first = str(error).strip().splitlines()[0]
+        raise ValueError(
+            "loss_fn: must be traceable by jax.jit for roles to be found, but asks for "
+            f"the values of arrays ({first}); name the axes with axes= instead"
+        ) from error
+    shapes = tuple(np.shape(leaf) for leaf in jax.tree.leaves(params))
+    inputs = [Value(views=(whole(i, shape),)) for i, shape in enumerate(shapes)]
+    inputs += [Value(data=True)] * len(jax.tree.leaves(batch))
+    uses = Uses()
+    walk(program, inputs, Scope(shapes, uses))
+    return tuple(uses.role(i) for i in range(len(shapes)))
