@@ -1,4 +1,4 @@
-"""What in a program depends on the data, told from its equations alone."""
+"""What in a program depends on the data, and what on leaves alone."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,7 +6,8 @@ from jax.extend import core
 
 from swapjax.roles.primitives import CALLS
 
-Flags = tuple[bool, ...]
+CONSTANT, DATA, LEAF = 0, 1, 2  # what depends on both counts as data
+Flags = tuple[int, ...]
 
 
 def called(eqn: core.JaxprEqn) -> tuple[core.Jaxpr, Sequence]:
@@ -18,21 +19,21 @@ def called(eqn: core.JaxprEqn) -> tuple[core.Jaxpr, Sequence]:
 
 def flow(
     program: core.Jaxpr,
-    flags: Sequence[bool],
+    flags: Sequence[int],
     branching: Callable[[core.JaxprEqn], None] | None = None,
 ) -> Flags:
-    """Tell which results of a program depend on the data.
+    """Tell what the results of a program depend on.
 
     Args:
         program: a jaxpr.
-        flags: which of its inputs do; its constants do not.
-        branching: called for every equation whose data tell which branch it takes, or
-            how often it loops.
+        flags: what its inputs depend on; its constants do on neither.
+        branching: called for every equation that leaves enter and of which data tell
+            which branch it takes, or how often it loops.
     """
     known = dict(zip(program.invars, flags, strict=True))
 
-    def read(atom: core.Var | core.Literal) -> bool:
-        return not isinstance(atom, core.Literal) and known.get(atom, False)
+    def read(atom: core.Var | core.Literal) -> int:
+        return CONSTANT if isinstance(atom, core.Literal) else known.get(atom, CONSTANT)
 
     for eqn in program.eqns:
         results = _results(eqn, tuple(map(read, eqn.invars)), branching)
@@ -41,10 +42,10 @@ def flow(
 
 
 def carried(body: core.Jaxpr, consts: Flags, carry: Flags, xs: Flags = ()) -> Flags:
-    """Tell which values depend on the data that a loop carries on."""
+    """Tell what the values depend on that a loop carries on."""
     while True:
         found = flow(body, (*consts, *carry, *xs))[: len(carry)]
-        after = tuple(a or b for a, b in zip(carry, found, strict=True))
+        after = tuple(map(_both, carry, found))
         if after == carry:
             return carry
         carry = after
@@ -68,12 +69,17 @@ def _results(eqn: core.JaxprEqn, flags: Flags, branching: Callable | None) -> Fl
         condition = params["cond_jaxpr"].jaxpr
         (ends,) = flow(condition, (*flags[:first], *carry), branching)
         flow(body, (*consts, *carry), branching)
-        if ends and branching is not None:
+        if ends == DATA and LEAF in flags and branching is not None:
             branching(eqn)
-        return tuple(ends or flag for flag in carry)
+        return tuple(_both(ends, flag) for flag in carry)
     if name == "cond":
-        if flags[0] and branching is not None:
+        if flags[0] == DATA and LEAF in flags and branching is not None:
             branching(eqn)
         several = [flow(b.jaxpr, flags[1:], branching) for b in params["branches"]]
-        return tuple(flags[0] or any(each) for each in zip(*several, strict=True))
-    return (any(flags),) * len(eqn.outvars)
+        return tuple(_both(flags[0], *each) for each in zip(*several, strict=True))
+    return (_both(*flags),) * len(eqn.outvars)
+
+
+def _both(*flags: int) -> int:
+    """Tell what depends on what several things depend on."""
+    return DATA if DATA in flags else max(flags, default=CONSTANT)

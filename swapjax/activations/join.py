@@ -76,18 +76,18 @@ class Join(NamedTuple):
         ):
             some = np.flatnonzero(goes >= 0)
             pull_rows, pull_columns = (
-                jnp.asarray(_inverse(places[some], side))
+                _inverse(places[some], side)
                 for places, side in ((rows, inputs), (columns, outputs))
             )
-            block = jax.vmap(_take, in_axes=(0, 0, 0, None))
-            seen = block(product.places(leaf)[some], pull_rows, pull_columns, -1)
+            seen = _pull(product.places(leaf)[some], pull_rows, pull_columns, -1)
             index = index.at[goes[some]].max(seen)
-            read = block(found[some], pull_rows, pull_rows, 0)
+            read = _pull(found[some], pull_rows, pull_rows, 0)
             moment = moment.at[goes[some]].add(read)
         if self.unread:
             entries, *where = self.unread
             index = index.at[tuple(where)].set(entries)
-        return Layer(moment, index, self.layers, filled=True)
+        filled = index.size > math.prod(self.shape)
+        return Layer(moment, index, self.layers, filled)
 
 
 def joins(
@@ -283,6 +283,14 @@ def _inverse(places: np.ndarray, side: int) -> np.ndarray:
     return result
 
 
-def _take(x: jax.Array, rows: jax.Array, columns: jax.Array, fill: int) -> jax.Array:
-    found = x.at[rows].get(mode="fill", fill_value=fill)
-    return found.at[:, columns].get(mode="fill", fill_value=fill)
+def _pull(x: jax.Array, rows: np.ndarray, columns: np.ndarray, fill: int) -> jax.Array:
+    """Take rows and columns of each group, by number."""
+
+    def take(x: jax.Array, places: np.ndarray) -> jax.Array:
+        side = x.shape[1]
+        if places.shape[1] == side and (places == np.arange(side)).all():
+            return x
+        one = lambda x, i: x.at[i].get(mode="fill", fill_value=fill)  # noqa: E731
+        return jax.vmap(one)(x, jnp.asarray(places))
+
+    return take(take(x, rows).swapaxes(1, 2), columns).swapaxes(1, 2)

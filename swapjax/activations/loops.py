@@ -186,7 +186,7 @@ def _carry(
         same = body.outvars[i] is body.invars[len(consts) + i]
         if value.view is not None and not same:
             raise frame.error(value.view, f"is carried through {name} and changes")
-        result.append(dataclasses.replace(value, data=data, narrow=None))
+        result.append(dataclasses.replace(value, data=bool(data), narrow=None))
     return result
 
 

@@ -92,7 +92,7 @@ def _measure(
     size = n // count
     left = n - count * size
 
-    several = _branches(loss_fn, params, batches)
+    several = _branches(loss_fn, params, batches, paths)
 
     def measure(start: jax.Array | int, size: int) -> list[Product]:
         data = jax.tree.map(
@@ -155,15 +155,20 @@ def _prunable(params: Params, paths: tuple[str, ...]) -> list[tuple[int, Any]]:
     return [(i, leaves[i]) for i in places]
 
 
-def _branches(loss_fn: LossFn, params: Params, batches: Any) -> bool:
-    """Tell whether data decide on branches, or on how often a loop runs.
+def _branches(
+    loss_fn: LossFn, params: Params, batches: Any, paths: tuple[str, ...]
+) -> bool:
+    """Tell whether data decide on branches with leaves, or how often they are used.
 
     Batches side by side would all take all of them.
     """
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batches)
     program = jax.make_jaxpr(loss_fn)(params, one).jaxpr
-    fixed = len(jax.tree.leaves(params))
-    flags = [i >= fixed for i in range(len(program.invars))]
+    flags = [dependence.DATA] * len(program.invars)
+    flags[: len(jax.tree.leaves(params))] = [
+        dependence.LEAF if path in paths else dependence.CONSTANT
+        for path in trees.paths(params)
+    ]
     found: list = []
     dependence.flow(program, flags, found.append)
     return bool(found)

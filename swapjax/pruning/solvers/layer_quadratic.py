@@ -91,7 +91,8 @@ def saliency(root: jax.Array, weights: jax.Array) -> jax.Array:
 
     The others of its output are re-fitted then (Optimal Brain Surgeon).
     """
-    diagonal = jnp.sum(jnp.square(root), axis=-2)
+    # Group by group, so that the sums of one do not depend on how many there are.
+    diagonal = jax.lax.map(lambda u: jnp.sum(jnp.square(u), axis=0), root)
     return jnp.square(weights) / diagonal[:, :, None]
 
 

@@ -151,8 +151,12 @@ def _curvature(squares: jax.Array, reads: jax.Array) -> jax.Array:
     That of a weight is the product of what it reads and the gradient in its output. If
     the two are independent, as K-FAC assumes (arXiv:1503.05671), their squares are too.
     """
-    total = jnp.sum(reads, axis=1, keepdims=True)
-    return jnp.sum(squares, axis=1, keepdims=True) / jnp.where(total > 0, total, 1)
+
+    def one(group: tuple[jax.Array, jax.Array]) -> jax.Array:
+        top, total = (jnp.sum(x, axis=0, keepdims=True) for x in group)
+        return top / jnp.where(total > 0, total, 1)
+
+    return jax.lax.map(one, (squares, reads))
 
 
 def _work(layer: Layer) -> int:
