@@ -220,12 +220,7 @@ def _shapes(settings: Settings, data: Any) -> tuple[Any, Any]:
     arrays = jax.tree.leaves(examples)
     if not arrays or any(np.ndim(x) < 1 or len(x) < size for x in arrays):
         return None, data  # which is an error later on
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(
-            (size, *x.shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype)
-        ),
-        examples,
-    ), data
+    return jax.eval_shape(lambda t: jax.tree.map(lambda x: x[:size], t), examples), data
 
 
 def _source(settings: Settings, data: Any) -> Source | None:

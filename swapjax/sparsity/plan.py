@@ -67,6 +67,16 @@ class Plan:
     )
 
     @property
+    def paths(self) -> tuple[str, ...]:
+        """The prunable leaves."""
+        return self.layout.paths
+
+    @property
+    def total(self) -> int:
+        """The number of prunable entries."""
+        return self.layout.total
+
+    @property
     def unit(self) -> int:
         """The entries that live or die as one."""
         return 1 if self.block is None else self.block.size

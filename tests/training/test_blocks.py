@@ -27,7 +27,7 @@ def network():
     keys = jax.random.split(jax.random.key(0), 2)
     return {
         "a": {"kernel": jax.random.normal(keys[0], (8, 12)), "bias": jnp.ones(12)},
-        "b": {"kernel": jax.random.normal(keys[1], (2, 12, 6))},
+        "conv": {"kernel": jax.random.normal(keys[1], (2, 12, 6))},
     }
 
 
@@ -76,7 +76,7 @@ def test_a_plan_keeps_whole_blocks(allocation, sparsity):
 
 
 def test_an_override_counts_blocks_too():
-    plan = swapjax.plan(network(), 0.5, pattern=BLOCK, overrides={"b": 0.75})
+    plan = swapjax.plan(network(), 0.5, pattern=BLOCK, overrides={"conv": 0.75})
     assert plan.keep[plan.groups[1]] == 6 * 6
     assert plan.at(0.25).keep[plan.groups[1]] % 6 == 0
 
@@ -94,7 +94,7 @@ def test_masks_are_whole_blocks_after_every_step(rule):
     def loss(params):
         hidden = jnp.tanh(jnp.linspace(-1, 1, 8) @ params["a"]["kernel"])
         out = jnp.einsum(
-            "i,kij->kj", hidden + params["a"]["bias"], params["b"]["kernel"]
+            "i,kij->kj", hidden + params["a"]["bias"], params["conv"]["kernel"]
         )
         return jnp.sum((out - 1) ** 2)
 
@@ -107,12 +107,12 @@ def test_masks_are_whole_blocks_after_every_step(rule):
     for _ in range(8):
         params, state = step(params, state)
         masks = swapjax.masks_of(state)
-        for name in "ab":
+        for name in ("a", "conv"):
             grid = blocks_of(masks[name]["kernel"])
             assert np.all(grid.any(1) == grid.all(1))
             gone = ~np.asarray(masks[name]["kernel"])
             assert not np.any(np.asarray(params[name]["kernel"])[gone])
-    kept = sum(int(jnp.sum(masks[name]["kernel"])) for name in "ab")
+    kept = sum(int(jnp.sum(masks[name]["kernel"])) for name in ("a", "conv"))
     assert kept == plan.kept
     swapjax.check_state(state)
 
@@ -125,9 +125,9 @@ def test_pruning_by_magnitude_takes_the_blocks_with_the_largest_mean():
         key=jax.random.key(0),
     )  # fmt: skip
     masks = swapjax.masks_of(tx.init(params))
-    means = [np.abs(blocks_of(params[n]["kernel"])).mean(1) for n in "ab"]
+    means = [np.abs(blocks_of(params[n]["kernel"])).mean(1) for n in ("a", "conv")]
     limit = np.sort(np.concatenate(means))[-plan.kept // 6]
-    for name, mean in zip("ab", means, strict=True):
+    for name, mean in zip(("a", "conv"), means, strict=True):
         found = blocks_of(masks[name]["kernel"]).all(1)
         np.testing.assert_array_equal(found, mean >= limit)
 

@@ -108,7 +108,7 @@ class TestPlans:
 
     def test_patterns(self, name):
         rule, schedule = PLANNED[name]
-        pattern = NM(1, 3)
+        pattern = NM(1, 3, axis=0)
         plan = swapjax.plan(initial(), pattern=pattern)
         trail = run(make(rule, schedule, plan=plan))
         for t, (_, state) in enumerate(trail):
