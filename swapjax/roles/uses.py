@@ -17,6 +17,7 @@ class Use(NamedTuple):
         how: of what is no matrix, to follow the path of the leaf in a sentence.
         axes: of a matrix.
         groups: of a convolution.
+        pixels: the axes of those of its kernel.
         weak: whether any other use is believed before this one.
     """
 
@@ -25,6 +26,7 @@ class Use(NamedTuple):
     how: str = ""
     axes: tuple[Axis, ...] = ()
     groups: int = 1
+    pixels: tuple[int, ...] = ()
     weak: bool = False
 
     def sentence(self) -> str:
@@ -94,7 +96,8 @@ class Uses:
             one = joined
         if one.kind == "matrix":
             axes = self._corrected(one)
-            return matrix(*axes, groups=one.groups, reason=SOURCE)
+            pixels = tuple(i for i in one.pixels if axes[i] == "input")
+            return matrix(*axes, groups=one.groups, pixels=pixels, reason=SOURCE)
         return Role(one.kind, reason=one.how)
 
     def _corrected(self, use: Use) -> tuple[Axis, ...]:
@@ -123,7 +126,8 @@ def _join(one: Use, other: Use) -> Use | None:
         if a != b and {a, b} != {"stack", "expert"}:
             return None
         axes.append(a if a == b else "stack")
-    return one._replace(axes=tuple(axes))
+    pixels = tuple(sorted({*one.pixels, *other.pixels}))
+    return one._replace(axes=tuple(axes), pixels=pixels)
 
 
 def matrix_use(
@@ -133,6 +137,7 @@ def matrix_use(
     *,
     narrow: bool,
     groups: int = 1,
+    pixels: int = 0,
     how: str,
     weak: bool,
 ) -> Use:
@@ -145,6 +150,7 @@ def matrix_use(
         narrow: whether the leaf is repeated along an axis of the product, so that it
             is the scale of inputs or of outputs unless it has axes of both.
         groups: of a convolution.
+        pixels: marks of those of its kernel.
         how: the sentence of a vector.
         weak: see `Use`.
     """
@@ -153,7 +159,8 @@ def matrix_use(
     axes = [_word(found) for found in words]
     long = {w for w, size in zip(axes, shape, strict=True) if size > 1}
     if {"input", "output"} <= long or ("input" in axes and not narrow):
-        return Use(leaf, "matrix", "", _filled(axes, shape), groups, weak)
+        places = tuple(i for i in range(len(shape)) if pixels >> i & 1)
+        return Use(leaf, "matrix", "", _filled(axes, shape), groups, places, weak)
     return Use(leaf, "vector", how, weak=weak)
 
 
