@@ -12,13 +12,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend import core
 
 from swapjax.core.types import LossFn, Params
 from swapjax.roles.role import Role
 from swapjax.roles.uses import Uses
 from swapjax.roles.values import Scope, Value
-from swapjax.roles.views import Shape, whole
+from swapjax.roles.views import whole
 from swapjax.roles.walk import walk
 
 _VALUES = (
@@ -72,19 +71,9 @@ def trace_roles(loss_fn: LossFn, params: Params, batch: Any) -> tuple[Role, ...]
     shapes = tuple(np.shape(leaf) for leaf in jax.tree.leaves(params))
     inputs = [Value(views=(whole(i, shape),)) for i, shape in enumerate(shapes)]
     inputs += [Value(data=True)] * len(jax.tree.leaves(batch))
-    roles = _roles(program, inputs, shapes, Value())
-    if all(role.kind == "unknown" for role in roles):
-        # The loss has its data from elsewhere than the batch.
-        roles = _roles(program, inputs, shapes, Value(data=True))
-    return roles
-
-
-def _roles(
-    program: core.ClosedJaxpr,
-    inputs: list[Value],
-    shapes: tuple[Shape, ...],
-    constant: Value,
-) -> tuple[Role, ...]:
     uses = Uses()
-    walk(program, inputs, Scope(shapes, uses), constant)
+    walk(program, inputs, Scope(shapes, uses))
+    if not uses:
+        # The loss has its data from elsewhere than the batch.
+        walk(program, inputs, Scope(shapes, uses), constant=Value(data=True))
     return tuple(uses.role(i) for i in range(len(shapes)))

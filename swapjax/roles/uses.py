@@ -56,6 +56,10 @@ class Uses:
         self._later: dict[int, dict[int, Axis]] = {}
         self._summed: dict[int, int] = {}
 
+    def __bool__(self) -> bool:
+        """Whether any leaf is used with data."""
+        return bool(self._uses)
+
     def add(self, use: Use) -> Use:
         """Note a use."""
         if self.weak:

@@ -328,6 +328,16 @@ def test_arrays_that_the_loss_closes_over_are_data_where_the_batch_is_not():
           UNKNOWN, IN_OUT)  # fmt: skip
 
 
+def test_pixels_of_a_kernel_are_told_from_its_channels():
+    for name in ("convolution", "depthwise", "flipped"):
+        (role,) = roles(*CASES[name][:3])
+        assert role.pixels == (0, 1)
+    (role,) = roles(*CASES["of several"][:3])
+    assert role.pixels == (1, 2)
+    (role,) = roles(*CASES["of torch"][:3])
+    assert role.pixels == (2, 3)
+
+
 def test_loops_are_followed_where_jit_is_off():
     with jax.disable_jit():
         for name in ("scanned", "while", "branches"):
