@@ -225,6 +225,14 @@ def _made(view: View, axes: list[Any], summed: int, batched: int, narrow: bool) 
     )
 
 
+def pixels_of(eqn: core.JaxprEqn, view: View) -> int:
+    """Mark the axes of a leaf that number the pixels of a kernel, and nothing else."""
+    within = eqn.params["dimension_numbers"].rhs_spec[2:]
+    pixels = union(tuple(view.axes[i] for i in within))
+    others = tuple(axis for i, axis in enumerate(view.axes) if i not in within)
+    return pixels & ~union(others)
+
+
 def of_convolution(eqn: core.JaxprEqn, view: View) -> tuple[Words, View, int]:
     """Tell what the axes of a kernel do, and in how many groups its outputs fall.
 

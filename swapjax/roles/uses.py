@@ -17,6 +17,7 @@ class Use(NamedTuple):
         how: of what is no matrix, to follow the path of the leaf in a sentence.
         axes: of a matrix.
         groups: of a convolution.
+        pixels: the axes that number the pixels of its kernel.
         weak: whether any other use is believed before this one.
     """
 
@@ -25,6 +26,7 @@ class Use(NamedTuple):
     how: str = ""
     axes: tuple[Axis, ...] = ()
     groups: int = 1
+    pixels: tuple[int, ...] = ()
     weak: bool = False
 
     def sentence(self) -> str:
@@ -90,11 +92,13 @@ class Uses:
             joined = _join(one, other)
             if joined is None:
                 second = other.sentence().removeprefix("is ")
-                return Role("unknown", reason=f"{one.sentence()}, and {second}")
+                both = f"{one.sentence()}, and {second}"
+                return Role("unknown", reason=both, is_ambiguous=True)
             one = joined
         if one.kind == "matrix":
             axes = self._corrected(one)
-            return matrix(*axes, groups=one.groups, reason=SOURCE)
+            groups, pixels = one.groups, one.pixels
+            return matrix(*axes, groups=groups, pixels=pixels, reason=SOURCE)
         return Role(one.kind, reason=one.how)
 
     def _corrected(self, use: Use) -> tuple[Axis, ...]:
@@ -123,7 +127,8 @@ def _join(one: Use, other: Use) -> Use | None:
         if a != b and {a, b} != {"stack", "expert"}:
             return None
         axes.append(a if a == b else "stack")
-    return one._replace(axes=tuple(axes))
+    pixels = tuple(i for i in one.pixels if i in other.pixels)
+    return one._replace(axes=tuple(axes), pixels=pixels)
 
 
 def matrix_use(
@@ -153,7 +158,7 @@ def matrix_use(
     axes = [_word(found) for found in words]
     long = {w for w, size in zip(axes, shape, strict=True) if size > 1}
     if {"input", "output"} <= long or ("input" in axes and not narrow):
-        return Use(leaf, "matrix", "", _filled(axes, shape), groups, weak)
+        return Use(leaf, "matrix", "", _filled(axes, shape), groups, weak=weak)
     return Use(leaf, "vector", how, weak=weak)
 
 
