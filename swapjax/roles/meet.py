@@ -66,14 +66,14 @@ def _meet(
 ) -> list[View]:
     """Note the use of a leaf in a product with data; show it in the outputs."""
     name, shape, groups = eqn.primitive.name, scope.shapes[view.leaf], 1
-    rank, pixels = len(view.axes), 0
+    pixels = 0
+    rank = len(view.axes)
     if name == "conv_general_dilated":
         if which == 0:
             how = "is convolved as an image, not as a kernel"
             scope.uses.add(Use(view.leaf, "unknown", how))
             return []
-        words, kernel, groups = products.of_convolution(eqn, view)
-        pixels = products.pixels_of(eqn, view)
+        words, kernel, groups, pixels = products.of_convolution(eqn, view)
         outputs.split(view, kernel, eqn, other, scope)
         view = kernel
     elif name == "dot_general":
@@ -81,11 +81,7 @@ def _meet(
     else:
         numbers = eqn.params["ragged_dot_dimension_numbers"]
         words = products.of_ragged_dot(numbers, which, rank)
-    use = products.used(view, words, shape, name, groups)
-    if use.kind == "matrix":
-        use = use._replace(
-            pixels=tuple(i for i in range(len(shape)) if pixels >> i & 1)
-        )
+    use = products.used(view, words, shape, name, groups, pixels)
     if view.soft is not None:
         same = any(v.leaf == view.leaf and v.soft is not PASSED for v in other.views)
         if same or not {"input", "output"} <= set(use.axes):

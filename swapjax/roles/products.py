@@ -8,6 +8,7 @@ from jax.extend import core
 from swapjax.roles.role import Axis
 from swapjax.roles.uses import Use, matrix_use
 from swapjax.roles.views import (
+    PLACED,
     Factor,
     View,
     is_repeated,
@@ -42,7 +43,12 @@ def of_ragged_dot(numbers: Any, which: int, rank: int) -> Words:
 
 
 def used(
-    view: View, words: Words, shape: tuple[int, ...], how: str, groups: int = 1
+    view: View,
+    words: Words,
+    shape: tuple[int, ...],
+    how: str,
+    groups: int = 1,
+    pixels: int = 0,
 ) -> Use:
     """Make the use of a leaf in a product with data.
 
@@ -52,6 +58,7 @@ def used(
         shape: of the leaf.
         how: the primitive.
         groups: of a convolution.
+        pixels: marks of the axes that number those of its kernel.
     """
     pairs = list(zip(view.axes, words, strict=True))
     foreign = any(_is_foreign(view, *pair) for pair in pairs)
@@ -88,6 +95,7 @@ def used(
         found,
         narrow=narrow,
         groups=groups,
+        pixels=pixels,
         how=f"scales inputs or outputs in {how}",
         weak=view.reduced,
     )
@@ -218,22 +226,14 @@ def _made(view: View, axes: list[Any], summed: int, batched: int, narrow: bool) 
     first = not view.summed or view.turned
     return view._replace(
         axes=tuple(axes),
-        summed=summed if first else view.summed,
+        summed=summed & ~PLACED if first else view.summed,
         batched=view.batched | batched if first else view.batched,
         narrow=narrow if first else view.narrow,
         depth=view.depth + 1,
     )
 
 
-def pixels_of(eqn: core.JaxprEqn, view: View) -> int:
-    """Mark the axes of a leaf that number the pixels of a kernel, and nothing else."""
-    within = eqn.params["dimension_numbers"].rhs_spec[2:]
-    pixels = union(tuple(view.axes[i] for i in within))
-    others = tuple(axis for i, axis in enumerate(view.axes) if i not in within)
-    return pixels & ~union(others)
-
-
-def of_convolution(eqn: core.JaxprEqn, view: View) -> tuple[Words, View, int]:
+def of_convolution(eqn: core.JaxprEqn, view: View) -> tuple[Words, View, int, int]:
     """Tell what the axes of a kernel do, and in how many groups its outputs fall.
 
     ``vmap`` makes the kernels of several networks one, with a group for each. They are
@@ -241,9 +241,10 @@ def of_convolution(eqn: core.JaxprEqn, view: View) -> tuple[Words, View, int]:
     when each example scales the kernel.
 
     Returns:
-        The words, the view without the axes that number networks, and the groups.
+        The words, the view without the axes that number networks, the groups, and the
+        marks of the pixels.
     """
-    output = eqn.params["dimension_numbers"].rhs_spec[0]
+    output, channels, *window = eqn.params["dimension_numbers"].rhs_spec
     groups = max(eqn.params["feature_group_count"], eqn.params["batch_group_count"])
     words: Words = ["input"] * len(view.axes)
     words[output] = "output"
@@ -258,5 +259,6 @@ def of_convolution(eqn: core.JaxprEqn, view: View) -> tuple[Words, View, int]:
         chosen |= marks
         groups //= size
         del factors[0]
+    pixels = union(tuple(view.axes[i] for i in window)) & ~marks_of(view.axes[channels])
     axes = tuple(tuple(factors) if i == output else a for i, a in enumerate(view.axes))
-    return words, view._replace(axes=axes, chosen=view.chosen | chosen), groups
+    return words, view._replace(axes=axes, chosen=view.chosen | chosen), groups, pixels

@@ -17,7 +17,7 @@ class Use(NamedTuple):
         how: of what is no matrix, to follow the path of the leaf in a sentence.
         axes: of a matrix.
         groups: of a convolution.
-        pixels: the axes that number the pixels of its kernel.
+        pixels: the axes of those of its kernel.
         weak: whether any other use is believed before this one.
     """
 
@@ -55,6 +55,10 @@ class Uses:
         self._ends: dict[int, str] = {}
         self._later: dict[int, dict[int, Axis]] = {}
         self._summed: dict[int, int] = {}
+
+    def __bool__(self) -> bool:
+        """Whether any leaf is used with data."""
+        return bool(self._uses)
 
     def add(self, use: Use) -> Use:
         """Note a use."""
@@ -97,8 +101,8 @@ class Uses:
             one = joined
         if one.kind == "matrix":
             axes = self._corrected(one)
-            groups, pixels = one.groups, one.pixels
-            return matrix(*axes, groups=groups, pixels=pixels, reason=SOURCE)
+            pixels = tuple(i for i in one.pixels if axes[i] == "input")
+            return matrix(*axes, groups=one.groups, pixels=pixels, reason=SOURCE)
         return Role(one.kind, reason=one.how)
 
     def _corrected(self, use: Use) -> tuple[Axis, ...]:
@@ -127,7 +131,7 @@ def _join(one: Use, other: Use) -> Use | None:
         if a != b and {a, b} != {"stack", "expert"}:
             return None
         axes.append(a if a == b else "stack")
-    pixels = tuple(i for i in one.pixels if i in other.pixels)
+    pixels = tuple(sorted({*one.pixels, *other.pixels}))
     return one._replace(axes=tuple(axes), pixels=pixels)
 
 
@@ -138,6 +142,7 @@ def matrix_use(
     *,
     narrow: bool,
     groups: int = 1,
+    pixels: int = 0,
     how: str,
     weak: bool,
 ) -> Use:
@@ -150,6 +155,7 @@ def matrix_use(
         narrow: whether the leaf is repeated along an axis of the product, so that it
             is the scale of inputs or of outputs unless it has axes of both.
         groups: of a convolution.
+        pixels: marks of those of its kernel.
         how: the sentence of a vector.
         weak: see `Use`.
     """
@@ -158,7 +164,8 @@ def matrix_use(
     axes = [_word(found) for found in words]
     long = {w for w, size in zip(axes, shape, strict=True) if size > 1}
     if {"input", "output"} <= long or ("input" in axes and not narrow):
-        return Use(leaf, "matrix", "", _filled(axes, shape), groups, weak=weak)
+        places = tuple(i for i in range(len(shape)) if pixels >> i & 1)
+        return Use(leaf, "matrix", "", _filled(axes, shape), groups, places, weak)
     return Use(leaf, "vector", how, weak=weak)
 
 
