@@ -66,6 +66,7 @@ def _meet(
 ) -> list[View]:
     """Note the use of a leaf in a product with data; show it in the outputs."""
     name, shape, groups = eqn.primitive.name, scope.shapes[view.leaf], 1
+    pixels = 0
     rank = len(view.axes)
     if name == "conv_general_dilated":
         if which == 0:
@@ -73,6 +74,7 @@ def _meet(
             scope.uses.add(Use(view.leaf, "unknown", how))
             return []
         words, kernel, groups = products.of_convolution(eqn, view)
+        pixels = products.pixels_of(eqn, view)
         outputs.split(view, kernel, eqn, other, scope)
         view = kernel
     elif name == "dot_general":
@@ -80,7 +82,7 @@ def _meet(
     else:
         numbers = eqn.params["ragged_dot_dimension_numbers"]
         words = products.of_ragged_dot(numbers, which, rank)
-    use = products.used(view, words, shape, name, groups)
+    use = products.used(view, words, shape, name, groups, pixels)
     if view.soft is not None:
         same = any(v.leaf == view.leaf and v.soft is not PASSED for v in other.views)
         if same or not {"input", "output"} <= set(use.axes):

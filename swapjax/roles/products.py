@@ -42,7 +42,12 @@ def of_ragged_dot(numbers: Any, which: int, rank: int) -> Words:
 
 
 def used(
-    view: View, words: Words, shape: tuple[int, ...], how: str, groups: int = 1
+    view: View,
+    words: Words,
+    shape: tuple[int, ...],
+    how: str,
+    groups: int = 1,
+    pixels: int = 0,
 ) -> Use:
     """Make the use of a leaf in a product with data.
 
@@ -52,6 +57,7 @@ def used(
         shape: of the leaf.
         how: the primitive.
         groups: of a convolution.
+        pixels: marks of the axes that number the pixels of its kernel.
     """
     pairs = list(zip(view.axes, words, strict=True))
     foreign = any(_is_foreign(view, *pair) for pair in pairs)
@@ -88,6 +94,7 @@ def used(
         found,
         narrow=narrow,
         groups=groups,
+        pixels=pixels,
         how=f"scales inputs or outputs in {how}",
         weak=view.reduced,
     )
@@ -223,6 +230,12 @@ def _made(view: View, axes: list[Any], summed: int, batched: int, narrow: bool) 
         narrow=narrow if first else view.narrow,
         depth=view.depth + 1,
     )
+
+
+def pixels_of(eqn: core.JaxprEqn, view: View) -> int:
+    """Mark the axes of a leaf that number the pixels of a kernel and nothing else."""
+    _, channels, *pixels = eqn.params["dimension_numbers"].rhs_spec
+    return union(tuple(view.axes[i] for i in pixels)) & ~marks_of(view.axes[channels])
 
 
 def of_convolution(eqn: core.JaxprEqn, view: View) -> tuple[Words, View, int]:

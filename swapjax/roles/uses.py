@@ -18,6 +18,7 @@ class Use(NamedTuple):
         axes: of a matrix.
         groups: of a convolution.
         weak: whether any other use is believed before this one.
+        pixels: the axes that number the pixels of a convolution's kernel.
     """
 
     leaf: int
@@ -26,6 +27,7 @@ class Use(NamedTuple):
     axes: tuple[Axis, ...] = ()
     groups: int = 1
     weak: bool = False
+    pixels: tuple[int, ...] = ()
 
     def sentence(self) -> str:
         """Tell the use, after the path of the leaf."""
@@ -94,7 +96,7 @@ class Uses:
             one = joined
         if one.kind == "matrix":
             axes = self._corrected(one)
-            return matrix(*axes, groups=one.groups, reason=SOURCE)
+            return matrix(*axes, groups=one.groups, pixels=one.pixels, reason=SOURCE)
         return Role(one.kind, reason=one.how)
 
     def _corrected(self, use: Use) -> tuple[Axis, ...]:
@@ -123,7 +125,8 @@ def _join(one: Use, other: Use) -> Use | None:
         if a != b and {a, b} != {"stack", "expert"}:
             return None
         axes.append(a if a == b else "stack")
-    return one._replace(axes=tuple(axes))
+    pixels = tuple(i for i in one.pixels if i in other.pixels)
+    return one._replace(axes=tuple(axes), pixels=pixels)
 
 
 def matrix_use(
@@ -133,6 +136,7 @@ def matrix_use(
     *,
     narrow: bool,
     groups: int = 1,
+    pixels: int = 0,
     how: str,
     weak: bool,
 ) -> Use:
@@ -145,6 +149,7 @@ def matrix_use(
         narrow: whether the leaf is repeated along an axis of the product, so that it
             is the scale of inputs or of outputs unless it has axes of both.
         groups: of a convolution.
+        pixels: marks of the axes that number the pixels of its kernel.
         how: the sentence of a vector.
         weak: see `Use`.
     """
@@ -153,7 +158,11 @@ def matrix_use(
     axes = [_word(found) for found in words]
     long = {w for w, size in zip(axes, shape, strict=True) if size > 1}
     if {"input", "output"} <= long or ("input" in axes and not narrow):
-        return Use(leaf, "matrix", "", _filled(axes, shape), groups, weak)
+        filled = _filled(axes, shape)
+        under = tuple(
+            i for i, word in enumerate(filled) if word == "input" and pixels >> i & 1
+        )
+        return Use(leaf, "matrix", "", filled, groups, weak, under)
     return Use(leaf, "vector", how, weak=weak)
 
 
