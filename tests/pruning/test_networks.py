@@ -85,7 +85,7 @@ def test_a_stack_has_the_plan_of_leaves_of_their_own(name):
     own = [layer for layer in layers if "[" in layer][-1]
     by_erk = plans(row, 0.9, allocation="erk")
     by_hand = [
-        plan(row, 0.8, separate, min_keep=9, overrides={f"^{re.escape(of)}$": 0.25})
+        plan(row, 0.5, separate, min_keep=9, overrides={f"^{re.escape(of)}$": 0.75})
         for separate, of in ((False, own), (True, layers[own]))
     ]
     for stacked, separate in (by_erk, by_hand):
@@ -133,8 +133,6 @@ BITS = {
     "mixture, scanned": (swapjax.random(KEY), {"allocation": "erk"}),
     "plain lstms in layers": (swapjax.snip(), {"allocation": "global"}),
     "llama, stacked": (swapjax.magnitude(), {"allocation": "uniform"}),
-    "equinox grus in layers": (swapjax.saliency(), {"allocation": "global"}),
-    "linen convolutions, scanned": (swapjax.random(KEY), {"allocation": "global"}),
 }
 
 
@@ -166,9 +164,8 @@ def test_ties_between_layers_go_to_the_first():
 
 
 FOURS = (
-    "linen scan, axis 1", "nnx list", "equinox scan", "haiku list", "plain lstms in layers",
-    "equinox gru", "mixture, scanned", "llama, stacked", "gpt, tied", "mixer",
-    "pytorch convolutions", "patches by convolution",
+    "linen scan, axis 1", "equinox grus in layers", "mixture, scanned", "gpt, tied",
+    "patches by convolution", "equinox convolutions",
 )  # fmt: skip
 
 
@@ -176,14 +173,14 @@ FOURS = (
 def test_two_of_four_lie_along_inputs(name):
     row = NETWORKS[name]
     params, loss_fn, data = row.make()
-    exclude = {"pytorch convolutions": "up.weight"}.get(name, ())
-    plan = swapjax.plan(
-        params, pattern=swapjax.NM(2, 4), exclude=exclude, loss_fn=loss_fn, batch=data
-    )
+    # Whose inputs are 3, 1 and 5 channels.
+    odd = ("grouped", "depthwise", "head") if "convolutions" in name else ()
+    told = {"loss_fn": loss_fn, "batch": data, "exclude": odd}
+    plan = swapjax.plan(params, pattern=swapjax.NM(2, 4), **told)
     found = swapjax.prune(None, params, plan=plan, method=swapjax.magnitude())
     before = by_layer(row, params)
     for layer, mask in by_layer(row, whole(found.masks, params)).items():
-        if exclude and layer.startswith(exclude):
+        if layer.startswith(odd):
             continue
         groups = inputs_first(row, layer, mask)
         groups = groups.reshape(-1, 4, groups.shape[-1])
@@ -193,17 +190,18 @@ def test_two_of_four_lie_along_inputs(name):
         assert (kept.min(1) >= gone.max(1)).all(), layer
 
 
-def test_inputs_that_fours_do_not_divide_are_named():
-    for name, path in (
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
         ("equinox convolutions", "grouped/weight"),
+        ("equinox convolutions", "depthwise/weight"),
         ("pytorch convolutions", "up.weight"),
-        ("linen convolutions", "grouped/kernel"),
-        ("mixer", None),
-    ):
-        params, loss_fn, data = NETWORKS[name].make()
-        told = {"loss_fn": loss_fn, "batch": data}
-        if path is None:
-            swapjax.plan(params, pattern=swapjax.NM(2, 4), **told)
-            continue
-        with pytest.raises(ValueError, match=f"{re.escape(path)} of shape .* divide"):
-            swapjax.plan(params, pattern=swapjax.NM(2, 4), include=path, **told)
+        ("linen convolutions", "grouped_conv/kernel"),
+        ("linen scan", "blocks/attention/out/kernel"),
+    ],
+)
+def test_inputs_that_a_pattern_does_not_divide_are_named(name, path):
+    params, loss_fn, data = NETWORKS[name].make()
+    told = {"loss_fn": loss_fn, "batch": data, "include": f"^{path}$"}
+    with pytest.raises(ValueError, match=f"{path} of shape .* does not divide"):
+        swapjax.plan(params, pattern=swapjax.NM(2, 5), **told)
