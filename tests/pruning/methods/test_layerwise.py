@@ -181,4 +181,61 @@ def test_a_problem_without_layers_is_an_error(method):
 def test_methods_of_the_same_settings_are_equal():
     assert layerwise_obs() == layerwise_obs(order="auto")
     assert layerwise_obs() != layerwise_obs(block=64)
-    assert str(wanda()) == "wanda(per_output=False)"
+    assert str(wanda()) == "wanda(per_output=True)"
+
+
+STACKED = {
+    "greedy": (METHODS["greedy"], {"min_keep": 1}),
+    "columns": (METHODS["columns"], {"allocation": "uniform"}),
+    "columns and re-fit": (METHODS["columns and re-fit"], {"pattern": NM(2, 4)}),
+    "fisher": (METHODS["fisher"], {"allocation": "erk"}),
+    "wanda": (METHODS["wanda"], {"min_keep": 3}),
+    "wanda by output": (METHODS["wanda by output"], {}),
+}
+
+
+@pytest.mark.parametrize("name", STACKED)
+def test_slices_of_a_stack_are_pruned_as_leaves_of_their_own(name):
+    method, rules = STACKED[name]
+    keys = jax.random.split(jax.random.key(0), 4)
+    sizes = jnp.asarray([1.0, 0.2, 2.0])[:, None, None]
+    blocks = {
+        "up": {"kernel": sizes * jax.random.normal(keys[0], (3, 8, 12))},
+        "down": {"kernel": sizes * jax.random.normal(keys[1], (3, 12, 8))},
+    }
+    head = {"kernel": jax.random.normal(keys[2], (8, 4))}
+    x = jax.random.normal(keys[3], (24, 8))
+
+    def block(h, p):
+        return h + jnp.tanh(h @ p["up"]["kernel"]) @ p["down"]["kernel"], None
+
+    def stacked(p, x):
+        h = jax.lax.scan(block, x, p["blocks"])[0]
+        return jnp.mean(jnp.square(h @ p["head"]["kernel"]))
+
+    def apart(p, x):
+        for i in range(3):
+            x, _ = block(x, p[f"block{i}"])
+        return jnp.mean(jnp.square(x @ p["head"]["kernel"]))
+
+    def prune(loss_fn, params):
+        sparsity = None if "pattern" in rules else 0.7
+        target = plan(params, sparsity, loss_fn=loss_fn, batch=x, **rules)
+        return swapjax.prune(
+            loss_fn, params, x, method=method, samples=24, plan=target, key=keys[0]
+        )
+
+    one = prune(stacked, {"blocks": blocks, "head": head})
+    each = {f"block{i}": jax.tree.map(lambda w, i=i: w[i], blocks) for i in range(3)}
+    several = prune(apart, {**each, "head": head})
+    for masks, equal in (
+        (False, functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6)),
+        (True, np.testing.assert_array_equal),
+    ):
+        found, wanted = (r.masks if masks else r.params for r in (one, several))
+        equal(found["head"]["kernel"], wanted["head"]["kernel"])
+        for i in range(3):
+            jax.tree.map(
+                lambda a, b, i=i, f=equal: f(a[i], b), found["blocks"],
+                wanted[f"block{i}"],
+            )  # fmt: skip
