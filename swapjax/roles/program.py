@@ -15,8 +15,8 @@ import numpy as np
 
 from swapjax.core.types import LossFn, Params
 from swapjax.roles.role import Role
-from swapjax.roles.rules import Scope, Value
 from swapjax.roles.uses import Uses
+from swapjax.roles.values import Scope, Value
 from swapjax.roles.views import whole
 from swapjax.roles.walk import walk
 

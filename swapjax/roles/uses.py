@@ -35,6 +35,10 @@ class Use(NamedTuple):
         return f"is multiplied with axes ({', '.join(self.axes)}){groups}"
 
 
+# Of a value that is the output of a layer: what the leaf does is known.
+PASSED = Use(-1, "matrix")
+
+
 class Uses:
     """All uses that a program makes of its leaves.
 
@@ -44,15 +48,17 @@ class Uses:
 
     def __init__(self) -> None:
         self.weak = False
-        self._uses: dict[Use, None] = {}
+        self._uses: dict[int, dict[Use, None]] = {}
         self._void: set[Use] = set()
         self._ends: dict[int, str] = {}
+        self._later: dict[int, dict[int, Axis]] = {}
+        self._summed: dict[int, int] = {}
 
     def add(self, use: Use) -> Use:
         """Note a use."""
         if self.weak:
             use = use._replace(weak=True)
-        self._uses[use] = None
+        self._uses.setdefault(use.leaf, {})[use] = None
         return use
 
     def void(self, use: Use) -> None:
@@ -63,9 +69,17 @@ class Uses:
         """Note where a leaf could not be followed, before it met data."""
         self._ends.setdefault(leaf, primitive)
 
+    def later(self, leaf: int, marks: int, word: Axis) -> None:
+        """Note what later products tell of axes that a first one did not know."""
+        self._later.setdefault(leaf, {})[marks] = word
+
+    def summed(self, leaf: int, marks: int) -> None:
+        """Note output axes that a later layer sums over."""
+        self._summed[leaf] = self._summed.get(leaf, 0) | marks
+
     def role(self, leaf: int) -> Role:
         """Decide what a leaf does."""
-        uses = [u for u in self._uses if u.leaf == leaf and u not in self._void]
+        uses = [u for u in self._uses.get(leaf, ()) if u not in self._void]
         uses = [u for u in uses if not u.weak] or uses
         if not uses:
             end = self._ends.get(leaf)
@@ -79,12 +93,25 @@ class Uses:
                 return Role("unknown", reason=f"{one.sentence()}, and {second}")
             one = joined
         if one.kind == "matrix":
-            return matrix(*one.axes, groups=one.groups, reason=SOURCE)
+            axes = self._corrected(one)
+            return matrix(*axes, groups=one.groups, reason=SOURCE)
         return Role(one.kind, reason=one.how)
+
+    def _corrected(self, use: Use) -> tuple[Axis, ...]:
+        """Correct the axes of a first product by what came after; see `outputs`."""
+        axes = list(use.axes)
+        for marks, word in self._later.get(use.leaf, {}).items():
+            if not marks & self._summed.get(use.leaf, 0):
+                for i in range(len(axes)):
+                    if marks >> i & 1:
+                        axes[i] = word
+        return tuple(axes) if {"input", "output"} <= set(axes) else use.axes
 
 
 def _join(one: Use, other: Use) -> Use | None:
     """Join two uses that agree, or return None."""
+    if {one.kind, other.kind} == {"table", "vector"}:
+        return one if one.kind == "table" else other  # a code book, with distances
     if one.kind != other.kind:
         return None
     if one.kind != "matrix":

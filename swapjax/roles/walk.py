@@ -7,8 +7,9 @@ from typing import Any
 from jax.extend import core
 
 from swapjax.roles.primitives import CALLS
-from swapjax.roles.rules import Scope, Value, read, shape_of, soften
-from swapjax.roles.uses import Uses
+from swapjax.roles.rules import read
+from swapjax.roles.uses import PASSED, Uses
+from swapjax.roles.values import Scope, Value, shape_of, soften
 from swapjax.roles.views import View, fitted, joined, marks_of
 
 _ROUNDS = 8  # of a loop, until what is known of its carry no longer changes
@@ -157,9 +158,10 @@ def _while(eqn: core.JaxprEqn, operands: list[Value], scope: Scope) -> list[Valu
 
 def _settle(carry: list[Value], step: Any, name: str, scope: Scope) -> list[Value]:
     """Repeat a step until what is known of its carry no longer changes."""
-    quiet, first = scope._replace(uses=Uses()), carry
+    quiet = scope._replace(uses=Uses())
+    first = carry = [_without_outputs(value) for value in carry]
     for _ in range(_ROUNDS):
-        results = step(carry, quiet)
+        results = [_without_outputs(value) for value in step(carry, quiet)]
         new = [
             _join([old, more], name, quiet)
             for old, more in zip(carry, results, strict=True)
@@ -173,6 +175,12 @@ def _settle(carry: list[Value], step: Any, name: str, scope: Scope) -> list[Valu
         if after.data and not before.data:
             soften(before, name, scope)
     return carry
+
+
+def _without_outputs(value: Value) -> Value:
+    """Let go of the outputs of layers, which no step shows whole to the next."""
+    views = tuple(view for view in value.views if view.soft is not PASSED)
+    return value._replace(views=views)
 
 
 def _cond(eqn: core.JaxprEqn, operands: list[Value], scope: Scope) -> list[Value]:
