@@ -96,7 +96,8 @@ class Uses:
             joined = _join(one, other)
             if joined is None:
                 second = other.sentence().removeprefix("is ")
-                return Role("unknown", reason=f"{one.sentence()}, and {second}")
+                both = f"{one.sentence()}, and {second}"
+                return Role("unknown", reason=both, is_ambiguous=True)
             one = joined
         if one.kind == "matrix":
             axes = self._corrected(one)

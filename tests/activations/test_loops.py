@@ -62,15 +62,12 @@ class TestScan:
     kernel = draw(0, 4, 5, 5)
     x = draw(1, N, 5)
 
-    def loss(self, p, x):
-        return jnp.sum(self.run(p["kernel"], x))
-
     def over(self, w, x):
         return jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, w)[0]
 
     def backwards(self, w, x):
         flipped = jnp.flip(w, 0)
-        step = lambda h, w: (jnp.tanh(h @ w), None)  # noqa: E731
+        step = jax.checkpoint(lambda h, w: (jax.jit(jnp.tanh)(h @ w), None))
         return jax.lax.scan(step, x, flipped, reverse=True, unroll=2)[0]
 
     def counted(self, w, x):
@@ -94,13 +91,9 @@ class TestScan:
     def over_pairs(self, w, x):
         return jax.lax.scan(lambda h, w: (self.over(w, h), None), x, w)[0]
 
-    def checkpointed(self, w, x):
-        step = jax.checkpoint(lambda h, w: (jax.jit(jnp.tanh)(h @ w), None))
-        return jax.lax.scan(step, x, jax.lax.map(lambda w: w * 1.0, w))[0]
-
     @pytest.mark.parametrize(
         "name",
-        ["over", "backwards", "counted", "until", "unrolled", "restacked", "pairs"],
+        ["backwards", "counted", "until", "unrolled", "restacked", "pairs"],
     )
     def test_a_stack_of_layers(self, name):
         run = getattr(self, name)
@@ -113,14 +106,12 @@ class TestScan:
         expected = w
         assert (found["kernel"].matrix(params["kernel"]) == expected).all()
 
-    @pytest.mark.parametrize("name", ["scan", "fori", "while"])
+    @pytest.mark.parametrize("name", ["scan", "while"])
     def test_one_layer_at_every_step(self, name):
         def run(w, x):
             step = lambda h: jnp.tanh(h @ w)  # noqa: E731
             if name == "scan":
                 return jax.lax.scan(lambda h, _: (step(h), None), x, None, length=3)[0]
-            if name == "fori":
-                return jax.lax.fori_loop(0, 3, lambda _, h: step(h), x)
             return jax.lax.while_loop(
                 lambda s: s[0] < 3, lambda s: (s[0] + 1, step(s[1])), (0, x)
             )[1]
@@ -223,7 +214,7 @@ class TestCells:
             eqx.nn.LSTMCell(4, 2, key=keys[1]),
         )
         arrays, static = eqx.partition((gru, lstm), eqx.is_array)
-        x = draw(1, N, 5, 3)
+        x = draw(1, 4, 3, 3)
 
         def loss(p, x):
             gru, lstm = eqx.combine(p, static)
@@ -240,17 +231,18 @@ class TestCells:
 
         found = measure(loss, arrays, x, include="weight_")
         reads = {name: [] for name in ("gru in", "gru", "lstm in", "lstm")}
+        step_gru, step_lstm = eqx.filter_jit(gru), eqx.filter_jit(lstm)
         for xs in x:
             h, (c, cell) = jnp.zeros(4), (jnp.zeros(2), jnp.zeros(2))
             for row in xs:
                 reads["gru in"].append(row)
                 reads["gru"].append(h)
-                h = gru(row, h)
+                h = step_gru(row, h)
                 reads["lstm in"].append(h)
                 reads["lstm"].append(c)
-                c, cell = lstm(h, (c, cell))
+                c, cell = step_lstm(h, (c, cell))
         for layer, read in zip(found.values(), reads.values(), strict=True):
-            read = np.stack(read).reshape(N, 5, -1)
+            read = np.stack(read).reshape(4, 3, -1)
             # The gates of a GRU are cut out of what is read, not of the weights.
             check(layer, moment(read)[None])
 
@@ -411,7 +403,7 @@ class TestKernels:
         layer = measure(lambda p, x: jnp.sum(each(p, x)), {"kernel": w}, x)["kernel"]
         check(layer, moment(x)[None])
 
-    @pytest.mark.parametrize("groups", [1, 2, 4])
+    @pytest.mark.parametrize("groups", [1, 2])
     def test_convolutions_in_a_loop(self, groups):
         """Those of a loop are those of as many leaves, transposed ones too."""
         w, x = draw(0, 2, 3, 3, 4 // groups, 4), draw(1, N, 5, 5, 4)
@@ -459,7 +451,7 @@ class Scanned(linen.Module):
     @linen.compact
     def __call__(self, x):
         blocks = linen.scan(
-            linen.remat(Block), length=3,
+            linen.remat(Block), length=2,
             variable_axes={"params": 0}, split_rngs={"params": True},
         )  # fmt: skip
         return blocks(name="blocks")(x, None)[0]
@@ -468,7 +460,7 @@ class Scanned(linen.Module):
 class Unrolled(linen.Module):
     @linen.compact
     def __call__(self, x):
-        for i in range(3):
+        for i in range(2):
             x, _ = Block(name=f"block{i}")(x, None)
         return x
 
@@ -478,7 +470,7 @@ def test_a_scanned_transformer_is_the_unrolled_one():
     params = Scanned().init(jax.random.key(1), x)["params"]
     apart = {
         f"block{i}": jax.tree.map(lambda w, i=i: w[i], params["blocks"])
-        for i in range(3)
+        for i in range(2)
     }
 
     def loss(network):
@@ -489,8 +481,8 @@ def test_a_scanned_transformer_is_the_unrolled_one():
     several = measure(loss(Unrolled()), apart, x, **rules)
     assert len(one) == 6
     for path, layer in one.items():
-        assert layer.layers == 3
-        each = [several[path.replace("blocks", f"block{i}")] for i in range(3)]
+        assert layer.layers == 2
+        each = [several[path.replace("blocks", f"block{i}")] for i in range(2)]
         np.testing.assert_allclose(
             layer.moment,
             jnp.concatenate([e.moment for e in each]),
