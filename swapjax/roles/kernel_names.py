@@ -21,6 +21,7 @@ _HAIKU = re.compile(
     r"^(linear|query|key|value|(depthwise_)?conv\d_d|conv\d_d_transpose"
     r"|(input|hidden)_to_hidden)(_\d+)?$"
 )
+_WINDOW = 11  # pixels on a side, of kernels whose module has another name
 _EINSUMS: dict[str, tuple[Axis, ...]] = {  # of Gemma
     "q_einsum": ("output", "input", "output"),
     "kv_einsum": ("output", "output", "input", "output"),
@@ -157,4 +158,6 @@ def _general(place: Place, bias: Shape | None) -> Found | None:
     inputs = repeat("input", summed)
     outputs = repeat("output", kept)
     cost = 0.3 * summed if place.shape[summed:] == bias else CONTRADICTED
+    if (summed, kept) == (3, 1) and max(place.shape[:2]) <= _WINDOW:
+        return cost, (*inputs, *outputs), "Conv"
     return cost, (*inputs, *outputs), "DenseGeneral"

@@ -46,8 +46,7 @@ def _through(
     if name == "dot_general":
         numbers = eqn.params["dimension_numbers"]
         constant = not other.views
-        turned = products.through_dot(view, which, numbers, shapes, constant=constant)
-        return [turned]
+        return [products.through_dot(view, which, numbers, shapes, constant=constant)]
     if name == "conv_general_dilated":
         numbers = eqn.params["dimension_numbers"]
         shape = shape_of(eqn.outvars[0])
@@ -65,14 +64,14 @@ def _meet(
     scope: Scope,
 ) -> list[View]:
     """Note the use of a leaf in a product with data; show it in the outputs."""
-    name, shape, groups = eqn.primitive.name, scope.shapes[view.leaf], 1
-    rank = len(view.axes)
+    name, shape, rank = eqn.primitive.name, scope.shapes[view.leaf], len(view.axes)
+    groups, pixels = 1, 0
     if name == "conv_general_dilated":
         if which == 0:
             how = "is convolved as an image, not as a kernel"
             scope.uses.add(Use(view.leaf, "unknown", how))
             return []
-        words, kernel, groups = products.of_convolution(eqn, view)
+        words, kernel, groups, pixels = products.of_convolution(eqn, view)
         outputs.split(view, kernel, eqn, other, scope)
         view = kernel
     elif name == "dot_general":
@@ -80,7 +79,7 @@ def _meet(
     else:
         numbers = eqn.params["ragged_dot_dimension_numbers"]
         words = products.of_ragged_dot(numbers, which, rank)
-    use = products.used(view, words, shape, name, groups)
+    use = products.used(view, words, shape, name, groups, pixels)
     if view.soft is not None:
         same = any(v.leaf == view.leaf and v.soft is not PASSED for v in other.views)
         if same or not {"input", "output"} <= set(use.axes):

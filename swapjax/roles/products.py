@@ -8,6 +8,7 @@ from jax.extend import core
 from swapjax.roles.role import Axis
 from swapjax.roles.uses import Use, matrix_use
 from swapjax.roles.views import (
+    PLACED,
     Factor,
     View,
     is_repeated,
@@ -42,7 +43,12 @@ def of_ragged_dot(numbers: Any, which: int, rank: int) -> Words:
 
 
 def used(
-    view: View, words: Words, shape: tuple[int, ...], how: str, groups: int = 1
+    view: View,
+    words: Words,
+    shape: tuple[int, ...],
+    how: str,
+    groups: int = 1,
+    pixels: int = 0,
 ) -> Use:
     """Make the use of a leaf in a product with data.
 
@@ -52,6 +58,7 @@ def used(
         shape: of the leaf.
         how: the primitive.
         groups: of a convolution.
+        pixels: marks of the axes that number those of its kernel.
     """
     pairs = list(zip(view.axes, words, strict=True))
     foreign = any(_is_foreign(view, *pair) for pair in pairs)
@@ -80,7 +87,7 @@ def used(
     _add(found, view.chosen, "expert")
     narrow = view.narrow or (
         not view.depth
-        and any(word != "expert" and is_repeated(axis) for axis, word in pairs)
+        and any(word == "output" and is_repeated(axis) for axis, word in pairs)
     )
     return matrix_use(
         view.leaf,
@@ -88,6 +95,7 @@ def used(
         found,
         narrow=narrow,
         groups=groups,
+        pixels=pixels,
         how=f"scales inputs or outputs in {how}",
         weak=view.reduced,
     )
@@ -156,7 +164,8 @@ def through_dot(
     contracted, batched = numbers[0][which], numbers[1][which]
     summed = union(tuple(view.axes[i] for i in contracted))
     axes = dot_axes(view, which, numbers, shapes, summed)
-    free = [a for i, a in enumerate(view.axes) if i not in batched]
+    mine = (*contracted, *batched)
+    free = [a for i, a in enumerate(view.axes) if i not in mine]
     batch = union(tuple(view.axes[i] for i in batched))
     theirs = numbers[0][1 - which], numbers[1][1 - which]
     sizes = shapes[1 - which]
@@ -218,14 +227,14 @@ def _made(view: View, axes: list[Any], summed: int, batched: int, narrow: bool) 
     first = not view.summed or view.turned
     return view._replace(
         axes=tuple(axes),
-        summed=summed if first else view.summed,
+        summed=summed & ~PLACED if first else view.summed,
         batched=view.batched | batched if first else view.batched,
         narrow=narrow if first else view.narrow,
         depth=view.depth + 1,
     )
 
 
-def of_convolution(eqn: core.JaxprEqn, view: View) -> tuple[Words, View, int]:
+def of_convolution(eqn: core.JaxprEqn, view: View) -> tuple[Words, View, int, int]:
     """Tell what the axes of a kernel do, and in how many groups its outputs fall.
 
     ``vmap`` makes the kernels of several networks one, with a group for each. They are
@@ -233,9 +242,10 @@ def of_convolution(eqn: core.JaxprEqn, view: View) -> tuple[Words, View, int]:
     when each example scales the kernel.
 
     Returns:
-        The words, the view without the axes that number networks, and the groups.
+        The words, the view without the axes that number networks, the groups, and the
+        marks of the pixels.
     """
-    output = eqn.params["dimension_numbers"].rhs_spec[0]
+    output, channels, *window = eqn.params["dimension_numbers"].rhs_spec
     groups = max(eqn.params["feature_group_count"], eqn.params["batch_group_count"])
     words: Words = ["input"] * len(view.axes)
     words[output] = "output"
@@ -250,5 +260,6 @@ def of_convolution(eqn: core.JaxprEqn, view: View) -> tuple[Words, View, int]:
         chosen |= marks
         groups //= size
         del factors[0]
+    pixels = union(tuple(view.axes[i] for i in window)) & ~marks_of(view.axes[channels])
     axes = tuple(tuple(factors) if i == output else a for i, a in enumerate(view.axes))
-    return words, view._replace(axes=axes, chosen=view.chosen | chosen), groups
+    return words, view._replace(axes=axes, chosen=view.chosen | chosen), groups, pixels

@@ -17,6 +17,7 @@ class Use(NamedTuple):
         how: of what is no matrix, to follow the path of the leaf in a sentence.
         axes: of a matrix.
         groups: of a convolution.
+        pixels: the axes of those of its kernel.
         weak: whether any other use is believed before this one.
     """
 
@@ -25,6 +26,7 @@ class Use(NamedTuple):
     how: str = ""
     axes: tuple[Axis, ...] = ()
     groups: int = 1
+    pixels: tuple[int, ...] = ()
     weak: bool = False
 
     def sentence(self) -> str:
@@ -53,6 +55,10 @@ class Uses:
         self._ends: dict[int, str] = {}
         self._later: dict[int, dict[int, Axis]] = {}
         self._summed: dict[int, int] = {}
+
+    def __bool__(self) -> bool:
+        """Whether any leaf is used with data."""
+        return bool(self._uses)
 
     def add(self, use: Use) -> Use:
         """Note a use."""
@@ -90,11 +96,13 @@ class Uses:
             joined = _join(one, other)
             if joined is None:
                 second = other.sentence().removeprefix("is ")
-                return Role("unknown", reason=f"{one.sentence()}, and {second}")
+                both = f"{one.sentence()}, and {second}"
+                return Role("unknown", reason=both, is_ambiguous=True)
             one = joined
         if one.kind == "matrix":
             axes = self._corrected(one)
-            return matrix(*axes, groups=one.groups, reason=SOURCE)
+            pixels = tuple(i for i in one.pixels if axes[i] == "input")
+            return matrix(*axes, groups=one.groups, pixels=pixels, reason=SOURCE)
         return Role(one.kind, reason=one.how)
 
     def _corrected(self, use: Use) -> tuple[Axis, ...]:
@@ -123,7 +131,8 @@ def _join(one: Use, other: Use) -> Use | None:
         if a != b and {a, b} != {"stack", "expert"}:
             return None
         axes.append(a if a == b else "stack")
-    return one._replace(axes=tuple(axes))
+    pixels = tuple(sorted({*one.pixels, *other.pixels}))
+    return one._replace(axes=tuple(axes), pixels=pixels)
 
 
 def matrix_use(
@@ -133,6 +142,7 @@ def matrix_use(
     *,
     narrow: bool,
     groups: int = 1,
+    pixels: int = 0,
     how: str,
     weak: bool,
 ) -> Use:
@@ -145,6 +155,7 @@ def matrix_use(
         narrow: whether the leaf is repeated along an axis of the product, so that it
             is the scale of inputs or of outputs unless it has axes of both.
         groups: of a convolution.
+        pixels: marks of those of its kernel.
         how: the sentence of a vector.
         weak: see `Use`.
     """
@@ -153,7 +164,8 @@ def matrix_use(
     axes = [_word(found) for found in words]
     long = {w for w, size in zip(axes, shape, strict=True) if size > 1}
     if {"input", "output"} <= long or ("input" in axes and not narrow):
-        return Use(leaf, "matrix", "", _filled(axes, shape), groups, weak)
+        places = tuple(i for i in range(len(shape)) if pixels >> i & 1)
+        return Use(leaf, "matrix", "", _filled(axes, shape), groups, places, weak)
     return Use(leaf, "vector", how, weak=weak)
 
 

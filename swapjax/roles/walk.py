@@ -12,22 +12,27 @@ from swapjax.roles.uses import PASSED, Uses
 from swapjax.roles.values import Scope, Value, shape_of, soften
 from swapjax.roles.views import View, fitted, joined, marks_of
 
+_CONSTANT = Value()
 _ROUNDS = 8  # of a loop, until what is known of its carry no longer changes
 
 
 def walk(
-    program: core.Jaxpr | core.ClosedJaxpr, inputs: Sequence[Value], scope: Scope
+    program: core.Jaxpr | core.ClosedJaxpr,
+    inputs: Sequence[Value],
+    scope: Scope,
+    constant: Value = _CONSTANT,
 ) -> list[Value]:
     """Tell what the results of a program show of its inputs, and note uses of leaves.
 
     Args:
-        program: whose constants depend on nothing.
+        program: to walk through.
         inputs: one value each.
         scope: where uses are noted.
+        constant: what is known of the arrays that the program closes over.
     """
     if isinstance(program, core.ClosedJaxpr):
         program = program.jaxpr
-    values: dict[core.Var, Value] = dict.fromkeys(program.constvars, Value())
+    values: dict[core.Var, Value] = dict.fromkeys(program.constvars, constant)
     values.update(zip(program.invars, inputs, strict=True))
     for eqn in program.eqns:
         operands = [
@@ -52,7 +57,8 @@ def _enter(eqn: core.JaxprEqn, operands: list[Value], scope: Scope) -> list[Valu
     weak = scope.uses.weak
     # What the backward pass of a loss that is itself a derivative does to a leaf says
     # less than what the forward pass does, of which it is the transpose.
-    scope.uses.weak = weak or "transpose(" in str(eqn.source_info.name_stack)
+    names = getattr(getattr(eqn, "source_info", None), "name_stack", "")
+    scope.uses.weak = weak or "transpose(" in str(names)
     if name == "scan":
         results = _scan(eqn, operands, scope)
     elif name == "while":

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from swapjax.core import trees
 from swapjax.core.counts import require_countable_groups
-from swapjax.core.types import LossFn, Params
+from swapjax.core.types import LossFn, Masks, Params
 from swapjax.roles.find import Axes, find_roles
 from swapjax.roles.role import Role
 from swapjax.sparsity import units
@@ -31,6 +31,7 @@ from swapjax.sparsity.layout import Layout
 from swapjax.sparsity.leaf_rules import Rule, exact_sparsity, match_overrides
 from swapjax.sparsity.patterns import NM, Block
 from swapjax.sparsity.plan_table import tabulate
+from swapjax.sparsity.segments import count_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +108,20 @@ class Plan:
         keep = jnp.asarray(self.keep, jnp.int32)
         stacking = self.layout.stacking
         return Budget(keep, self.groups, self.floors, self.patterns, stacking)
+
+    def kept_in(self, masks: Masks) -> dict[str, int]:
+        """Count what masks keep of each layer, by name: ``blocks/kernel[3]``.
+
+        Args:
+            masks: of the params of the plan, as `swapjax.prune` and
+                `swapjax.masks_of` give them.
+
+        Raises:
+            ValueError: for masks of another tree.
+        """
+        leaves = self.layout.leaf_masks(masks)
+        found = count_layers(leaves, self.layout.stacking)
+        return dict(zip(self.layout.layers, found, strict=True))
 
     def at(self, sparsity: float | Fraction) -> "Plan":
         """Make the same plan for another sparsity, as a stage on the way needs it.

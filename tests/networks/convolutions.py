@@ -41,8 +41,10 @@ class LinenConvolutions(nn.Module):
     @nn.compact
     def __call__(self, x):
         x = nn.relu(nn.Conv(12, (3, 3), name="plain")(x))
-        x = nn.relu(nn.Conv(8, (2, 3), feature_group_count=4, name="grouped")(x))
-        x = nn.Conv(8, (3, 2), feature_group_count=8, strides=2, name="depthwise")(x)
+        x = nn.relu(nn.Conv(8, (2, 3), feature_group_count=4, name="grouped_conv")(x))
+        x = nn.Conv(8, (3, 2), feature_group_count=8, strides=2, name="depthwise_conv")(
+            x
+        )
         x = nn.relu(nn.GroupNorm(2, name="norm")(x))
         x = nn.ConvTranspose(5, (2, 2), strides=(2, 2), name="transposed")(x)
         x = nn.relu(x).mean((1, 2))
@@ -60,8 +62,8 @@ def _linen(model):
 class NnxConvolutions(nnx.Module):
     def __init__(self, rngs):
         self.plain = nnx.Conv(COLOURS, 12, (3, 3), rngs=rngs)
-        self.grouped = nnx.Conv(12, 8, (2, 3), feature_group_count=4, rngs=rngs)
-        self.depthwise = nnx.Conv(
+        self.grouped_conv = nnx.Conv(12, 8, (2, 3), feature_group_count=4, rngs=rngs)
+        self.depthwise_conv = nnx.Conv(
             8, 8, (3, 2), strides=2, feature_group_count=8, rngs=rngs
         )
         self.norm = nnx.GroupNorm(8, 2, rngs=rngs)
@@ -69,8 +71,8 @@ class NnxConvolutions(nnx.Module):
         self.head = nnx.Linear(5, OUTPUTS, rngs=rngs)
 
     def __call__(self, x):
-        x = nnx.relu(self.grouped(nnx.relu(self.plain(x))))
-        x = self.transposed(nnx.relu(self.norm(self.depthwise(x))))
+        x = nnx.relu(self.grouped_conv(nnx.relu(self.plain(x))))
+        x = self.transposed(nnx.relu(self.norm(self.depthwise_conv(x))))
         return self.head(nnx.relu(x).mean((1, 2)))
 
 
@@ -197,9 +199,10 @@ def _torch():
 
 def _flax_roles():
     return under("norm", {"bias": VECTOR, "scale": VECTOR}) | {
-        "plain/kernel": HWIO(), "plain/bias": VECTOR, "grouped/kernel": HWIO(groups=4),
-        "grouped/bias": VECTOR, "depthwise/kernel": HWIO(groups=8),
-        "depthwise/bias": VECTOR, "transposed/kernel": HWIO(),
+        "plain/kernel": HWIO(), "plain/bias": VECTOR,
+        "grouped_conv/kernel": HWIO(groups=4),
+        "grouped_conv/bias": VECTOR, "depthwise_conv/kernel": HWIO(groups=8),
+        "depthwise_conv/bias": VECTOR, "transposed/kernel": HWIO(),
         "transposed/bias": VECTOR, "head/kernel": DENSE, "head/bias": VECTOR,
     }  # fmt: skip
 
@@ -229,7 +232,8 @@ ROWS = (
                                             "depthwise_conv2_d", "conv2_d_transpose")}
         | {"conv2_d/w": HWIO(), "conv2_d_1/w": HWIO(groups=2), "head/w": DENSE,
            "depthwise_conv2_d/w": HWIO(groups=8),
-           "conv2_d_transpose/w": matrix("input", "input", "output", "input", pixels=(0, 1))},
+           "conv2_d_transpose/w": matrix("input", "input", "output", "input",
+                                         pixels=(0, 1))},
     ),
     Network(
         "linen convolutions, scanned",

@@ -11,6 +11,7 @@ from networks.table import NETWORKS
 from trees import equal
 
 import swapjax
+from swapjax.core import trees
 from swapjax.pruning.methods import METHODS
 
 KEY = jax.random.key(1)
@@ -85,7 +86,7 @@ def test_a_stack_has_the_plan_of_leaves_of_their_own(name):
     own = [layer for layer in layers if "[" in layer][-1]
     by_erk = plans(row, 0.9, allocation="erk")
     by_hand = [
-        plan(row, 0.8, separate, min_keep=9, overrides={f"^{re.escape(of)}$": 0.25})
+        plan(row, 0.5, separate, min_keep=9, overrides={f"^{re.escape(of)}$": 0.75})
         for separate, of in ((False, own), (True, layers[own]))
     ]
     for stacked, separate in (by_erk, by_hand):
@@ -106,8 +107,9 @@ def same_masks(row, stacked, separate):
 # Those that need what a loss does not tell.
 MISSING = {"synflow"}
 MAKE = {"random": (jax.random.key(3),)}
-# Their sums run over other orders, so that re-fitted weights round otherwise.
-REFIT = {"cbs", "chita", "layerwise-obs", "linear-regression", "swap", "woodfisher"}
+# Their sums run over all layers, of separate leaves in another order.
+REFIT = {"cbs", "chita", "linear-regression", "swap", "swap-released", "woodfisher"}
+REFIT |= {"linear-regression-released"}
 
 
 @pytest.mark.parametrize("name", [n for n in METHODS if n not in MISSING])
@@ -119,9 +121,9 @@ def test_every_method_counts_by_layer_and_knows_no_stack(name):
     counts = kept_by_layer(row, stacked.masks)
     wanted = [planned[0].keep[g] for g in planned[0].groups]
     assert counts == dict(zip(planned[0].layout.layers, wanted, strict=True))
-    separate = prune(row, planned[1], separate=True, method=method)
-    assert same_masks(row, stacked, separate)
     if name not in REFIT:
+        separate = prune(row, planned[1], separate=True, method=method)
+        assert same_masks(row, stacked, separate)
         assert equal(row.split(stacked.params), separate.params)
 
 
@@ -133,8 +135,6 @@ BITS = {
     "mixture, scanned": (swapjax.random(KEY), {"allocation": "erk"}),
     "plain lstms in layers": (swapjax.snip(), {"allocation": "global"}),
     "llama, stacked": (swapjax.magnitude(), {"allocation": "uniform"}),
-    "equinox grus in layers": (swapjax.saliency(), {"allocation": "global"}),
-    "linen convolutions, scanned": (swapjax.random(KEY), {"allocation": "global"}),
 }
 
 
@@ -166,9 +166,8 @@ def test_ties_between_layers_go_to_the_first():
 
 
 FOURS = (
-    "linen scan, axis 1", "nnx list", "equinox scan", "haiku list", "plain lstms in layers",
-    "equinox gru", "mixture, scanned", "llama, stacked", "gpt, tied", "mixer",
-    "pytorch convolutions", "patches by convolution",
+    "linen scan, axis 1", "equinox grus in layers", "mixture, scanned", "gpt, tied",
+    "patches by convolution", "equinox convolutions",
 )  # fmt: skip
 
 
@@ -176,14 +175,14 @@ FOURS = (
 def test_two_of_four_lie_along_inputs(name):
     row = NETWORKS[name]
     params, loss_fn, data = row.make()
-    exclude = {"pytorch convolutions": "up.weight"}.get(name, ())
-    plan = swapjax.plan(
-        params, pattern=swapjax.NM(2, 4), exclude=exclude, loss_fn=loss_fn, batch=data
-    )
+    # Whose inputs are 3, 1 and 5 channels.
+    odd = ("grouped", "depthwise", "head") if "convolutions" in name else ()
+    told = {"loss_fn": loss_fn, "batch": data, "exclude": odd}
+    plan = swapjax.plan(params, pattern=swapjax.NM(2, 4), **told)
     found = swapjax.prune(None, params, plan=plan, method=swapjax.magnitude())
     before = by_layer(row, params)
     for layer, mask in by_layer(row, whole(found.masks, params)).items():
-        if exclude and layer.startswith(exclude):
+        if layer.startswith(odd):
             continue
         groups = inputs_first(row, layer, mask)
         groups = groups.reshape(-1, 4, groups.shape[-1])
@@ -193,17 +192,66 @@ def test_two_of_four_lie_along_inputs(name):
         assert (kept.min(1) >= gone.max(1)).all(), layer
 
 
-def test_inputs_that_fours_do_not_divide_are_named():
-    for name, path in (
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
         ("equinox convolutions", "grouped/weight"),
+        ("equinox convolutions", "depthwise/weight"),
         ("pytorch convolutions", "up.weight"),
-        ("linen convolutions", "grouped/kernel"),
-        ("mixer", None),
+        ("linen convolutions", "grouped_conv/kernel"),
+        ("linen scan", "blocks/attention/out/kernel"),
+    ],
+)
+def test_inputs_that_a_pattern_does_not_divide_are_named(name, path):
+    params, loss_fn, data = NETWORKS[name].make()
+    told = {"loss_fn": loss_fn, "batch": data, "include": f"^{path}$"}
+    with pytest.raises(ValueError, match=f"{path} of shape .* does not divide"):
+        swapjax.plan(params, pattern=swapjax.NM(2, 5), **told)
+
+
+@pytest.mark.parametrize("name", ["equinox gru", "haiku lstm", "plain gru"])
+def test_without_a_plan_the_loss_tells_what_to_prune(name):
+    row = NETWORKS[name]
+    found = prune(row, sparsity=0.9, method=swapjax.magnitude())
+    masks = dict(
+        zip(trees.paths(found.masks), jax.tree.leaves(found.masks), strict=True)
+    )
+    assert {path for path, mask in masks.items() if mask.ndim} == set(row.matrices)
+    total = sum(masks[path].size for path in row.matrices)
+    assert sum(kept_by_layer(row, found.masks).values()) == round(total * 0.1)
+
+
+@pytest.mark.parametrize("allocation", ["global", "uniform", "erk"])
+def test_no_layer_of_a_stack_dies(allocation):
+    row = NETWORKS["linen scan"]
+    params, _, _ = row.make()
+    faint = jax.tree.map(lambda x: x.at[1].multiply(1e-3), params["blocks"])
+    params = {**params, "blocks": faint}
+    # Without a loss, so that names tell the stack.
+    plan = swapjax.plan(params, 0.97, allocation=allocation, min_keep=2)
+    found = swapjax.prune(None, params, plan=plan, method=swapjax.magnitude())
+    kept = kept_by_layer(row, found.masks)
+    assert sum(kept.values()) == plan.kept
+    assert min(kept.values()) == 2 if allocation == "global" else min(kept.values()) > 2
+
+
+NAMED = [
+    name
+    for name, row in NETWORKS.items()
+    if row.named == {} and not row.shown and "convolutions" not in name
+]
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_names_and_programs_make_the_same_plan(name):
+    params, loss_fn, data = NETWORKS[name].make()
+    odd = {"exclude": "head/"} if "in layers" in name else {}
+    for options in (
+        {"sparsity": 0.8, "allocation": "erk"},
+        {"pattern": swapjax.NM(2, 4)},
     ):
-        params, loss_fn, data = NETWORKS[name].make()
+        named = swapjax.plan(params, **options, **odd)
         told = {"loss_fn": loss_fn, "batch": data}
-        if path is None:
-            swapjax.plan(params, pattern=swapjax.NM(2, 4), **told)
-            continue
-        with pytest.raises(ValueError, match=f"{re.escape(path)} of shape .* divide"):
-            swapjax.plan(params, pattern=swapjax.NM(2, 4), include=path, **told)
+        traced = swapjax.plan(params, **options, **odd, **told)
+        assert named == traced
+        assert named.layout.layers == traced.layout.layers

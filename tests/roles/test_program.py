@@ -320,6 +320,31 @@ def test_roles_of_arrays_are_those_of_their_shapes():
     check(loss, params, jnp.ones((2, 5)), STACK, VECTOR)
 
 
+def test_arrays_that_the_loss_closes_over_are_data_where_the_batch_is_not():
+    images, eye = jnp.ones((2, 5)), jnp.eye(5)
+    check(lambda p, _: mean(images @ p), square, floats(), IN_OUT)
+    check(lambda p, _: mean(images @ p), square, None, IN_OUT)
+    check(lambda p, x: mean(eye @ p[0]) + mean(x @ p[1]), (square,) * 2, x,
+          UNKNOWN, IN_OUT)  # fmt: skip
+
+
+def test_pixels_of_a_kernel_are_told_from_its_channels():
+    for name in ("convolution", "depthwise", "flipped"):
+        (role,) = roles(*CASES[name][:3])
+        assert role.pixels == (0, 1)
+    (role,) = roles(*CASES["of several"][:3])
+    assert role.pixels == (1, 2)
+    (role,) = roles(*CASES["of torch"][:3])
+    assert role.pixels == (2, 3)
+
+
+def test_loops_are_followed_where_jit_is_off():
+    with jax.disable_jit():
+        for name in ("scanned", "while", "branches"):
+            loss_fn, params, batch, *wanted = CASES[name]
+            check(loss_fn, params, batch, *wanted)
+
+
 def test_reasons_follow_the_path_of_a_leaf():
     (role,) = roles(lambda p, i: mean(p[i] @ p.T), floats(9, 5), ids(2))
     assert role.kind == "unknown"
