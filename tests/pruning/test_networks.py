@@ -134,7 +134,6 @@ BITS = {
     ),
     "mixture, scanned": (swapjax.random(KEY), {"allocation": "erk"}),
     "plain lstms in layers": (swapjax.snip(), {"allocation": "global"}),
-    "llama, stacked": (swapjax.magnitude(), {"allocation": "uniform"}),
 }
 
 
