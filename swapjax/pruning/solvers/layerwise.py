@@ -34,7 +34,8 @@ class _Part(NamedTuple):
         factor: [groups, 1, outputs], what an error of an output counts.
         system: the damped quadratic.
         pattern: of the leaf, if its groups lie along the inputs of one output.
-        along: whether they do; True without a pattern.
+        along: whether they do; True without a pattern, False where whole units are
+            kept, so that the support stays as it is.
         greedy: whether its order is the greedy one.
     """
 
@@ -121,7 +122,8 @@ def _parts(
                 pattern=pattern
                 if inputs % (pattern.m if pattern else 1) == 0
                 else None,
-                along=along,
+                # Whole units stay as they are chosen.
+                along=along & (budget.units is None),
                 greedy=order == "greedy" or (order == "auto" and small),
             )
         )
@@ -140,6 +142,13 @@ def _curvature(squares: jax.Array, reads: jax.Array) -> jax.Array:
 
 def _supports(problem: Problem, budget: Budget, parts: list[_Part]) -> Leaves:
     """Choose every support, before the column order chooses anew in its blocks."""
+    if budget.units is not None:
+        # Rises along a greedy path are those of weights that go one by one.
+        alone = (
+            part.layer.leaf(_saliency(part), w.shape)
+            for part, w in zip(parts, problem.weights, strict=True)
+        )
+        return select(tuple(alone), budget, problem.within)
     paths = {i: _path(part) for i, part in enumerate(parts) if part.greedy}
     # The rises along a greedy path and those of weights that go alone are not alike.
     # A group of leaves competes by the first only if all of them are greedy.
