@@ -18,8 +18,8 @@ METHODS = {
     "columns": layerwise_obs(order="columns", block=3, refit=False),
     "columns and re-fit": layerwise_obs(order="columns", block=3, refit=True),
     "fisher": layerwise_obs(weigh="fisher"),
-    "wanda": wanda(),
-    "wanda by output": wanda(per_output=True),
+    "wanda": wanda(per_output=False),
+    "wanda by output": wanda(),
 }
 
 

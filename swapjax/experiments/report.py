@@ -17,6 +17,9 @@ from swapjax.core.text import printable
 from swapjax.core.types import Masks, Params
 from swapjax.experiments.runner import Row
 from swapjax.pruning import Stage
+from swapjax.roles.find import find_roles
+from swapjax.roles.role import Role
+from swapjax.sparsity.stacking import Stacking
 from swapjax.training import Epoch, Level
 
 _ROWS = 24  # of a table of epochs
@@ -24,30 +27,32 @@ _LEAF = 10  # columns for names of leaves, in however narrow a terminal
 
 
 def layers(params: Params, masks: Masks) -> list[dict[str, Any]]:
-    """Count entries leaf by leaf.
+    """Count entries leaf by leaf, and layer by layer of one that is a stack.
 
     Returns:
-        One dict a leaf: its path, shape, entries, non-zeros, and whether it was
+        One dict a layer: its name, shape, entries, non-zeros, and whether it was
         prunable.
     """
     import jax
 
+    paths, leaves = trees.paths(params), jax.tree.leaves(params)
+    roles = find_roles(params)
     rows = []
-    for path, leaf, mask in zip(
-        trees.paths(params),
-        jax.tree.leaves(params),
-        jax.tree.leaves(masks),
-        strict=True,
-    ):
-        rows.append(
-            {
-                "leaf": path,
-                "shape": list(leaf.shape),
-                "entries": leaf.size,
-                "nonzeros": int(np.count_nonzero(np.asarray(leaf))),
-                "prunable": bool(np.ndim(mask)),
-            }
-        )
+    for i, mask in enumerate(jax.tree.leaves(masks)):
+        shape, prunable = leaves[i].shape, bool(np.ndim(mask))
+        alone = [paths[i]], [shape], [roles[i] if prunable else Role("unknown")]
+        stacking = Stacking.of(*alone)
+        parts = np.asarray(stacking.slices(0, leaves[i]))
+        for name, part in zip(stacking.names(*alone[:2]), parts, strict=True):
+            rows.append(
+                {
+                    "leaf": name,
+                    "shape": list(part.shape),
+                    "entries": part.size,
+                    "nonzeros": int(np.count_nonzero(part)),
+                    "prunable": prunable,
+                }
+            )
     return rows
 
 

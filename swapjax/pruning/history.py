@@ -33,6 +33,8 @@ class Stage:
         stage: its number, from 1.
         sparsity: the fraction of prunable entries that are zero after it.
         kept: the entries that are left.
+        layers: those of each layer, by name: ``blocks/kernel[3]`` for a slice of a
+            stack, the path of a leaf that is a layer by itself.
         objective: what the method minimised, before its first and after its last
             iteration; NaN for a method that minimises nothing.
         loss_before: the mean loss of the stage's examples at its start; NaN without
@@ -47,6 +49,7 @@ class Stage:
     stage: int
     sparsity: float
     kept: int
+    layers: dict[str, int]
     objective: tuple[float, float]
     loss_before: float
     loss: float

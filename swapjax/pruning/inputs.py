@@ -219,7 +219,9 @@ def _shapes(settings: Settings, data: Any) -> tuple[Any, Any]:
     arrays = jax.tree.leaves(examples)
     if not arrays or any(np.ndim(x) < 1 or len(x) < size for x in arrays):
         return None, data  # which is an error later on
-    return jax.eval_shape(lambda t: jax.tree.map(lambda x: x[:size], t), examples), data
+    # Without their devices: a few examples may not be spread over all of them.
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), examples)
+    return jax.eval_shape(lambda t: jax.tree.map(lambda x: x[:size], t), shapes), data
 
 
 def _source(settings: Settings, data: Any) -> Source | None:

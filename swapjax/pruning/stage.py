@@ -23,6 +23,7 @@ from swapjax.pruning.judgement import losses_of_rows, mean_loss, never_worse
 from swapjax.pruning.method import Method, Problem, Solution
 from swapjax.sparsity import masks as masking
 from swapjax.sparsity.budget import Budget
+from swapjax.sparsity.plan import Plan
 
 
 def advance(settings: Settings, inputs: Inputs, state: Saved, number: int) -> Saved:
@@ -87,7 +88,7 @@ def advance(settings: Settings, inputs: Inputs, state: Saved, number: int) -> Sa
         lost = (k for k, p in made.items() if not math.isfinite(mean_loss(free, p)))
         culprit = next(lost, "loss_fn")
         raise _lost(free, made.get(culprit, new), culprit, number + 1)
-    stage = _report(number + 1, masks, solution, before, after, started)
+    stage = _report(number + 1, target, masks, solution, before, after, started)
     taken = 0 if source is None else source.taken
     return Saved(new, masks, (*state.history, stage), taken)
 
@@ -211,6 +212,7 @@ def _recalibrate(settings: Settings, params: Params, masks: Masks) -> Params:
 
 def _report(
     number: int,
+    target: Plan,
     masks: Masks,
     solution: Solution,
     before: float,
@@ -223,6 +225,7 @@ def _report(
         stage=number,
         sparsity=1 - kept / total,
         kept=kept,
+        layers=target.kept_in(masks),
         objective=(float(values[0]), float(values[-1])),
         loss_before=before,
         loss=after,

@@ -21,6 +21,7 @@ _HAIKU = re.compile(
     r"^(linear|query|key|value|(depthwise_)?conv\d_d|conv\d_d_transpose"
     r"|(input|hidden)_to_hidden)(_\d+)?$"
 )
+_WINDOW = 11  # pixels on a side, of kernels whose module has another name
 _EINSUMS: dict[str, tuple[Axis, ...]] = {  # of Gemma
     "q_einsum": ("output", "input", "output"),
     "kv_einsum": ("output", "output", "input", "output"),
@@ -70,8 +71,11 @@ def _read(place: Place, library: str, bias: Shape | None) -> Reading:
             cost, axes, what = found
             what = "Linear" if (library, what) == ("Haiku", "Dense") else what
             reason = f"{library} {what} {place.leaf}"
-            return Reading(cost, matrix(*axes, reason=reason))
-    return Reading(RATHER_NOT, UNTOLD)
+            has_pixels = what in ("Conv", "ConvTranspose")
+            pixels = tuple(range(place.rank - 2)) if has_pixels else ()
+            return Reading(cost, matrix(*axes, pixels=pixels, reason=reason))
+    axes = (*repeat("stack", place.rank - 2), "input", "output")
+    return Reading(RATHER_NOT, matrix(*axes, reason=f"{library} {place.leaf}"))
 
 
 Found = tuple[float, tuple[Axis, ...], str]
@@ -129,11 +133,11 @@ def _convolution(place: Place, bias: Shape | None) -> Found | None:
     """Read a kernel of pixels, input channels and output channels."""
     window = place.shape[:-2]
     is_named = place.is_of_convolution
-    looks_so = is_named or (place.rank == 4 and window_cost(window) == FITS)
+    looks_so = is_named or (place.rank == 4 and window_cost(window, is_named) == FITS)
     if not looks_so or place.rank > 5 or (bias is not None and len(bias) != 1):
         return None
     pixels = repeat("input", len(window))
-    cost = window_cost(window) + (0.0 if is_named else LIKELY)
+    cost = window_cost(window, is_named) + (0.0 if is_named else LIKELY)
     is_transposed = "transpose" in place.module.lower() and place.leaf == "w"
     if bias is not None and bias != place.shape[-1:]:
         is_transposed = True
@@ -153,5 +157,7 @@ def _general(place: Place, bias: Shape | None) -> Found | None:
     summed = place.rank - kept
     inputs = repeat("input", summed)
     outputs = repeat("output", kept)
-    cost = 0.3 if place.shape[summed:] == bias else CONTRADICTED
+    cost = 0.3 * summed if place.shape[summed:] == bias else CONTRADICTED
+    if (summed, kept) == (3, 1) and max(place.shape[:2]) <= _WINDOW:
+        return cost, (*inputs, *outputs), "Conv"
     return cost, (*inputs, *outputs), "DenseGeneral"

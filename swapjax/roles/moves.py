@@ -81,6 +81,7 @@ Move = Callable[[View, core.JaxprEqn, Shape], View]
 MOVED: dict[str, Move] = {
     "all_gather": _gather_devices,
     "all_gather_invariant": _gather_devices,
+    "all_to_all": _fit,
     "bitcast_convert_type": _bitcast,
     "broadcast_in_dim": _broadcast,
     "reduce_scatter": _scatter_devices,

@@ -14,7 +14,6 @@ from swapjax.roles.weight_names import read_weight
 
 _READERS = (read_vector, read_table, read_single, read_kernel, read_weight, read_plain)
 _EXPERT_PRICE = 0.01
-_OBLONG_PRICE = 1e-5  # Of two shared axes the stack is that which leaves squares.
 
 
 def name_roles(paths: Sequence[str], shapes: Sequence[Shape]) -> tuple[Role, ...]:
@@ -74,7 +73,7 @@ def name_roles(paths: Sequence[str], shapes: Sequence[Shape]) -> tuple[Role, ...
 
     stacks = find_stacks(names, shapes, lambda i, axes: read(i, axes).cost)
     return tuple(
-        _stacked(read(i, axes).role, axes, len(shapes[i]))
+        _within(read(i, axes).role, axes, "stack", len(shapes[i]))
         for i, axes in enumerate(stacks)
     )
 
@@ -87,27 +86,26 @@ def _read(place: Place) -> Reading:
     cost, role = _read_one(place.of_one_expert())
     if cost + _EXPERT_PRICE >= found.cost:
         return found
-    if role.kind == "matrix":
-        role = dataclasses.replace(role, axes=("expert", *role.axes))
-    return Reading(cost + _EXPERT_PRICE, role)
+    return Reading(cost + _EXPERT_PRICE, _within(role, (0,), "expert", place.rank))
 
 
 def _read_one(place: Place) -> Reading:
     for reader in _READERS:
         reading = reader(place)
         if reading is not None:
-            is_oblong = reading.role.kind == "matrix" and len(set(place.shape)) > 1
-            return reading._replace(cost=reading.cost + _OBLONG_PRICE * is_oblong)
+            return reading
     return Reading(0.0, UNKNOWN)
 
 
-def _stacked(role: Role, axes: Axes, rank: int) -> Role:
-    """Put the axes of stacks back among those of a role."""
+def _within(role: Role, axes: Axes, word: Axis, rank: int) -> Role:
+    """Put axes that tell layers apart among those of a role, for a leaf of a rank."""
     if role.kind != "matrix":
         return role
-    places = {axis % rank for axis in axes}
-    rest = iter(role.axes)
-    words: tuple[Axis, ...] = tuple(
-        "stack" if i in places else next(rest) for i in range(rank)
+    taken = {axis % rank for axis in axes}
+    free = [i for i in range(rank) if i not in taken]
+    words = dict(zip(free, role.axes, strict=True))
+    return dataclasses.replace(
+        role,
+        axes=tuple(words.get(i, word) for i in range(rank)),
+        pixels=tuple(free[i] for i in role.pixels),
     )
-    return dataclasses.replace(role, axes=words)

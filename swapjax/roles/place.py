@@ -15,9 +15,8 @@ FITS, LIKELY, RATHER_NOT, CONTRADICTED = 0.0, 0.1, 2.0, 6.0
 UNKNOWN = Role("unknown", reason="has no name that tells what it does")
 UNTOLD = Role("unknown", reason="has axes that its name does not tell")
 _NORM = re.compile(r"norm(?!al)|(^|_)(ln|bn|gn|rms)(_?\d+|_[a-z]+)*$", re.IGNORECASE)
-_CONVOLUTION = re.compile(r"conv|patch|(^|_)stem(_|\d|$)", re.IGNORECASE)
+_CONVOLUTION = re.compile(r"conv|patch|depthwise|(^|_)stem(_|\d|$)", re.IGNORECASE)
 _EXPERT = re.compile(r"expert|moe(?!b)", re.IGNORECASE)
-_LARGEST_WINDOW = 32
 
 
 class Reading(NamedTuple):
@@ -59,8 +58,8 @@ class Place:
 
     @property
     def is_of_norm(self) -> bool:
-        """Whether the module's name is a norm's."""
-        return bool(_NORM.search(self.module))
+        """Whether the name of the leaf or of its module is a norm's."""
+        return any(_NORM.search(name) for name in (self.leaf, self.module))
 
     @property
     def is_of_convolution(self) -> bool:
@@ -70,6 +69,8 @@ class Place:
     @property
     def is_of_experts(self) -> bool:
         """Whether a name on the path is that of a mixture of experts."""
+        if "router" in (self.leaf, self.module):
+            return False  # It chooses among them.
         is_routed = any("router" in name for name in self.beside)
         return is_routed or any(_EXPERT.search(name) for name in self.modules)
 
@@ -82,14 +83,18 @@ class Place:
         )
 
 
-def window_cost(window: Shape) -> float:
+def window_cost(window: Shape, is_named: bool) -> float:
     """Tell how badly sizes suit the window of a kernel: it is square and small.
 
     Or one of a row of pixels, or of a column.
+
+    Args:
+        window: the sizes.
+        is_named: whether the leaf's module has the name of a convolution.
     """
-    if len(set(window) - {1}) <= 1 and max(window, default=1) <= _LARGEST_WINDOW:
-        return FITS
-    return 1.0
+    largest, otherwise = (32, 0.3) if is_named else (7, 1.0)
+    is_square = len(set(window) - {1}) <= 1
+    return FITS if is_square and max(window, default=1) <= largest else otherwise
 
 
 def repeat(axis: Axis, times: int) -> tuple[Axis, ...]:

@@ -39,7 +39,6 @@ MOVES = frozenset(
 LINEAR = SAME | {
     "add",
     "add_any",
-    "all_to_all",
     "conj",
     "device_put",
     "div",

@@ -7,7 +7,16 @@ from jax.extend import core
 
 from swapjax.roles.role import Axis
 from swapjax.roles.uses import Use, matrix_use
-from swapjax.roles.views import Factor, View, marks_of, resized, union
+from swapjax.roles.views import (
+    PLACED,
+    Factor,
+    View,
+    is_repeated,
+    length,
+    marks_of,
+    resized,
+    union,
+)
 
 _ALONE = "is multiplied with weights alone"
 Words = list[Axis]  # one an axis of an operand
@@ -34,7 +43,12 @@ def of_ragged_dot(numbers: Any, which: int, rank: int) -> Words:
 
 
 def used(
-    view: View, words: Words, shape: tuple[int, ...], how: str, groups: int = 1
+    view: View,
+    words: Words,
+    shape: tuple[int, ...],
+    how: str,
+    groups: int = 1,
+    pixels: int = 0,
 ) -> Use:
     """Make the use of a leaf in a product with data.
 
@@ -44,26 +58,36 @@ def used(
         shape: of the leaf.
         how: the primitive.
         groups: of a convolution.
+        pixels: marks of the axes that number those of its kernel.
     """
     pairs = list(zip(view.axes, words, strict=True))
-    if view.summed and (view.bent or any(_is_foreign(view, *pair) for pair in pairs)):
+    foreign = any(_is_foreign(view, *pair) for pair in pairs)
+    if view.summed and not view.turned and (view.bent or foreign):
         return as_input(view, shape)
     found: list[set[Axis]] = [set() for _ in shape]
-    for axis, word in pairs:
-        _add(found, marks_of(axis), word)
-    if view.depth and any({"input", "output"} <= words for words in found):
-        return Use(view.leaf, "vector", _ALONE, weak=True)
-    if view.summed & ~view.marks():
+    # An axis of one place says what it does only where no longer one does.
+    for axis, word in sorted(pairs, key=lambda pair: length(pair[0]) == 1):
+        marks = marks_of(axis)
+        _add(found, marks & ~_known(found) if length(axis) == 1 else marks, word)
+    if not view.turned:
+        both = [i for i, known in enumerate(found) if {"input", "output"} <= known]
+        rest = set().union(*(known for i, known in enumerate(found) if i not in both))
+        if both and not {"input", "output"} <= rest:
+            return Use(view.leaf, "vector", _ALONE, weak=True)
+        for i in both:
+            found[i] = {"input"}  # the bond of a tensor train
+    lost = view.summed & ~view.marks() & ~view.stack
+    if lost:
         # Summed with no axis left to tell of it: a mean of matrices, or a vector
         # through one.
         if not {"input", "output"} <= set().union(*found):
             return as_input(view, shape)
-        _add(found, view.summed & ~view.marks(), "stack")
+        _add(found, lost, "stack")
     _add(found, view.stack, "stack")
     _add(found, view.chosen, "expert")
-    narrow = not view.depth and any(
-        word != "expert" and not marks_of(axis) and math.prod(n for n, _ in axis) > 1
-        for axis, word in pairs
+    narrow = view.narrow or (
+        not view.depth
+        and any(word != "expert" and is_repeated(axis) for axis, word in pairs)
     )
     return matrix_use(
         view.leaf,
@@ -71,7 +95,8 @@ def used(
         found,
         narrow=narrow,
         groups=groups,
-        how=f"is used entry by entry in {how}",
+        pixels=pixels,
+        how=f"scales inputs or outputs in {how}",
         weak=view.reduced,
     )
 
@@ -83,14 +108,15 @@ def _is_foreign(view: View, axis: tuple[Factor, ...], word: Axis) -> bool:
     was repeated for each example, or cut into heads, is what a layer without data
     made of a constant input.
     """
-    if word != "expert" or math.prod(n for n, _ in axis) == 1:
+    if word != "expert" or length(axis) == 1:
         return False
-    marks = marks_of(axis)
-    return not marks or bool(marks & ~view.batched)
+    return is_repeated(axis) or bool(marks_of(axis) & ~view.batched)
 
 
 def as_input(view: View, shape: tuple[int, ...]) -> Use:
     """Make the use of a leaf in a layer whose inputs do not depend on data."""
+    if view.narrow:
+        return Use(view.leaf, "vector", _ALONE, weak=True)
     words: list[set[Axis]] = []
     for i in range(len(shape)):
         bit = 1 << i
@@ -105,6 +131,10 @@ def as_input(view: View, shape: tuple[int, ...]) -> Use:
     return matrix_use(view.leaf, shape, words, narrow=True, how=_ALONE, weak=True)
 
 
+def _known(found: list[set[Axis]]) -> int:
+    return sum(1 << i for i, words in enumerate(found) if words)
+
+
 def _add(found: list[set[Axis]], marks: int, word: Axis) -> None:
     for i, words in enumerate(found):
         if marks >> i & 1:
@@ -112,29 +142,61 @@ def _add(found: list[set[Axis]], marks: int, word: Axis) -> None:
 
 
 def through_dot(
-    view: View, which: int, numbers: Any, shapes: tuple[tuple[int, ...], ...]
+    view: View,
+    which: int,
+    numbers: Any,
+    shapes: tuple[tuple[int, ...], ...],
+    *,
+    constant: bool,
 ) -> View:
     """Follow a leaf through a ``dot_general`` with what does not depend on data.
 
     What was contracted is from now on told by the free axes of the other operand: where
     those meet data, so would it, had the data come first.
+
+    Args:
+        view: the operand.
+        which: of the operands.
+        numbers: which axes are contracted, and batched.
+        shapes: of the operands.
+        constant: whether the other operand shows no leaf.
+    """
+    contracted, batched = numbers[0][which], numbers[1][which]
+    summed = union(tuple(view.axes[i] for i in contracted))
+    axes = dot_axes(view, which, numbers, shapes, summed)
+    free = [a for i, a in enumerate(view.axes) if i not in batched]
+    batch = union(tuple(view.axes[i] for i in batched))
+    theirs = numbers[0][1 - which], numbers[1][1 - which]
+    sizes = shapes[1 - which]
+    over = math.prod(sizes[i] for i in theirs[0])
+    along = math.prod(n for i, n in enumerate(sizes) if i not in theirs[0] + theirs[1])
+    made = _made(view, axes, summed, batch, any(map(is_repeated, free)))
+    return made._replace(turned=view.turned and constant and over == along)
+
+
+def dot_axes(
+    view: View,
+    which: int,
+    numbers: Any,
+    shapes: tuple[tuple[int, ...], ...],
+    marks: int = 0,
+) -> list[tuple[Factor, ...]]:
+    """Lay the axes of an operand of a ``dot_general`` along those of the result.
+
+    Args:
+        view: the operand.
+        which: of the operands.
+        numbers: which axes are contracted, and batched.
+        shapes: of the operands.
+        marks: given to the free axes of the other operand.
     """
     contracted, batched = numbers
     mine = (*contracted[which], *batched[which])
     theirs = (*contracted[1 - which], *batched[1 - which])
-    summed = 0
-    for i in contracted[which]:
-        summed |= marks_of(view.axes[i])
     own = [axis for i, axis in enumerate(view.axes) if i not in mine]
-    others = [
-        ((n, summed),) for i, n in enumerate(shapes[1 - which]) if i not in theirs
-    ]
-    batch = [view.axes[i] for i in batched[which]]
+    others = [((n, marks),) for i, n in enumerate(shapes[1 - which]) if i not in theirs]
     free = [*own, *others] if which == 0 else [*others, *own]
-    marks = 0
-    for axis in batch:
-        marks |= marks_of(axis)
-    return _made(view, [*batch, *free], summed, marks)
+    return [*(view.axes[i] for i in batched[which]), *free]
 
 
 def through_convolution(
@@ -157,29 +219,32 @@ def through_convolution(
         axes[output[1]] = view.axes[feature]
         for place, pixel in zip(output[2:], pixels, strict=True):
             axes[place] = ((shape[place], marks_of(view.axes[pixel])),)
-    return _made(view, axes, summed, 0)
+    return _made(view, axes, summed, 0, narrow=False)._replace(turned=False)
 
 
-def _made(view: View, axes: list[Any], summed: int, batched: int) -> View:
-    first = not view.summed
+def _made(view: View, axes: list[Any], summed: int, batched: int, narrow: bool) -> View:
+    first = not view.summed or view.turned
     return view._replace(
         axes=tuple(axes),
-        summed=summed if first else view.summed,
+        summed=summed & ~PLACED if first else view.summed,
         batched=view.batched | batched if first else view.batched,
+        narrow=narrow if first else view.narrow,
         depth=view.depth + 1,
     )
 
 
-def of_convolution(eqn: core.JaxprEqn, view: View) -> tuple[Words, View, int]:
+def of_convolution(eqn: core.JaxprEqn, view: View) -> tuple[Words, View, int, int]:
     """Tell what the axes of a kernel do, and in how many groups its outputs fall.
 
     ``vmap`` makes the kernels of several networks one, with a group for each. They are
-    told from other groups by where they lie in the leaf: before the pixels.
+    told from other groups by where they lie in the leaf: before the pixels, or nowhere
+    when each example scales the kernel.
 
     Returns:
-        The words, the view without the axes that number networks, and the groups.
+        The words, the view without the axes that number networks, the groups, and the
+        marks of the pixels.
     """
-    output = eqn.params["dimension_numbers"].rhs_spec[0]
+    output, channels, *window = eqn.params["dimension_numbers"].rhs_spec
     groups = max(eqn.params["feature_group_count"], eqn.params["batch_group_count"])
     words: Words = ["input"] * len(view.axes)
     words[output] = "output"
@@ -189,10 +254,11 @@ def of_convolution(eqn: core.JaxprEqn, view: View) -> tuple[Words, View, int]:
     chosen = 0
     while len(factors) > 1 and groups > 1:
         size, marks = factors[0]
-        if groups % size or not marks or marks >= lowest:
+        if groups % size or marks >= lowest:
             break
         chosen |= marks
         groups //= size
         del factors[0]
+    pixels = union(tuple(view.axes[i] for i in window)) & ~marks_of(view.axes[channels])
     axes = tuple(tuple(factors) if i == output else a for i, a in enumerate(view.axes))
-    return words, view._replace(axes=axes, chosen=view.chosen | chosen), groups
+    return words, view._replace(axes=axes, chosen=view.chosen | chosen), groups, pixels

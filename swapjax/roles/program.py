@@ -15,8 +15,8 @@ import numpy as np
 
 from swapjax.core.types import LossFn, Params
 from swapjax.roles.role import Role
-from swapjax.roles.rules import Scope, Value
 from swapjax.roles.uses import Uses
+from swapjax.roles.values import Scope, Value
 from swapjax.roles.views import whole
 from swapjax.roles.walk import walk
 
@@ -31,7 +31,9 @@ _VALUES = (
 def trace_roles(loss_fn: LossFn, params: Params, batch: Any) -> tuple[Role, ...]:
     """Tell what each leaf of params does in the program of a loss.
 
-    From shapes alone: nothing is computed, and no array is made.
+    From shapes alone: nothing is computed, and no array is made. What is not in params
+    and not in the batch is no data, unless no leaf meets the batch: then the arrays
+    that the loss closes over are.
 
     Args:
         loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch.
@@ -57,7 +59,9 @@ def trace_roles(loss_fn: LossFn, params: Params, batch: Any) -> tuple[Role, ...]
         ('vector', 'matrix', ('input', 'output'))
     """
     try:
-        program = jax.make_jaxpr(loss_fn)(params, batch)
+        # Loops are to be seen as such, whoever looks into theirs step by step.
+        with jax.disable_jit(False):
+            program = jax.make_jaxpr(loss_fn)(params, batch)
     except _VALUES as error:
         first = str(error).strip().splitlines()[0]
         raise ValueError(
@@ -69,4 +73,7 @@ def trace_roles(loss_fn: LossFn, params: Params, batch: Any) -> tuple[Role, ...]
     inputs += [Value(data=True)] * len(jax.tree.leaves(batch))
     uses = Uses()
     walk(program, inputs, Scope(shapes, uses))
+    if not uses:
+        # The loss has its data from elsewhere than the batch.
+        walk(program, inputs, Scope(shapes, uses), constant=Value(data=True))
     return tuple(uses.role(i) for i in range(len(shapes)))

@@ -27,6 +27,8 @@ class Role:
             is known; the others are its channels. No part of what makes roles equal.
         reason: how a leaf is used that is no matrix, to follow its path in a sentence,
             as in ``"is looked up by gather"``; what told the role, of one that is.
+        is_ambiguous: whether it is used in two ways that do not agree, which the reason
+            names.
     """
 
     kind: Kind
@@ -34,6 +36,7 @@ class Role:
     groups: int = 1
     pixels: tuple[int, ...] = dataclasses.field(default=(), compare=False)
     reason: str = dataclasses.field(default="", compare=False, repr=False)
+    is_ambiguous: bool = dataclasses.field(default=False, compare=False, repr=False)
 
     @property
     def stack(self) -> tuple[int, ...]:

@@ -1,55 +1,27 @@
 """What single equations of a program say about the leaves that enter them."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
 
 from jax.extend import core
 
 from swapjax.roles import products
 from swapjax.roles.lookups import chosen, looked_up, sliced
+from swapjax.roles.meet import read_product
 from swapjax.roles.moves import MOVED
 from swapjax.roles.primitives import BENT, LINEAR
-from swapjax.roles.uses import Use, Uses
+from swapjax.roles.uses import PASSED, Use
+from swapjax.roles.values import Scope, Value, fallback, shape_of, soften
 from swapjax.roles.views import (
-    Shape,
     View,
     filled,
-    fitted,
+    is_repeated,
     joined,
+    length,
     marks_of,
+    placed,
 )
 
-
-class Value(NamedTuple):
-    """What is known of a variable of the program.
-
-    Attributes:
-        data: whether it depends on the data.
-        views: the leaves that it shows.
-    """
-
-    data: bool = False
-    views: tuple[View, ...] = ()
-
-
-class Scope(NamedTuple):
-    """Where equations are read.
-
-    Attributes:
-        shapes: of the leaves.
-        uses: where uses are noted.
-    """
-
-    shapes: tuple[Shape, ...]
-    uses: Uses
-
-
 Rule = Callable[[core.JaxprEqn, Sequence[Value], Scope], list[Value]]
-
-
-def shape_of(variable: core.Var | core.Literal) -> Shape:
-    """Read the shape of a variable; that of a token is empty."""
-    return tuple(getattr(variable.aval, "shape", ()))
 
 
 def read(eqn: core.JaxprEqn, operands: Sequence[Value], scope: Scope) -> list[Value]:
@@ -58,41 +30,6 @@ def read(eqn: core.JaxprEqn, operands: Sequence[Value], scope: Scope) -> list[Va
         return [Value(any(value.data for value in operands))] * len(eqn.outvars)
     rule = RULES.get(eqn.primitive.name, _unknown)
     return rule(eqn, operands, scope)
-
-
-def fallback(view: View, name: str, scope: Scope) -> Use:
-    """Make the use of a leaf that meets data in no product."""
-    if view.summed:
-        return products.as_input(view, scope.shapes[view.leaf])
-    if view.looked:
-        return Use(view.leaf, "table", f"is looked up by {view.looked}")
-    how = f"is used entry by entry in {name}"
-    return Use(view.leaf, "vector", how, weak=view.reduced)
-
-
-def soften(value: Value, name: str, scope: Scope) -> Value:
-    """Give the views of a value that depends on data, and note what leaves do so far.
-
-    Whether that stays the last word shows where the value is multiplied with data.
-    """
-    views: dict[View, View] = {}
-    for view in value.views:
-        if view.soft is None:
-            use = scope.uses.add(fallback(view, name, scope))
-            view = view._replace(soft=use)
-        views.setdefault(view._replace(soft=None), view)
-    return Value(True, tuple(v for v in views.values() if _is_whole(v, scope)))
-
-
-def _is_whole(view: View, scope: Scope) -> bool:
-    """Whether a value has no entries but those of a leaf of several axes."""
-    if view.depth or view.looked:
-        return False
-    sizes = scope.shapes[view.leaf]
-    marks = view.marks()
-    shown = [n for i, n in enumerate(sizes) if marks >> i & 1 and n > 1]
-    repeated = any(not marks_of(a) and a[0][0] > 1 for a in view.axes if a)
-    return len(shown) > 1 and not repeated
 
 
 def _entrywise(
@@ -125,10 +62,9 @@ def _biased(value: Value, values: Iterable[Value]) -> Value:
     def has_bias(view: View) -> bool:
         others = (w for other in values for w in other.views if w.leaf != view.leaf)
         return any(
-            marks_of(mine) and not marks_of(theirs) and theirs[0][0] > 1
+            marks_of(mine) and is_repeated(theirs)
             for w in others
             for mine, theirs in zip(view.axes, w.axes, strict=True)
-            if theirs
         )
 
     views = tuple(
@@ -148,7 +84,7 @@ def _moved(eqn: core.JaxprEqn, operands: Sequence[Value], scope: Scope) -> list[
         shape = shape_of(variable)
         views = [move(view, eqn, shape) for view in value.views]
         if reduces and "scatter" not in eqn.primitive.name:
-            views = [v for v in views if v.soft is None and v.marks()]
+            views = [v for v in views if v.soft in (None, PASSED) and v.marks()]
         results.append(Value(value.data, joined(views)))
     return results
 
@@ -161,12 +97,12 @@ def _joined_parts(
     name = eqn.primitive.name
     count = {"pad": 1, "dynamic_update_slice": 2}.get(name, len(operands))
     parts = operands[:count]
-    shown = [view for part in parts for view in part.views]
+    shown = [v for part in parts for v in part.views if all(map(length, v.axes))]
     if name == "stack":
         dim = eqn.params["axis"]
         axes = [(*v.axes[:dim], ((1, 0),), *v.axes[dim:]) for v in shown]
         shown = [v._replace(axes=a) for v, a in zip(shown, axes, strict=True)]
-    views = [fitted(view, shape) for view in shown]
+    views = [placed(view, shape) for view in shown]
     if any(value.data for value in operands):
         return [soften(Value(True, tuple(views)), name, scope)]
     return [Value(False, joined(views))]
@@ -185,73 +121,6 @@ def _scattered(
     if any(value.data for value in operands):
         return [soften(whole, eqn.primitive.name, scope)]
     return [Value(False, whole.views)]
-
-
-def _product(
-    eqn: core.JaxprEqn, operands: Sequence[Value], scope: Scope
-) -> list[Value]:
-    """Read a product, where most of what is to be known of a leaf shows."""
-    name = eqn.primitive.name
-    shapes = tuple(shape_of(variable) for variable in eqn.invars)
-    data = any(value.data for value in operands)
-    made: list[View] = []
-    for which in (0, 1):
-        mine, other = operands[which], operands[1 - which]
-        for view in mine.views:
-            if not data:
-                made += _through(eqn, view, which, shapes, scope)
-            elif view.soft is None or other.data:
-                _meet(eqn, view, which, other, scope)
-    for value in operands[2:]:
-        for view in value.views:
-            scope.uses.end(view.leaf, name)
-    return [Value(data, joined(made))]
-
-
-def _through(
-    eqn: core.JaxprEqn,
-    view: View,
-    which: int,
-    shapes: tuple[Shape, ...],
-    scope: Scope,
-) -> list[View]:
-    """Follow a leaf through a product without data."""
-    name = eqn.primitive.name
-    if name == "dot_general":
-        numbers = eqn.params["dimension_numbers"]
-        return [products.through_dot(view, which, numbers, shapes)]
-    if name == "conv_general_dilated":
-        numbers = eqn.params["dimension_numbers"]
-        shape = shape_of(eqn.outvars[0])
-        return [products.through_convolution(view, which, numbers, shape)]
-    scope.uses.end(view.leaf, name)
-    return []
-
-
-def _meet(
-    eqn: core.JaxprEqn, view: View, which: int, other: Value, scope: Scope
-) -> None:
-    """Note the use of a leaf in a product with data."""
-    name, shape, groups = eqn.primitive.name, scope.shapes[view.leaf], 1
-    rank = len(view.axes)
-    if name == "conv_general_dilated":
-        if which == 0:
-            how = "is convolved as an image, not as a kernel"
-            scope.uses.add(Use(view.leaf, "unknown", how))
-            return
-        words, view, groups = products.of_convolution(eqn, view)
-    elif name == "dot_general":
-        words = products.of_dot(eqn.params["dimension_numbers"], which, rank)
-    else:
-        numbers = eqn.params["ragged_dot_dimension_numbers"]
-        words = products.of_ragged_dot(numbers, which, rank)
-    use = products.used(view, words, shape, name, groups)
-    if view.soft is not None:
-        same = any(v.leaf == view.leaf for v in other.views)
-        if same or not {"input", "output"} <= set(use.axes):
-            return
-        scope.uses.void(view.soft)
-    scope.uses.add(use)
 
 
 def _gathered(
@@ -320,9 +189,9 @@ RULES: dict[str, Rule] = {
     "dynamic_update_slice": _joined_parts,
     **dict.fromkeys(("scatter", "scatter-add", "scatter-mul"), _scattered),
     **dict.fromkeys(("scatter_add", "scatter_mul", "scatter_sub"), _scattered),
-    "dot_general": _product,
-    "ragged_dot_general": _product,
-    "conv_general_dilated": _product,
+    "dot_general": read_product,
+    "ragged_dot_general": read_product,
+    "conv_general_dilated": read_product,
     "gather": _gathered,
     "dynamic_slice": _sliced,
 }

@@ -9,7 +9,7 @@ from swapjax.roles.place import Shape
 Axes = tuple[int, ...]  # the positions of stacks, of nested ones the outermost first
 
 _PRICE = 0.55
-_ELSEWHERE = 1e-6  # The first axis is preferred.
+_ELSEWHERE = 0.05  # As much dearer is another axis than the first.
 _LEADING = ((), (0,), (0, 1), (0, 1, 2))
 # A scan may stack along another axis than the first; no two nested ones do.
 _FURTHER: dict[Axes, tuple[Axes, ...]] = {
@@ -73,20 +73,22 @@ def find_stacks(
         module.leaves.append(i)
     best: dict[tuple[int, Axes], tuple[float, Axes]] = {}
 
+    def price(module: _Module, outer: Axes, axes: Axes) -> float:
+        own = _PRICE * (len(axes) - len(outer))
+        if axes not in (*_LEADING, outer):
+            own += _ELSEWHERE
+        own += sum(cost(i, axes) for i in module.leaves)
+        return own + sum(explain(m, axes) for m in module.inside.values())
+
     def explain(module: _Module, outer: Axes) -> float:
         key = (id(module), outer)
         if key not in best:
-            choices = []
-            for axes in (*_FURTHER.get(outer, ()), outer):
-                if axes != outer and not _is_shared(module, axes, shapes):
-                    continue
-                price = _PRICE * (len(axes) - len(outer)) + _ELSEWHERE * (
-                    axes not in _LEADING
-                )
-                price += sum(cost(i, axes) for i in module.leaves)
-                price += sum(explain(m, axes) for m in module.inside.values())
-                choices.append((price, axes))
-            lowest = min(price for price, _ in choices)
+            choices = [(price(module, outer, outer), outer)]
+            if choices[0][0] > 0:  # Else no stack is cheaper.
+                further = _FURTHER.get(outer, ())
+                may = [axes for axes in further if _may_have(module, axes, shapes)]
+                choices = [(price(module, outer, axes), axes) for axes in may] + choices
+            lowest = min(choices)[0]
             best[key] = next(c for c in choices if c[0] <= lowest + 1e-9)
         return best[key][0]
 
@@ -104,11 +106,14 @@ def find_stacks(
     return result
 
 
-def _is_shared(module: _Module, axes: Axes, shapes: Sequence[Shape]) -> bool:
-    """Whether all leaves of a module have these axes, of one size each."""
-    sizes = set()
-    for i in module.below:
-        if without(shapes[i], axes) is None:
-            return False
-        sizes.add(tuple(shapes[i][axis] for axis in axes))
-    return len(sizes) == 1
+def _may_have(module: _Module, axes: Axes, shapes: Sequence[Shape]) -> bool:
+    """Whether all leaves of a module have these axes, of one size each.
+
+    Along another axis than the first only beside a leaf with one axis more, as norms
+    and biases are: matrices of like sizes alone share axes by chance.
+    """
+    if any(without(shapes[i], axes) is None for i in module.below):
+        return False
+    sizes = {tuple(shapes[i][axis] for axis in axes) for i in module.below}
+    has_vector = any(len(shapes[i]) == 2 for i in module.below)
+    return len(sizes) == 1 and (has_vector or axes in _LEADING)

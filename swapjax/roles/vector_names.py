@@ -14,7 +14,8 @@ from swapjax.roles.place import (
 from swapjax.roles.role import Role
 
 _BIAS = re.compile(
-    r"(^|_)bias(es)?(_[a-z]{1,2}(_l\d+)?(_reverse)?|_?\d+)?$|^b(_?\d+|_?[a-z]{1,2}|_in|_out)?$"
+    r"(^|_)bias(es)?(_[a-z]{1,2}(_l\d+)?(_reverse)?|_?\d+)?$"
+    r"|^b(_?\d+|_?[a-z]{1,2}|_in|_out)?$"
 )
 _SCALE = re.compile(
     r"(^|_)(scale|gamma|beta|offset|shift)(_?\d+)?$|^weight_g$|^original0$|^g$"
@@ -29,10 +30,13 @@ _ADDED = re.compile(
 )
 _TABLE = re.compile(
     r"(^|_)(emb|embed|embedding|embedder)s?(_?\d+)?$|^embed_(in|tokens|positions)$"
-    r"|_table$|^wte$|^wpe$|^shared$|^relative_attention_bias$"
+    r"|_table$|^w_?e$|^wte$|^wpe$|^shared$|^relative_attention_bias$"
 )
-
-
+_LINEAR = re.compile(
+    r"linear|dense|proj|head|logits|classifier|output|readout"
+    r"|(^|_)(fc|mlp|out|lin)(_?\d|$)",
+    re.IGNORECASE,
+)
 _ODD = 3.0  # Of norms over several axes, and of biases without one.
 
 
@@ -44,6 +48,8 @@ def read_vector(place: Place) -> Reading | None:
     if _STATISTIC.search(name):
         return Reading(_norm_cost(place), _vector("is a running statistic"))
     if _BIAS.search(name):
+        if place.rank > 1 and f"a{name[1:]}" in place.beside:
+            return None  # Two factors are called a and b.
         # Of several axes it is one of several outputs, as heads and their entries.
         cost = FITS if place.rank == 1 else LIKELY if place.rank else _ODD
         return Reading(cost, _vector("is a bias"))
@@ -80,15 +86,9 @@ def read_single(place: Place) -> Reading | None:
     return Reading(FITS, _vector("has one axis"))
 
 
-_LINEAR = re.compile(
-    r"linear|dense|proj|head|logits|classifier|output|readout|(^|_)(fc|mlp|out|lin)(_?\d|$)",
-    re.IGNORECASE,
-)
-
-
 def _is_kernel(place: Place) -> bool:
     """Whether a leaf in a module called as norms are is a matrix all the same."""
-    if place.leaf == "kernel":
+    if place.leaf == "kernel" or (place.is_of_convolution and place.rank > 2):
         return place.rank > 1
     bias = place.beside.get("bias", place.beside.get("b"))
     return (

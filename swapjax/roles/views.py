@@ -16,6 +16,8 @@ from swapjax.roles.uses import Use
 Factor = tuple[int, int]  # size, marks
 Axis = tuple[Factor, ...]
 Shape = tuple[int, ...]
+# Marks an axis that a leaf is put along beside other things: it is not repeated there.
+PLACED = 1 << 62
 
 
 class View(NamedTuple):
@@ -28,13 +30,16 @@ class View(NamedTuple):
         chosen: marks of those where data chose the place.
         summed: marks of what was contracted in the first product without data.
         batched: marks of the batch dimensions of such products.
+        turned: whether all such products were with square constants, as rotations are.
+        narrow: whether the leaf was repeated along an axis of such a product, as the
+            scale of inputs or of outputs.
         depth: how many such products and reductions the leaf went through.
         reduced: whether a reduction was one of them.
         bent: whether something that is not linear came after such a product.
         looked: the primitive that took several places of an axis, of a list of numbers
             that does not depend on data.
         soft: of a value that depends on data as well, what the leaf is said to do
-            unless the value is multiplied with data.
+            unless the value is multiplied with data; `PASSED` for outputs of a layer.
     """
 
     leaf: int
@@ -43,6 +48,8 @@ class View(NamedTuple):
     chosen: int = 0
     summed: int = 0
     batched: int = 0
+    turned: bool = True
+    narrow: bool = False
     depth: int = 0
     reduced: bool = False
     bent: bool = False
@@ -50,8 +57,8 @@ class View(NamedTuple):
     soft: Use | None = None
 
     def marks(self) -> int:
-        """Join the marks of all axes."""
-        return union(self.axes)
+        """Join the marks of all axes, which are axes of the leaf."""
+        return union(self.axes) & ~PLACED
 
 
 def whole(leaf: int, shape: Shape) -> View:
@@ -75,15 +82,25 @@ def union(axes: tuple[Axis, ...]) -> int:
     return marks
 
 
+def length(axis: Axis) -> int:
+    """Multiply the sizes of the factors of an axis."""
+    return math.prod(n for n, _ in axis)
+
+
+def is_repeated(axis: Axis) -> bool:
+    """Tell whether a leaf is the same all along an axis."""
+    return not marks_of(axis) and length(axis) > 1
+
+
 def resized(axis: Axis, size: int) -> Axis:
     """Take a part of an axis, or put it beside others.
 
     All but the slowest factor stay where the size is a multiple of theirs.
     """
-    if math.prod(n for n, _ in axis) == size:
+    if length(axis) == size:
         return axis
     if len(axis) > 1:
-        rest = math.prod(n for n, _ in axis[1:])
+        rest = length(axis[1:])
         if rest and size % rest == 0:
             return ((size // rest, axis[0][1]), *axis[1:])
     return ((size, marks_of(axis)),)
@@ -92,6 +109,18 @@ def resized(axis: Axis, size: int) -> Axis:
 def fitted(view: View, shape: Shape) -> View:
     """Resize every axis; see `resized`."""
     axes = tuple(resized(a, n) for a, n in zip(view.axes, shape, strict=True))
+    return view._replace(axes=axes)
+
+
+def placed(view: View, shape: Shape) -> View:
+    """Put a view beside other things, or into them."""
+
+    def put(axis: Axis, size: int) -> Axis:
+        if length(axis) == size:
+            return axis
+        return resized(axis, size) if marks_of(axis) else ((size, PLACED),)
+
+    axes = tuple(put(a, n) for a, n in zip(view.axes, shape, strict=True))
     return view._replace(axes=axes)
 
 
@@ -112,7 +141,7 @@ def spread(view: View, shape: Shape, dims: Shape) -> View:
     axes: list[Axis] = [((size, 0),) for size in shape]
     stack = view.stack
     for axis, dim in zip(view.axes, dims, strict=True):
-        if math.prod(n for n, _ in axis) == shape[dim]:
+        if length(axis) == shape[dim]:
             axes[dim] = axis
         else:
             stack |= marks_of(axis)
@@ -133,7 +162,7 @@ def reduced(view: View, dims: Shape) -> View:
 
 def reshaped(view: View, shape: Shape) -> View:
     """Move factors to the axes of another shape."""
-    old = tuple(math.prod(n for n, _ in axis) for axis in view.axes)
+    old = tuple(length(axis) for axis in view.axes)
     if 0 in old or 0 in shape:
         return view._replace(axes=tuple(((n, 0),) for n in shape))
     axes: list[Axis] = [()] * len(shape)

@@ -7,26 +7,32 @@ from typing import Any
 from jax.extend import core
 
 from swapjax.roles.primitives import CALLS
-from swapjax.roles.rules import Scope, Value, read, shape_of, soften
-from swapjax.roles.uses import Uses
+from swapjax.roles.rules import read
+from swapjax.roles.uses import PASSED, Uses
+from swapjax.roles.values import Scope, Value, shape_of, soften
 from swapjax.roles.views import View, fitted, joined, marks_of
 
+_CONSTANT = Value()
 _ROUNDS = 8  # of a loop, until what is known of its carry no longer changes
 
 
 def walk(
-    program: core.Jaxpr | core.ClosedJaxpr, inputs: Sequence[Value], scope: Scope
+    program: core.Jaxpr | core.ClosedJaxpr,
+    inputs: Sequence[Value],
+    scope: Scope,
+    constant: Value = _CONSTANT,
 ) -> list[Value]:
     """Tell what the results of a program show of its inputs, and note uses of leaves.
 
     Args:
-        program: whose constants depend on nothing.
+        program: to walk through.
         inputs: one value each.
         scope: where uses are noted.
+        constant: what is known of the arrays that the program closes over.
     """
     if isinstance(program, core.ClosedJaxpr):
         program = program.jaxpr
-    values: dict[core.Var, Value] = dict.fromkeys(program.constvars, Value())
+    values: dict[core.Var, Value] = dict.fromkeys(program.constvars, constant)
     values.update(zip(program.invars, inputs, strict=True))
     for eqn in program.eqns:
         operands = [
@@ -51,7 +57,8 @@ def _enter(eqn: core.JaxprEqn, operands: list[Value], scope: Scope) -> list[Valu
     weak = scope.uses.weak
     # What the backward pass of a loss that is itself a derivative does to a leaf says
     # less than what the forward pass does, of which it is the transpose.
-    scope.uses.weak = weak or "transpose(" in str(eqn.source_info.name_stack)
+    names = getattr(getattr(eqn, "source_info", None), "name_stack", "")
+    scope.uses.weak = weak or "transpose(" in str(names)
     if name == "scan":
         results = _scan(eqn, operands, scope)
     elif name == "while":
@@ -157,9 +164,10 @@ def _while(eqn: core.JaxprEqn, operands: list[Value], scope: Scope) -> list[Valu
 
 def _settle(carry: list[Value], step: Any, name: str, scope: Scope) -> list[Value]:
     """Repeat a step until what is known of its carry no longer changes."""
-    quiet, first = scope._replace(uses=Uses()), carry
+    quiet = scope._replace(uses=Uses())
+    first = carry = [_without_outputs(value) for value in carry]
     for _ in range(_ROUNDS):
-        results = step(carry, quiet)
+        results = [_without_outputs(value) for value in step(carry, quiet)]
         new = [
             _join([old, more], name, quiet)
             for old, more in zip(carry, results, strict=True)
@@ -173,6 +181,12 @@ def _settle(carry: list[Value], step: Any, name: str, scope: Scope) -> list[Valu
         if after.data and not before.data:
             soften(before, name, scope)
     return carry
+
+
+def _without_outputs(value: Value) -> Value:
+    """Let go of the outputs of layers, which no step shows whole to the next."""
+    views = tuple(view for view in value.views if view.soft is not PASSED)
+    return value._replace(views=views)
 
 
 def _cond(eqn: core.JaxprEqn, operands: list[Value], scope: Scope) -> list[Value]:

@@ -89,7 +89,9 @@ def _convolution(place: Place, bias: Shape | None) -> Reading:
         is_named = bool(_TRANSPOSED.search(place.module))
         what = "ConvTranspose" if is_named else "Conv"
         return Reading(FITS, _matrix(place, plain, what))
-    cost = window_cost(window) + (0.0 if place.is_of_convolution else LIKELY)
+    # Paths with dots are PyTorch's, which does not stack.
+    is_named = place.is_of_convolution or place.is_dotted
+    cost = window_cost(window, is_named) + (0.0 if place.is_of_convolution else LIKELY)
     is_back = bool(_TRANSPOSED.search(place.module)) and (
         place.is_dotted or bias is not None
     )
@@ -99,8 +101,8 @@ def _convolution(place: Place, bias: Shape | None) -> Reading:
         if not fits and not fits_back:
             cost += CONTRADICTED
         is_back = fits_back if not fits else is_back and fits_back
-    elif not (place.is_of_convolution or place.is_dotted):
-        cost += RATHER_NOT if place.rank == 3 or cost > LIKELY else FITS
+    elif not is_named and (place.rank == 3 or cost > LIKELY):
+        cost += RATHER_NOT
     if is_back:
         return Reading(cost, _matrix(place, back, "ConvTranspose"))
     return Reading(cost, _matrix(place, plain, "Conv"))
@@ -130,4 +132,5 @@ def _experts(place: Place) -> Reading:
 
 def _matrix(place: Place, axes: tuple[Axis, ...], what: str) -> Role:
     library = "PyTorch " if place.is_dotted else ""
-    return matrix(*axes, reason=f"{library}{what} {place.leaf}")
+    pixels = tuple(range(2, place.rank))
+    return matrix(*axes, pixels=pixels, reason=f"{library}{what} {place.leaf}")

@@ -68,6 +68,12 @@ def match(
     else:
         found = _matching(paths, leaves, include, "include")
         taken = {i for i in found if np.ndim(leaves[i]) > 0}
+        for i in sorted(taken):
+            if roles[i].is_ambiguous:
+                raise ValueError(
+                    f"include: {paths[i]} {roles[i].reason}; say what its axes count "
+                    "with axes=, or exclude it"
+                )
     left_out = _matching(paths, leaves, exclude, "exclude")
     if not taken - left_out:
         raise ValueError(

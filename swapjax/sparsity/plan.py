@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from swapjax.core.counts import require_countable_groups
-from swapjax.core.types import Params
+from swapjax.core.types import Masks, Params
 from swapjax.sparsity.allocation import (
     Allocation,
     allocate_units,
@@ -30,6 +30,7 @@ from swapjax.sparsity.plan_units import (
     unit_sides,
     unit_sizes,
 )
+from swapjax.sparsity.segments import count_layers
 from swapjax.sparsity.stacking import Stacking
 from swapjax.sparsity.units import Units
 
@@ -148,6 +149,20 @@ class Plan:
         if self.units is not None:
             shapes = tuple((size,) for size in self.sizes)
         require_countable_groups(self.groups, shapes)
+
+    def kept_in(self, masks: Masks) -> dict[str, int]:
+        """Count what masks keep of each layer, by name: ``blocks/kernel[3]``.
+
+        Args:
+            masks: of the params of the plan, as `swapjax.prune` and
+                `swapjax.masks_of` give them.
+
+        Raises:
+            ValueError: for masks of another tree.
+        """
+        leaves = self.layout.leaf_masks(masks)
+        found = count_layers(leaves, self.layout.stacking)
+        return dict(zip(self.layout.layers, found, strict=True))
 
     def at(self, sparsity: float | Fraction) -> "Plan":
         """Make the same plan for another sparsity, as a stage on the way needs it.

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from swapjax.core import counts
 from swapjax.core.types import Leaves
 from swapjax.sparsity.stacking import Stacking
 
@@ -131,6 +132,33 @@ class Segments:
         first, *others = (jax.lax.full_like(leaf, 0, shape=()) for leaf in leaves)
         one = functools.reduce(jnp.bitwise_or, others, first)
         return jnp.broadcast_to(one, (self.total,))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _count_layers(masks: Leaves, stacking: Stacking) -> tuple[jax.Array, ...]:
+    """Count the True entries of each layer, in parts that an int32 holds."""
+    found: list[jax.Array] = []
+    for leaf, mask in enumerate(masks):
+        each = stacking.slices(leaf, mask)
+        one = each.reshape(len(each), -1)
+        many = one.shape[1] > counts.LIMIT
+        inner = each.reshape(len(each), -1, each.shape[-1]) if many else one
+        found.append(jnp.sum(inner, axis=-1, dtype=jnp.int32))
+    return tuple(found)
+
+
+def count_layers(masks: Leaves, stacking: Stacking) -> tuple[int, ...]:
+    """Count the True entries of each layer, by number. Not for use under jit.
+
+    Args:
+        masks: bool leaves.
+        stacking: their layers.
+    """
+    result = [0] * stacking.count
+    for leaf, parts in enumerate(_count_layers(masks, stacking)):
+        for n, part in zip(stacking.numbers[leaf], np.asarray(parts), strict=True):
+            result[n] = counts.total(part)
+    return tuple(result)
 
 
 def _index(axes: tuple[int, ...], shape: tuple[int, ...]) -> jax.Array:

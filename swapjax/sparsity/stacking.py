@@ -7,7 +7,7 @@ by layer, as counts do, is worked out for all slices of a leaf at once.
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -55,21 +55,16 @@ class Stacking:
         sides = [
             tuple(shape[a] for a in of) for shape, of in zip(shapes, axes, strict=True)
         ]
-        heads = _heads(paths)
-        runs = list(
-            itertools.accumulate(
-                range(1, len(sides)), _next_run(sides, heads), initial=0
-            )
+        leaves = [
+            (leaf, tuple(path.split("/")), side)
+            for leaf, (path, side) in enumerate(zip(paths, sides, strict=True))
+        ]
+        number = {place: n for n, place in enumerate(_in_order(leaves, ()))}
+        numbers = tuple(
+            tuple(number[leaf, place] for place in itertools.product(*map(range, side)))
+            for leaf, side in enumerate(sides)
         )
-        keys = []
-        for leaf, side in enumerate(sides):
-            for place in itertools.product(*map(range, side)):
-                keys.append((runs[leaf], place[:1], leaf, place[1:]))
-        number = {key: n for n, key in enumerate(sorted(keys))}
-        found: list[list[int]] = [[] for _ in sides]
-        for key in keys:
-            found[key[2]].append(number[key])
-        return cls(axes, tuple(map(tuple, found)))
+        return cls(axes, numbers)
 
     @property
     def count(self) -> int:
@@ -177,25 +172,33 @@ class Stacking:
         )
 
 
-def _heads(paths: Sequence[str]) -> list[str]:
-    """Find the part of each path that tells modules apart that are scanned apart."""
-    parts = [path.split("/") for path in paths]
-    shortest = min(map(len, parts), default=1) - 1
-    shared = 0
-    while shared < shortest and len({p[shared] for p in parts}) == 1:
-        shared += 1
-    return [p[shared] if len(p) > shared + 1 else "" for p in parts]
+# A leaf's number, what is left of its path, and of the sides of its stack.
+_Left = tuple[int, tuple[str, ...], Shape]
 
 
-def _next_run(sides: list[Shape], heads: list[str]) -> Any:
-    """Tell runs of leaves apart that are stacked alike, in one module."""
+def _in_order(leaves: Sequence[_Left], place: Shape) -> Iterator[tuple[int, Shape]]:
+    """List the layers of some leaves below one module, each by its leaf and its place.
 
-    def step(run: int, leaf: int) -> int:
-        alike = (
-            bool(sides[leaf])
-            and sides[leaf][:1] == sides[leaf - 1][:1]
-            and heads[leaf] == heads[leaf - 1]
-        )
-        return run if alike else run + 1
+    The largest module with nothing but leaves that are stacked alike is taken for what
+    the loop goes over. Leaves that are no modules of their own belong together where
+    they follow each other and are stacked alike.
+    """
+    if len(leaves) == 1 and not leaves[0][2]:
+        yield leaves[0][0], place
+        return
+    first = {side[:1] for _, _, side in leaves}
+    if len(first) == 1 and () not in first:
+        inside = [(leaf, path, side[1:]) for leaf, path, side in leaves]
+        for i in range(leaves[0][2][0]):
+            yield from _in_order(inside, (*place, i))
+        return
+    for _, group in itertools.groupby(leaves, _sibling):
+        yield from _in_order([(n, path[1:], side) for n, path, side in group], place)
 
-    return step
+
+def _sibling(leaf: _Left) -> tuple[Any, ...]:
+    """Tell the modules below one apart, and the leaves that are in none."""
+    number, path, side = leaf
+    if len(path) > 1:
+        return ("module", path[0])
+    return ("stack", side[0]) if side else ("leaf", number)

@@ -10,7 +10,7 @@ import pytest
 from flax import linen, nnx
 
 from swapjax import plan
-from swapjax.activations import layer as layer_module
+from swapjax.activations import product as product_module
 from swapjax.activations.trace import second_moments
 
 N, BATCH = 11, 2
@@ -176,7 +176,7 @@ class TestConvolutions:
     @pytest.mark.parametrize("padding", ["SAME", "VALID", ((2, 0), (0, 1))])
     @pytest.mark.parametrize("dilation", [1, 2])
     def test_patches_of_an_image(self, stride, padding, dilation, monkeypatch):
-        monkeypatch.setattr(layer_module, "_PATCH_BYTES", 3000)  # several parts
+        monkeypatch.setattr(product_module, "_PATCH_BYTES", 3000)  # several parts
         x, kernel = draw(0, N, 7, 6, 3), draw(1, 3, 2, 3, 4)
 
         def convolve(kernel, x):
@@ -325,16 +325,18 @@ class TestLibraries:
         check(found["kernel"], moment(x)[None], rtol=1e-4)
 
 
-def in_a_scan(w, x):
-    return jax.lax.scan(lambda h, _: (jnp.tanh(h @ w), None), x, None, length=2)[0]
-
-
 def as_an_image(w, x):
     return jax.lax.conv(w[None, None], x[:2, :2][None, None], (1, 1), "SAME")
 
 
-def in_a_loop(w, x):
-    return jax.lax.fori_loop(0, 3, lambda i, y: y @ w, x)
+def carried(w, x):
+    step = lambda state, _: ((jnp.tanh(state[0] @ state[1]), -state[1]), None)  # noqa: E731
+    return jax.lax.scan(step, (x, w), None, length=2)[0][0]
+
+
+def told_by_data(w, x):
+    start = jnp.argmax(jnp.sum(x, axis=0))
+    return x[:, :2] @ jax.lax.dynamic_slice(w, (start, 0), (2, 4))
 
 
 @pytest.mark.parametrize(
@@ -342,15 +344,18 @@ def in_a_loop(w, x):
     [
         (lambda w, x: x @ jnp.tanh(w), "enters the loss through tanh"),
         (lambda w, x: x @ w + jnp.sum(w**2), "through integer_pow|through square"),
-        (lambda w, x: x @ w[:, :2], "through slice"),
-        (lambda w, x: w[0] * x, "through "),
+        (lambda w, x: w[0] * x, "through mul"),
+        (lambda w, x: x @ (w * jnp.arange(4.0)), "scaled by output"),
+        (lambda w, x: x @ jnp.ravel(w.T * jnp.arange(4.0)).reshape(4, 4), "enters re"),
+        (lambda w, x: x @ (w + w.T), "through add"),
+        (lambda w, x: jnp.sum(x) + w, "through add"),
         (lambda w, x: jnp.tanh(x @ w) @ w.T, "as several matrices"),
+        (lambda w, x: jnp.tanh(x @ w)[:, :2] @ w[:2, :2], "as several matrices"),
         (lambda w, x: x @ jnp.ones((4, 4)), "in no product"),
-        (lambda w, x: x @ (w @ jnp.ones((4, 4))), "does not depend on the data"),
-        (lambda w, x: x @ (w @ w), "does not depend on the data"),
-        (in_a_scan, "within scan"),
-        (in_a_loop, "within scan|within while"),
-        (lambda w, x: x @ jnp.split(w, 2, axis=1)[0], "through split"),
+        (lambda w, x: x @ (w @ w), "with a leaf that may be pruned"),
+        (lambda w, x: w[jnp.argsort(x[0])] @ x.T, "looked up by gather"),
+        (carried, "carried through scan and changes"),
+        (told_by_data, "gather|cut where a number"),
         (as_an_image, "as an image"),
     ],
 )

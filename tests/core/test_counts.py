@@ -13,7 +13,7 @@ from swapjax.core import counts
 from swapjax.sparsity import kept_index
 
 MANY = jax.ShapeDtypeStruct((2**15, 2**13), jnp.bfloat16)  # 2^28 entries
-MORE = jax.ShapeDtypeStruct((7, 2**15, 2**14), jnp.bfloat16)
+MORE = jax.ShapeDtypeStruct((7 * 2**15, 2**14), jnp.bfloat16)
 SEVERAL = {f"l{i}": {"kernel": MANY} for i in range(9)}
 ONE = {"kernel": MORE}
 SAID = {"several": "a group of 2,415,919,104 entries", "one": "a leaf of 3,758,096,384"}
@@ -96,3 +96,11 @@ def test_entries_that_cannot_be_numbered_are_told():
     leaf = jax.ShapeDtypeStruct((2**15, 2**15), bool)
     with pytest.raises(ValueError, match="numbers all 3,221,225,472 prunable entries"):
         jax.eval_shape(kept_index.number, (leaf,) * 3)
+
+
+def test_a_stack_counts_layer_by_layer():
+    stack = {"kernel": jax.ShapeDtypeStruct((7, 2**15, 2**14), jnp.bfloat16)}
+    target = swapjax.plan(stack, 0.5, allocation="uniform")
+    assert target.budget.keep.tolist() == [2**28] * 7
+    with pytest.raises(ValueError, match="a group of 3,758,096,384 entries"):
+        swapjax.plan(stack, 0.5).budget  # noqa: B018

@@ -16,7 +16,7 @@ ONE_STAGE = {
     "`magnitude()`": "magnitude",
     "`saliency()`": "saliency",
     "`obd()`": "obd",
-    "`wanda()`": "wanda",
+    "`wanda(per_output=False)`": "wanda",
     "`woodfisher()`": "woodfisher",
     '`woodfisher(update="independent", damping=1e-6)`': "woodfisher, authors' update",
     "`cbs()`": "cbs",

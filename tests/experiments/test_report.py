@@ -44,6 +44,7 @@ STAGE = Stage(
     stage=1,
     sparsity=0.5,
     kept=1234,
+    layers={"fc/kernel": 1234},
     objective=(3.0, 1.25),
     loss_before=0.1,
     loss=0.2,

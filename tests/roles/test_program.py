@@ -44,7 +44,33 @@ def conv(images, kernel, numbers=("NHWC", "HWIO", "NHWC"), **options):
     )
 
 
+def attend(q, k, v, o, h, source=None):
+    """Multi-head attention [batch, places, width] with kernels as Flax has them."""
+    source = h if source is None else source
+    query = jnp.einsum("...ti,ihd->...thd", h, q)
+    key, value = (jnp.einsum("...ti,ihd->...thd", source, w) for w in (k, v))
+    weights = jax.nn.softmax(jnp.einsum("...qhd,...khd->...hqk", query, key))
+    return jnp.einsum("...hqd,hdo->...qo", weights @ value.swapaxes(-2, -3), o)
+
+
+def mixture(p, x):
+    """All experts for every place, weighted by a gate."""
+    hidden = jax.nn.gelu(jnp.einsum("td,edf->tef", x, p[0]))
+    gate = jax.nn.softmax(x @ p[2])
+    return jnp.einsum("te,ted->td", gate, jnp.einsum("tef,efd->ted", hidden, p[1]))
+
+
+def styled(p, b):
+    """A convolution whose kernel each example scales."""
+    w = p[None] * b[1][:, None, :, None, None]
+    w = w * lax.rsqrt((w**2).sum((2, 3, 4), keepdims=True) + 1e-8)
+    x = b[0].reshape(1, 8, 9, 9)
+    w = w.reshape(12, 4, 3, 3)
+    return mean(conv(x, w, ("NCHW", "OIHW", "NCHW"), feature_group_count=2))
+
+
 images = floats(2, 9, 9, 4)
+HEADS = (*(floats(8, 2, 4),) * 3, floats(2, 4, 8))
 
 
 # Each: the loss, params (one leaf or a tuple), the batch, the roles.
@@ -159,6 +185,32 @@ CASES = {
                floats(5, 5, 3), x, EXPERT),
     "routed together": (lambda p, x: mean(x @ p[jnp.argmax(x[0])]), floats(5, 5, 3), x,
                         EXPERT),
+    "of one input": (lambda p, x: mean(jax.vmap(
+        lambda p: jax.nn.relu(x @ p[0]) @ p[1])(p)), (floats(4, 5, 3), floats(4, 3, 6)),
+        x, EXPERT, EXPERT),
+    "kernels of one input": (lambda p, x: mean(jax.vmap(
+        lambda k, w: conv(conv(x, k), w))(*p)),
+        (floats(5, 3, 3, 4, 8), floats(5, 3, 3, 8, 8)), images,
+        *(matrix("expert", "input", "input", "input", "output"),) * 2),
+    "gated": (lambda p, x: mean(mixture(p, x)),
+              (floats(4, 5, 3), floats(4, 3, 5), floats(5, 4)), x,
+              EXPERT, EXPERT, IN_OUT),
+    "mixed kernels": (lambda p, x: mean(jnp.einsum(
+        "bi,bio->bo", x, jnp.einsum("bk,kio->bio", jax.nn.softmax(x[:, :3]), p))),
+        floats(3, 5, 4), x, EXPERT),
+    "bilinear": (lambda p, x: mean(jnp.einsum("bi,oij,bj->bo", x, p, x)),
+                 floats(3, 5, 5), x, matrix("output", "input", "input")),
+    "styled": (styled, floats(6, 4, 3, 3), (floats(2, 4, 9, 9), floats(2, 4)),
+               matrix("output", "input", "input", "input")),
+    "attention": (lambda p, x: mean(attend(*p, x)), HEADS, floats(2, 7, 8),
+                  MULTI, MULTI, MULTI, ROUTED),
+    "attention of several": (
+        lambda p, x: mean(jax.vmap(lambda p: attend(*p, x))(p)),
+        tuple(floats(5, *w.shape) for w in HEADS), floats(2, 7, 8),
+        *(matrix("expert", *MULTI.axes),) * 3, matrix("expert", *ROUTED.axes)),
+    "one key for all heads": (lambda p, x: mean(jnp.einsum(
+        "bhd,cd->bhc", jnp.einsum("bi,ihd->bhd", x, p[0]), x @ p[1])),
+        (floats(5, 2, 4), floats(5, 4)), x, MULTI, IN_OUT),
     # Tables.
     "table": (lambda p, i: mean(p[i]), floats(9, 5), ids(2, 3), TABLE),
     "take": (lambda p, i: mean(jnp.take(p, i, axis=0)), floats(9, 5), ids(2), TABLE),
@@ -178,6 +230,12 @@ CASES = {
                 IN_OUT, UNKNOWN),
     "latents": (lambda p, x: mean(jnp.tanh(p[0] @ p[1]) @ (x @ p[2]).T),
                 (floats(4, 6), floats(6, 3), floats(5, 3)), x, OUT_IN, IN_OUT, IN_OUT),
+    "queries": (lambda p, x: mean(attend(*p[1:], p[0] - mean(p[0]), x)),
+                (floats(5, 8), *HEADS), floats(2, 7, 8),
+                OUT_IN, MULTI, MULTI, MULTI, ROUTED),
+    "attention without data": (lambda p, x: mean(x + attend(*p[1:], p[0])),
+                               (floats(7, 8), *HEADS), floats(2, 7, 8),
+                               OUT_IN, MULTI, MULTI, MULTI, ROUTED),
     "derivative": (lambda p, x: mean(jax.grad(
         lambda x: mean(jnp.tanh(x @ p[0]) @ p[1]))(x) ** 2),
         (floats(5, 3), floats(3, 4)), x, IN_OUT, IN_OUT),
@@ -192,6 +250,99 @@ CASES = {
 def test_roles_are_those_written_down(name):
     loss_fn, params, batch, *wanted = CASES[name]
     check(loss_fn, params, batch, *wanted)
+
+
+def test_programs_over_devices_are_followed():
+    mesh = jax.make_mesh((2, 4), ("data", "model"))
+    spec = jax.sharding.PartitionSpec
+
+    def part(kernel, stack, bias, x):
+        whole = lax.all_gather(kernel, "data", axis=0, tiled=True)
+        h = lax.psum(x @ whole, "model") + bias
+        return lax.scan(lambda h, w: (h @ w, None), h, stack)[0]
+
+    over = jax.shard_map(
+        part,
+        mesh=mesh,
+        in_specs=(spec(("model", "data")), spec(), spec(), spec("data", "model")),
+        out_specs=spec("data"),
+    )
+    params = (floats(8, 5), floats(3, 5, 5), floats(5))
+    sharded = tuple(
+        jax.ShapeDtypeStruct(
+            p.shape, p.dtype, sharding=jax.sharding.NamedSharding(mesh, s)
+        )
+        for p, s in zip(params, (spec(("model", "data")), spec(), spec()), strict=True)
+    )
+    data = jax.ShapeDtypeStruct(
+        (4, 8),
+        jnp.float32,
+        sharding=jax.sharding.NamedSharding(mesh, spec("data", "model")),
+    )
+    check(lambda p, x: mean(over(*p, x)), sharded, data, IN_OUT, STACK, VECTOR)
+
+
+def test_calls_and_derivatives_by_hand_are_entered():
+    @jax.custom_vjp
+    def product(x, w):
+        return x @ w
+
+    product.defvjp(lambda x, w: (x @ w, (x, w)), lambda r, g: (g @ r[1].T, r[0].T @ g))
+
+    @jax.custom_jvp
+    def twice(x, w):
+        return 2 * (x @ w)
+
+    twice.defjvp(lambda primals, tangents: (twice(*primals), twice(*tangents)))
+
+    def loss(p, x):
+        h = product(x, p[0])
+        h = twice(h, p[1])
+        h = jax.checkpoint(lambda h, w: jnp.tanh(h @ w))(h, p[2])
+        return mean(jax.jit(lambda h, w: h @ w.T)(h, lax.optimization_barrier(p[3])))
+
+    check(loss, (square,) * 4, x, IN_OUT, IN_OUT, IN_OUT, OUT_IN)
+
+
+def test_a_callback_ends_the_leaf_that_enters_it_alone():
+    def host(w):
+        return jax.pure_callback(np.asarray, w, w)
+
+    found = roles(lambda p, x: mean(x @ p[0] @ host(p[1])), (square, square), x)
+    assert found == [IN_OUT, UNKNOWN]
+    assert found[1].reason == "enters the loss through pure_callback"
+    check(lambda p, x: mean(jax.pure_callback(np.asarray, x, x) @ p), square, x, IN_OUT)
+
+
+def test_roles_of_arrays_are_those_of_their_shapes():
+    loss = CASES["scanned"][0]
+    params = (jnp.ones((4, 5, 5)), np.ones((4, 5), np.float32))
+    check(loss, params, jnp.ones((2, 5)), STACK, VECTOR)
+
+
+def test_arrays_that_the_loss_closes_over_are_data_where_the_batch_is_not():
+    images, eye = jnp.ones((2, 5)), jnp.eye(5)
+    check(lambda p, _: mean(images @ p), square, floats(), IN_OUT)
+    check(lambda p, _: mean(images @ p), square, None, IN_OUT)
+    check(lambda p, x: mean(eye @ p[0]) + mean(x @ p[1]), (square,) * 2, x,
+          UNKNOWN, IN_OUT)  # fmt: skip
+
+
+def test_pixels_of_a_kernel_are_told_from_its_channels():
+    for name in ("convolution", "depthwise", "flipped"):
+        (role,) = roles(*CASES[name][:3])
+        assert role.pixels == (0, 1)
+    (role,) = roles(*CASES["of several"][:3])
+    assert role.pixels == (1, 2)
+    (role,) = roles(*CASES["of torch"][:3])
+    assert role.pixels == (2, 3)
+
+
+def test_loops_are_followed_where_jit_is_off():
+    with jax.disable_jit():
+        for name in ("scanned", "while", "branches"):
+            loss_fn, params, batch, *wanted = CASES[name]
+            check(loss_fn, params, batch, *wanted)
 
 
 def test_reasons_follow_the_path_of_a_leaf():

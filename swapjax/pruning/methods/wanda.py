@@ -8,7 +8,7 @@ from swapjax.core.types import Leaves
 from swapjax.pruning.method import Method, Problem, by_score, layers_of
 
 
-def wanda(*, per_output: bool = False) -> Method:
+def wanda(*, per_output: bool = True) -> Method:
     """Keep what is large times how much it reads; kept weights stay as they are.
 
     Scores ``|w_ij| sqrt(H_ii)`` with H the second moment of what the layer reads
@@ -16,9 +16,12 @@ def wanda(*, per_output: bool = False) -> Method:
     nothing to solve.
 
     Args:
-        per_output: whether each output keeps the same share of its weights, as in the
-            paper. By default outputs compete, and layers too where the plan lets them,
-            which does better at high sparsity.
+        per_output: whether weights are compared within their output alone, so that each
+            output of all layers that share a budget keeps the same share, as in the
+            paper. False lets outputs compete by the scores themselves, and layers too
+            where the plan lets them, which does better at high sparsity on small
+            networks. Where a pattern chooses among the inputs of an output, both are
+            the same.
 
     Returns:
         The method, for `swapjax.prune`.
@@ -34,7 +37,7 @@ def wanda(*, per_output: bool = False) -> Method:
 
 
 def score(
-    weights: Leaves, layers: tuple[Layer, ...], *, per_output: bool = False
+    weights: Leaves, layers: tuple[Layer, ...], *, per_output: bool = True
 ) -> Leaves:
     """Score by ``|w_ij| sqrt(H_ii)``: how much of an output its input i makes up.
 
@@ -49,8 +52,13 @@ def score(
         size = jnp.sqrt(jnp.diagonal(layer.moment, axis1=1, axis2=2))
         result = jnp.abs(layer.matrix(leaf)).astype(size.dtype) * size[:, :, None]
         if per_output:
+            # What only fills a group up ranks below all that is there.
+            there = layer.index >= 0
+            result = jnp.where(there, result, -1)
             rank = jnp.argsort(jnp.argsort(result, axis=1), axis=1)
-            result = rank.astype(size.dtype) / result.shape[1]
+            count = jnp.sum(there, axis=1, keepdims=True, dtype=rank.dtype)
+            rank = rank - (result.shape[1] - count)
+            result = rank.astype(size.dtype) / count.astype(size.dtype)
         return layer.leaf(result, leaf.shape)
 
     return tuple(one(w, layer) for w, layer in zip(weights, layers, strict=True))

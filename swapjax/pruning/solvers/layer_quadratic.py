@@ -37,7 +37,13 @@ class Quadratic(NamedTuple):
     raised: jax.Array
 
 
-def damp(moment: jax.Array, damping: float) -> Quadratic:
+def damp(
+    moment: jax.Array,
+    damping: float,
+    *,
+    layers: int = 1,
+    inside: jax.Array | None = None,
+) -> Quadratic:
     """Damp a moment, and if that leaves it singular, tenfold more until it is not.
 
     Args:
@@ -45,9 +51,17 @@ def damp(moment: jax.Array, damping: float) -> Quadratic:
         damping: 0 or more, in units of the mean of the diagonal: of the group, or of
             the layer where a group reads only zeros. A layer that reads only zeros
             has the unit 1.
+        layers: how many layers the groups belong to, the same number to each.
+        inside: bool[groups, inputs], the inputs that there are; None for all.
     """
-    means = jnp.mean(jnp.diagonal(moment, axis1=-2, axis2=-1), axis=-1)
-    whole = jnp.mean(means)
+    diagonal = jnp.diagonal(moment, axis1=-2, axis2=-1)
+    if inside is None:
+        means = jnp.mean(diagonal, axis=-1)
+    else:
+        count = jnp.maximum(jnp.sum(inside, axis=-1, dtype=jnp.int32), 1)
+        means = jnp.sum(diagonal, axis=-1) / count.astype(moment.dtype)
+    whole = jnp.mean(means.reshape(layers, -1), axis=-1, keepdims=True)
+    whole = jnp.broadcast_to(whole, (layers, len(means) // layers)).reshape(-1)
     units = jnp.where(means > 0, means, jnp.where(whole > 0, whole, 1))
     eye = jnp.eye(moment.shape[-1], dtype=moment.dtype)
 
@@ -77,7 +91,8 @@ def saliency(root: jax.Array, weights: jax.Array) -> jax.Array:
 
     The others of its output are re-fitted then (Optimal Brain Surgeon).
     """
-    diagonal = jnp.sum(jnp.square(root), axis=-2)
+    # Group by group, so that the sums of one do not depend on how many there are.
+    diagonal = jax.lax.map(lambda u: jnp.sum(jnp.square(u), axis=0), root)
     return jnp.square(weights) / diagonal[:, :, None]
 
 

@@ -1,10 +1,14 @@
 """One stage of layer-wise OBS: a support for all layers, then weights for each."""
 
 import dataclasses
+import functools
+import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from swapjax.activations.layer import Layer
 from swapjax.core.types import Leaves
@@ -13,6 +17,8 @@ from swapjax.pruning.solvers import layer_quadratic, obc_order, sparsegpt_order
 from swapjax.pruning.solvers.candidates import conclude
 from swapjax.sparsity.budget import Budget, select
 from swapjax.sparsity.patterns import NM
+from swapjax.sparsity.segments import Segments
+from swapjax.sparsity.stacking import Stacking
 
 Order = Literal["auto", "greedy", "columns"]
 Weigh = Literal["equal", "fisher"]
@@ -84,7 +90,14 @@ def solve(
         raised=jnp.stack([part.system.raised for part in parts]).any(),
         details={
             "damping": jnp.stack([part.system.damping for part in parts]).max(),
-            "greedy_layers": jnp.asarray(sum(part.greedy for part in parts)),
+            "greedy_layers": jnp.asarray(
+                sum(
+                    part.greedy * len(numbers)
+                    for part, numbers in zip(
+                        parts, problem.stacking.numbers, strict=True
+                    )
+                )
+            ),
         },
     )
 
@@ -107,18 +120,24 @@ def _parts(
         ranks = jnp.where((weights != 0) & (reads > 0), 0, -1)
         if problem.within is not None:
             ranks = jnp.where(layer.matrix(problem.within[i]), ranks, -2)
+        inside = None
+        if layer.filled:
+            inside = layer.index >= 0
+            ranks, inside = jnp.where(inside, ranks, -2), jnp.any(inside, axis=2)
         factor = jnp.ones((weights.shape[0], 1, weights.shape[2]), weights.dtype)
         if squares is not None:
             factor = _curvature(layer.matrix(squares[i]).astype(weights.dtype), reads)
-        groups, inputs, outputs = weights.shape
-        small = groups * outputs * inputs**3 <= _GREEDY_WORK
+        inputs = weights.shape[1]
+        small = _work(layer) <= _GREEDY_WORK
         parts.append(
             _Part(
                 layer=layer,
                 weights=weights,
                 ranks=ranks,
                 factor=factor,
-                system=layer_quadratic.damp(layer.moment, damping),
+                system=layer_quadratic.damp(
+                    layer.moment, damping, layers=layer.layers, inside=inside
+                ),
                 pattern=pattern
                 if inputs % (pattern.m if pattern else 1) == 0
                 else None,
@@ -136,8 +155,21 @@ def _curvature(squares: jax.Array, reads: jax.Array) -> jax.Array:
     That of a weight is the product of what it reads and the gradient in its output. If
     the two are independent, as K-FAC assumes (arXiv:1503.05671), their squares are too.
     """
-    total = jnp.sum(reads, axis=1, keepdims=True)
-    return jnp.sum(squares, axis=1, keepdims=True) / jnp.where(total > 0, total, 1)
+
+    def one(group: tuple[jax.Array, jax.Array]) -> jax.Array:
+        top, total = (jnp.sum(x, axis=0, keepdims=True) for x in group)
+        return top / jnp.where(total > 0, total, 1)
+
+    return jax.lax.map(one, (squares, reads))
+
+
+def _work(layer: Layer) -> int:
+    """Estimate the work of the greedy order, and of a re-fit, for one layer of a leaf.
+
+    A stack is worked on as its layers would be alone, however many there are.
+    """
+    groups, inputs, outputs = layer.index.shape
+    return groups // layer.layers * outputs * inputs**3
 
 
 def _supports(problem: Problem, budget: Budget, parts: list[_Part]) -> Leaves:
@@ -149,27 +181,60 @@ def _supports(problem: Problem, budget: Budget, parts: list[_Part]) -> Leaves:
             for part, w in zip(parts, problem.weights, strict=True)
         )
         return select(tuple(alone), budget, problem.within)
-    paths = {i: _path(part) for i, part in enumerate(parts) if part.greedy}
-    # The rises along a greedy path and those of weights that go alone are not alike.
-    # A group of leaves competes by the first only if all of them are greedy.
-    mixed = {g for i, g in enumerate(budget.groups) if i not in paths}
-    scores = [
-        paths[i] if i in paths and budget.groups[i] not in mixed else _saliency(part)
+    stacking = budget.layers
+    shapes = [w.shape for w in problem.weights]
+    paths = {
+        i: part.layer.leaf(_path(part), shapes[i])
         for i, part in enumerate(parts)
-    ]
+        if part.greedy
+    }
+    # The rises along a greedy path and those of weights that go alone are not alike.
+    # A group of layers competes by the first only if all of them are greedy.
+    mixed = {
+        budget.groups[n]
+        for i, numbers in enumerate(stacking.numbers)
+        for n in numbers
+        if i not in paths
+    }
+    both = np.asarray([group in mixed for group in budget.groups])
 
-    def leaf(i: int, score: jax.Array) -> jax.Array:
-        return parts[i].layer.leaf(score, problem.weights[i].shape)
+    def merge(i: int, if_mixed: Callable[[], jax.Array], other: jax.Array) -> jax.Array:
+        """Take one thing for the layers of a leaf in mixed groups, one for others."""
+        here = both[list(stacking.numbers[i])]
+        if not here.any():
+            return other
+        if here.all():
+            return if_mixed()
+        return jnp.where(stacking.spread(i, both, shapes[i]), if_mixed(), other)
 
-    every = tuple(leaf(i, score) for i, score in enumerate(scores))
-    masks = list(select(every, budget, problem.within))
-    for i, path in paths.items():
-        if budget.groups[i] in mixed:
-            count = jnp.sum(masks[i], dtype=jnp.int32)[None]
-            within = None if problem.within is None else (problem.within[i],)
-            own = Budget(count, groups=(0,), floors=(0,))
-            masks[i] = select((leaf(i, path),), own, within)[0]
-    return tuple(masks)
+    def saliency(i: int) -> jax.Array:
+        return parts[i].layer.leaf(_saliency(parts[i]), shapes[i])
+
+    scores = tuple(
+        merge(i, functools.partial(saliency, i), paths[i])
+        if i in paths
+        else saliency(i)
+        for i in range(len(parts))
+    )
+    masks = select(scores, budget, problem.within)
+
+    def along(i: int) -> jax.Array:
+        """Cut the path of a leaf where its layers keep what they keep by then."""
+        layers = len(stacking.numbers[i])
+        one = Stacking((stacking.axes[i],), (tuple(range(layers)),))
+        own = Budget(
+            Segments.of_layers(one).count([[masks[i]]])[0],
+            tuple(range(layers)),
+            (0,) * layers,
+            stacking=one,
+        )
+        within = None if problem.within is None else (problem.within[i],)
+        return select((paths[i],), own, within)[0]
+
+    return tuple(
+        merge(i, functools.partial(along, i), mask) if i in paths else mask
+        for i, mask in enumerate(masks)
+    )
 
 
 def _path(part: _Part) -> jax.Array:
@@ -194,9 +259,8 @@ def _fit(
     """Find support and weights of a leaf, and the error without and with new values."""
     hessian, root = part.system.hessian, part.system.root
     support = part.layer.matrix(mask)
-    groups, inputs, outputs = part.weights.shape
     if refit is None:
-        refit = groups * outputs * inputs**3 <= _REFIT_WORK
+        refit = _work(part.layer) <= _REFIT_WORK
     if not part.greedy:
         swept, support = sparsegpt_order.sweep(
             root,
@@ -234,6 +298,8 @@ def _align(
         return layer, jnp.asarray(pattern is None)
     # A group goes by the place of its first member in the leaf.
     group = layer.matrix(pattern.firsts(shape))
+    if layer.filled:
+        group = jnp.where(layer.index < 0, math.prod(shape), group)
     order = jnp.argsort(group[:, :, 0], axis=1, stable=True)
     ordered = jnp.take_along_axis(group, order[:, :, None], axis=1)
     ordered = ordered.reshape(groups, -1, pattern.m, outputs)

@@ -19,6 +19,7 @@ from trees import flat
 
 import swapjax
 from swapjax import Status, layerwise_obs, plan, wanda
+from swapjax.pruning.solvers import layerwise
 from swapjax.sparsity.patterns import NM
 
 
@@ -181,4 +182,93 @@ def test_a_problem_without_layers_is_an_error(method):
 def test_methods_of_the_same_settings_are_equal():
     assert layerwise_obs() == layerwise_obs(order="auto")
     assert layerwise_obs() != layerwise_obs(block=64)
-    assert str(wanda()) == "wanda(per_output=False)"
+    assert str(wanda()) == "wanda(per_output=True)"
+
+
+STACKED = {
+    "mixed": (layerwise_obs(block=7, weigh="fisher"), {"min_keep": 1}),
+    "columns and re-fit": (METHODS["columns and re-fit"], {"pattern": NM(2, 4)}),
+    "wanda by output": (METHODS["wanda by output"], {"allocation": "uniform"}),
+}
+
+
+@pytest.mark.parametrize("name", STACKED)
+def test_slices_of_a_stack_are_pruned_as_leaves_of_their_own(name, monkeypatch):
+    method, rules = STACKED[name]
+    if name == "mixed":  # up by the greedy order, down by columns
+        monkeypatch.setattr(layerwise, "_GREEDY_WORK", 1e4)
+    keys = jax.random.split(jax.random.key(0), 4)
+    sizes = jnp.asarray([1.0, 0.2])[:, None, None]
+    blocks = {
+        "up": {"kernel": sizes * jax.random.normal(keys[0], (2, 8, 12))},
+        "down": {"kernel": sizes * jax.random.normal(keys[1], (2, 12, 8))},
+    }
+    head = {"kernel": jax.random.normal(keys[2], (8, 4))}
+    x = jax.random.normal(keys[3], (24, 8))
+
+    def block(h, p):
+        return h + jnp.tanh(h @ p["up"]["kernel"]) @ p["down"]["kernel"], None
+
+    def stacked(p, x):
+        h = jax.lax.scan(block, x, p["blocks"])[0]
+        return jnp.mean(jnp.square(h @ p["head"]["kernel"]))
+
+    def apart(p, x):
+        for i in range(2):
+            x, _ = block(x, p[f"block{i}"])
+        return jnp.mean(jnp.square(x @ p["head"]["kernel"]))
+
+    def prune(loss_fn, params):
+        sparsity = None if "pattern" in rules else 0.7
+        target = plan(params, sparsity, loss_fn=loss_fn, batch=x, **rules)
+        return swapjax.prune(
+            loss_fn, params, x, method=method, samples=24, plan=target, key=keys[0]
+        )
+
+    one = prune(stacked, {"blocks": blocks, "head": head})
+    each = {f"block{i}": jax.tree.map(lambda w, i=i: w[i], blocks) for i in range(2)}
+    several = prune(apart, {**each, "head": head})
+    for masks, equal in (
+        (False, functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6)),
+        (True, np.testing.assert_array_equal),
+    ):
+        found, wanted = (r.masks if masks else r.params for r in (one, several))
+        equal(found["head"]["kernel"], wanted["head"]["kernel"])
+        for i in range(2):
+            jax.tree.map(
+                lambda a, b, i=i, f=equal: f(a[i], b), found["blocks"],
+                wanted[f"block{i}"],
+            )  # fmt: skip
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["greedy", "wanda by output"])
+def test_parts_of_a_kernel_are_pruned_as_leaves_of_their_own(name):
+    """Parts of different sizes fill up the arrays that hold them."""
+    cuts, x = [2, 5], jax.random.normal(jax.random.key(0), (20, 8))
+    kernel = jax.random.normal(jax.random.key(1), (8, 9))
+    parts = jnp.split(kernel, cuts, axis=1)
+
+    def read(parts, x):
+        inputs = (x, jnp.sin(x), jnp.square(x))
+        return sum(jnp.mean((a @ w) ** 2) for a, w in zip(inputs, parts, strict=True))
+
+    def fused(p, x):
+        return read(jnp.split(p["kernel"], cuts, axis=1), x)
+
+    def apart(p, x):
+        return read([p[k]["kernel"] for k in "abc"], x)
+
+    def prune(loss_fn, params):
+        target = plan(params, pattern=NM(2, 4))
+        return swapjax.prune(
+            loss_fn, params, x, method=METHODS[name], samples=20, plan=target,
+            key=jax.random.key(2),
+        ).params  # fmt: skip
+
+    one = prune(fused, {"kernel": kernel})["kernel"]
+    each = {k: {"kernel": w} for k, w in zip("abc", parts, strict=True)}
+    several = prune(apart, each)
+    whole = jnp.concatenate([several[k]["kernel"] for k in "abc"], axis=1)
+    assert ((one != 0) == (whole != 0)).all()
+    np.testing.assert_allclose(one, whole, rtol=1e-8, atol=1e-12)
