@@ -55,6 +55,13 @@ def head_axes(layout: Layout, *, fused: bool) -> tuple[Place | None, ...]:
     return tuple(found)
 
 
+def is_called_attention(path: str) -> bool:
+    """Tell whether a matrix is called as a part of an attention, or is in one."""
+    names = _module_names(path)
+    parts = _INTO.search(names[-1]) or _OUT.search(names[-1])
+    return bool(parts) or any(map(_ATTENTION.search, names))
+
+
 def module_of(path: str) -> str:
     """Find the module that a matrix is a part of, beside others."""
     return "/".join(_module_names(path)[:-1])

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
+from swapjax.sparsity.allocation import some
 from swapjax.sparsity.layout import Layout
 from swapjax.sparsity.leaf_rules import exact_sparsity, match_overrides
 from swapjax.sparsity.patterns import NM
@@ -113,18 +114,18 @@ def cuttable(
     """
     if isinstance(pattern, Block | Channel):
         return layout, ()
-    cuts = pattern.cuts(layout)
-    chosen = [i for i, cut in enumerate(cuts) if not isinstance(cut, str)]
-    without = tuple(
-        (path, cut)
-        for path, cut in zip(layout.paths, cuts, strict=True)
-        if isinstance(cut, str)
-    )
+    found = pattern.found(layout)
+    chosen = [i for i, has_any in enumerate(found) if has_any]
     if not chosen:
-        path, reason = without[0]
         raise ValueError(
-            f"pattern {pattern}: no leaf has any, {path} {reason}{pattern.advice}"
+            f"pattern {pattern}: none are found in {some(layout.paths)}{pattern.advice}"
         )
+    kind = str(pattern).split()[0]
+    without = tuple(
+        (path, f"has no {kind}")
+        for path, has_any in zip(layout.paths, found, strict=True)
+        if not has_any
+    )
     take = lambda values: tuple(values[i] for i in chosen)  # noqa: E731
     return dataclasses.replace(
         layout,

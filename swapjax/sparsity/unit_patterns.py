@@ -1,11 +1,17 @@
 """What of a leaf lives or dies as one: blocks, channels, attention heads, experts."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from swapjax.core.checks import require_count
 from swapjax.roles.role import Role
-from swapjax.sparsity.heads import attention_of, head_axes, module_of
+from swapjax.sparsity.heads import (
+    attention_of,
+    head_axes,
+    is_called_attention,
+    module_of,
+)
 from swapjax.sparsity.layout import Layout
 
 Shape = tuple[int, ...]
@@ -91,11 +97,13 @@ class Head:
 
     A matrix has heads if two of its axes count outputs, as ``[inputs, heads, dim]``, or
     inputs, as ``[heads, dim, outputs]``. One that keeps them in one axis, as
-    ``q_proj/weight`` does, is known by its name, and is cut with `size`. All others are
-    left out of the plan.
+    ``q_proj/weight`` does, is known by its name, and is cut with `size`. Of these a
+    plan takes what is called as a part of an attention, or is in what is called so, and
+    leaves all else out; with ``include`` it takes what that says.
 
     What belongs to one attention and has the same number of heads shares them. Keys and
-    values that have fewer than queries share theirs with each other.
+    values that have fewer than queries share theirs with each other, and so does each
+    matrix that joins several of these with those that have as many.
 
     Attributes:
         size: entries of a head along an axis that counts heads and their entries in
@@ -110,6 +118,14 @@ class Head:
     def __post_init__(self) -> None:
         if self.size is not None:
             require_count("size", self.size)
+
+    def found(self, layout: Layout) -> Sequence[bool]:
+        """Tell which leaves a plan takes that was not told which."""
+        axes = head_axes(layout, fused=self.size is not None)
+        return [
+            place is not None and is_called_attention(path)
+            for path, place in zip(layout.paths, axes, strict=True)
+        ]
 
     def cuts(self, layout: Layout) -> tuple[Cut | str, ...]:
         """Cut leaves into heads, or say why one is not cut.
@@ -139,7 +155,7 @@ class Head:
     @property
     def advice(self) -> str:
         """What else may find heads."""
-        return "" if self.size else "; give size for heads that share an axis"
+        return "; give size for heads that share an axis, or say with include which"
 
     def module(self, path: str) -> str:
         """Find the attention that a leaf belongs to."""
@@ -165,7 +181,11 @@ class Expert:
     @property
     def advice(self) -> str:
         """What else may find experts."""
-        return ""
+        return "; say with axes= which axis counts them"
+
+    def found(self, layout: Layout) -> Sequence[bool]:
+        """Tell which leaves a plan takes that was not told which."""
+        return [bool(role.experts) for role in layout.roles]
 
     def module(self, path: str) -> str:
         """Find the mixture that a leaf belongs to."""
