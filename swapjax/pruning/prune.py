@@ -62,8 +62,9 @@ def prune(
             of which each stage takes as many as it needs. None for a method that looks
             at weights alone, as `magnitude`; with one, data only tells the loss, and
             may be fewer than samples.
-        sparsity: the fraction of prunable entries to remove, in [0, 1); leaves named
-            ``kernel`` or ``weight`` of rank 2 or more are prunable.
+        sparsity: the fraction of prunable entries to remove, in [0, 1); what the
+            program of ``loss_fn`` multiplies data with is prunable, or without data
+            what the names of leaves tell to be a matrix.
         plan: instead of a sparsity, made by `swapjax.plan` with rules of its own.
         method: `swap` by default, or `linear_regression`, or `magnitude`.
         stages: how many rounds.

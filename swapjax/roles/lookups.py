@@ -4,12 +4,7 @@ from collections.abc import Sequence
 
 from jax.extend import core
 
-from swapjax.roles.views import Axis, Shape, View, fitted, marks_of, resized
-
-
-def sliced(view: View, shape: Shape) -> View:
-    """Take a part whose place does not depend on data."""
-    return fitted(view, shape)
+from swapjax.roles.views import Axis, Shape, View, marks_of, resized
 
 
 def chosen(view: View, dims: Sequence[int], shape: Shape) -> View:

@@ -46,8 +46,7 @@ def _through(
     if name == "dot_general":
         numbers = eqn.params["dimension_numbers"]
         constant = not other.views
-        turned = products.through_dot(view, which, numbers, shapes, constant=constant)
-        return [turned]
+        return [products.through_dot(view, which, numbers, shapes, constant=constant)]
     if name == "conv_general_dilated":
         numbers = eqn.params["dimension_numbers"]
         shape = shape_of(eqn.outvars[0])
@@ -65,9 +64,8 @@ def _meet(
     scope: Scope,
 ) -> list[View]:
     """Note the use of a leaf in a product with data; show it in the outputs."""
-    name, shape, groups = eqn.primitive.name, scope.shapes[view.leaf], 1
-    pixels = 0
-    rank = len(view.axes)
+    name, shape, rank = eqn.primitive.name, scope.shapes[view.leaf], len(view.axes)
+    groups, pixels = 1, 0
     if name == "conv_general_dilated":
         if which == 0:
             how = "is convolved as an image, not as a kernel"

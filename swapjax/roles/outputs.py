@@ -86,10 +86,10 @@ def _weighted(view: View, marks: int, left: int, scope: Scope) -> None:
     if not marks or view.summed.bit_count() != 1:
         return
     every = view.summed | marks | left
-    first = every & -every
-    if first == view.summed:
-        scope.uses.later(view.leaf, first, "expert")
-    scope.uses.later(view.leaf, marks, "expert" if first == marks else "input")
+    lowest = every & -every
+    if lowest == view.summed:
+        scope.uses.later(view.leaf, lowest, "expert")
+    scope.uses.later(view.leaf, marks, "expert" if lowest == marks else "input")
 
 
 def split(

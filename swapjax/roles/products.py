@@ -87,7 +87,7 @@ def used(
     _add(found, view.chosen, "expert")
     narrow = view.narrow or (
         not view.depth
-        and any(word != "expert" and is_repeated(axis) for axis, word in pairs)
+        and any(word == "output" and is_repeated(axis) for axis, word in pairs)
     )
     return matrix_use(
         view.leaf,
@@ -164,7 +164,8 @@ def through_dot(
     contracted, batched = numbers[0][which], numbers[1][which]
     summed = union(tuple(view.axes[i] for i in contracted))
     axes = dot_axes(view, which, numbers, shapes, summed)
-    free = [a for i, a in enumerate(view.axes) if i not in batched]
+    mine = (*contracted, *batched)
+    free = [a for i, a in enumerate(view.axes) if i not in mine]
     batch = union(tuple(view.axes[i] for i in batched))
     theirs = numbers[0][1 - which], numbers[1][1 - which]
     sizes = shapes[1 - which]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from jax.extend import core
 
 from swapjax.roles import products
-from swapjax.roles.lookups import chosen, looked_up, sliced
+from swapjax.roles.lookups import chosen, looked_up
 from swapjax.roles.meet import read_product
 from swapjax.roles.moves import MOVED
 from swapjax.roles.primitives import BENT, LINEAR
@@ -14,6 +14,7 @@ from swapjax.roles.values import Scope, Value, fallback, shape_of, soften
 from swapjax.roles.views import (
     View,
     filled,
+    fitted,
     is_repeated,
     joined,
     length,
@@ -133,8 +134,7 @@ def _gathered(
     for view in value.views:
         if view.soft is not None or (value.data and not index.data):
             continue
-        seen = looked_up(view, eqn, whole, shape, data=index.data)
-        made.append(seen)
+        made.append(looked_up(view, eqn, whole, shape, data=index.data))
     for view in index.views:
         scope.uses.end(view.leaf, eqn.primitive.name)
     if not index.data:
@@ -149,8 +149,8 @@ def _sliced(eqn: core.JaxprEqn, operands: Sequence[Value], scope: Scope) -> list
     dims = [i for i, start in enumerate(starts) if start.data and shape[i] < whole[i]]
     data = value.data or any(start.data for start in starts)
     if not dims:
-        views = tuple(sliced(view, shape) for view in value.views)
-        return [Value(data, joined(list(views)))]
+        views = [fitted(view, shape) for view in value.views]
+        return [Value(data, joined(views))]
     made = [chosen(view, dims, shape) for view in value.views if view.soft is None]
     return [Value(True, _tables(made, eqn.primitive.name, scope))]
 

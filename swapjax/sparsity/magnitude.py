@@ -26,8 +26,8 @@ def magnitude_masks(
 
     Args:
         params: any pytree of arrays.
-        sparsity: the fraction of prunable entries to remove, in [0, 1); leaves named
-            ``kernel`` or ``weight`` of rank 2 or more are prunable.
+        sparsity: the fraction of prunable entries to remove, in [0, 1); what
+            the names of leaves tell to be a matrix is prunable.
         plan: instead of a sparsity, made by `swapjax.plan`: layer by layer, N:M.
         within: masks outside of which nothing may be kept; a group of a pattern n:m
             with fewer than n entries keeps what it has.

@@ -23,6 +23,7 @@ class NM:
         m: entries of a group.
         axis: along which groups lie, or several that are counted through as one; None
             for the inputs.
+        is_told: whether the axis is that of a leaf's inputs, as `swapjax.plan` sets it.
 
     Raises:
         ValueError: unless ``1 <= n <= m``.
@@ -31,6 +32,7 @@ class NM:
     n: int
     m: int
     axis: int | tuple[int, ...] | None = None
+    is_told: bool = dataclasses.field(default=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         # A gradual pattern has a traced n under jit.
@@ -86,7 +88,8 @@ class NM:
                 f"pattern {self}: {path} of shape {shape} has layers along "
                 f"{_axes(axes)}; leave axis out for groups along its inputs"
             )
-        return dataclasses.replace(self, axis=axes[0] if len(axes) == 1 else axes)
+        axis = axes[0] if len(axes) == 1 else axes
+        return dataclasses.replace(self, axis=axis, is_told=self.axis is None)
 
     def at(self, progress: Fraction) -> "NM":
         """Make the pattern on the way there: m of m at 0, n of m at 1."""

@@ -3,7 +3,10 @@
 from fractions import Fraction
 from typing import Any
 
+import jax
+
 from swapjax.core.types import LossFn, Params
+from swapjax.roles.program import trace_roles
 from swapjax.sparsity.allocation import Allocation
 from swapjax.sparsity.leaf_rules import exact_sparsity
 from swapjax.sparsity.patterns import NM
@@ -54,13 +57,44 @@ def planned(
         sparsity: of all prunable leaves; None where a plan is given.
         given: a plan, which is laid onto params; None where a sparsity is given.
         allocation: for a sparsity, as `plan` takes it.
-        loss_fn: for a sparsity, that tells roles; None for those that names tell.
+        loss_fn: whose program tells roles; None for those that names tell.
         batch: that loss_fn takes, or its shapes and dtypes.
 
     Raises:
-        ValueError: as `require_one` and `plan` do.
+        ValueError: as `require_one` and `plan` do, and for a plan that names misled, as
+            the program of the loss tells.
     """
     require_one(sparsity, given)
     if given is not None:
-        return given.onto(params)
+        laid = given.onto(params)
+        if loss_fn is not None:
+            _require_told_rightly(laid, params, loss_fn, batch)
+        return laid
     return plan(params, sparsity, allocation=allocation, loss_fn=loss_fn, batch=batch)
+
+
+def _require_told_rightly(
+    given: Plan, params: Params, loss_fn: LossFn, batch: Any
+) -> None:
+    """Raise for a plan that was made by names, where the program tells otherwise.
+
+    What counts are the axes of layers, and those of inputs where patterns lie on them.
+    """
+    layout = given.layout
+    if layout.treedef != jax.tree.structure(params):
+        return  # which raises where the plan is used
+    told = trace_roles(loss_fn, params, batch)
+    for i, (path, role) in enumerate(zip(layout.paths, layout.roles, strict=True)):
+        traced = told[layout.positions[i]]
+        if traced.kind != "matrix" or role.reason in ("axes=", traced.reason):
+            continue
+        pattern = given.patterns[i]
+        wrong = role.stack != traced.stack or (
+            pattern is not None and pattern.is_told and role.inputs != traced.inputs
+        )
+        if wrong:
+            raise ValueError(
+                f"plan: takes the axes of {path} for {role.axes or 'unknown'}, by its "
+                f"name, where the program of loss_fn has {traced.axes}; make the plan "
+                "with loss_fn= and batch=, or with axes="
+            )

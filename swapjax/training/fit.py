@@ -108,7 +108,7 @@ def fit(
 
     Returns:
         Params, the state of the optimizer, and the history. Where no optimizer keeps
-        masks, the history counts the zeros of leaves named ``kernel`` or ``weight``.
+        masks, the history counts the zeros of what names tell to be matrices.
 
     Raises:
         ValueError: for arguments out of range, masks that would change after training,

@@ -75,7 +75,8 @@ def sparse(
             norm to clip by is that of active weights here, of all weights in a chain
             before `sparse`.
         rule: as `swapjax.granet` makes it, or a `swapjax.training.Rule` of your own.
-        sparsity: to reach, of leaves named ``kernel`` or ``weight`` of rank 2 or more.
+        sparsity: to reach, of what the names of leaves tell to be matrices; a plan made
+            with a loss does not go by names.
         plan: instead of a sparsity, by `swapjax.plan`, made for the tree that ``init``
             will get.
         schedule: when masks change, and how far each time: `swapjax.cubic` and others,

@@ -18,9 +18,16 @@ def divisors(n):
 def draw_move(draw, shape):
     """Draw what is done to an array of a shape, as a function of it and of NumPy."""
     axis = draw(st.integers(0, len(shape) - 1))
-    size = shape[axis]
     kinds = ["transpose", "split", "merge", "part", "one", "flip", "new", "join"]
-    kind = draw(st.sampled_from([*kinds, "pad", "scale", "permute"]))
+    kinds += ["pad", "scale", "permute", "take", "stack", "repeat"]
+    kind = draw(st.sampled_from(kinds))
+    move = move_of(draw, kind, shape, axis)
+    move.kind = kind
+    return move
+
+
+def move_of(draw, kind, shape, axis):
+    size = shape[axis]
     if kind == "transpose":
         order = draw(st.permutations(range(len(shape))))
         return lambda x, xp: xp.transpose(x, order)
@@ -50,6 +57,13 @@ def draw_move(draw, shape):
         pads = [(0, 0)] * len(shape)
         pads[axis] = (1, 0)
         return lambda x, xp: xp.pad(x, pads)
+    if kind == "take":
+        places = draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=4))
+        return lambda x, xp: xp.take(x, xp.asarray(places), axis)
+    if kind == "stack":
+        return lambda x, xp: xp.stack([x, 2 * x], axis)
+    if kind == "repeat":
+        return lambda x, xp: xp.repeat(x, 2, axis)
     if kind == "permute":
         # A product with a constant matrix.
         matrix = np.eye(size)[draw(st.permutations(range(size)))]
@@ -139,6 +153,10 @@ def test_what_roles_say_is_what_products_do(network):
         if role.kind == "matrix":
             # An axis of which one entry is left, summed over: a layer of one input.
             assert "input" in role.axes
+    elif role.kind == "vector":
+        # Repeated for all outputs: the scale of inputs.
+        assert not any("output" in kinds for kinds in several)
+        assert {"repeat", "take"} & {move.kind for move in moves}
     else:
         assert role.kind == "matrix"
         for word, kinds in zip(role.axes, found, strict=True):
