@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import network
 import numpy as np
 
-from swapjax.sparsity.plan import plan
+from swapjax.sparsity.planning import plan
 
 STORAGES = ("stored", "matrix-free")
 grad = jax.jit(jax.grad(network.loss_fn))

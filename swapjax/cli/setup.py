@@ -18,7 +18,8 @@ from swapjax.io import checkpoint
 from swapjax.loops.finetune import FineTune
 from swapjax.sparsity import schedules
 from swapjax.sparsity.patterns import NM
-from swapjax.sparsity.plan import Plan, plan
+from swapjax.sparsity.plan import Plan
+from swapjax.sparsity.planning import plan
 
 
 class Inputs(NamedTuple):

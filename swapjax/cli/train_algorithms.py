@@ -12,7 +12,8 @@ from swapjax.experiments.runner import Setting
 from swapjax.pruning import prune
 from swapjax.sparsity import schedules
 from swapjax.sparsity.allocation import Allocation
-from swapjax.sparsity.plan import Plan, plan
+from swapjax.sparsity.plan import Plan
+from swapjax.sparsity.planning import plan
 from swapjax.training.rules import RULES
 
 _SAMPLES = 1000  # examples that snip takes its gradient of

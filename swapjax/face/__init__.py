@@ -21,9 +21,11 @@ from swapjax.training import rules as _rules
 from swapjax.training.rules import *
 
 # What to prune, how far, and when.
-from swapjax.sparsity.plan import Plan, plan
+from swapjax.sparsity.plan import Plan
+from swapjax.sparsity.planning import plan
 from swapjax.sparsity.layout import Layout
-from swapjax.sparsity.patterns import NM, Block
+from swapjax.sparsity.patterns import NM
+from swapjax.sparsity.unit_patterns import Block, Channel, Expert, Head
 from swapjax.sparsity.schedules import (
     constant,
     cubic,
@@ -51,8 +53,11 @@ __all__ = [
     "NM",
     "Block",
     "Budget",
+    "Channel",
+    "Expert",
     "FineTune",
     "GradientNoise",
+    "Head",
     "Layout",
     "MaskStep",
     "Method",

@@ -196,7 +196,6 @@ def place(
     first, data = _shapes(settings, data)
     loss_fn = settings.loss_fn if first is not None else None
     target = planned(params, sparsity, plan, loss_fn=loss_fn, batch=first)
-    target.require_entries("prune")
     initial = target.layout.split(params)
     trees.require_finite(trees.paths(params), jax.tree.leaves(params), "params")
     source = _source(settings, data)

@@ -68,13 +68,7 @@ def allocate(
     left = wanted - sum(fixed.values())
     least, most = sum(floors[i] for i in rest), sum(sizes[i] for i in rest)
     if not least <= left <= most:
-        taken = f"the overrides take {sum(fixed.values()):,}, " if fixed else ""
-        others = some([names[i] for i in rest]) or "no other layers"
-        raise ValueError(
-            f"sparsity {float(sparsity):g} keeps {wanted:,} of {sum(sizes):,} entries; "
-            f"{taken}{others} can keep {most:,} at most and {least:,} at least "
-            f"(min_keep, so that no layer dies), not {left:,}"
-        )
+        raise _misfit(names, sparsity, sum(sizes), fixed, (least, left, most))
     if allocation == "global" or not rest:
         # One group for all that compete, then one for each override.
         order = [rest] if rest else []
@@ -89,6 +83,110 @@ def allocate(
     counts += list(fixed.values())
     groups = {i: g for g, members in enumerate(order) for i in members}
     return tuple(counts), tuple(groups[i] for i in range(len(sizes)))
+
+
+def allocate_units(
+    names: tuple[str, ...],
+    counts: Sequence[int],
+    sizes: Sequence[int],
+    sides: Sequence[tuple[int, ...]],
+    sparsity: Fraction,
+    allocation: Allocation,
+    fixed: dict[int, int],
+    floors: tuple[int, ...],
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Share a budget among layers that keep whole units.
+
+    Where all units have one size the budget is that number of units which is next to
+    the sparsity. Otherwise the layers whose units have one size share the number next
+    to what they would keep of a budget of entries.
+
+    Args:
+        names: the layers, for messages.
+        counts: the units of each.
+        sizes: the entries of a unit of each.
+        sides: the dimensions of each.
+        sparsity: of all of them together.
+        allocation: how those without an override share.
+        fixed: the units that layers with an override keep, by number of the layer.
+        floors: the fewest units that each keeps.
+
+    Returns:
+        The units to keep of each group, and the group of each layer.
+
+    Raises:
+        ValueError: when what is left does not fit the others, and for a global budget
+            of units of several sizes.
+    """
+    if len(set(sizes)) <= 1:
+        return allocate(names, counts, sides, sparsity, allocation, fixed, floors)
+    rest = [i for i in range(len(sizes)) if i not in fixed]
+    others = [i for i in rest if sizes[i] != sizes[rest[0]]]
+    if allocation == "global" and others:
+        i, j = rest[0], others[0]
+        raise ValueError(
+            f"allocation: 'global' needs units of one size; one of {names[i]} has "
+            f"{sizes[i]:,} entries, one of {names[j]} {sizes[j]:,}; take "
+            "allocation='uniform'"
+        )
+    entries = [count * size for count, size in zip(counts, sizes, strict=True)]
+    bounds = [floor * size for floor, size in zip(floors, sizes, strict=True)]
+    taken = {i: n * sizes[i] for i, n in fixed.items()}
+    left = round_half_up(sum(entries) * (1 - sparsity)) - sum(taken.values())
+    least, most = sum(bounds[i] for i in rest), sum(entries[i] for i in rest)
+    # What is fixed is as near as whole units are.
+    slack = sum(sizes[i] for i in fixed)
+    if not least - slack <= left <= most + slack:
+        raise _misfit(names, sparsity, sum(entries), taken, (least, left, most))
+    left = min(max(left, least), most)
+    weights = [_weight(sides[i], allocation) for i in range(len(sizes))]
+    shares = spread(
+        left, [weights[i] for i in rest], [entries[i] for i in rest],
+        [bounds[i] for i in rest],
+    )  # fmt: skip
+    order, keep = [[i] for i in fixed], list(fixed.values())
+    for size in dict.fromkeys(sizes[i] for i in rest):
+        own = [i for i in rest if sizes[i] == size]
+        share = sum(n for i, n in zip(rest, shares, strict=True) if sizes[i] == size)
+        least, most = sum(floors[i] for i in own), sum(counts[i] for i in own)
+        number = min(max(round_half_up(Fraction(share, size)), least), most)
+        if allocation == "global":
+            order, keep = [own, *order], [number, *keep]
+            continue
+        order += [[i] for i in own]
+        keep += spread(
+            number, [weights[i] for i in own], [counts[i] for i in own],
+            [floors[i] for i in own],
+        )  # fmt: skip
+    groups = {i: g for g, members in enumerate(order) for i in members}
+    return tuple(keep), tuple(groups[i] for i in range(len(sizes)))
+
+
+def _misfit(
+    names: tuple[str, ...],
+    sparsity: Fraction,
+    total: int,
+    fixed: dict[int, int],
+    bounds: tuple[int, int, int],
+) -> ValueError:
+    """Make the error for a budget that layers without an override cannot keep.
+
+    Args:
+        names: the layers.
+        sparsity: of all.
+        total: the entries of all.
+        fixed: what those with an override keep.
+        bounds: the least that the others can keep, what is left to them, and the most.
+    """
+    least, left, most = bounds
+    taken = f"the overrides take {sum(fixed.values()):,}, " if fixed else ""
+    others = some([name for i, name in enumerate(names) if i not in fixed])
+    return ValueError(
+        f"sparsity {float(sparsity):g} keeps {round_half_up(total * (1 - sparsity)):,} "
+        f"of {total:,} entries; {taken}{others or 'no other layers'} can keep {most:,} "
+        f"at most and {least:,} at least (min_keep, so that no layer dies), not "
+        f"{left:,}"
+    )
 
 
 def _weight(sides: tuple[int, ...], allocation: Allocation) -> Fraction:

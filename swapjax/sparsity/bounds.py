@@ -32,7 +32,7 @@ def allowed(within: Masks, params: Params, target: Plan) -> Leaves:
     """Take the prunable leaves of masks, and check that a plan finds room there.
 
     Of a pattern n:m a group with fewer than n entries keeps what it has, and so does a
-    block of which some are gone: no room is asked of them.
+    unit of which some are gone: no room is asked of them.
 
     Raises:
         ValueError: for masks that are not of these params, for fewer entries than are
@@ -44,14 +44,16 @@ def allowed(within: Masks, params: Params, target: Plan) -> Leaves:
     for leaf in leaves:
         require_values(leaf, "within")
     there, wanted = room(target, leaves), list(target.keep)
-    by_layer = target.layout.stacking.by_layer(target.patterns)
-    for group, pattern in zip(target.groups, by_layer, strict=True):
-        if pattern is not None:
-            wanted[group] = min(wanted[group], there[group])
+    if any(target.patterns):
+        by_layer = target.layout.stacking.by_layer(target.patterns)
+        for group, pattern in zip(target.groups, by_layer, strict=True):
+            if pattern is not None:
+                wanted[group] = min(wanted[group], there[group])
     if any(keep > r for keep, r in zip(wanted, there, strict=True)):
-        blocks = "" if target.block is None else f", in {target.block} that have any"
+        units = target.units
+        told = "" if units is None else f", in {units.pattern} that have any"
         raise ValueError(
-            f"within: has {sum(there):,} entries in all{blocks}, {sum(wanted):,} are "
+            f"within: has {sum(there):,} entries in all{told}, {sum(wanted):,} are "
             f"to be kept (by group of layers: {list(there)} against {wanted})"
         )
     _require_plan_prunes_all(masks, target, "within")
@@ -78,19 +80,23 @@ def _require_plan_prunes_all(masks: Masks, target: Plan, name: str) -> None:
 def room(target: Plan, leaves: Leaves) -> tuple[int, ...]:
     """Count the entries that may be kept at all, by group of layers.
 
-    Those of a block are counted together, if it has any.
+    Those of a unit are counted together, if it has any.
     """
     result = [0] * len(target.keep)
+    if target.units is not None:
+        stacking = target.units.stacking
+        for i, grid in enumerate(target.units.touched(leaves)):
+            own = stacking.numbers[i]
+            for n, layer in zip(own, stacking.slices(i, grid), strict=True):
+                found = count_true(layer) * target.unit_sizes[n]
+                result[target.groups[n]] += found
+        return tuple(result)
     stacking = target.layout.stacking
     for i, (pattern, leaf) in enumerate(zip(target.patterns, leaves, strict=True)):
-        kept, unit = leaf, 1
-        if pattern is not None:
-            kept = pattern.top(leaf) & leaf
-        elif target.block is not None:
-            kept, unit = target.block.touched(leaf), target.unit
+        kept = leaf if pattern is None else pattern.top(leaf) & leaf
         own = stacking.numbers[i]
         for n, layer in zip(own, stacking.slices(i, kept), strict=True):
-            result[target.groups[n]] += count_true(layer) * unit
+            result[target.groups[n]] += count_true(layer)
     return tuple(result)
 
 

@@ -13,12 +13,13 @@ from swapjax.sparsity.patterns import NM
 from swapjax.sparsity.segments import Segments
 from swapjax.sparsity.stacking import Stacking
 from swapjax.sparsity.topk import common_keys, first_largest, top_keys_of_groups
+from swapjax.sparsity.units import Units
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["keep"],
-    meta_fields=["groups", "floors", "patterns", "stacking"],
+    meta_fields=["groups", "floors", "patterns", "stacking", "units"],
 )
 @dataclasses.dataclass(frozen=True)
 class Budget:
@@ -33,6 +34,8 @@ class Budget:
         patterns: the pattern of each leaf, None where entries are free; empty where
             all are. Each layer of a leaf with a pattern is a group of its own.
         stacking: the layers of each leaf; None where each leaf is one.
+        units: what lives or dies as one; None for entries. Layers are then those of the
+            modules that share units, and all counts are of whole units.
     """
 
     keep: jax.Array
@@ -40,6 +43,7 @@ class Budget:
     floors: tuple[int, ...]
     patterns: tuple[NM | None, ...] = ()
     stacking: Stacking | None = None
+    units: Units | None = None
 
     def pattern(self, leaf: int) -> NM | None:
         """Look up the pattern of a leaf, by number."""
@@ -53,6 +57,22 @@ class Budget:
         return self.stacking
 
     @property
+    def in_units(self) -> "Budget":
+        """The same counted in units, for grids in place of leaves."""
+        if self.units is None:
+            return self
+        of_layers = self.units.sizes
+        sizes = np.ones(len(self.keep), np.int32)
+        sizes[list(self.groups)] = of_layers
+        floors = zip(self.floors, of_layers, strict=True)
+        return Budget(
+            self.keep // sizes,
+            self.groups,
+            tuple(floor // size for floor, size in floors),
+            stacking=self.units.stacking,
+        )
+
+    @property
     def segments(self) -> Segments:
         """The groups of layers."""
         return Segments(self.layers, self.groups, max(self.groups, default=-1) + 1)
@@ -62,21 +82,24 @@ def select(scores: Leaves, budget: Budget, within: Leaves | None = None) -> Leav
     """Choose the support: the best scores of each group, floors first.
 
     Args:
-        scores: one float array a prunable leaf; large means keep.
+        scores: one float array a prunable leaf; large means keep. Units are ranked by
+            the mean over their entries.
         budget: counts, groups and floors for those leaves.
         within: bool arrays; an entry that is False there is kept only where a group
             without a pattern has too few others for its count.
 
     Returns:
         One bool array a leaf. Every group without a pattern keeps exactly its count. A
-        leaf with one keeps to it, and less where `within` leaves less. Ties go to the
-        earlier layer, then to the lower flat index in it.
+        leaf with one keeps to it, and less where `within` leaves less, and so does a
+        unit of which some entries are gone. Ties go to the earlier layer, then to the
+        lower flat index in it.
 
     Raises:
         ValueError: for other than one score, and one of `within`, for each leaf of the
             budget, and for `within` that is not bool or of other shapes.
     """
-    leaves = len(budget.layers.axes)
+    units = budget.units
+    leaves = len(budget.layers.axes if units is None else units.shapes)
     for name, given in (("scores", scores), ("within", within)):
         if given is not None and len(given) != leaves:
             raise ValueError(
@@ -89,6 +112,10 @@ def select(scores: Leaves, budget: Budget, within: Leaves | None = None) -> Leav
                 f"within: leaf {i} must be bool of shape {scores[i].shape}, got "
                 f"{mask.dtype} of shape {mask.shape}"
             )
+    if units is not None:
+        grids = units.means(tuple(scores))
+        inside = None if within is None else units.touched(within)
+        return units.expand(select(grids, budget.in_units, inside), within)
     free = tuple(i for i in range(leaves) if budget.pattern(i) is None)
     _require_countable(scores, budget, free)
     masks: list[jax.Array] = [jnp.zeros((), bool)] * leaves
@@ -123,7 +150,10 @@ select_compiled = jax.jit(select)
 def count_by_group(masks: Leaves, budget: Budget) -> jax.Array:
     """Count the True entries of each group of layers, ``int32[n_groups]``."""
     segments = budget.segments
-    (found,) = segments.count([[mask] for mask in masks])
+    if budget.units is not None:
+        found = segments.sum(budget.units.count(masks))
+    else:
+        (found,) = segments.count([[mask] for mask in masks])
     missing = len(budget.keep) - segments.total
     return jnp.pad(found, (0, missing)) if missing else found
 

@@ -37,7 +37,7 @@ def magnitude_masks(
 
     Raises:
         ValueError: as `swapjax.plan` does, for both or neither of sparsity and plan, a
-            plan of other params or of blocks, entries that are not finite, and masks
+            plan of other params, entries that are not finite, and masks
             that are not of these params or have too few entries.
 
     Example:
@@ -49,7 +49,6 @@ def magnitude_masks(
     """
     params, _ = take_arrays(params, "params")
     target = planned(params, sparsity, plan)
-    target.require_entries("magnitude_masks")
     trees.require_finite(trees.paths(params), jax.tree.leaves(params), "params")
     inside = None if within is None else allowed(within, params, target)
     return largest(target, params, within=inside)

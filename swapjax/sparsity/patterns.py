@@ -1,4 +1,4 @@
-"""Which entries compete, and which live or die as one: N of every M, blocks."""
+"""N of every M: entries that compete with their neighbours alone."""
 
 import dataclasses
 import math
@@ -8,9 +8,6 @@ from fractions import Fraction
 import jax
 import jax.numpy as jnp
 
-from swapjax.core import trees
-from swapjax.core.checks import require_count
-from swapjax.core.types import Leaves
 from swapjax.roles.role import Role
 
 
@@ -151,90 +148,3 @@ class NM:
 def _axes(axes: tuple[int, ...]) -> str:
     listed = ", ".join(map(str, axes))
     return f"axis {listed}" if len(axes) == 1 else f"axes {listed}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Block:
-    """Keep or remove blocks of a leaf's last two axes, as block-sparse kernels want.
-
-    Of a Flax kernel these are inputs and outputs.
-
-    Attributes:
-        rows: entries along the axis before the last.
-        columns: entries along the last.
-
-    Raises:
-        ValueError: for other than whole numbers from 1.
-    """
-
-    rows: int
-    columns: int
-
-    def __post_init__(self) -> None:
-        require_count("rows", self.rows)
-        require_count("columns", self.columns)
-
-    @property
-    def size(self) -> int:
-        """The number of entries of a block."""
-        return self.rows * self.columns
-
-    def grid(
-        self, path: str, shape: tuple[int, ...], stack: tuple[int, ...] = ()
-    ) -> tuple[int, ...]:
-        """Tell the shape of a leaf, counted in blocks.
-
-        Args:
-            path: of the leaf.
-            shape: of the leaf.
-            stack: its axes that tell layers apart.
-
-        Raises:
-            ValueError: for a leaf that does not divide into blocks, naming it.
-        """
-        if any(axis >= len(shape) - 2 for axis in stack):
-            raise ValueError(
-                f"pattern {self}: {path} of shape {shape} has layers along its last "
-                "two axes; exclude it"
-            )
-        if len(shape) < 2 or shape[-2] % self.rows or shape[-1] % self.columns:
-            raise ValueError(
-                f"pattern {self}: {path} of shape {shape} does not divide into blocks; "
-                "exclude it"
-            )
-        return (*shape[:-2], shape[-2] // self.rows, shape[-1] // self.columns)
-
-    def split(self, x: jax.Array) -> jax.Array:
-        """Lay the entries of each block out along a new last axis, [..., size]."""
-        rows, columns = x.shape[-2] // self.rows, x.shape[-1] // self.columns
-        parts = x.reshape(*x.shape[:-2], rows, self.rows, columns, self.columns)
-        return jnp.moveaxis(parts, -3, -2).reshape(*x.shape[:-2], rows, columns, -1)
-
-    def strength(self, x: jax.Array) -> jax.Array:
-        """Average the magnitudes of each block, in float32 or wider."""
-        wide = trees.wide((x,))
-        return jnp.mean(jnp.abs(self.split(x)).astype(wide), axis=-1)
-
-    def touched(self, mask: jax.Array) -> jax.Array:
-        """Mark the blocks that a mask has something of."""
-        return jnp.any(self.split(mask), axis=-1)
-
-    def expand(self, grid: jax.Array) -> jax.Array:
-        """Give each entry of a leaf what its block has."""
-        rows = jnp.repeat(grid, self.rows, axis=-2)
-        return jnp.repeat(rows, self.columns, axis=-1)
-
-    def entries(self, grids: Leaves, within: Leaves | None) -> Leaves:
-        """Mark the entries of the blocks of several leaves.
-
-        Args:
-            grids: which blocks, a bool array a leaf.
-            within: entries outside of which none is marked; None for all.
-        """
-        leaves = tuple(map(self.expand, grids))
-        if within is None:
-            return leaves
-        return tuple(m & w for m, w in zip(leaves, within, strict=True))
-
-    def __str__(self) -> str:
-        return f"blocks of {self.rows}x{self.columns}"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from swapjax.roles.role import Role
 from swapjax.sparsity.allocation import some
 from swapjax.sparsity.layout import Layout
+from swapjax.sparsity.stacking import Stacking
 
 _WIDTH = 100
 _HEADS = ("leaf", "shape", "stack", "inputs", "outputs", "entries", "keeps", "rule")
@@ -14,6 +15,7 @@ _LEFT = (0, 7)  # the columns that begin at the left
 
 def tabulate(
     layout: Layout,
+    stacking: Stacking,
     keep: Sequence[int | None],
     rules: Sequence[str],
     kept: int,
@@ -23,6 +25,7 @@ def tabulate(
 
     Args:
         layout: the prunable leaves.
+        stacking: their layers.
         keep: what each layer keeps; None where it competes with others.
         rules: by which each layer is pruned.
         kept: the entries that are kept in all.
@@ -32,7 +35,7 @@ def tabulate(
         Lines of at most 100 characters, unless paths are long.
     """
     rows = [_HEADS]
-    stacking, names = layout.stacking, layout.layers
+    names = stacking.names(layout.paths, layout.shapes)
     for i, path in enumerate(layout.paths):
         numbers, size = stacking.numbers[i], f"{layout.sizes[i]:,}"
         common = max({rules[n] for n in numbers}, key=[rules[n] for n in numbers].count)

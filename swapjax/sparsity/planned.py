@@ -9,8 +9,10 @@ from swapjax.core.types import LossFn, Params
 from swapjax.roles.program import trace_roles
 from swapjax.sparsity.allocation import Allocation
 from swapjax.sparsity.leaf_rules import exact_sparsity
-from swapjax.sparsity.patterns import NM, Block
-from swapjax.sparsity.plan import Plan, plan
+from swapjax.sparsity.patterns import NM
+from swapjax.sparsity.plan import Plan
+from swapjax.sparsity.planning import plan
+from swapjax.sparsity.unit_patterns import UnitPattern
 
 
 def require_one(sparsity: float | Fraction | None, given: Plan | None) -> None:
@@ -26,7 +28,7 @@ def require_one(sparsity: float | Fraction | None, given: Plan | None) -> None:
     """
     if isinstance(sparsity, Plan):
         raise ValueError("sparsity: got a Plan; hand it over as plan=")
-    if isinstance(sparsity, NM | Block):
+    if isinstance(sparsity, NM | UnitPattern):
         raise ValueError(
             f"sparsity must be a number in [0, 1), got {sparsity!r}; hand a pattern to "
             "swapjax.plan(params, pattern=...) and its plan to plan="

@@ -38,23 +38,22 @@ def first_masks(
         return _given_masks(rule.masks, plan, params, inside)
     if table.begin is None:
         return inside or plan.layout.everything()
-    block = plan.block
     if rule.begin == "magnitude":
-        strength = jnp.abs if block is None else block.strength
-        scores: Leaves = tuple(map(strength, weights))
+        scores: Leaves = tuple(map(jnp.abs, weights))
     else:
         assert key is not None  # since rules that begin so need one
-        stacking = plan.layout.stacking
+        stacking = plan.stacking
         keys = jax.random.split(jax.random.fold_in(key, 0), stacking.count)
         scores = tuple(
             stacking.draw(i, grid, lambda n, shape: jax.random.uniform(keys[n], shape))
             for i, grid in enumerate(plan.grids)
         )
-    if block is None:
-        return select_compiled(scores, table.first_budget(), inside)
-    reached = None if inside is None else tuple(map(block.touched, inside))
-    chosen = select_compiled(scores, table.first_budget(), reached)
-    return block.entries(chosen, inside)
+        if plan.units is not None:
+            budget = table.first_budget().in_units
+            reached = None if inside is None else plan.units.touched(inside)
+            chosen = select_compiled(scores, budget, reached)
+            return plan.units.expand(chosen, inside)
+    return select_compiled(scores, table.first_budget(), inside)
 
 
 def _given_masks(

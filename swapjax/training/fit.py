@@ -19,7 +19,7 @@ from swapjax.core.counts import partial_counts, total
 from swapjax.core.types import LossFn, Masks, Params
 from swapjax.loops import steps
 from swapjax.sparsity import masks as masking
-from swapjax.sparsity.plan import plan
+from swapjax.sparsity.planning import plan
 from swapjax.training.settle import require_settling, tell, tell_unsettled
 from swapjax.training.state import is_sparse, masks_of
 from swapjax.training.train_function import describe

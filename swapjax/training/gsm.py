@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from swapjax.core.counts import require_countable_groups
 from swapjax.core.types import Params
 from swapjax.sparsity.budget import select
 from swapjax.sparsity.plan import Plan
@@ -37,7 +36,7 @@ def gsm(
 
     Raises:
         ValueError: for both or neither of sparsity and plan, a sparsity that is not a
-            number in [0, 1), and a plan of blocks; from its functions, as
+            number in [0, 1); from its functions, as
             `swapjax.plan` does, for a plan of other params, gradients that are not of
             params, and params that are missing.
 
@@ -51,15 +50,13 @@ def gsm(
         ... )
     """
     require_one(sparsity, plan)
-    if plan is not None:
-        plan.require_entries("gsm")
 
     def init(params: Params) -> optax.EmptyState:
         params = take_arrays(params)
         if jax.tree.leaves(params):
             target = planned(params, sparsity, plan)
             target.layout.split(params)
-            require_countable_groups(target.groups, target.layout.layer_shapes)
+            target.require_countable()
         return optax.EmptyState()
 
     def update(gradients: Params, state: Any, params: Params | None = None) -> tuple:

@@ -142,7 +142,6 @@ def lottery(
     trees.require_arrays(params, "params")
     params = jax.tree.map(jnp.asarray, params)
     target = planned(params, sparsity, plan)
-    target.require_entries("lottery")
     target.layout.split(params)  # raises for another tree
     trees.require_finite(trees.paths(params), jax.tree.leaves(params), "params")
     budgets = _budgets(target, rate)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from swapjax.core.counts import LIMIT, require_countable_groups
+from swapjax.core.counts import LIMIT
 from swapjax.core.types import Leaves, Masks, Params
 from swapjax.sparsity.allocation import spread
 from swapjax.sparsity.bounds import allowed, keep_inside, room
@@ -32,9 +32,9 @@ class Timetable:
     Attributes:
         plan: what is prunable, at the final sparsity.
         begin: the plan of the first masks; None to begin with all that is allowed.
-        keep_first: the entries, or blocks, of each of its groups; no more than may ever
+        keep_first: the entries of each of its groups; no more than may ever
             be active.
-        keep: ``int32[levels, groups]``, the entries, or blocks, to keep at each mask
+        keep: ``int32[levels, groups]``, the entries to keep at each mask
             step, no more than may ever be active; the last row holds for all mask steps
             that follow.
         patterns: ``int32[levels, leaves]``, the n of the pattern n:m of each leaf, 0
@@ -77,9 +77,7 @@ class Timetable:
             p and dataclasses.replace(p, n=n[leaf])
             for leaf, p in enumerate(self.plan.patterns)
         )
-        floors = _in_units(self.plan, self.plan.floors)
-        stacking = self.plan.layout.stacking
-        budget = Budget(keep, self.plan.groups, floors, patterns, stacking)
+        budget = self.plan.budget_of(keep, patterns)
         fraction = jnp.asarray(self.fractions)[i]
         if self.steps is not None:
             # What grew at the last update would have no other to train it.
@@ -89,10 +87,7 @@ class Timetable:
     def first_budget(self) -> Budget:
         """Return the counts of the first masks."""
         assert self.begin is not None
-        keep = jnp.asarray(self.keep_first, jnp.int32)
-        floors = _in_units(self.begin, self.begin.floors)
-        stacking = self.begin.layout.stacking
-        return Budget(keep, self.begin.groups, floors, self.begin.patterns, stacking)
+        return self.begin.budget_of(jnp.asarray(self.keep_first, jnp.int32))
 
 
 def make(
@@ -129,12 +124,12 @@ def make(
     plans = [target.at(level) for level in levels]
     if any(count > LIMIT for p in plans for count in p.keep):
         # Rules that rank a larger group raise the same where they select.
-        require_countable_groups(target.groups, target.layout.layer_shapes)
+        target.require_countable()
     begin = _begin(rule, target, levels[0], schedule.start)
     # A restored state may bring the first call of all under jit.
     with jax.ensure_compile_time_eval():
         inside = None if within is None else allowed(within, params, target)
-        keep = [_in_units(p, keep_inside(p, inside)) for p in plans]
+        keep = [keep_inside(p, inside) for p in plans]
         first = _keep_first(begin, inside) if begin else ()
     last = -1
     if rule.choose is not None:
@@ -201,24 +196,22 @@ def _begin(rule: Rule, target: Plan, level: Fraction, start: int) -> Plan | None
 
 
 def _keep_first(begin: Plan, inside: Leaves | None) -> tuple[int, ...]:
-    """Count what each group keeps at first, in units.
+    """Count what each group keeps at first.
 
     Where the leaves compete and random masks are spread over them all the same, others
-    take what one has no room for.
+    take what one has no room for: those whose units are as large.
     """
     kept = keep_inside(begin, inside)
-    apart = len(kept) == begin.layout.stacking.count
+    apart = len(kept) == begin.stacking.count
     if inside is None or not apart or any(begin.patterns):
-        return _in_units(begin, kept)
+        return kept
     free = [g for g, o in zip(begin.groups, begin.overrides, strict=True) if o is None]
-    there = room(begin, inside)
-    left = [(there[g] - kept[g]) // begin.unit for g in free]
-    short = sum(begin.keep[g] - kept[g] for g in free) // begin.unit
-    none = [0] * len(free)
-    even = [Fraction(1)] * len(free)
-    more = dict(zip(free, spread(min(short, sum(left)), even, left, none), strict=True))
-    return tuple(n + more.get(g, 0) for g, n in enumerate(_in_units(begin, kept)))
-
-
-def _in_units(plan: Plan, counts: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(count // plan.unit for count in counts)
+    there, sizes, found = room(begin, inside), begin.group_units, list(kept)
+    for size in dict.fromkeys(sizes[g] for g in free):
+        own = [g for g in free if sizes[g] == size]
+        left = [(there[g] - kept[g]) // size for g in own]
+        short = min(sum(begin.keep[g] - kept[g] for g in own) // size, sum(left))
+        even, none = [Fraction(1)] * len(own), [0] * len(own)
+        for g, n in zip(own, spread(short, even, left, none), strict=True):
+            found[g] += n * size
+    return tuple(found)

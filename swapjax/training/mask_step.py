@@ -159,9 +159,8 @@ def _choose(
     # What masks hide from an optimizer matters to a rule that grows by it only.
     read = slopes if rule.grows == "gradient" else only(masks, slopes)
     met = examine(rule, t, masks, weights, step.weights, read)
-    new = rule.masks_at(step, table.plan.block)
-    unit = table.plan.unit
-    most = tuple(budget.keep[g] * unit for g in range(len(table.plan.keep)))
+    new = rule.masks_at(step)
+    most = tuple(budget.keep[g] for g in range(len(table.plan.keep)))
     chosen = examine_choice(new, most, step.within)
     return new, jnp.maximum(jnp.maximum(met, chosen), before.status)
 

@@ -17,7 +17,7 @@ from swapjax.core.types import Masks, Params
 from swapjax.sparsity import masks as masking
 from swapjax.sparsity.magnitude import largest
 from swapjax.sparsity.plan import Plan
-from swapjax.sparsity.plan import plan as plan_globally
+from swapjax.sparsity.planning import plan as plan_globally
 from swapjax.sparsity.segments import Segments
 from swapjax.training.drop_and_grow import exchange_all
 from swapjax.training.train_function import Train, call, require_tree
@@ -145,7 +145,6 @@ def pruning_plasticity(
         for rate, regrown in cells:
             started = time.perf_counter()
             target = plan(params, rate)
-            target.require_entries("pruning_plasticity")
             masks = largest(target, params)
             pruned = masking.apply_masks(params, masks)
             if regrown:
@@ -184,18 +183,20 @@ def _regenerate(
     """Drop a fraction of what every layer has left, and regrow it by gradient."""
     share, layout = Fraction(repr(float(fraction))), target.layout
     leaves = layout.leaf_masks(masks)
-    (active,) = Segments.of_layers(layout.stacking).count([[m] for m in leaves])
+    strength, wanted = (
+        tuple(map(jnp.abs, layout.split(tree))) for tree in (params, gradient)
+    )
+    units, patterns = target.units, target.patterns
+    if units is not None:
+        strength, wanted = units.means(strength), units.means(wanted)
+        leaves, patterns = units.touched(leaves), (None,) * len(strength)
+    (active,) = Segments.of_layers(target.stacking).count([[m] for m in leaves])
     drop = [math.ceil(share * n) for n in active.tolist()]
     new = _exchange(
-        layout.split(params),
-        tuple(map(jnp.abs, layout.split(gradient))),
-        leaves,
-        jnp.asarray(drop, jnp.int32),
-        None,
-        stacking=layout.stacking,
-        patterns=target.patterns,
-    )
-    return layout.masks(new)
+        strength, wanted, leaves, jnp.asarray(drop, jnp.int32), None,
+        stacking=target.stacking, patterns=patterns,
+    )  # fmt: skip
+    return layout.masks(new if units is None else units.expand(new))
 
 
 _exchange = jax.jit(exchange_all, static_argnames=("stacking", "patterns"))

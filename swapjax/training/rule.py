@@ -7,11 +7,11 @@ from fractions import Fraction
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
+import jax.numpy as jnp
 
 from swapjax.core.types import Leaves, Masks
 from swapjax.sparsity.allocation import Allocation
 from swapjax.sparsity.budget import Budget
-from swapjax.sparsity.patterns import Block
 from swapjax.sparsity.schedules import Schedule
 
 Begin = Literal["magnitude", "random"]
@@ -20,6 +20,9 @@ Grow = Literal["gradient", "random"]
 
 class MaskStep(NamedTuple):
     """What a rule sees at a mask step. All leaves are prunable ones, in one order.
+
+    Where a plan keeps units, as whole heads, a rule sees their grids in place of
+    leaves: their mean magnitudes, the units that are active, and counts of units.
 
     Attributes:
         weights: params, zero outside of the masks; the dense weights behind them, after
@@ -163,29 +166,31 @@ class Rule:
         first_masks = self.begin == "random" and self.masks is None
         return first_masks or self.grows == "random" or self.draws
 
-    def masks_at(self, step: MaskStep, block: Block | None = None) -> Leaves:
+    def masks_at(self, step: MaskStep) -> Leaves:
         """Choose the masks of a mask step.
+
+        Units are kept or removed as one, by their mean magnitudes: ``choose`` sees
+        their grids in place of leaves, and a budget that counts units.
 
         Args:
             step: the arguments of the choice.
-            block: blocks that are kept or removed as one, by their mean magnitudes; the
-                budget then counts blocks.
 
         Raises:
             ValueError: for masks of other shapes or dtypes than those of the step.
         """
-        if block is None:
+        units, inside = step.budget.units, step.within
+        if units is None:
             return self._choose(step)
-        inside = step.within
         chosen = self._choose(
             step._replace(
-                weights=tuple(map(block.strength, step.weights)),
-                gradients=tuple(map(block.strength, step.gradients)),
-                masks=tuple(map(block.touched, step.masks)),
-                within=None if inside is None else tuple(map(block.touched, inside)),
+                weights=units.means(tuple(map(jnp.abs, step.weights))),
+                gradients=units.means(tuple(map(jnp.abs, step.gradients))),
+                masks=units.touched(step.masks),
+                within=None if inside is None else units.touched(inside),
+                budget=step.budget.in_units,
             )
         )
-        return block.entries(chosen, inside)
+        return units.expand(chosen, inside)
 
     def _choose(self, step: MaskStep) -> Leaves:
         assert self.choose is not None

@@ -11,7 +11,7 @@ import safetensors.numpy
 from trees import equal
 
 from swapjax.io import checkpoint
-from swapjax.sparsity.plan import plan
+from swapjax.sparsity.planning import plan
 
 
 def network(dtype=jnp.float32):

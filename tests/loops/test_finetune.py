@@ -13,7 +13,7 @@ from network import loss_fn
 
 from swapjax.loops.examples import Source
 from swapjax.loops.finetune import FineTune, finetune
-from swapjax.sparsity.plan import plan
+from swapjax.sparsity.planning import plan
 
 KEY = jax.random.key(0)
 OPTIMIZERS = {

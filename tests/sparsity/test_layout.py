@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from swapjax.sparsity.layout import Layout
-from swapjax.sparsity.plan import plan
+from swapjax.sparsity.planning import plan
 
 
 def network():

@@ -53,10 +53,6 @@ def test_keeps_within_masks():
             {"plan": swapjax.plan({"kernel": jnp.ones((2, 2))}, 0.5)},
             "params: the tree is not the one this plan was made for",
         ),
-        (
-            {"plan": swapjax.plan(PARAMS, 0.5, pattern=swapjax.Block(2, 2))},
-            "magnitude_masks removes entries or N:M patterns",
-        ),
         ({"sparsity": 0.5, "within": {"a": True}}, "within: must have the tree of"),
     ],
 )

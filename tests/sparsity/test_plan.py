@@ -11,8 +11,8 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swapjax.sparsity.plan import plan
 from swapjax.sparsity.planned import planned
+from swapjax.sparsity.planning import plan
 
 
 def shaped(*shapes, dtype=jnp.float32):

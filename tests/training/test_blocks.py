@@ -5,11 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import swapjax
-from swapjax.sparsity.patterns import Block
+from swapjax import Block
 
 BLOCK = Block(2, 3)
 RULES = [
@@ -40,24 +38,6 @@ def blocks_of(array):
         for i in range(0, part.shape[0], BLOCK.rows)
         for j in range(0, part.shape[1], BLOCK.columns)
     ])  # fmt: skip
-
-
-@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 3), st.integers(1, 4))
-def test_strength_and_touched_are_those_of_a_loop(rows, columns, up, across):
-    block = Block(rows, columns)
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(2, rows * up, columns * across))
-    parts = x.reshape(2, up, rows, across, columns)
-    np.testing.assert_allclose(
-        block.strength(jnp.asarray(x)), np.abs(parts).mean(axis=(2, 4)), rtol=1e-5
-    )
-    np.testing.assert_array_equal(
-        block.touched(jnp.asarray(x > 1)), (parts > 1).any(axis=(2, 4))
-    )
-    grid = rng.random((2, up, across)) > 0.5
-    np.testing.assert_array_equal(
-        block.touched(block.expand(jnp.asarray(grid))), grid
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize("allocation", ["global", "uniform", "erk"])
@@ -162,12 +142,13 @@ def test_what_does_not_divide_is_named():
         swapjax.plan(network(), pattern=BLOCK)
 
 
-def test_who_takes_no_blocks_says_so():
+def test_one_shot_methods_keep_whole_blocks():
     params = network()
-    plan = swapjax.plan(params, 0.5, pattern=BLOCK)
-    loss = lambda params, x: jnp.sum(x)  # noqa: E731
-    with pytest.raises(ValueError, match="prune removes entries or N:M"):
-        swapjax.prune(loss, params, jnp.ones((3, 1)), plan=plan, samples=3,
-                      method=swapjax.magnitude(), key=jax.random.key(0))  # fmt: skip
-    with pytest.raises(ValueError, match="gsm removes entries or N:M"):
-        swapjax.gsm(plan=plan).init(params)
+    plan = swapjax.plan(params, 0.5, pattern=BLOCK, min_keep=0)
+    masks = swapjax.magnitude_masks(params, plan=plan)
+    means = [np.abs(blocks_of(params[n]["kernel"])).mean(1) for n in ("a", "conv")]
+    limit = np.sort(np.concatenate(means))[-plan.kept // 6]
+    for name, mean in zip(("a", "conv"), means, strict=True):
+        grid = blocks_of(masks[name]["kernel"])
+        np.testing.assert_array_equal(grid.any(1), mean >= limit)
+        np.testing.assert_array_equal(grid.all(1), mean >= limit)

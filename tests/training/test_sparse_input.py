@@ -377,12 +377,6 @@ def test_one_of_sparsity_and_plan_is_asked_for_before_there_are_params(
         make(**goal)
 
 
-def test_gsm_refuses_a_plan_of_blocks_before_there_are_params():
-    plan = swapjax.plan(PARAMS, 0.5, pattern=swapjax.Block(2, 2))
-    with pytest.raises(ValueError, match="gsm removes entries or N:M"):
-        swapjax.gsm(plan=plan)
-
-
 def test_a_schedule_is_one_of_ours():
     with pytest.raises(ValueError, match=r"schedule must be .* got 500"):
         sparse(optax.sgd(0.1), gmp(), sparsity=0.5, schedule=500, key=jax.random.key(0))

@@ -69,8 +69,8 @@ class MethodInfo:
             before training; ``"released"`` for replicas of released code.
         options: the options of the command line that it takes, by the names of the
             factory's arguments.
-        unsupported: what it cannot do: ``"patterns"``, if a plan with N:M patterns is
-            refused.
+        unsupported: what it cannot do: ``"patterns"``, if a plan with a pattern is
+            refused, N:M or units such as blocks and channels.
         colour: of its line in every picture.
         marker: of its points there, as Matplotlib names them.
     """

@@ -67,7 +67,8 @@ def cbs(
 
     Raises:
         ValueError: for values out of range, naming the argument; when called, for a
-            plan with N:M patterns, in which a weight has few to change places with.
+            plan with N:M patterns, in which a weight has few to change places with, and
+            of units such as channels.
     """
     starts = (start,) if isinstance(start, str) else tuple(start)
     if not starts or set(starts) - {"magnitude", "obd", "woodfisher"}:
@@ -107,6 +108,8 @@ def _solve(
     rows, w = rows_of(problem), problem.weights
     if any(budget.patterns):
         raise ValueError("pattern: cbs does not exchange within N:M patterns")
+    if budget.units is not None:
+        raise ValueError(f"pattern: cbs does not exchange {budget.units.pattern}")
     squares = rows.mean_squares()
 
     def first(rule: Start) -> Leaves:

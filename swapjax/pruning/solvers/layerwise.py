@@ -40,7 +40,8 @@ class _Part(NamedTuple):
         factor: [groups, 1, outputs], what an error of an output counts.
         system: the damped quadratic.
         pattern: of the leaf, if its groups lie along the inputs of one output.
-        along: whether they do; True without a pattern.
+        along: whether they do; True without a pattern, False where whole units are
+            kept, so that the support stays as it is.
         greedy: whether its order is the greedy one.
     """
 
@@ -92,7 +93,9 @@ def solve(
             "greedy_layers": jnp.asarray(
                 sum(
                     part.greedy * len(numbers)
-                    for part, numbers in zip(parts, budget.layers.numbers, strict=True)
+                    for part, numbers in zip(
+                        parts, problem.stacking.numbers, strict=True
+                    )
                 )
             ),
         },
@@ -138,7 +141,8 @@ def _parts(
                 pattern=pattern
                 if inputs % (pattern.m if pattern else 1) == 0
                 else None,
-                along=along,
+                # Whole units stay as they are chosen.
+                along=along & (budget.units is None),
                 greedy=order == "greedy" or (order == "auto" and small),
             )
         )
@@ -170,6 +174,13 @@ def _work(layer: Layer) -> int:
 
 def _supports(problem: Problem, budget: Budget, parts: list[_Part]) -> Leaves:
     """Choose every support, before the column order chooses anew in its blocks."""
+    if budget.units is not None:
+        # Rises along a greedy path are those of weights that go one by one.
+        alone = (
+            part.layer.leaf(_saliency(part), w.shape)
+            for part, w in zip(parts, problem.weights, strict=True)
+        )
+        return select(tuple(alone), budget, problem.within)
     stacking = budget.layers
     shapes = [w.shape for w in problem.weights]
     paths = {

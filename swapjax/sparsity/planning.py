@@ -1,0 +1,173 @@
+"""Make a plan: on the host, once, in Python integers.
+
+Nothing is rounded in float32, and a rule that matches nothing is an error before any
+work starts.
+"""
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+from swapjax.core import trees
+from swapjax.core.types import LossFn, Params
+from swapjax.roles.find import Axes, find_roles
+from swapjax.roles.role import Role
+from swapjax.sparsity.allocation import (
+    Allocation,
+    allocate_units,
+    override_counts,
+    pattern_counts,
+)
+from swapjax.sparsity.layout import Layout
+from swapjax.sparsity.leaf_rules import Rule, exact_sparsity
+from swapjax.sparsity.patterns import NM
+from swapjax.sparsity.plan import Plan
+from swapjax.sparsity.plan_units import (
+    along_inputs,
+    cuttable,
+    implied_sparsity,
+    in_entries,
+    layer_names,
+    layer_overrides,
+    unit_counts,
+    unit_sides,
+    unit_sizes,
+)
+from swapjax.sparsity.unit_patterns import Block, UnitPattern
+from swapjax.sparsity.units import Units
+
+
+def plan(
+    params: Params,
+    sparsity: float | Fraction | None = None,
+    *,
+    pattern: NM | UnitPattern | None = None,
+    allocation: Allocation | None = None,
+    include: Rule | None = None,
+    exclude: Rule = (),
+    overrides: Mapping[str, float] | None = None,
+    min_keep: int = 1,
+    loss_fn: LossFn | None = None,
+    batch: Any = None,
+    axes: Axes | None = None,
+) -> Plan:
+    """Decide which leaves are prunable and how many entries each layer keeps.
+
+    The whole keeps exactly ``round(total * (1 - sparsity))`` entries. What layers
+    with an override keep counts towards it; the others make up the rest.
+
+    A layer is a leaf, or one slice of a leaf that holds a stack of them, as ``nn.scan``
+    makes it, or experts: ``blocks/kernel[3]``. What each axis of a leaf counts is read
+    off the program of ``loss_fn``, or told by the names that frameworks give.
+
+    Args:
+        params: a pytree of arrays, or of their shapes and dtypes.
+        sparsity: the fraction of prunable entries to remove, in [0, 1). A float is
+            taken for the decimal it prints as. A pattern implies it.
+        pattern: `NM`: n of every m entries stay in each leaf that has no override;
+            nothing is allocated then. `Block`, `Channel`, `Head` and `Expert`: whole
+            units of each leaf stay or go. Floors are then rounded up to units, and so
+            are overrides and the whole to the nearest number of them.
+        allocation: ``"global"`` lets the layers compete for one budget; ``"uniform"``
+            gives each the same density; ``"erk"`` gives each a density proportional
+            to the sum of its dimensions over their product (Erdos-Renyi kernel,
+            RigL, arXiv:1911.11134, section 3), full layers capped at 1. By default
+            ``"global"``, and ``"uniform"`` for channels, heads and experts, which
+            compete only where all have one size.
+        include: regular expressions searched in the paths, or a predicate of path and
+            leaf. By default what data is multiplied with: no norms, biases or tables.
+            Leaves of shape () are passed over.
+        exclude: what is left out of those, in the same form.
+        overrides: sparsities by regular expression, for the leaves or layers they
+            match.
+        min_keep: the fewest entries that a layer keeps, so that none dies; a smaller
+            one keeps all of its entries.
+        loss_fn: ``loss_fn(params, batch)``, whose program tells what each leaf does. It
+            is traced by shapes alone. Without it names tell.
+        batch: that loss_fn takes, arrays or their shapes and dtypes.
+        axes: what each axis of a leaf counts, by regular expression, where neither
+            tells it: ``{"mixer/w": ("stack", "input", "output")}``, of the words
+            ``"stack"``, ``"expert"``, ``"input"`` and ``"output"``.
+
+    Returns:
+        The plan; printing it shows what will happen, and what is left out and why.
+
+    Raises:
+        ValueError: for a sparsity outside [0, 1), or missing, or other than that of
+            the pattern, a leaf that a pattern does not divide, a rule that matches
+            nothing, a layer that two overrides match, and budgets smaller than the
+            floors; for a loss that cannot be traced by shapes, a leaf to be included
+            that is used in two ways, and axes that the program contradicts.
+        TypeError: for a prunable leaf that does not hold floats.
+
+    Example:
+        >>> import jax
+    import jax.numpy as jnp
+        >>> params = {"fc": {"kernel": jnp.ones((4, 5)), "bias": jnp.ones(5)}}
+        >>> plan(params, 0.9).kept
+        2
+    """
+    exact = exact_sparsity(implied_sparsity(sparsity, pattern), "sparsity")
+    if allocation is None:
+        free = pattern is None or isinstance(pattern, NM | Block)
+        allocation = "global" if free else "uniform"
+    if allocation not in ("global", "uniform", "erk"):
+        raise ValueError(
+            f"allocation must be 'global', 'uniform' or 'erk', got {allocation!r}"
+        )
+    if min_keep < 0:
+        raise ValueError(f"min_keep must not be negative, got {min_keep}")
+
+    roles = find_roles(params, loss_fn, batch, axes)
+    layout = Layout.of(params, include, exclude, roles)
+    left_out = _left_out(params, layout, roles)
+    units = None
+    if isinstance(pattern, UnitPattern):
+        if include is None:
+            layout, without = cuttable(pattern, layout)
+            left_out += without
+        units = Units.of(pattern, layout)
+    names = layer_names(units, layout)
+    counts, sizes = unit_counts(units, layout), unit_sizes(units, layout)
+    # In units, as are the counts until the plan is made.
+    floors = tuple(
+        min(-(-min_keep // size), n) for size, n in zip(sizes, counts, strict=True)
+    )
+    fixed_by = layer_overrides(units, layout, overrides or {})
+    patterns: tuple[NM | None, ...] = (None,) * len(layout.paths)
+    if isinstance(pattern, NM):
+        patterns = along_inputs(pattern, layout, fixed_by)
+        by_layer = layout.stacking.by_layer(patterns)
+        keep = pattern_counts(counts, by_layer, fixed_by, floors)
+        groups = tuple(range(len(keep)))
+        exact = 1 - Fraction(sum(keep), layout.total)
+    else:
+        fixed = override_counts(counts, fixed_by, floors)
+        sides = unit_sides(units, layout)
+        keep, groups = allocate_units(
+            names, counts, sizes, sides, exact, allocation, fixed, floors
+        )
+    return Plan(
+        sparsity=exact,
+        allocation=allocation,
+        layout=layout,
+        floors=tuple(f * size for f, size in zip(floors, sizes, strict=True)),
+        overrides=fixed_by,
+        patterns=patterns,
+        keep=in_entries(keep, groups, sizes),
+        groups=groups,
+        units=units,
+        left_out=left_out,
+    )
+
+
+def _left_out(
+    params: Params, layout: Layout, roles: Sequence[Role]
+) -> tuple[tuple[str, str], ...]:
+    """List the leaves that are not prunable, and why."""
+    own = set(layout.positions)
+    return tuple(
+        (path, role.reason if role.kind != "matrix" else "is excluded")
+        for i, (path, role) in enumerate(zip(trees.paths(params), roles, strict=True))
+        if i not in own
+    )

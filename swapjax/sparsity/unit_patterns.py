@@ -1,0 +1,220 @@
+"""What of a leaf lives or dies as one: blocks, channels, attention heads, experts."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from swapjax.core.checks import require_count
+from swapjax.roles.role import Role
+from swapjax.sparsity.heads import (
+    attention_of,
+    head_axes,
+    is_called_attention,
+    module_of,
+)
+from swapjax.sparsity.layout import Layout
+
+Shape = tuple[int, ...]
+
+
+class Cut(NamedTuple):
+    """How a leaf falls into units.
+
+    Attributes:
+        tile: the entries of a unit along each axis.
+        axes: those that number units, in order; the others are those of its stack, or
+            lie within a unit.
+    """
+
+    tile: Shape
+    axes: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Keep or remove blocks of a leaf's last two axes, as block-sparse kernels want.
+
+    Of a Flax kernel these are inputs and outputs.
+
+    Attributes:
+        rows: entries along the axis before the last.
+        columns: entries along the last.
+
+    Raises:
+        ValueError: for other than whole numbers from 1.
+    """
+
+    rows: int
+    columns: int
+
+    def __post_init__(self) -> None:
+        require_count("rows", self.rows)
+        require_count("columns", self.columns)
+
+    def cuts(self, layout: Layout) -> tuple[Cut | str, ...]:
+        """Cut leaves into blocks, or say why one is not cut."""
+        return tuple(map(self._cut, layout.shapes, layout.roles))
+
+    def module(self, path: str) -> str:
+        """Tell leaves apart: each has blocks of its own."""
+        return path
+
+    def _cut(self, shape: Shape, role: Role) -> Cut | str:
+        rank = len(shape)
+        if any(axis >= rank - 2 for axis in role.stack):
+            return "has layers along its last two axes"
+        if rank < 2 or shape[-2] % self.rows or shape[-1] % self.columns:
+            return "does not divide into blocks"
+        tile = (1,) * (rank - 2) + (self.rows, self.columns)
+        return Cut(tile, tuple(i for i in range(rank) if i not in role.stack))
+
+    def __str__(self) -> str:
+        return f"blocks of {self.rows}x{self.columns}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Channel:
+    """Keep or remove all weights of an output of a layer at once: whole channels.
+
+    The inputs of the next layer that read it, and biases, stay as they are.
+    """
+
+    def cuts(self, layout: Layout) -> tuple[Cut | str, ...]:
+        """Cut leaves into outputs, or say why one is not cut."""
+        return tuple(map(_channels, layout.shapes, layout.roles))
+
+    def module(self, path: str) -> str:
+        """Tell leaves apart: each has channels of its own."""
+        return path
+
+    def __str__(self) -> str:
+        return "channels"
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """Keep or remove whole attention heads, in all matrices of an attention at once.
+
+    A matrix has heads if two of its axes count outputs, as ``[inputs, heads, dim]``, or
+    inputs, as ``[heads, dim, outputs]``. One that keeps them in one axis, as
+    ``q_proj/weight`` does, is known by its name, and is cut with `size`. Of these a
+    plan takes what is called as a part of an attention, or is in what is called so, and
+    leaves all else out; with ``include`` it takes what that says.
+
+    What belongs to one attention and has the same number of heads shares them. Keys and
+    values that have fewer than queries share theirs with each other, and so does each
+    matrix that joins several of these with those that have as many.
+
+    Attributes:
+        size: entries of a head along an axis that counts heads and their entries in
+            one; None where no matrix has such an axis.
+
+    Raises:
+        ValueError: for other than a whole number from 1.
+    """
+
+    size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.size is not None:
+            require_count("size", self.size)
+
+    def found(self, layout: Layout) -> Sequence[bool]:
+        """Tell which leaves a plan takes that was not told which."""
+        axes = head_axes(layout, fused=self.size is not None)
+        return [
+            place is not None and is_called_attention(path)
+            for path, place in zip(layout.paths, axes, strict=True)
+        ]
+
+    def cuts(self, layout: Layout) -> tuple[Cut | str, ...]:
+        """Cut leaves into heads, or say why one is not cut.
+
+        Raises:
+            ValueError: for a leaf that does not divide into heads of this size.
+        """
+        axes = head_axes(layout, fused=self.size is not None)
+        found: list[Cut | str] = []
+        leaves = zip(layout.paths, layout.shapes, layout.roles, axes, strict=True)
+        for path, shape, role, place in leaves:
+            if place is None:
+                found.append("has no heads")
+                continue
+            size = 1
+            if place.fused:
+                assert self.size is not None  # since none is fused without
+                size = self.size
+            if shape[place.axis] % size:
+                raise ValueError(
+                    f"pattern {self}: {path} of shape {shape} does not divide into "
+                    f"heads along axis {place.axis}; give another size, or exclude it"
+                )
+            found.append(_along(shape, role.stack, {place.axis: size}))
+        return tuple(found)
+
+    @property
+    def advice(self) -> str:
+        """What else may find heads."""
+        return "; give size for heads that share an axis, or say with include which"
+
+    def module(self, path: str) -> str:
+        """Find the attention that a leaf belongs to."""
+        return attention_of(path)
+
+    def __str__(self) -> str:
+        return "heads" if self.size is None else f"heads of {self.size}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Expert:
+    """Keep or remove whole experts, in all matrices of a mixture at once.
+
+    Experts are axes of a leaf; its role tells them. All other leaves, routers among
+    them, are left out of the plan: a router may still choose an expert that is gone,
+    which then adds nothing.
+    """
+
+    def cuts(self, layout: Layout) -> tuple[Cut | str, ...]:
+        """Cut leaves into experts, or say why one is not cut."""
+        return tuple(map(_experts, layout.shapes, layout.roles))
+
+    @property
+    def advice(self) -> str:
+        """What else may find experts."""
+        return "; say with axes= which axis counts them"
+
+    def found(self, layout: Layout) -> Sequence[bool]:
+        """Tell which leaves a plan takes that was not told which."""
+        return [bool(role.experts) for role in layout.roles]
+
+    def module(self, path: str) -> str:
+        """Find the mixture that a leaf belongs to."""
+        return module_of(path)
+
+    def __str__(self) -> str:
+        return "experts"
+
+
+UnitPattern = Block | Channel | Head | Expert
+
+
+def _channels(shape: Shape, role: Role) -> Cut | str:
+    if not role.outputs:
+        reason = role.reason if role.kind != "matrix" else "has none"
+        return f"has no outputs that are known, it {reason or 'is no matrix'}"
+    return _along(shape, role.stack, dict.fromkeys(role.outputs, 1))
+
+
+def _experts(shape: Shape, role: Role) -> Cut | str:
+    if not role.experts:
+        return "has no experts"
+    stack = tuple(i for i in role.stack if i not in role.experts)
+    return _along(shape, stack, dict.fromkeys(role.experts, 1))
+
+
+def _along(shape: Shape, stack: tuple[int, ...], sizes: dict[int, int]) -> Cut:
+    """Cut a leaf along some axes; a unit has all that lies along the others."""
+    tile = tuple(
+        1 if i in stack else sizes.get(i, side) for i, side in enumerate(shape)
+    )
+    return Cut(tile, tuple(sorted(sizes)))
