@@ -8,6 +8,7 @@ from swapjax.core.counts import count_true
 from swapjax.core.given_masks import require_values, take_masks
 from swapjax.core.types import Leaves, Masks, Params
 from swapjax.sparsity.plan import Plan
+from swapjax.sparsity.segments import count_layers
 
 
 def prunable(given: Masks, params: Params, target: Plan, name: str) -> Leaves:
@@ -82,21 +83,15 @@ def room(target: Plan, leaves: Leaves) -> tuple[int, ...]:
 
     Those of a unit are counted together, if it has any.
     """
+    if target.units is None:
+        pairs = zip(target.patterns, leaves, strict=True)
+        leaves = tuple(x if of is None else of.top(x) & x for of, x in pairs)
+    else:
+        leaves = target.units.touched(leaves)
+    found = count_layers(leaves, target.stacking)
     result = [0] * len(target.keep)
-    if target.units is not None:
-        stacking = target.units.stacking
-        for i, grid in enumerate(target.units.touched(leaves)):
-            own = stacking.numbers[i]
-            for n, layer in zip(own, stacking.slices(i, grid), strict=True):
-                found = count_true(layer) * target.unit_sizes[n]
-                result[target.groups[n]] += found
-        return tuple(result)
-    stacking = target.layout.stacking
-    for i, (pattern, leaf) in enumerate(zip(target.patterns, leaves, strict=True)):
-        kept = leaf if pattern is None else pattern.top(leaf) & leaf
-        own = stacking.numbers[i]
-        for n, layer in zip(own, stacking.slices(i, kept), strict=True):
-            result[target.groups[n]] += count_true(layer)
+    for group, count, size in zip(target.groups, found, target.unit_sizes, strict=True):
+        result[group] += count * size
     return tuple(result)
 
 

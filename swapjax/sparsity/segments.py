@@ -175,11 +175,10 @@ def _count_layers(masks: Leaves, stacking: Stacking) -> tuple[jax.Array, ...]:
     """Count the True entries of each layer, in parts that an int32 holds."""
     found: list[jax.Array] = []
     for leaf, mask in enumerate(masks):
-        each = stacking.slices(leaf, mask)
-        one = each.reshape(len(each), -1)
-        many = one.shape[1] > counts.LIMIT
-        inner = each.reshape(len(each), -1, each.shape[-1]) if many else one
-        found.append(jnp.sum(inner, axis=-1, dtype=jnp.int32))
+        axes = stacking.inner(leaf, mask.ndim)
+        if stacking.layer_size(leaf, mask.shape) > counts.LIMIT:
+            axes = axes[-1:]
+        found.append(jnp.sum(mask, axis=axes, keepdims=True, dtype=jnp.int32))
     return tuple(found)
 
 
@@ -192,7 +191,10 @@ def count_layers(masks: Leaves, stacking: Stacking) -> tuple[int, ...]:
     """
     result = [0] * stacking.count
     for leaf, parts in enumerate(_count_layers(masks, stacking)):
-        for n, part in zip(stacking.numbers[leaf], np.asarray(parts), strict=True):
+        axes, numbers = stacking.axes[leaf], stacking.numbers[leaf]
+        moved = np.moveaxis(np.asarray(parts), axes, range(len(axes)))
+        each = moved.reshape(len(numbers), -1)
+        for n, part in zip(numbers, each, strict=True):
             result[n] = counts.total(part)
     return tuple(result)
 

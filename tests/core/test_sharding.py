@@ -85,6 +85,32 @@ class TestSelection:
             np.testing.assert_array_equal(a, b)
             assert b.sharding.is_equivalent_to(over, 2)
 
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("spec", [("data", "model"), ("model", None, None, "data")])
+    def test_layers_may_lie_on_several_devices(self, kind, spec):
+        mesh = mesh_of(4, 2, kind)
+        shapes = {"a": (8, 4, 6, 8), "b": (8, 8, 2, 4)}
+        leaves = {
+            name: jnp.round(2 * jax.random.normal(jax.random.key(i), shape))
+            for i, (name, shape) in enumerate(shapes.items())
+        }
+        over = NamedSharding(mesh, PartitionSpec(*spec))
+        spread = jax.device_put(leaves, over)
+        axes = {"a": ("stack", "input", "output", "output"),
+                "b": ("stack", "stack", "input", "output")}  # fmt: skip
+        for allocation in ("global", "uniform"):
+            plan = swapjax.plan(
+                leaves, 0.7, axes=axes, allocation=allocation, min_keep=2
+            )
+            with jax.set_mesh(mesh):
+                many = swapjax.magnitude_masks(spread, plan=plan)
+                counted = plan.kept_in(many)
+            one = swapjax.magnitude_masks(leaves, plan=plan)
+            assert counted == plan.kept_in(one)
+            for name, mask in one.items():
+                np.testing.assert_array_equal(mask, many[name])
+                assert many[name].sharding.is_equivalent_to(over, 4)
+
 
 class TestGradients:
     """Rows of examples that lie on several devices."""
