@@ -162,7 +162,7 @@ def settle(value: Value, frame: Frame) -> Value:
             moment(read) * frame.examples,
         )  # fmt: skip
         leaf = Value(None, view=product.view, scale=product.scale)
-        frame.products.append(scaled(found, leaf, frame))
+        frame.add(scaled(found, leaf, frame))
     return value.plain()
 
 

@@ -69,8 +69,10 @@ def scan(
         results, moments, picks = made.call([*map(_pair, consts), *given, *x])
         # What is stacked starts from nothing at each step.
         starts = [
-            zero if apart else total
-            for zero, total, apart in zip(zeros, totals, alone, strict=True)
+            (zero if index else None) if apart else total
+            for zero, total, apart, index in zip(
+                zeros, totals, alone, picks, strict=True
+            )
         ]
         sums = list(map(_add, starts, moments, picks))
         kept = [None if apart else m for m, apart in zip(sums, alone, strict=True)]
@@ -221,11 +223,13 @@ def _trace(
 
 
 def _append(products: list[Product], moments: list, frame: Frame) -> None:
-    pairs = zip(products, moments, strict=True)
-    frame.products.extend(product._replace(moment=m) for product, m in pairs)
+    for product, moment in zip(products, moments, strict=True):
+        frame.add(product._replace(moment=moment))
 
 
-def _add(total: jax.Array, moment: jax.Array, index: tuple) -> jax.Array:
+def _add(total: jax.Array | None, moment: jax.Array, index: tuple) -> jax.Array:
+    if total is None:
+        return moment
     return total.at[tuple(index)].add(moment) if index else total + moment
 
 

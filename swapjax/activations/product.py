@@ -7,7 +7,7 @@ inputs of a convolution are the patches under its kernel.
 import functools
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import jax
@@ -39,6 +39,11 @@ class Product(NamedTuple):
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     moment: jax.Array
+
+    @property
+    def matrix(self) -> Hashable:
+        """What tells whether two products are with the same matrix."""
+        return self.view.recipe, self.split, self.groups, self.inputs, self.outputs
 
     def places(self, leaf: int) -> jax.Array:
         """Compute the flat index into a leaf of each entry of the matrix.

@@ -1,7 +1,7 @@
 """What is known of the variables of a program while it is evaluated."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -69,7 +69,8 @@ class Frame:
         paths: of the prunable leaves.
         examples: how many examples there are, for what reads the same of each.
         depth: how many loops and branches are around it.
-        products: those found so far.
+        products: those found so far, by `add`.
+        found: the places of those, by their matrix.
         picks: the number that tells which slice is taken, for each level that the
             program takes one of by a number.
         opened: how many levels there are at this depth.
@@ -80,6 +81,7 @@ class Frame:
     examples: int
     depth: int = 0
     products: list[Product] = dataclasses.field(default_factory=list)
+    found: dict[Hashable, int] = dataclasses.field(default_factory=dict)
     picks: dict[Level, jax.Array] = dataclasses.field(default_factory=dict)
     opened: int = 0
     alone: set[object] = dataclasses.field(default_factory=set)
@@ -95,6 +97,17 @@ class Frame:
         if index is not None:
             self.picks[level] = index
         return level
+
+    def add(self, product: Product) -> None:
+        """Count a product, together with those of the same matrix."""
+        key = product.matrix
+        if key in self.found:
+            i = self.found[key]
+            moment = self.products[i].moment + product.moment
+            self.products[i] = product._replace(moment=moment)
+            return
+        self.found[key] = len(self.products)
+        self.products.append(product)
 
     def picked(self, product: Product) -> tuple[tuple[int, ...], tuple]:
         """List sizes and indices of the levels of this frame that an index tells."""

@@ -38,6 +38,7 @@ class View:
         shape: of the array.
         levels: the stacks it is a slice of, the outermost loop's first.
         whole: whether every entry of one leaf stands in it once, all slices together.
+        recipe: what was done with which leaves; equal views have equal ones.
         replay: makes the array of flat indices into a leaf, given by number, [*sizes of
             levels, *shape]; -1 for what is no entry of this leaf.
     """
@@ -46,6 +47,7 @@ class View:
     shape: tuple[int, ...]
     levels: tuple[Level, ...]
     whole: bool
+    recipe: tuple
     replay: Callable[[int], jax.Array]
 
 
@@ -57,7 +59,7 @@ def of_leaf(leaf: int, shape: tuple[int, ...]) -> View:
             return jnp.full(shape, -1, jnp.int32)
         return jax.lax.iota(jnp.int32, math.prod(shape)).reshape(shape)
 
-    return View(frozenset({leaf}), shape, (), True, replay)
+    return View(frozenset({leaf}), shape, (), True, (leaf,), replay)
 
 
 def move(
@@ -94,6 +96,11 @@ def move(
         found = bind(*indices)
         return found[result] if several else found
 
+    of = (
+        ("other", *shape) if view is None else view.recipe
+        for view, shape in zip(operands, shapes, strict=True)
+    )
+    recipe = (eqn.primitive.name, repr(eqn.params), *of)
     kept = len(operands) == len(results) == 1
     kept &= math.prod(results[0]) == math.prod(shapes[0])
     return [
@@ -102,6 +109,7 @@ def move(
             shape=shape,
             levels=levels,
             whole=kept and views[0].whole,
+            recipe=(*recipe, i),
             replay=functools.partial(replay, result=i),
         )
         for i, shape in enumerate(results)
@@ -123,13 +131,22 @@ def cut(view: View, starts: Sequence[int | None], sizes: Sequence[int]) -> View:
     where = (..., *(slice(*ends) for ends in extent))
     whole = view.whole and tuple(sizes) == view.shape
     return dataclasses.replace(
-        view, shape=tuple(sizes), whole=whole, replay=lambda i: view.replay(i)[where]
+        view,
+        shape=tuple(sizes),
+        whole=whole,
+        recipe=("cut", view.recipe, *extent),
+        replay=lambda i: view.replay(i)[where],
     )
 
 
 def step(view: View, level: Level) -> View:
     """Take the slice of a loop over the first axis."""
-    return dataclasses.replace(view, shape=view.shape[1:], levels=(*view.levels, level))
+    return dataclasses.replace(
+        view,
+        shape=view.shape[1:],
+        levels=(*view.levels, level),
+        recipe=("step", view.recipe, level),
+    )
 
 
 def unstep(view: View, level: Level) -> View | None:
@@ -137,7 +154,10 @@ def unstep(view: View, level: Level) -> View | None:
     if not view.levels or view.levels[-1] != level:
         return None
     return dataclasses.replace(
-        view, shape=(level.size, *view.shape), levels=view.levels[:-1]
+        view,
+        shape=(level.size, *view.shape),
+        levels=view.levels[:-1],
+        recipe=("unstep", view.recipe),
     )
 
 
@@ -151,7 +171,11 @@ def pick(view: View, axis: int, level: Level) -> View:
 
     shape = (*view.shape[:axis], 1, *view.shape[axis + 1 :])
     return dataclasses.replace(
-        view, shape=shape, levels=(*view.levels, level), replay=replay
+        view,
+        shape=shape,
+        levels=(*view.levels, level),
+        recipe=("pick", view.recipe, axis, level),
+        replay=replay,
     )
 
 

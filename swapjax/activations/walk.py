@@ -66,8 +66,7 @@ def _evaluate(eqn: core.JaxprEqn, operands: list[Value], frame: Frame) -> list[V
     if views_in and name in _LOOPS:
         return _LOOPS[name](eqn, operands, frame, walk)
 
-    result = eqn.primitive.bind(*(value.array for value in operands), **eqn.params)
-    arrays = result if eqn.primitive.multiple_results else [result]
+    arrays = _bind(eqn, [value.array for value in operands])
     data = any(value.data for value in operands)
     plain = [Value(array, data) for array in arrays]
     if not views_in:
@@ -88,6 +87,15 @@ def _evaluate(eqn: core.JaxprEqn, operands: list[Value], frame: Frame) -> list[V
         _convolve(eqn, operands, frame)
         return plain
     raise frame.error(views_in[0], _WORDS.get(name, f"enters the loss through {name}"))
+
+
+def _bind(eqn: core.JaxprEqn, arrays: list[Any]) -> list[Any]:
+    """Do what an equation does."""
+    params = eqn.primitive.get_bind_params(eqn.params)
+    # JAX has told functions beside the parameters, and has them among those.
+    functions, params = params if isinstance(params, tuple) else ((), params)
+    result = eqn.primitive.bind(*functions, *arrays, **params)
+    return list(result) if eqn.primitive.multiple_results else [result]
 
 
 def _move(
@@ -164,10 +172,10 @@ def _dot(
         product = constants.early(eqn, which, leaf, other)
         if product is not None:
             return dataclasses.replace(plain, early=product)
-        frame.products.append(constants.at_once(eqn, which, leaf, other, frame))
+        frame.add(constants.at_once(eqn, which, leaf, other, frame))
         return plain
     found = of_dot(eqn, leaf.view, which, leaf.array.shape, other.array)
-    frame.products.append(constants.scaled(found, leaf, frame))
+    frame.add(constants.scaled(found, leaf, frame))
     return plain
 
 
@@ -184,7 +192,7 @@ def _convolve(eqn: core.JaxprEqn, operands: list[Value], frame: Frame) -> None:
     found = of_convolution(eqn, kernel.view, kernel.array.shape, image.array)
     if not image.data:
         found = found._replace(moment=found.moment * frame.examples)
-    frame.products.append(constants.scaled(found, kernel, frame))
+    frame.add(constants.scaled(found, kernel, frame))
 
 
 def _early(eqn: core.JaxprEqn, operands: list[Value], frame: Frame) -> Value | None:
@@ -208,6 +216,6 @@ def _early(eqn: core.JaxprEqn, operands: list[Value], frame: Frame) -> Value | N
     found = constants.met(eqn, which, product, other, frame)
     if found is None:
         return None
-    frame.products.append(found)
+    frame.add(found)
     arrays = (value.array for value in operands)
     return Value(eqn.primitive.bind(*arrays, **eqn.params), data=True)

@@ -45,11 +45,11 @@ def find_roles(
     if (loss_fn is None) != (batch is None):
         given, missing = ("loss_fn", "batch") if batch is None else ("batch", "loss_fn")
         raise ValueError(f"{missing}: {given} needs it to tell roles, got None")
-    if loss_fn is None:
-        roles = name_roles(paths, [np.shape(leaf) for leaf in leaves])
-    else:
-        roles = trace_roles(loss_fn, params, batch)
-    found = list(roles)
+    found = [] if loss_fn is None else list(trace_roles(loss_fn, params, batch))
+    if not any(role.kind == "matrix" or role.is_ambiguous for role in found):
+        # Also of a loss in which no leaf meets data, which tells nothing.
+        found = list(name_roles(paths, [np.shape(leaf) for leaf in leaves]))
+        loss_fn = None
     for i, given_axes in _matched(axes or {}, paths).items():
         role = _by_hand(paths[i], np.shape(leaves[i]), given_axes)
         if loss_fn is not None:

@@ -334,6 +334,15 @@ def carried(w, x):
     return jax.lax.scan(step, (x, w), None, length=2)[0][0]
 
 
+def on_devices(w, x):
+    mesh = jax.make_mesh((1,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    product = jax.shard_map(
+        lambda w, x: x @ w, mesh=mesh, in_specs=(jax.P(), jax.P("d")),
+        out_specs=jax.P("d"),
+    )  # fmt: skip
+    return product(w, x)
+
+
 def told_by_data(w, x):
     start = jnp.argmax(jnp.sum(x, axis=0))
     return x[:, :2] @ jax.lax.dynamic_slice(w, (start, 0), (2, 4))
@@ -357,6 +366,7 @@ def told_by_data(w, x):
         (carried, "carried through scan and changes"),
         (told_by_data, "gather|cut where a number"),
         (as_an_image, "as an image"),
+        (on_devices, "within shard_map"),
     ],
 )
 def test_what_is_no_layer_is_named(read, words):

@@ -13,6 +13,7 @@ from networks.row import (
     VECTOR,
     Network,
     Setup,
+    Stack,
     at,
     fill,
     numbers,
@@ -235,6 +236,31 @@ def _nested():
     return _fitted(shapes, forward, x, x[:, :2])
 
 
+def _twelve():
+    """So many blocks that their names have another order than their numbers."""
+
+    def forward(p, x):
+        block = lambda h, p: (jnp.tanh(h @ p["kernel"] + p["bias"]), None)  # noqa: E731
+        return jax.lax.scan(block, x, p["blocks"])[0] @ p["head"]["kernel"]
+
+    blocks = {"bias": _shape(12, 4), "kernel": _shape(12, 4, 4)}
+    x = numbers(4)
+    shapes = {"blocks": blocks, "head": {"kernel": _shape(4, 2)}}
+    return _fitted(shapes, forward, x, x[:, :2])
+
+
+def _get_twelve(tree):
+    return tree.get("blocks") or [tree[f"block{i}"] for i in range(12)]
+
+
+def _put_twelve(tree, value):
+    apart = isinstance(value, list)
+    named = (
+        {f"block{i}": v for i, v in enumerate(value)} if apart else {"blocks": value}
+    )
+    return {"head": tree["head"], **named}
+
+
 PLACES = {"cls": UNKNOWN, "places": UNKNOWN}
 
 ROWS = (
@@ -305,6 +331,13 @@ ROWS = (
          "scaled": DENSE},
         (at("cond"),),
         named=None,
+    ),
+    Network(
+        "twelve blocks",
+        _twelve,
+        {"head/kernel": DENSE}
+        | under("blocks", stacked({"bias": VECTOR, "kernel": DENSE})),
+        (Stack(_get_twelve, _put_twelve),),
     ),
     Network(
         "loop in a loop",

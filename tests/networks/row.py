@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -135,14 +136,17 @@ class Network:
     def layers(self) -> dict[str, str]:
         """The name of each layer of a matrix, and its path in the separate network.
 
-        In the order of the separate network.
+        In the order of the separate network; where that has a block 10, as a key of a
+        dict, blocks are taken by their numbers.
         """
-        kinds = {path: role.kind for path, role in self.roles.items()}
-        return {
-            name: path
+        found = [
+            (name, path)
             for name, path in self._apart().items()
-            if kinds[name.split("[")[0]] == "matrix"
-        }
+            if self.roles[name.split("[")[0]].kind == "matrix"
+        ]
+        if any("block10" in path for _, path in found):
+            found.sort(key=lambda pair: [*map(int, re.findall(r"\d+", pair[1])), 99])
+        return dict(found)
 
     def separate_roles(self) -> dict[str, Role]:
         """The roles of the leaves of the separate network."""

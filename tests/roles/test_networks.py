@@ -4,7 +4,6 @@ import dataclasses
 import re
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from networks.table import NETWORKS
@@ -107,14 +106,3 @@ def test_a_leaf_with_two_roles_is_named_with_both():
     both = r"kernel, which .*axes \(input, output\), and .*axes \(output, input\)"
     with pytest.raises(ValueError, match=both):
         swapjax.plan(params, 0.5, loss_fn=loss_fn, batch=data)
-
-
-def test_every_example_counts_alike():
-    """The losses of the table are means, which the tests that use it rely on."""
-    for name in ("mixture, best expert", "branches"):
-        params, loss_fn, data = NETWORKS[name].make()
-        each = jax.vmap(lambda x, f=loss_fn, p=params: f(p, x))
-        one_by_one = each(jax.tree.map(lambda x: x[:, None], data))
-        np.testing.assert_allclose(
-            jnp.mean(one_by_one), loss_fn(params, data), rtol=1e-5
-        )

@@ -72,7 +72,8 @@ def test_every_rule_counts_by_layer_and_knows_no_stack(rule):
     ("name", "rule", "options"),
     [
         ("towers", "rigl", {"allocation": "erk"}),
-        ("plain lstms in layers", "set", {"allocation": "global", "min_keep": 30}),
+        ("twelve blocks", "set", {"allocation": "uniform"}),
+        ("plain lstms in layers", "gmp", {"allocation": "global", "min_keep": 30}),
     ],
 )
 def test_a_stack_is_trained_as_leaves_of_their_own(name, rule, options):
