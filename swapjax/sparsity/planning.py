@@ -107,6 +107,10 @@ def plan(
         >>> plan(params, 0.9).kept
         2
     """
+    if not isinstance(pattern, NM | UnitPattern | None):
+        raise ValueError(
+            f"pattern must be an NM, Channel, Head, Expert or Block, got {pattern!r}"
+        )
     exact = exact_sparsity(implied_sparsity(sparsity, pattern), "sparsity")
     if allocation is None:
         free = pattern is None or isinstance(pattern, NM | Block)

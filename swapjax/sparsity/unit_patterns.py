@@ -24,10 +24,13 @@ class Cut(NamedTuple):
         tile: the entries of a unit along each axis.
         axes: those that number units, in order; the others are those of its stack, or
             lie within a unit.
+        runs: in how many stretches, one after the other, an axis numbers all units: 1,
+            unless it is listed here.
     """
 
     tile: Shape
     axes: tuple[int, ...]
+    runs: tuple[tuple[int, int], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +105,8 @@ class Head:
     leaves all else out; with ``include`` it takes what that says.
 
     What belongs to one attention and has the same number of heads shares them. Keys and
-    values that have fewer than queries share theirs with each other, and so does each
-    matrix that joins several of these with those that have as many.
+    values that have fewer than queries share theirs with each other. One that joins
+    queries, keys and values, as ``qkv`` and ``c_attn`` do, has all of a head.
 
     Attributes:
         size: entries of a head along an axis that counts heads and their entries in
@@ -143,14 +146,39 @@ class Head:
             size = 1
             if place.fused:
                 assert self.size is not None  # since none is fused without
-                size = self.size
+                size = self.size * place.runs * place.parts
             if shape[place.axis] % size:
                 raise ValueError(
                     f"pattern {self}: {path} of shape {shape} does not divide into "
                     f"heads along axis {place.axis}; give another size, or exclude it"
                 )
-            found.append(_along(shape, role.stack, {place.axis: size}))
+            cut = _along(shape, role.stack, {place.axis: size})
+            runs = ((place.axis, place.runs),) if place.runs > 1 else ()
+            found.append(cut._replace(runs=runs))
+        self._require_all_joined(layout, found)
         return tuple(found)
+
+    def _require_all_joined(self, layout: Layout, cuts: list[Cut | str]) -> None:
+        """Raise where a matrix joins more queries than keys, by the way out.
+
+        Raises:
+            ValueError: naming it.
+        """
+        outs = {}
+        leaves = list(zip(layout.paths, layout.shapes, layout.roles, cuts, strict=True))
+        for path, shape, role, cut in leaves:
+            if isinstance(cut, Cut) and cut.axes[0] in role.inputs:
+                outs[self.module(path)] = shape[cut.axes[0]] // cut.tile[cut.axes[0]]
+        for path, shape, _, cut in leaves:
+            if isinstance(cut, Cut) and cut.runs:
+                heads = shape[cut.axes[0]] // cut.tile[cut.axes[0]]
+                wanted = outs.get(self.module(path), heads)
+                if wanted != heads and cut.runs[0][1] > 2:
+                    raise ValueError(
+                        f"pattern {self}: {path} of shape {shape} joins queries, keys "
+                        f"and values of {heads} heads each by its name, and their "
+                        f"outputs have {wanted}; exclude it"
+                    )
 
     @property
     def advice(self) -> str:

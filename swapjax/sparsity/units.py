@@ -207,15 +207,22 @@ class Units:
         split: list[int] = []
         gone: list[int] = []
         left: list[int] = []
+        runs = dict(self.cuts[leaf].runs)
         for axis, (side, tile) in enumerate(
             zip(self.shapes[leaf], self.cuts[leaf].tile, strict=True)
         ):
-            if side > tile:
-                left.append(axis)
-                split.append(side // tile)
-            if side == tile or tile > 1:
+            if side == tile:
                 gone.append(len(split))
-                split.append(tile)
+                split.append(side)
+                continue
+            if axis in runs:
+                gone.append(len(split))
+                split.append(runs[axis])
+            left.append(axis)
+            split.append(side // tile)
+            if tile > runs.get(axis, 1):
+                gone.append(len(split))
+                split.append(tile // runs.get(axis, 1))
         return tuple(split), tuple(gone), left
 
     def _order(self, leaf: int) -> tuple[int, ...]:

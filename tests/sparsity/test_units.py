@@ -15,6 +15,7 @@ import swapjax
 from swapjax import Block, Channel, Expert, Head
 from swapjax.roles.role import matrix
 from swapjax.sparsity.budget import Budget, count_by_group, select
+from swapjax.sparsity.heads import attention_of, module_of
 from swapjax.sparsity.layout import Layout
 from swapjax.sparsity.stacking import Stacking
 from swapjax.sparsity.units import Units
@@ -185,6 +186,49 @@ class TestHeads:
                 np.testing.assert_array_equal(grid.any(1), grids[0].all(1))
                 np.testing.assert_array_equal(grid.all(1), grids[0].all(1))
 
+    @pytest.mark.parametrize("by_head", [False, True])
+    def test_a_matrix_that_joins_parts_has_all_of_a_head(self, by_head):
+        name = "query_key_value" if by_head else "in_proj"
+        rng = np.random.default_rng(0)
+        params = {
+            f"attn.{name}.weight": rng.normal(size=(24, 8)).astype("f4"),
+            "attn.out_proj.weight": rng.normal(size=(8, 8)).astype("f4"),
+        }
+        plan = swapjax.plan(params, 0.5, pattern=Head(size=2))
+        masks = swapjax.magnitude_masks(params, plan=plan)
+        joined = np.asarray(masks[f"attn.{name}.weight"])
+        parts = (4, 3, 2, 8) if by_head else (3, 4, 2, 8)
+        heads = np.moveaxis(joined.reshape(parts), 0 if by_head else 1, 0)
+        alive = np.asarray(masks["attn.out_proj.weight"])[0, ::2]
+        assert alive.sum() == 2
+        np.testing.assert_array_equal(heads.reshape(4, -1).all(1), alive)
+        np.testing.assert_array_equal(heads.reshape(4, -1).any(1), alive)
+
+    def test_one_that_joins_more_queries_than_keys_is_named(self):
+        params = {"attn.qkv_proj.weight": np.ones((24, 16), "f4"),
+                  "attn.o_proj.weight": np.ones((16, 16), "f4")}  # fmt: skip
+        message = "attn.qkv_proj.weight .* of 4 heads each by its name, and their outp"
+        with pytest.raises(ValueError, match=message):
+            swapjax.plan(params, 0.5, pattern=Head(size=2))
+
+    @pytest.mark.parametrize(
+        ("parts", "others"),
+        [
+            ("h.0.attn.c_attn.weight h.0.attn.c_proj.weight", "h.1.attn.c_attn.weight"),
+            (
+                "l/attention/self/query/weight l/attention/output/dense/weight",
+                "l/output/dense/weight",
+            ),
+            ("a/~/mha/query/w a/~/mha/linear/w", "a/~/linear/w"),
+            ("wq wo", "mlp/wo"),
+            ("attn/query/kernel attn/out/kernel", "cross/query/kernel"),
+        ],
+    )
+    def test_what_belongs_to_one_attention_is_told_by_its_path(self, parts, others):
+        one = {attention_of(path) for path in parts.split()}
+        assert len(one) == 1
+        assert not one & {attention_of(path) for path in others.split()}
+
     def test_fewer_keys_than_queries_share_theirs(self):
         many = attention(jax.random.key(0), heads=4)
         few = attention(jax.random.key(1), heads=2)
@@ -233,6 +277,14 @@ class TestExperts:
         # Floors keep one of the mixture, not all of them.
         least = swapjax.plan(params, 0.75, pattern=Expert(), axes=MOE_AXES)
         assert least.kept == least.total // 4
+
+    @pytest.mark.parametrize(
+        ("path", "module"),
+        [("a/moe/w_in", "a/moe"), ("moe/wi/kernel", "moe"), ("moe_0/w", "moe_0"),
+         ("layers.3.mlp.experts.down_proj", "layers/3/mlp/experts")],
+    )  # fmt: skip
+    def test_what_belongs_to_one_mixture_is_told_by_its_path(self, path, module):
+        assert module_of(path) == module
 
     def test_none_are_named(self):
         with pytest.raises(ValueError, match="experts: none are found in fc/kernel"):
@@ -375,6 +427,12 @@ def test_select_within_keeps_whole_units_of_what_is_there():
     within[:, :4] = False
     with pytest.raises(ValueError, match="in channels that have any"):
         swapjax.magnitude_masks(params, plan=plan, within={"kernel": within})
+
+
+def test_what_is_no_pattern_is_named():
+    for odd in (Head, "channel", 4):
+        with pytest.raises(ValueError, match="pattern must be an NM, Channel, Head, E"):
+            swapjax.plan({"kernel": np.ones((3, 4), "f4")}, 0.5, pattern=odd)
 
 
 def test_scores_that_are_no_numbers_rank_lowest():
