@@ -255,6 +255,9 @@ class Plan:
             group, override = self.groups[n], self.overrides[n]
             keep.append(None if group in shared else int(self.keep[group] * part))
             free = str(pattern or self.allocation)
-            free += f", {self.units.pattern}" if self.units else ""
+            if self.units:
+                # Uniform goes without saying, so that lines stay short.
+                named = "" if free == "uniform" else f"{free}, "
+                free = f"{named}{self.units.pattern}"
             rules.append(free if override is None else f"{float(override):g}")
         return tabulate(self.layout, stacking, keep, rules, self.kept, self.left_out)
