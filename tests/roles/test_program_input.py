@@ -79,5 +79,5 @@ def test_axes_of_other_kinds_are_errors(axes, message):
 
 
 def test_a_loss_is_a_function():
-    with pytest.raises(ValueError, match="^loss_fn must be a function .*, got 3$"):
+    with pytest.raises(ValueError, match=r"^loss_fn must be a function .*, got 3$"):
         find_roles(square, 3, x)
