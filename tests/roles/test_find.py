@@ -52,7 +52,7 @@ def test_a_loss_in_which_nothing_meets_data_leaves_it_to_names():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"axes": {"mixer": ("in", "input", "output")}}, "axes of mixer/kernel: .* 'in"),
+        ({"axes": {"mixer": ("in", "input", "output")}}, "of mixer/kernel: .* 'in'"),
         ({"axes": {"mixer": ("input", "output")}}, "axes: mixer/kernel has 3 axes"),
         ({"axes": {"mixer": "input"}}, "axes: mixer/kernel has 3 axes"),
         ({"axes": {"fc": ("input", "output")}}, "axes: 'fc' matches no leaf"),
