@@ -21,6 +21,8 @@ _BY_HEAD = re.compile(r"^query_key_value$", re.IGNORECASE)
 _ATTENTION = re.compile(r"att(n|ention)|mha", re.IGNORECASE)
 _WHOLE = re.compile(r"moe|mixture|expert|\d$", re.IGNORECASE)
 
+_EXPERT = re.compile(r"^experts?_?(\d*)$", re.IGNORECASE)
+
 
 class Place(NamedTuple):
     """The axis of a leaf that numbers heads.
@@ -50,7 +52,7 @@ def head_axes(layout: Layout, *, fused: bool) -> tuple[Place | None, ...]:
     asked = {
         attention
         for path, attention, name in zip(layout.paths, attentions, names, strict=True)
-        if _QUERY.search(name) or _joined(path)
+        if _QUERY.search(name) or _joined(path) > 1
     }
     found: list[Place | None] = []
     for path, shape, role, name, attention in zip(
@@ -78,6 +80,21 @@ def module_of(path: str) -> str:
     """
     names, lone = _names(path), len(_names(path)) < len(split(path))
     return "/".join(names if lone and _WHOLE.search(names[-1]) else names[:-1])
+
+
+def expert_of(path: str) -> tuple[str, int] | None:
+    """Find the mixture and the number of an expert that is a module of its own.
+
+    As in ``experts/3/up`` and ``expert_3/up``; None for what lies in none.
+    """
+    names = split(path)
+    for i, name in enumerate(names[:-1]):
+        found = _EXPERT.search(name)
+        if found and found[1]:
+            return "/".join((*names[:i], name[: found.start(1)])), int(found[1])
+        if found and names[i + 1].isdecimal():
+            return "/".join(names[: i + 1]), int(names[i + 1])
+    return None
 
 
 def attention_of(path: str) -> str:

@@ -8,6 +8,7 @@ from swapjax.core.checks import require_count
 from swapjax.roles.role import Role
 from swapjax.sparsity.heads import (
     attention_of,
+    expert_of,
     head_axes,
     is_called_attention,
     module_of,
@@ -26,11 +27,14 @@ class Cut(NamedTuple):
             lie within a unit.
         runs: in how many stretches, one after the other, an axis numbers all units: 1,
             unless it is listed here.
+        place: of a leaf that lies in one unit of several as a whole, the number of that
+            unit, and how many there are.
     """
 
     tile: Shape
     axes: tuple[int, ...]
     runs: tuple[tuple[int, int], ...] = ()
+    place: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +187,8 @@ class Head:
     @property
     def advice(self) -> str:
         """What else may find heads."""
-        return "; give size for heads that share an axis, or say with include which"
+        more = "" if self.size else "; give size for heads that share an axis"
+        return f"{more}; say with include which leaves have any"
 
     def module(self, path: str) -> str:
         """Find the attention that a leaf belongs to."""
@@ -197,14 +202,26 @@ class Head:
 class Expert:
     """Keep or remove whole experts, in all matrices of a mixture at once.
 
-    Experts are axes of a leaf; its role tells them. All other leaves, routers among
-    them, are left out of the plan: a router may still choose an expert that is gone,
-    which then adds nothing.
+    Experts are axes of a leaf; its role tells them. Or they are leaves of their own,
+    below ``experts/3``. All other leaves, routers among them, are left out of the plan:
+    a router may still choose an expert that is gone, which then adds nothing.
     """
 
     def cuts(self, layout: Layout) -> tuple[Cut | str, ...]:
         """Cut leaves into experts, or say why one is not cut."""
-        return tuple(map(_experts, layout.shapes, layout.roles))
+        listed: dict[str, set[int]] = {}
+        places = list(map(expert_of, layout.paths))
+        for mixture, number in filter(None, places):
+            listed.setdefault(mixture, set()).add(number)
+        found: list[Cut | str] = []
+        for shape, role, place in zip(layout.shapes, layout.roles, places, strict=True):
+            cut = _experts(shape, role)
+            if place is not None and not role.experts:
+                own = sorted(listed[place[0]])
+                cut = _along(shape, role.stack, {})
+                cut = cut._replace(place=(own.index(place[1]), len(own)))
+            found.append(cut)
+        return tuple(found)
 
     @property
     def advice(self) -> str:
@@ -213,11 +230,12 @@ class Expert:
 
     def found(self, layout: Layout) -> Sequence[bool]:
         """Tell which leaves a plan takes that was not told which."""
-        return [bool(role.experts) for role in layout.roles]
+        return [not isinstance(cut, str) for cut in self.cuts(layout)]
 
     def module(self, path: str) -> str:
         """Find the mixture that a leaf belongs to."""
-        return module_of(path)
+        place = expert_of(path)
+        return module_of(path) if place is None else place[0]
 
     def __str__(self) -> str:
         return "experts"

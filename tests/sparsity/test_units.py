@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks.layers import whole
+from networks.table import NETWORKS
 
 import swapjax
 from swapjax import Block, Channel, Expert, Head
@@ -278,6 +280,32 @@ class TestExperts:
         least = swapjax.plan(params, 0.75, pattern=Expert(), axes=MOE_AXES)
         assert least.kept == least.total // 4
 
+    def test_leaves_of_their_own_are_pruned_as_those_of_a_stack_are(self):
+        rng = np.random.default_rng(0)
+        up, down = (rng.normal(size=(11, *shape)).astype("f4") for shape in
+                    ((WIDTH, 5), (5, WIDTH)))  # fmt: skip
+        both = {"up": up, "down": down}
+        apart = [{name: w[i] for name, w in both.items()} for i in range(11)]
+        params = {"moe": {"experts": both}}
+        lists = {"moe": {"experts": apart, "router": np.ones((WIDTH, 11), "f4")}}
+        one = swapjax.plan(params, 0.6, pattern=Expert(),
+                           axes={"up|down": ("expert", "input", "output")})  # fmt: skip
+        two = swapjax.plan(lists, 0.6, pattern=Expert(),
+                           axes={"up|down|router": ("input", "output")})  # fmt: skip
+        assert one.kept == two.kept == 4 * 2 * WIDTH * 5
+        stacked = swapjax.magnitude_masks(params, plan=one)["moe"]["experts"]
+        masks = swapjax.magnitude_masks(lists, plan=two)["moe"]["experts"]
+        for i in range(11):
+            for name in both:
+                np.testing.assert_array_equal(masks[i][name], stacked[name][i])
+        leaves = two.layout.leaf_masks({"moe": {"experts": masks, "router": True}})
+        assert int(count_by_group(leaves, two.budget)[0]) == two.kept
+        assert "moe/router" in str(two)
+        apart[3]["up"] = apart[3]["up"][:, :2]
+        with pytest.raises(ValueError, match="moe/experts/0/down is in and those besi"):
+            swapjax.plan(lists, 0.6, pattern=Expert(),
+                         axes={"up|down|router": ("input", "output")})  # fmt: skip
+
     @pytest.mark.parametrize(
         ("path", "module"),
         [("a/moe/w_in", "a/moe"), ("moe/wi/kernel", "moe"), ("moe_0/w", "moe_0"),
@@ -409,6 +437,28 @@ class TestStacks:
             if not isinstance(pattern, Expert):
                 assert leaf[1].all()
                 assert not leaf.all()
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        ("linen scan, axis 1", Head()),
+        ("equinox scan", Head(size=2)),
+        ("llama, stacked", Head(size=2)),
+        ("plain scan", Head(size=2)),
+        ("mixture, scanned", Expert()),
+        ("plain lstms in layers", Channel()),
+    ],
+)
+def test_networks_are_pruned_stacked_as_not_stacked(name, pattern):
+    row = NETWORKS[name]
+    found = []
+    for params, loss_fn, data in (row.make(), row.unstacked()):
+        told = {"loss_fn": loss_fn, "batch": data}
+        plan = swapjax.plan(params, 0.5, pattern=pattern, **told)
+        found.append(whole(swapjax.magnitude_masks(params, plan=plan), params))
+        assert plan.kept == plan.total // 2
+    jax.tree.map(np.testing.assert_array_equal, row.split(found[0]), found[1])
 
 
 def test_select_within_keeps_whole_units_of_what_is_there():
