@@ -1,5 +1,6 @@
 """Either a sparsity or a plan: what functions take that prune."""
 
+import math
 import warnings
 from fractions import Fraction
 from typing import Any
@@ -87,15 +88,15 @@ def _warn_of_lost(made: Plan, params: Params) -> None:
 
     The program may be one that is not followed, and the sparsity is that of the others.
     """
-    paths = trees.paths(params)
-    named = name_roles(paths, [np.shape(leaf) for leaf in jax.tree.leaves(params)])
-    matrices = {path for path, role in zip(paths, named, strict=True) if role.axes}
+    paths, shapes = trees.paths(params), [np.shape(x) for x in jax.tree.leaves(params)]
+    told = zip(paths, shapes, name_roles(paths, shapes), strict=True)
+    matrices = {path for path, shape, role in told if role.axes and math.prod(shape)}
     lost = [f"{path}, which {why}" for path, why in made.left_out if path in matrices]
     if lost:
         # At whoever calls prune, which has this from where it places its arguments.
         warnings.warn(
-            f"params: not pruned, though called as matrices are: {some(lost)}; to prune "
-            "them as well, hand over swapjax.plan(..., include=..., axes=...) as plan=",
+            f"params: not pruned, though called as matrices are: {some(lost)}; to "
+            "prune them as well, hand over swapjax.plan(..., include=..., axes=...)",
             stacklevel=5,
         )
 
