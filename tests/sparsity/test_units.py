@@ -17,9 +17,9 @@ import swapjax
 from swapjax import Block, Channel, Expert, Head
 from swapjax.roles.role import matrix
 from swapjax.sparsity.budget import Budget, count_by_group, select
-from swapjax.sparsity.heads import attention_of, module_of
 from swapjax.sparsity.layout import Layout
 from swapjax.sparsity.stacking import Stacking
+from swapjax.sparsity.unit_names import attention_of, module_of
 from swapjax.sparsity.units import Units
 
 HEADS, DIM, WIDTH = 3, 2, 6
