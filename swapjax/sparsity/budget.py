@@ -183,21 +183,12 @@ def _restrict(
     budget: Budget, free: tuple[int, ...]
 ) -> tuple[jax.Array, tuple[int, ...], Segments]:
     """Take the counts, floors and groups of some leaves alone, numbered anew."""
-    layers = budget.layers
-    if len(free) == len(layers.axes):
+    if len(free) == len(budget.layers.axes):
         return budget.keep, budget.floors, budget.segments
-    old = sorted(n for leaf in free for n in layers.numbers[leaf])
-    new = {n: i for i, n in enumerate(old)}
-    groups = sorted({budget.groups[n] for n in old})
-    stacking = Stacking(
-        tuple(layers.axes[leaf] for leaf in free),
-        tuple(tuple(new[n] for n in layers.numbers[leaf]) for leaf in free),
-    )
-    segments = Segments(
-        stacking, tuple(groups.index(budget.groups[n]) for n in old), len(groups)
-    )
+    groups, segments = budget.segments.of(free)
     keep = budget.keep[np.asarray(groups, np.int32)]
-    return keep, tuple(budget.floors[n] for n in old), segments
+    own = sorted(n for leaf in free for n in budget.layers.numbers[leaf])
+    return keep, tuple(budget.floors[n] for n in own), segments
 
 
 def _select_free(
