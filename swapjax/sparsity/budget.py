@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from swapjax.core.counts import require_countable
+from swapjax.core.sharding import by_compiler
 from swapjax.core.types import Leaves
 from swapjax.sparsity.patterns import NM
 from swapjax.sparsity.segments import Segments
@@ -113,9 +114,8 @@ def select(scores: Leaves, budget: Budget, within: Leaves | None = None) -> Leav
                 f"{mask.dtype} of shape {mask.shape}"
             )
     if units is not None:
-        grids = units.means(tuple(scores))
-        inside = None if within is None else units.touched(within)
-        return units.expand(select(grids, budget.in_units, inside), within)
+        select_in_units = by_compiler(_select_units, scores)
+        return select_in_units(tuple(scores), budget, within)
     free = tuple(i for i in range(leaves) if budget.pattern(i) is None)
     _require_countable(scores, budget, free)
     masks: list[jax.Array] = [jnp.zeros((), bool)] * leaves
@@ -147,6 +147,15 @@ def select(scores: Leaves, budget: Budget, within: Leaves | None = None) -> Leav
 select_compiled = jax.jit(select)
 
 
+def _select_units(scores: Leaves, budget: Budget, within: Leaves | None) -> Leaves:
+    """Choose whole units; see `select`."""
+    units = budget.units
+    assert units is not None
+    inside = None if within is None else units.touched(within)
+    chosen = select(units.means(scores), budget.in_units, inside)
+    return units.expand(chosen, within)
+
+
 def count_by_group(masks: Leaves, budget: Budget) -> jax.Array:
     """Count the True entries of each group of layers, ``int32[n_groups]``."""
     segments = budget.segments
@@ -174,21 +183,12 @@ def _restrict(
     budget: Budget, free: tuple[int, ...]
 ) -> tuple[jax.Array, tuple[int, ...], Segments]:
     """Take the counts, floors and groups of some leaves alone, numbered anew."""
-    layers = budget.layers
-    if len(free) == len(layers.axes):
+    if len(free) == len(budget.layers.axes):
         return budget.keep, budget.floors, budget.segments
-    old = sorted(n for leaf in free for n in layers.numbers[leaf])
-    new = {n: i for i, n in enumerate(old)}
-    groups = sorted({budget.groups[n] for n in old})
-    stacking = Stacking(
-        tuple(layers.axes[leaf] for leaf in free),
-        tuple(tuple(new[n] for n in layers.numbers[leaf]) for leaf in free),
-    )
-    segments = Segments(
-        stacking, tuple(groups.index(budget.groups[n]) for n in old), len(groups)
-    )
+    groups, segments = budget.segments.of(free)
     keep = budget.keep[np.asarray(groups, np.int32)]
-    return keep, tuple(budget.floors[n] for n in old), segments
+    own = sorted(n for leaf in free for n in budget.layers.numbers[leaf])
+    return keep, tuple(budget.floors[n] for n in own), segments
 
 
 def _select_free(

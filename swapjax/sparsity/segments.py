@@ -34,6 +34,42 @@ class Segments:
         """Let every layer be a group of its own."""
         return cls(stacking, tuple(range(stacking.count)), stacking.count)
 
+    def of(self, leaves: Sequence[int]) -> tuple[tuple[int, ...], "Segments"]:
+        """Take some leaves alone, with layers and groups numbered anew.
+
+        Returns:
+            The groups that these leaves have a part in, in order; the leaves.
+        """
+        stacking = self.stacking
+        old = sorted(n for leaf in leaves for n in stacking.numbers[leaf])
+        new = {n: i for i, n in enumerate(old)}
+        groups = sorted({self.groups[n] for n in old})
+        place = {group: i for i, group in enumerate(groups)}
+        part = Stacking(
+            tuple(stacking.axes[leaf] for leaf in leaves),
+            tuple(tuple(new[n] for n in stacking.numbers[leaf]) for leaf in leaves),
+        )
+        own = tuple(place[self.groups[n]] for n in old)
+        return tuple(groups), Segments(part, own, len(groups))
+
+    def apart(self) -> list[list[int]]:
+        """List the leaves that share groups together, and all others by themselves."""
+        above = list(range(self.total))  # a group that shares leaves with this one
+
+        def first(group: int) -> int:
+            while above[group] != group:
+                group = above[group]
+            return group
+
+        parts: dict[int, list[int]] = {}
+        for numbers in self.stacking.numbers:
+            for n in numbers:
+                above[first(self.groups[n])] = first(self.groups[numbers[0]])
+        for leaf, numbers in enumerate(self.stacking.numbers):
+            of = first(self.groups[numbers[0]]) if numbers else ~leaf
+            parts.setdefault(of, []).append(leaf)
+        return list(parts.values())
+
     def spread(self, values: jax.Array, leaves: Leaves) -> list[jax.Array]:
         """Lay the value of each group along the leaves, so that it broadcasts.
 

@@ -8,10 +8,12 @@ counts only. Groups with counts of their own are searched at once, each with a t
 of its own.
 """
 
+import functools
 from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from swapjax.core.counts import require_countable
 from swapjax.core.types import Leaves
@@ -80,7 +82,10 @@ def top_keys(keys: Leaves, k: jax.Array | int) -> Leaves:
 
 
 def top_keys_of_groups(keys: Leaves, k: jax.Array, segments: Segments) -> Leaves:
-    """Mark the largest unsigned integers of every group of layers, in one search.
+    """Mark the largest unsigned integers of every group of layers.
+
+    Leaves without a group in common are searched apart: compilers take what is the same
+    program for many leaves once.
 
     Args:
         keys: arrays of unsigned integers of one width.
@@ -91,6 +96,21 @@ def top_keys_of_groups(keys: Leaves, k: jax.Array, segments: Segments) -> Leaves
         One bool array a leaf, of every group exactly k entries True. Ties go to the
         layer with the lower number, then to the lower flat index within it.
     """
+    parts = segments.apart()
+    if len(parts) < 2:
+        return _top_of_groups(keys, k, segments)
+    found: dict[int, jax.Array] = {}
+    for leaves in parts:
+        groups, part = segments.of(leaves)
+        own = tuple(keys[i] for i in leaves)
+        own_k = k[np.asarray(groups, np.int32)]
+        found |= zip(leaves, _top_of_groups(own, own_k, part), strict=True)
+    return tuple(found[i] for i in range(len(keys)))
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _top_of_groups(keys: Leaves, k: jax.Array, segments: Segments) -> Leaves:
+    """Mark the largest of every group in one search; see `top_keys_of_groups`."""
     if not keys or sum(key.size for key in keys) == 0:
         return tuple(jnp.zeros(key.shape, bool) for key in keys)
 

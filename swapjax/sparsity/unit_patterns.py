@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 from swapjax.core.checks import require_count
 from swapjax.roles.role import Role
-from swapjax.sparsity.heads import (
+from swapjax.sparsity.layout import Layout
+from swapjax.sparsity.unit_names import (
     attention_of,
     expert_of,
     head_axes,
     is_called_attention,
     module_of,
 )
-from swapjax.sparsity.layout import Layout
 
 Shape = tuple[int, ...]
 

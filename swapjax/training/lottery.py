@@ -17,6 +17,7 @@ from swapjax.core.given_masks import take_masks
 from swapjax.core.types import Masks, Params
 from swapjax.sparsity import masks as masking
 from swapjax.sparsity.budget import Budget
+from swapjax.sparsity.layout import Layout
 from swapjax.sparsity.magnitude import largest
 from swapjax.sparsity.plan import Plan
 from swapjax.sparsity.planned import planned
@@ -208,29 +209,45 @@ def reinit(
     return masking.apply_masks(params, masks)
 
 
-def shuffle(ticket: Ticket, *, key: jax.Array) -> tuple[Params, Masks]:
+def shuffle(
+    ticket: Ticket, *, plan: Plan | None = None, key: jax.Array
+) -> tuple[Params, Masks]:
     """Make a control with the initial weights of a ticket and shuffled masks.
 
-    Every leaf keeps its number of entries, at random places; a pattern is not kept.
+    Every layer keeps its number of entries, at random places; a pattern is not kept.
 
     Args:
         ticket: from `lottery`.
+        plan: that `lottery` was given; without one, names tell which leaves are stacks
+            of layers, as they do there.
         key: for the random places.
 
     Returns:
         Params to start from, and the shuffled masks, for ``train(params, masks, key)``
         with the key of the ticket.
+
+    Raises:
+        ValueError: for a plan of other params.
     """
-    leaves, treedef = jax.tree.flatten(ticket.masks)
-    shuffled = [
-        jax.random.permutation(jax.random.fold_in(key, i), mask.ravel()).reshape(
-            mask.shape
-        )
-        if np.ndim(mask)
-        else mask
-        for i, mask in enumerate(leaves)
-    ]
-    masks = jax.tree.unflatten(treedef, shuffled)
+    named = zip(trees.paths(ticket.masks), jax.tree.leaves(ticket.masks), strict=True)
+    masked = {path for path, mask in named if np.ndim(mask)}
+    if plan is None:
+        layout = Layout.of(ticket.start, include=lambda path, leaf: path in masked)
+    else:
+        layout = plan.onto(ticket.start).layout
+    stacking = layout.stacking
+
+    def one(of: tuple[jax.Array, jax.Array]) -> jax.Array:
+        number, mask = of
+        own = jax.random.fold_in(key, number)
+        return jax.random.permutation(own, mask.ravel()).reshape(mask.shape)
+
+    shuffled = []
+    for i, mask in enumerate(layout.leaf_masks(ticket.masks)):
+        numbers = np.asarray(stacking.numbers[i], np.int32)
+        layers = jax.lax.map(one, (numbers, stacking.slices(i, mask)))
+        shuffled.append(stacking.whole(i, layers, mask.shape))
+    masks = layout.masks(tuple(shuffled))
     return masking.apply_masks(ticket.start, masks), masks
 
 

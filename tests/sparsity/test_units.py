@@ -17,9 +17,9 @@ import swapjax
 from swapjax import Block, Channel, Expert, Head
 from swapjax.roles.role import matrix
 from swapjax.sparsity.budget import Budget, count_by_group, select
-from swapjax.sparsity.heads import attention_of, module_of
 from swapjax.sparsity.layout import Layout
 from swapjax.sparsity.stacking import Stacking
+from swapjax.sparsity.unit_names import attention_of, module_of
 from swapjax.sparsity.units import Units
 
 HEADS, DIM, WIDTH = 3, 2, 6
@@ -493,3 +493,16 @@ def test_scores_that_are_no_numbers_rank_lowest():
     plain = Budget(jnp.asarray([2]), (0,), (0,), stacking=Stacking.none(1))
     assert plain.in_units is plain
     assert math.prod(plan.grids[0]) == 3
+
+
+@pytest.mark.parametrize("pattern", [Head(), Channel()], ids=str)
+@pytest.mark.parametrize("kind", [jax.sharding.AxisType.Auto,
+                                  jax.sharding.AxisType.Explicit], ids=str)  # fmt: skip
+def test_sharded_is_unsharded(kind, pattern):
+    mesh = jax.make_mesh((2,), ("device",), axis_types=(kind,))
+    params = {"attn": attention(jax.random.key(0), heads=4)}
+    along = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("device"))
+    plan = swapjax.plan(params, 0.5, pattern=pattern)
+    masks = swapjax.magnitude_masks(jax.device_put(params, along), plan=plan)
+    expected = swapjax.magnitude_masks(params, plan=plan)
+    jax.tree.map(np.testing.assert_array_equal, masks, expected)

@@ -17,7 +17,7 @@ from trees import equal
 
 import swapjax
 from swapjax import NM, FineTune
-from swapjax.training import Trainer, lottery, reinit, shuffle
+from swapjax.training import Ticket, Trainer, lottery, reinit, shuffle
 
 KEY = jax.random.key(0)
 
@@ -236,6 +236,32 @@ def test_controls_have_the_masks_or_the_weights_of_the_ticket():
     assert masks["fc1"]["bias"].shape == ()
     with pytest.raises(ValueError, match="the masks of the ticket: must have the tree"):
         reinit(ticket, lambda key: {"kernel": jnp.ones(3)}, key=KEY)
+
+
+def test_shuffled_masks_keep_the_number_of_each_layer():
+    w = jax.random.normal(KEY, (3, 4, 5)) * jnp.asarray([1.0, 3, 9])[:, None, None]
+    stacked, apart = {"layers": {"w": w}}, {"layers": [{"w": x} for x in w]}
+    found = []
+    for params, axes in (
+        (stacked, ("stack", "input", "output")),
+        (apart, ("input", "output")),
+    ):
+        plan = swapjax.plan(params, 0.5, axes={"w": axes}, min_keep=2)
+        masks = swapjax.magnitude_masks(params, plan=plan)
+        ticket = Ticket(params, params, masks, ())
+        mixed = shuffle(ticket, plan=plan, key=KEY)[1]
+        assert plan.kept_in(mixed) == plan.kept_in(masks)
+        found.append(mixed)
+    assert len(set(plan.kept_in(found[1]).values())) > 1
+    for one, other in zip(found[0]["layers"]["w"], found[1]["layers"], strict=True):
+        assert equal(one, other["w"])
+    named = {"blocks": {"kernel": w, "bias": w[:, 0]}}
+    plan = swapjax.plan(named, 0.5)
+    assert len(plan.layout.layers) == 3
+    masks = swapjax.magnitude_masks(named, plan=plan)
+    mixed = shuffle(Ticket(named, named, masks, ()), key=KEY)[1]
+    assert plan.kept_in(mixed) == plan.kept_in(masks)
+    assert mixed["blocks"]["bias"].shape == ()
 
 
 # What is refused.

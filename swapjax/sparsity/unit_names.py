@@ -1,4 +1,4 @@
-"""Which axis of a leaf numbers attention heads, and which attention it belongs to."""
+"""What names tell of heads and experts: their axes, and what shares them."""
 
 import re
 from typing import NamedTuple
