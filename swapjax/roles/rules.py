@@ -54,22 +54,21 @@ def _entrywise(
         return [soften(Value(True, tuple(views)), name, scope)] * len(eqn.outvars)
     if name in BENT:
         views = [v._replace(bent=True) if v.summed else v for v in views]
-    views = _lifted(name, views)
-    return [Value(False, joined(views))] * len(eqn.outvars)
+    return [Value(False, _lifted(name, joined(views)))] * len(eqn.outvars)
 
 
-def _lifted(name: str, views: list[View]) -> list[View]:
+def _lifted(name: str, views: tuple[View, ...]) -> tuple[View, ...]:
     """Note whether zeros stay zeros, as they do in a product if they do in a factor.
 
     ``softplus`` is a sum of terms of which they do in one, chosen from others.
     """
     if name in LIFTING:
-        return [view._replace(lifted=name) for view in views]
+        return tuple(view._replace(lifted=name) for view in views)
     lifted = {view.leaf: view.lifted for view in views if view.lifted}
     if name in ("add", "add_any", "sub", "select_n"):
-        return [v._replace(lifted=lifted.get(v.leaf, "")) for v in views]
+        return tuple(v._replace(lifted=lifted.get(v.leaf, "")) for v in views)
     kept = {view.leaf for view in views if not view.lifted}
-    return [view for view in views if not view.lifted or view.leaf not in kept]
+    return tuple(v for v in views if not v.lifted or v.leaf not in kept)
 
 
 def _biased(value: Value, values: Iterable[Value]) -> Value:
