@@ -75,6 +75,22 @@ def leave_to_compiler(tree: Any) -> Any:
     return jax.tree.map(move, tree)
 
 
+def is_explicit(tree: Any) -> bool:
+    """Tell whether arrays, or shapes of some, lie on a mesh with explicit axes."""
+    shardings = (getattr(x, "sharding", None) for x in jax.tree.leaves(tree))
+    meshes = (s.mesh for s in shardings if isinstance(s, NamedSharding))
+    return any(AxisType.Explicit in mesh.axis_types for mesh in meshes)
+
+
+def anywhere(tree: Any) -> Any:
+    """Take the shapes and dtypes of arrays alone, not where they lie; numbers stay."""
+
+    def take(x: Any) -> Any:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype) if hasattr(x, "shape") else x
+
+    return jax.tree.map(take, tree)
+
+
 def by_compiler(function: Callable, like: Sequence[Any]) -> Callable:
     """Let the compiler place what a function makes of arrays on a mesh.
 
