@@ -106,6 +106,17 @@ def by_compiler(function: Callable, like: Sequence[Any]) -> Callable:
     return jax.sharding.auto_axes(function, out_sharding=shardings)
 
 
+def on_all_devices(x: jax.Array) -> jax.Array:
+    """Give all of a small array to every device of a mesh with explicit axes.
+
+    Elsewhere, where the compiler places arrays, it stays as it is.
+    """
+    spec = jax.typeof(x).sharding.spec
+    if all(axes is None for axes in spec):
+        return x
+    return jax.sharding.reshard(x, PartitionSpec(*[None] * x.ndim))
+
+
 def put_like(tree: Any, reference: Any) -> Any:
     """Give every array the sharding of the one that it stands for.
 
