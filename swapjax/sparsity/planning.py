@@ -101,8 +101,7 @@ def plan(
         TypeError: for a prunable leaf that does not hold floats.
 
     Example:
-        >>> import jax
-    import jax.numpy as jnp
+        >>> import jax.numpy as jnp
         >>> params = {"fc": {"kernel": jnp.ones((4, 5)), "bias": jnp.ones(5)}}
         >>> plan(params, 0.9).kept
         2
