@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from jax.extend import core
 
-from swapjax.roles.primitives import CALLS
+from swapjax.roles.primitives import CALLS, scan_counts
 
 CONSTANT, DATA, LEAF = 0, 1, 2  # what depends on both counts as data
 Flags = tuple[int, ...]
@@ -56,8 +56,8 @@ def _results(eqn: core.JaxprEqn, flags: Flags, branching: Callable | None) -> Fl
     if name in CALLS:
         return flow(called(eqn)[0], flags, branching)
     if name == "scan":
-        first = params["num_consts"]
-        last = first + params["num_carry"]
+        first, length = scan_counts(eqn)
+        last = first + length
         body, consts, xs = params["jaxpr"].jaxpr, flags[:first], flags[last:]
         carry = carried(body, consts, flags[first:last], xs)
         return flow(body, (*consts, *carry, *xs), branching)

@@ -17,6 +17,7 @@ from swapjax.activations.constants import settle
 from swapjax.activations.dependence import carried
 from swapjax.activations.product import Product
 from swapjax.activations.values import Frame, Value, Walk
+from swapjax.roles.primitives import scan_counts
 
 
 class _Body(NamedTuple):
@@ -50,8 +51,8 @@ def scan(
 ) -> list[Value]:
     """Evaluate a ``scan``, and append the products in it to those of the frame."""
     params, body = eqn.params, eqn.params["jaxpr"]
-    first = params["num_consts"]
-    last = first + params["num_carry"]
+    first, several = scan_counts(eqn)
+    last = first + several
     consts, carry, xs = operands[:first], operands[first:last], operands[last:]
     length = params["length"]
     inner = frame.inner()

@@ -60,8 +60,11 @@ class Options(Network):
     """How to choose and re-fit; the documentation has a page on each."""
     sparsity: float = SPARSITY
     """The fraction of prunable weights to remove."""
-    pattern: Annotated[str | None, shown("N:M", "(default: any entries)")] = None
-    """Keep N of every M weights along the inputs, as 2:4; it implies the sparsity."""
+    pattern: Annotated[str | None, shown("N:M|channel", "(default: any entries)")] = (
+        None
+    )
+    """Keep N of every M weights along the inputs, as 2:4, which implies the sparsity;
+    or whole channels."""
     exclude: Annotated[str | None, shown("REGEX", "(default: nothing)")] = None
     """Leave weights whose path matches alone."""
     stages: int = 10

@@ -20,6 +20,7 @@ from swapjax.sparsity import schedules
 from swapjax.sparsity.patterns import NM
 from swapjax.sparsity.plan import Plan
 from swapjax.sparsity.planning import plan
+from swapjax.sparsity.unit_patterns import Channel
 
 
 class Inputs(NamedTuple):
@@ -56,9 +57,9 @@ def levels(options: Options, sparsities: Sequence[float]) -> list[float]:
     Raises:
         ValueError: for others than that.
     """
-    if options.pattern is None:
+    pattern = _pattern(options)
+    if not isinstance(pattern, NM):
         return list(sparsities)
-    pattern = NM.parse(options.pattern)
     implied = 1 - pattern.n / pattern.m
     if set(sparsities) - {SPARSITY, implied}:
         raise ValueError(
@@ -73,13 +74,22 @@ def make_plan(options: Options, params: Params, sparsity: float) -> Plan:
     Raises:
         ValueError: as `swapjax.plan` does.
     """
+    pattern, allocation = _pattern(options), options.allocation
     return plan(
         params,
-        None if options.pattern else sparsity,
-        pattern=None if options.pattern is None else NM.parse(options.pattern),
-        allocation=options.allocation,
+        None if isinstance(pattern, NM) else sparsity,
+        pattern=pattern,
+        # The default of single weights; channels of several sizes cannot compete.
+        allocation=None if pattern and allocation == "global" else allocation,
         exclude=options.exclude or (),
     )
+
+
+def _pattern(options: Options) -> NM | Channel | None:
+    """Read which weights live or die together."""
+    if options.pattern in (None, "channel"):
+        return None if options.pattern is None else Channel()
+    return NM.parse(options.pattern)
 
 
 def run_options(options: Options) -> dict[str, Any]:

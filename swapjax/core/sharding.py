@@ -5,6 +5,7 @@ out what follows from them, and results go back to where they came from.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -72,6 +73,37 @@ def leave_to_compiler(tree: Any) -> Any:
         return jax.device_put(x, NamedSharding(mesh, sharding.spec))
 
     return jax.tree.map(move, tree)
+
+
+def is_explicit(tree: Any) -> bool:
+    """Tell whether arrays, or shapes of some, lie on a mesh with explicit axes."""
+    shardings = (getattr(x, "sharding", None) for x in jax.tree.leaves(tree))
+    meshes = (s.mesh for s in shardings if isinstance(s, NamedSharding))
+    return any(AxisType.Explicit in mesh.axis_types for mesh in meshes)
+
+
+def anywhere(tree: Any) -> Any:
+    """Take the shapes and dtypes of arrays alone, not where they lie; numbers stay."""
+
+    def take(x: Any) -> Any:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype) if hasattr(x, "shape") else x
+
+    return jax.tree.map(take, tree)
+
+
+def by_compiler(function: Callable, like: Sequence[Any]) -> Callable:
+    """Let the compiler place what a function makes of arrays on a mesh.
+
+    As `leave_to_compiler` does, but of arrays that may be traced.
+
+    Args:
+        function: that returns a tuple of arrays.
+        like: arrays whose shardings the results have, one each.
+    """
+    shardings = tuple(jax.typeof(x).sharding for x in like)
+    if not any(AxisType.Explicit in s.mesh.axis_types for s in shardings):
+        return function
+    return jax.sharding.auto_axes(function, out_sharding=shardings)
 
 
 def on_all_devices(x: jax.Array) -> jax.Array:

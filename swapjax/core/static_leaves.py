@@ -1,6 +1,6 @@
 """Leaves of params that are no arrays: functions and switches of whole modules."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -43,6 +43,19 @@ def take_arrays(params: Params, what: str) -> tuple[Params, Callable | None]:
         return jax.tree.unflatten(treedef, whole)
 
     return arrays, put_back
+
+
+def are_arrays(leaves: Sequence[Any]) -> list[bool]:
+    """Tell which leaves of params are arrays, or the shapes and dtypes of some.
+
+    So are numbers, but not beside functions and the like; see `take_arrays`.
+    """
+    shaped = [hasattr(x, "shape") and hasattr(x, "dtype") for x in leaves]
+    numbers = [
+        isinstance(x, int | float | complex) and not isinstance(x, bool) for x in leaves
+    ]
+    found = [a or b for a, b in zip(shaped, numbers, strict=True)]
+    return found if all(found) else shaped
 
 
 def _is_array(leaf: Any) -> bool:

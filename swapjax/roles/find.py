@@ -8,9 +8,10 @@ import jax
 import numpy as np
 
 from swapjax.core import trees
+from swapjax.core.static_leaves import are_arrays
 from swapjax.core.types import LossFn, Params
 from swapjax.roles.names import name_roles
-from swapjax.roles.program import trace_roles
+from swapjax.roles.program import NO_ARRAY, trace_roles
 from swapjax.roles.role import Axis, Role, matrix
 
 Axes = Mapping[str, Sequence[Axis]]
@@ -37,9 +38,9 @@ def find_roles(
 
     Raises:
         ValueError: for a loss without a batch or a batch without a loss, a loss that
-            cannot be traced; for axes that match no leaf, or two for one leaf, of
-            another rank than the leaf, of other words than those of `Role`, and those
-            that the program contradicts.
+            cannot be traced, a batch of other things than arrays; for axes that match
+            no leaf, or two for one leaf, of another rank than the leaf, of other words
+            than those of `Role`, and those that the program contradicts.
     """
     paths, leaves = trees.paths(params), jax.tree.leaves(params)
     if (loss_fn is None) != (batch is None):
@@ -48,7 +49,9 @@ def find_roles(
     found = [] if loss_fn is None else list(trace_roles(loss_fn, params, batch))
     if not any(role.kind == "matrix" or role.is_ambiguous for role in found):
         # Also of a loss in which no leaf meets data, which tells nothing.
-        found = list(name_roles(paths, [np.shape(leaf) for leaf in leaves]))
+        named = name_roles(paths, [np.shape(leaf) for leaf in leaves])
+        pairs = zip(named, are_arrays(leaves), strict=True)
+        found = [role if is_array else NO_ARRAY for role, is_array in pairs]
         loss_fn = None
     for i, given_axes in _matched(axes or {}, paths).items():
         role = _by_hand(paths[i], np.shape(leaves[i]), given_axes)
@@ -61,10 +64,15 @@ def find_roles(
 def _matched(axes: Axes, paths: Sequence[str]) -> dict[int, Sequence[Axis]]:
     """Find the leaves that axes are given for, by number."""
     found: dict[int, Sequence[Axis]] = {}
+    if not isinstance(axes, Mapping):
+        raise ValueError(
+            f"axes: must give words by regular expression, as {{'moe/w': ('expert', "
+            f"'input', 'output')}}, got {axes!r}"
+        )
     for pattern, words in axes.items():
         try:
             numbers = [i for i, path in enumerate(paths) if re.search(pattern, path)]
-        except re.error as e:
+        except (re.error, TypeError) as e:
             raise ValueError(
                 f"axes: {pattern!r} is not a regular expression: {e}"
             ) from None
@@ -79,10 +87,12 @@ def _matched(axes: Axes, paths: Sequence[str]) -> dict[int, Sequence[Axis]]:
 
 def _by_hand(path: str, shape: tuple[int, ...], words: Sequence[Axis]) -> Role:
     """Take axes that were given for a leaf."""
-    if isinstance(words, str) or len(words) != len(shape):
+    are_words = isinstance(words, Sequence) and not isinstance(words, str)
+    if not are_words or len(words) != len(shape):
+        rank = f"{len(shape)} {'axis' if len(shape) == 1 else 'axes'}"
         raise ValueError(
-            f"axes: {path} has {len(shape)} axes, shape {shape}; give a word for each, "
-            f"got {words!r}"
+            f"axes: {path} has {rank}, shape {shape}; give a word for each, got "
+            f"{words!r}"
         )
     try:
         return matrix(*words, reason="axes=")
@@ -96,5 +106,5 @@ def _require_no_contradiction(path: str, given: Role, traced: Role) -> None:
         return
     told = f"has the axes {traced.axes}" if traced.axes else traced.reason
     raise ValueError(
-        f"axes: {path} {told} in the program of loss_fn, got {given.axes}; leave it out"
+        f"axes: {path} {told} in the program of loss_fn, got {given.axes}; drop them"
     )

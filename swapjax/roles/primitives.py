@@ -1,5 +1,9 @@
 """What equations do to where entries lie, by the names of their primitives."""
 
+from typing import Any
+
+from jax.extend import core
+
 # Equations that call another program, and the parameter that holds it. All are entered:
 # their rules for derivatives do not matter here.
 CALLS = {
@@ -127,5 +131,40 @@ BENT = frozenset(
         "square",
         "tan",
         "tanh",
+    }
+)
+
+
+def scan_counts(eqn: core.JaxprEqn) -> tuple[int, int]:
+    """Count the constants and the carries of a ``scan``; the rest are its slices.
+
+    By ranks, since how its parameters tell it differs between versions of JAX: slices
+    have an axis less within the loop.
+    """
+    body = eqn.params["jaxpr"]
+    whole = sum(map(_is_whole, body.in_avals, eqn.invars))
+    carries = sum(map(_is_whole, body.out_avals, eqn.outvars))
+    return whole - carries, carries
+
+
+def _is_whole(inner: Any, outer: Any) -> bool:
+    """Whether a variable of a loop has the rank that it has outside of it."""
+    return len(inner.shape) == len(outer.aval.shape)
+
+
+# Of these, what makes something else of a zero.
+LIFTING = frozenset(
+    {
+        "acos",
+        "cos",
+        "cosh",
+        "digamma",
+        "erfc",
+        "exp",
+        "exp2",
+        "lgamma",
+        "log",
+        "logistic",
+        "rsqrt",
     }
 )

@@ -8,11 +8,15 @@ leaf that is looked up by data is a table, one that meets data entry by entry a 
 What happens to a leaf without data, as in a penalty, tells nothing.
 """
 
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
+from swapjax.core import sharding, trees
+from swapjax.core.static_leaves import are_arrays
 from swapjax.core.types import LossFn, Params
 from swapjax.roles.role import Role
 from swapjax.roles.uses import Uses
@@ -20,6 +24,7 @@ from swapjax.roles.values import Scope, Value
 from swapjax.roles.views import whole
 from swapjax.roles.walk import walk
 
+NO_ARRAY = Role("unknown", reason="is no array")
 _VALUES = (
     jax.errors.ConcretizationTypeError,
     jax.errors.NonConcreteBooleanIndexError,
@@ -38,7 +43,8 @@ def trace_roles(loss_fn: LossFn, params: Params, batch: Any) -> tuple[Role, ...]
     Args:
         loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch.
         params: the network, any pytree of arrays or of their shapes and dtypes, as
-            `jax.ShapeDtypeStruct` has them.
+            `jax.ShapeDtypeStruct` has them. Functions and switches of a whole Equinox
+            module stay as they are.
         batch: what ``loss_fn`` takes, arrays or shapes and dtypes.
 
     Returns:
@@ -47,7 +53,9 @@ def trace_roles(loss_fn: LossFn, params: Params, batch: Any) -> tuple[Role, ...]
         the reason names both; so is one that meets no data.
 
     Raises:
-        ValueError: for a loss that asks for the values of arrays while it is traced.
+        ValueError: for a loss that is none or asks for the values of arrays while it is
+            traced, and a batch that does not hold arrays. What a loss raises by itself
+            says for which shapes it was traced.
 
     Example:
         >>> import jax.numpy as jnp
@@ -58,17 +66,22 @@ def trace_roles(loss_fn: LossFn, params: Params, batch: Any) -> tuple[Role, ...]
         >>> bias.kind, kernel.kind, kernel.axes
         ('vector', 'matrix', ('input', 'output'))
     """
-    try:
-        # Loops are to be seen as such, whoever looks into theirs step by step.
-        with jax.disable_jit(False):
-            program = jax.make_jaxpr(loss_fn)(params, batch)
-    except _VALUES as error:
-        first = str(error).strip().splitlines()[0]
+    if not callable(loss_fn):
         raise ValueError(
-            "loss_fn: must be traceable by jax.jit for roles to be found, but asks for "
-            f"the values of arrays ({first}); name the axes with axes= instead"
-        ) from error
-    shapes = tuple(np.shape(leaf) for leaf in jax.tree.leaves(params))
+            f"loss_fn must be a function of params and a batch, got {loss_fn!r}"
+        )
+    _require_arrays(batch)
+    leaves, treedef = jax.tree.flatten(params)
+    traced = are_arrays(leaves)
+
+    def loss_of(arrays: list[Any], batch: Any) -> Any:
+        there = iter(arrays)
+        pairs = zip(leaves, traced, strict=True)
+        whole = [next(there) if is_array else leaf for leaf, is_array in pairs]
+        return loss_fn(jax.tree.unflatten(treedef, whole), batch)
+
+    program = _trace(loss_of, list(itertools.compress(leaves, traced)), batch)
+    shapes = tuple(map(np.shape, itertools.compress(leaves, traced)))
     inputs = [Value(views=(whole(i, shape),)) for i, shape in enumerate(shapes)]
     inputs += [Value(data=True)] * len(jax.tree.leaves(batch))
     uses = Uses()
@@ -76,4 +89,48 @@ def trace_roles(loss_fn: LossFn, params: Params, batch: Any) -> tuple[Role, ...]
     if not uses:
         # The loss has its data from elsewhere than the batch.
         walk(program, inputs, Scope(shapes, uses), constant=Value(data=True))
-    return tuple(uses.role(i) for i in range(len(shapes)))
+    roles = map(uses.role, itertools.count())
+    return tuple(next(roles) if is_array else NO_ARRAY for is_array in traced)
+
+
+def _trace(loss_fn: Callable[..., Any], arrays: list[Any], batch: Any) -> Any:
+    """Make the program of a loss, or tell why there is none."""
+    try:
+        # Loops are to be seen as such, whoever looks into theirs step by step.
+        with jax.disable_jit(False):
+            try:
+                return jax.make_jaxpr(loss_fn)(arrays, batch)
+            except Exception:
+                if not sharding.is_explicit((arrays, batch)):
+                    raise
+            # Most losses leave it to the compiler where arrays lie.
+            return jax.make_jaxpr(loss_fn)(*sharding.anywhere((arrays, batch)))
+    except _VALUES as error:
+        first = str(error).strip().splitlines()[0]
+        raise ValueError(
+            "loss_fn: must be traceable by jax.jit for roles to be found, but asks for "
+            f"the values of arrays ({first}); without loss_fn, names and axes= tell"
+        ) from error
+    except Exception as error:
+        shapes = ", ".join(
+            f"{getattr(x, 'dtype', type(x).__name__)}{list(np.shape(x))}"
+            for x in jax.tree.leaves(batch)
+        )
+        error.add_note(
+            f"loss_fn was traced for a batch of {shapes or 'nothing'}, to see what "
+            "each leaf of params does"
+        )
+        raise
+
+
+def _require_arrays(batch: Any) -> None:
+    """Raise for what is neither an array nor a number."""
+    for path, leaf in zip(trees.paths(batch), jax.tree.leaves(batch), strict=True):
+        try:
+            jax.eval_shape(lambda x: x, leaf)
+        except TypeError:
+            kind = f" of {leaf.dtype}" if hasattr(leaf, "dtype") else ""
+            raise ValueError(
+                f"batch: {path or 'it'} must be an array of numbers, got a "
+                f"{type(leaf).__name__}{kind}"
+            ) from None

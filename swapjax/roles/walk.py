@@ -6,7 +6,7 @@ from typing import Any
 
 from jax.extend import core
 
-from swapjax.roles.primitives import CALLS
+from swapjax.roles.primitives import CALLS, scan_counts
 from swapjax.roles.rules import read
 from swapjax.roles.uses import PASSED, Uses
 from swapjax.roles.values import Scope, Value, shape_of, soften
@@ -98,7 +98,7 @@ def _called(eqn: core.JaxprEqn) -> core.Jaxpr | core.ClosedJaxpr | None:
 
 def _scan(eqn: core.JaxprEqn, operands: list[Value], scope: Scope) -> list[Value]:
     """Read a loop over slices."""
-    consts, carries = eqn.params["num_consts"], eqn.params["num_carry"]
+    consts, carries = scan_counts(eqn)
     fixed, carry = operands[:consts], operands[consts : consts + carries]
     stacked = operands[consts + carries :]
     slices = [_first(value) for value in stacked]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from swapjax.core.counts import require_countable
+from swapjax.core.sharding import by_compiler
 from swapjax.core.types import Leaves
 from swapjax.sparsity.patterns import NM
 from swapjax.sparsity.segments import Segments
@@ -113,9 +114,8 @@ def select(scores: Leaves, budget: Budget, within: Leaves | None = None) -> Leav
                 f"{mask.dtype} of shape {mask.shape}"
             )
     if units is not None:
-        grids = units.means(tuple(scores))
-        inside = None if within is None else units.touched(within)
-        return units.expand(select(grids, budget.in_units, inside), within)
+        select_in_units = by_compiler(_select_units, scores)
+        return select_in_units(tuple(scores), budget, within)
     free = tuple(i for i in range(leaves) if budget.pattern(i) is None)
     _require_countable(scores, budget, free)
     masks: list[jax.Array] = [jnp.zeros((), bool)] * leaves
@@ -145,6 +145,15 @@ def select(scores: Leaves, budget: Budget, within: Leaves | None = None) -> Leav
 
 # One for all who call it outside of jit.
 select_compiled = jax.jit(select)
+
+
+def _select_units(scores: Leaves, budget: Budget, within: Leaves | None) -> Leaves:
+    """Choose whole units; see `select`."""
+    units = budget.units
+    assert units is not None
+    inside = None if within is None else units.touched(within)
+    chosen = select(units.means(scores), budget.in_units, inside)
+    return units.expand(chosen, within)
 
 
 def count_by_group(masks: Leaves, budget: Budget) -> jax.Array:

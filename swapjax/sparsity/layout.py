@@ -166,7 +166,7 @@ class Layout:
         # Arrays, since a scalar would stand for all below it.
         places = jax.tree.map(lambda i: np.asarray([i]), numbers)
         found = holes.match(holes.by_path(places), params)
-        order = [int(place[0]) for place in found.leaves]
+        order = [-1 if x is holes.HOLE else int(x[0]) for x in found.leaves]
         if found.missing or found.extra or not set(self.positions) <= set(order):
             return self
         positions = tuple(order.index(i) for i in self.positions)

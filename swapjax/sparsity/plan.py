@@ -253,8 +253,12 @@ class Plan:
         patterns = stacking.by_layer(self.patterns)
         for n, part, pattern in zip(own, parts, patterns, strict=True):
             group, override = self.groups[n], self.overrides[n]
-            keep.append(None if group in shared else int(self.keep[group] * part))
+            is_known = group not in shared and part
+            keep.append(int(self.keep[group] * part) if is_known else None)
             free = str(pattern or self.allocation)
-            free += f", {self.units.pattern}" if self.units else ""
+            if self.units:
+                # Uniform goes without saying, so that lines stay short.
+                named = "" if free == "uniform" else f"{free}, "
+                free = f"{named}{self.units.pattern}"
             rules.append(free if override is None else f"{float(override):g}")
         return tabulate(self.layout, stacking, keep, rules, self.kept, self.left_out)

@@ -1,13 +1,18 @@
 """Either a sparsity or a plan: what functions take that prune."""
 
+import math
+import warnings
 from fractions import Fraction
 from typing import Any
 
 import jax
+import numpy as np
 
+from swapjax.core import trees
 from swapjax.core.types import LossFn, Params
+from swapjax.roles.names import name_roles
 from swapjax.roles.program import trace_roles
-from swapjax.sparsity.allocation import Allocation
+from swapjax.sparsity.allocation import Allocation, some
 from swapjax.sparsity.leaf_rules import exact_sparsity
 from swapjax.sparsity.patterns import NM
 from swapjax.sparsity.plan import Plan
@@ -63,6 +68,8 @@ def planned(
     Raises:
         ValueError: as `require_one` and `plan` do, and for a plan that names misled, as
             the program of the loss tells.
+
+    Warns of a leaf with the name of a matrix that its program does not make one.
     """
     require_one(sparsity, given)
     if given is not None:
@@ -70,7 +77,28 @@ def planned(
         if loss_fn is not None:
             _require_told_rightly(laid, params, loss_fn, batch)
         return laid
-    return plan(params, sparsity, allocation=allocation, loss_fn=loss_fn, batch=batch)
+    made = plan(params, sparsity, allocation=allocation, loss_fn=loss_fn, batch=batch)
+    if loss_fn is not None:
+        _warn_of_lost(made, params)
+    return made
+
+
+def _warn_of_lost(made: Plan, params: Params) -> None:
+    """Warn of leaves that are left out, though their names are those of matrices.
+
+    The program may be one that is not followed, and the sparsity is that of the others.
+    """
+    paths, shapes = trees.paths(params), [np.shape(x) for x in jax.tree.leaves(params)]
+    told = zip(paths, shapes, name_roles(paths, shapes), strict=True)
+    matrices = {path for path, shape, role in told if role.axes and math.prod(shape)}
+    lost = [f"{path}, which {why}" for path, why in made.left_out if path in matrices]
+    if lost:
+        # At whoever calls prune, which has this from where it places its arguments.
+        warnings.warn(
+            f"params: not pruned, though called as matrices are: {some(lost)}; to "
+            "prune them as well, hand over swapjax.plan(..., include=..., axes=...)",
+            stacklevel=5,
+        )
 
 
 def _require_told_rightly(

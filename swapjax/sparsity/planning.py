@@ -101,12 +101,15 @@ def plan(
         TypeError: for a prunable leaf that does not hold floats.
 
     Example:
-        >>> import jax
-    import jax.numpy as jnp
+        >>> import jax.numpy as jnp
         >>> params = {"fc": {"kernel": jnp.ones((4, 5)), "bias": jnp.ones(5)}}
         >>> plan(params, 0.9).kept
         2
     """
+    if not isinstance(pattern, NM | UnitPattern | None):
+        raise ValueError(
+            f"pattern must be an NM, Channel, Head, Expert or Block, got {pattern!r}"
+        )
     exact = exact_sparsity(implied_sparsity(sparsity, pattern), "sparsity")
     if allocation is None:
         free = pattern is None or isinstance(pattern, NM | Block)

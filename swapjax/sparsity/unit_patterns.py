@@ -6,13 +6,14 @@ from typing import NamedTuple
 
 from swapjax.core.checks import require_count
 from swapjax.roles.role import Role
-from swapjax.sparsity.heads import (
+from swapjax.sparsity.layout import Layout
+from swapjax.sparsity.unit_names import (
     attention_of,
+    expert_of,
     head_axes,
     is_called_attention,
     module_of,
 )
-from swapjax.sparsity.layout import Layout
 
 Shape = tuple[int, ...]
 
@@ -24,10 +25,16 @@ class Cut(NamedTuple):
         tile: the entries of a unit along each axis.
         axes: those that number units, in order; the others are those of its stack, or
             lie within a unit.
+        runs: in how many stretches, one after the other, an axis numbers all units: 1,
+            unless it is listed here.
+        place: of a leaf that lies in one unit of several as a whole, the number of that
+            unit, and how many there are.
     """
 
     tile: Shape
     axes: tuple[int, ...]
+    runs: tuple[tuple[int, int], ...] = ()
+    place: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +109,8 @@ class Head:
     leaves all else out; with ``include`` it takes what that says.
 
     What belongs to one attention and has the same number of heads shares them. Keys and
-    values that have fewer than queries share theirs with each other, and so does each
-    matrix that joins several of these with those that have as many.
+    values that have fewer than queries share theirs with each other. One that joins
+    queries, keys and values, as ``qkv`` and ``c_attn`` do, has all of a head.
 
     Attributes:
         size: entries of a head along an axis that counts heads and their entries in
@@ -143,19 +150,45 @@ class Head:
             size = 1
             if place.fused:
                 assert self.size is not None  # since none is fused without
-                size = self.size
+                size = self.size * place.runs * place.parts
             if shape[place.axis] % size:
                 raise ValueError(
                     f"pattern {self}: {path} of shape {shape} does not divide into "
                     f"heads along axis {place.axis}; give another size, or exclude it"
                 )
-            found.append(_along(shape, role.stack, {place.axis: size}))
+            cut = _along(shape, role.stack, {place.axis: size})
+            runs = ((place.axis, place.runs),) if place.runs > 1 else ()
+            found.append(cut._replace(runs=runs))
+        self._require_all_joined(layout, found)
         return tuple(found)
+
+    def _require_all_joined(self, layout: Layout, cuts: list[Cut | str]) -> None:
+        """Raise where a matrix joins more queries than keys, by the way out.
+
+        Raises:
+            ValueError: naming it.
+        """
+        outs = {}
+        leaves = list(zip(layout.paths, layout.shapes, layout.roles, cuts, strict=True))
+        for path, shape, role, cut in leaves:
+            if isinstance(cut, Cut) and cut.axes[0] in role.inputs:
+                outs[self.module(path)] = shape[cut.axes[0]] // cut.tile[cut.axes[0]]
+        for path, shape, _, cut in leaves:
+            if isinstance(cut, Cut) and cut.runs:
+                heads = shape[cut.axes[0]] // cut.tile[cut.axes[0]]
+                wanted = outs.get(self.module(path), heads)
+                if wanted != heads and cut.runs[0][1] > 2:
+                    raise ValueError(
+                        f"pattern {self}: {path} of shape {shape} joins queries, keys "
+                        f"and values of {heads} heads each by its name, and their "
+                        f"outputs have {wanted}; exclude it"
+                    )
 
     @property
     def advice(self) -> str:
         """What else may find heads."""
-        return "; give size for heads that share an axis, or say with include which"
+        more = "" if self.size else "; give size for heads that share an axis"
+        return f"{more}; say with include which leaves have any"
 
     def module(self, path: str) -> str:
         """Find the attention that a leaf belongs to."""
@@ -169,14 +202,26 @@ class Head:
 class Expert:
     """Keep or remove whole experts, in all matrices of a mixture at once.
 
-    Experts are axes of a leaf; its role tells them. All other leaves, routers among
-    them, are left out of the plan: a router may still choose an expert that is gone,
-    which then adds nothing.
+    Experts are axes of a leaf; its role tells them. Or they are leaves of their own,
+    below ``experts/3``. All other leaves, routers among them, are left out of the plan:
+    a router may still choose an expert that is gone, which then adds nothing.
     """
 
     def cuts(self, layout: Layout) -> tuple[Cut | str, ...]:
         """Cut leaves into experts, or say why one is not cut."""
-        return tuple(map(_experts, layout.shapes, layout.roles))
+        listed: dict[str, set[int]] = {}
+        places = list(map(expert_of, layout.paths))
+        for mixture, number in filter(None, places):
+            listed.setdefault(mixture, set()).add(number)
+        found: list[Cut | str] = []
+        for shape, role, place in zip(layout.shapes, layout.roles, places, strict=True):
+            cut = _experts(shape, role)
+            if place is not None and not role.experts:
+                own = sorted(listed[place[0]])
+                cut = _along(shape, role.stack, {})
+                cut = cut._replace(place=(own.index(place[1]), len(own)))
+            found.append(cut)
+        return tuple(found)
 
     @property
     def advice(self) -> str:
@@ -185,11 +230,12 @@ class Expert:
 
     def found(self, layout: Layout) -> Sequence[bool]:
         """Tell which leaves a plan takes that was not told which."""
-        return [bool(role.experts) for role in layout.roles]
+        return [not isinstance(cut, str) for cut in self.cuts(layout)]
 
     def module(self, path: str) -> str:
         """Find the mixture that a leaf belongs to."""
-        return module_of(path)
+        place = expert_of(path)
+        return module_of(path) if place is None else place[0]
 
     def __str__(self) -> str:
         return "experts"

@@ -85,11 +85,14 @@ class Units:
         ):
             stack = tuple(shape[a] for a in leaves.axes[i])
             grid = (*stack, *(shape[a] // cut.tile[a] for a in cut.axes))
+            if cut.place is not None:
+                grid += cut.place[1:]
             key = (pattern.module(path), stack, grid)
             if key not in keys:
                 keys[key] = len(keys)
                 grids.append(grid)
             modules.append(keys[key])
+        _require_even(pattern, layout.paths, cuts, modules)
         stacking = _stack_modules(leaves, modules)
         return cls(
             pattern, layout.shapes, tuple(cuts), tuple(modules), tuple(grids), leaves,
@@ -118,10 +121,11 @@ class Units:
 
     @property
     def parts(self) -> tuple[Fraction, ...]:
-        """What of the entries of a unit lies in each leaf."""
+        """What of the entries that are kept lies in each leaf; 0 where any may."""
         pairs = zip(self.cuts, self.modules, strict=True)
         return tuple(
-            Fraction(math.prod(cut.tile), self._sizes[module]) for cut, module in pairs
+            Fraction(math.prod(cut.tile) * (cut.place is None), self._sizes[module])
+            for cut, module in pairs
         )
 
     @property
@@ -129,7 +133,8 @@ class Units:
         """The entries of a unit of each module."""
         found = [0] * len(self.grids)
         for module, cut in zip(self.modules, self.cuts, strict=True):
-            found[module] += math.prod(cut.tile)
+            if cut.place is None or cut.place[0] == 0:
+                found[module] += math.prod(cut.tile)
         return tuple(found)
 
     def means(self, leaves: Leaves) -> Leaves:
@@ -173,11 +178,17 @@ class Units:
         return [found[module] for module in range(len(self.grids))]
 
     def _reduce(self, leaves: Sequence[jax.Array], join: _Join) -> Leaves:
-        found: dict[int, jax.Array] = {}
+        found: list[dict[int | None, jax.Array]] = [{} for _ in self.grids]
         for i, (module, x) in enumerate(zip(self.modules, leaves, strict=True)):
-            own = self._collect(i, x, join)
-            found[module] = join(found[module], own) if module in found else own
-        return tuple(found[module] for module in range(len(self.grids)))
+            own, parts = self._collect(i, x, join), found[module]
+            at = place[0] if (place := self.cuts[i].place) else None
+            parts[at] = join(parts[at], own) if at in parts else own
+        return tuple(
+            parts[None]
+            if None in parts
+            else jnp.stack([parts[at] for at in range(len(parts))], axis=-1)
+            for parts in found
+        )
 
     def _collect(self, leaf: int, x: jax.Array, join: _Join) -> jax.Array:
         """Join the entries of a leaf that lie in each unit."""
@@ -186,9 +197,15 @@ class Units:
         for axis in reversed(gone):
             x = _fold(x, axis, join)
         order = [left.index(a) for a in self._order(leaf) if a in left]
-        return x.transpose(order).reshape(self.grids[self.modules[leaf]])
+        grid = self.grids[self.modules[leaf]]
+        if self.cuts[leaf].place is not None:
+            grid = grid[:-1]
+        return x.transpose(order).reshape(grid)
 
     def _expand(self, leaf: int, grid: jax.Array) -> jax.Array:
+        place = self.cuts[leaf].place
+        if place is not None:
+            grid = grid[..., place[0]]
         split, gone, left = self._plan(leaf)
         order = [a for a in self._order(leaf) if a in left]
         sides = dict(zip(self._order(leaf), grid.shape, strict=True))
@@ -207,15 +224,22 @@ class Units:
         split: list[int] = []
         gone: list[int] = []
         left: list[int] = []
+        runs = dict(self.cuts[leaf].runs)
         for axis, (side, tile) in enumerate(
             zip(self.shapes[leaf], self.cuts[leaf].tile, strict=True)
         ):
-            if side > tile:
-                left.append(axis)
-                split.append(side // tile)
-            if side == tile or tile > 1:
+            if side == tile:
                 gone.append(len(split))
-                split.append(tile)
+                split.append(side)
+                continue
+            if axis in runs:
+                gone.append(len(split))
+                split.append(runs[axis])
+            left.append(axis)
+            split.append(side // tile)
+            if tile > runs.get(axis, 1):
+                gone.append(len(split))
+                split.append(tile // runs.get(axis, 1))
         return tuple(split), tuple(gone), left
 
     def _order(self, leaf: int) -> tuple[int, ...]:
@@ -244,6 +268,32 @@ def _fold(x: jax.Array, axis: int, join: _Join) -> jax.Array:
             x = jnp.concatenate([x, cut[2]], axis=axis)
         size = x.shape[axis]
     return jnp.squeeze(x, axis)
+
+
+def _require_even(
+    pattern: UnitPattern,
+    paths: Sequence[str],
+    cuts: Sequence[Cut],
+    modules: Sequence[int],
+) -> None:
+    """Raise for units that are leaves of their own, and not of one size.
+
+    Raises:
+        ValueError: naming one.
+    """
+    sizes: dict[int, dict[int, int]] = {}
+    for cut, module in zip(cuts, modules, strict=True):
+        if cut.place is not None:
+            own, (at, _) = sizes.setdefault(module, {}), cut.place
+            own[at] = own.get(at, 0) + math.prod(cut.tile)
+    for path, cut, module in zip(paths, cuts, modules, strict=True):
+        if cut.place is not None:
+            own, (_, count) = sizes[module], cut.place
+            if len(own) < count or len(set(own.values())) > 1:
+                raise ValueError(
+                    f"pattern {pattern}: the unit that {path} is in and those beside "
+                    "it are not of the same shapes; exclude them"
+                )
 
 
 def _stack_modules(leaves: Stacking, modules: Sequence[int]) -> Stacking:

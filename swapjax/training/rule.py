@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
+from swapjax.core.sharding import by_compiler
 from swapjax.core.types import Leaves, Masks
 from swapjax.sparsity.allocation import Allocation
 from swapjax.sparsity.budget import Budget
@@ -178,9 +179,13 @@ class Rule:
         Raises:
             ValueError: for masks of other shapes or dtypes than those of the step.
         """
-        units, inside = step.budget.units, step.within
-        if units is None:
+        if step.budget.units is None:
             return self._choose(step)
+        return by_compiler(self._choose_units, step.masks)(step)
+
+    def _choose_units(self, step: MaskStep) -> Leaves:
+        units, inside = step.budget.units, step.within
+        assert units is not None
         chosen = self._choose(
             step._replace(
                 weights=units.means(tuple(map(jnp.abs, step.weights))),

@@ -602,6 +602,16 @@ def test_a_demo_that_cannot_be_written_is_not_started(runs, tmp_path, capsys):
     assert runs == []
 
 
+def test_whole_channels_are_pruned_to_any_sparsity(compare, tmp_path):
+    path = tmp_path / "runs.json"
+    options = ("--methods", "magnitude,obd", "--pattern", "channel", "--json", path)
+    assert compare(*options, "--sparsities", "0.3") == 0
+    rows = json.loads(path.read_text())
+    assert [row["method"] for row in rows] == ["magnitude", "obd"]
+    assert all(abs(row["nonzeros"] / row["total"] - 0.7) < 0.05 for row in rows)
+    assert compare(*options, "--sparsities", "0.3") == 0
+
+
 def test_a_pattern_leaves_out_what_cannot_do_it(compare, capsys):
     assert compare("--methods", "obd,cbs", "--pattern", "2:4") == 2
     assert "--methods: cbs does not take --pattern" in capsys.readouterr().err

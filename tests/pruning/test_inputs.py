@@ -68,9 +68,9 @@ def test_gradients_that_are_not_finite_leave_nothing_behind(problem, tmp_path):
 
 
 def test_names_that_are_unknown_ask_for_a_rule(problem):
-    with pytest.raises(ValueError, match="say with include what to prune of w"):
+    with pytest.raises(ValueError, match="say with include what to prune of theta"):
         swapjax.prune(
-            lambda p, b: jnp.sum(p["w"]), {"w": jnp.ones((3, 3))}, problem[1],
+            lambda p, b: jnp.sum(p["theta"]), {"theta": jnp.ones((3, 3))}, problem[1],
             sparsity=0.5, key=KEY,
         )  # fmt: skip
 

@@ -140,3 +140,26 @@ def test_losses_with_a_derivative_of_their_own_take_any_storage(method):
     np.testing.assert_allclose(
         stored.params["kernel"], free.params["kernel"], rtol=1e-4, atol=1e-5
     )
+
+
+def test_matrices_by_name_that_are_not_followed_are_told_of():
+    def loss_fn(params, x):
+        filters = jnp.fft.irfft(jnp.fft.rfft(params["mix"]["kernel"]), 4)
+        return jnp.mean((x[:, None] * filters).sum(-1) @ params["out"]["kernel"])
+
+    params = {
+        "mix": {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(3)},
+        "out": {"kernel": jnp.ones((3, 2)), "empty": jnp.ones((0, 3))},
+        "table": {"embedding": jnp.ones((5, 2))},
+    }
+    wanted = (
+        "^params: not pruned, though called as matrices are: mix/kernel, which enters "
+        r"the loss through fft; .* swapjax.plan\(..., include=..., axes=...\)$"
+    )
+    with pytest.warns(UserWarning, match=wanted) as told:
+        pruned = swapjax.prune(
+            loss_fn, params, jnp.ones((6, 4)), sparsity=0.5, samples=6,
+            method=swapjax.magnitude(), key=jax.random.key(0),
+        )  # fmt: skip
+    assert [warning.filename for warning in told] == [__file__]
+    assert pruned.history[-1].layers == {"out/kernel": 3}

@@ -173,6 +173,15 @@ def test_a_layout_goes_onto_a_tree_of_the_same_paths():
     assert layout.onto(network()) == layout
 
 
+def test_a_layout_goes_onto_a_whole_module_from_its_arrays_alone():
+    arrays = {"act": None, "kernel": jnp.ones((2, 3)), "last": None}
+    whole = {**arrays, "act": jnp.zeros(()), "last": jnp.zeros(4)}
+    moved = Layout.of(arrays).onto(whole)
+    assert (moved.positions, moved.paths) == ((1,), ("kernel",))
+    assert moved.split(whole)[0] is whole["kernel"]
+    assert moved.onto(arrays) == Layout.of(arrays)
+
+
 def test_leaves_of_other_shapes_are_refused():
     params = {"a": {"kernel": jnp.ones((2, 3))}, "b": {"kernel": jnp.ones((3, 2))}}
     layout = Layout.of(params)

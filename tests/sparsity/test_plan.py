@@ -362,7 +362,7 @@ def test_printing_a_plan_tells_what_will_happen():
         "fc2/kernel    5x4              5        4       20      7  erk",
         "all                                             50     25",
         "stack, inputs and outputs are told by Flax Dense kernel",
-        "left out, is a bias: fc1/bias, fc2/bias",
+        "left out, a bias: fc1/bias, fc2/bias",
     ]
     shared = str(plan(network(), 0.5)).splitlines()
     assert shared[1].split() == ["fc1/kernel", "6x5", "6", "5", "30", "global"]

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks.layers import whole
+from networks.table import NETWORKS
 
 import swapjax
 from swapjax import Block, Channel, Expert, Head
@@ -17,6 +19,7 @@ from swapjax.roles.role import matrix
 from swapjax.sparsity.budget import Budget, count_by_group, select
 from swapjax.sparsity.layout import Layout
 from swapjax.sparsity.stacking import Stacking
+from swapjax.sparsity.unit_names import attention_of, module_of
 from swapjax.sparsity.units import Units
 
 HEADS, DIM, WIDTH = 3, 2, 6
@@ -185,6 +188,49 @@ class TestHeads:
                 np.testing.assert_array_equal(grid.any(1), grids[0].all(1))
                 np.testing.assert_array_equal(grid.all(1), grids[0].all(1))
 
+    @pytest.mark.parametrize("by_head", [False, True])
+    def test_a_matrix_that_joins_parts_has_all_of_a_head(self, by_head):
+        name = "query_key_value" if by_head else "in_proj"
+        rng = np.random.default_rng(0)
+        params = {
+            f"attn.{name}.weight": rng.normal(size=(24, 8)).astype("f4"),
+            "attn.out_proj.weight": rng.normal(size=(8, 8)).astype("f4"),
+        }
+        plan = swapjax.plan(params, 0.5, pattern=Head(size=2))
+        masks = swapjax.magnitude_masks(params, plan=plan)
+        joined = np.asarray(masks[f"attn.{name}.weight"])
+        parts = (4, 3, 2, 8) if by_head else (3, 4, 2, 8)
+        heads = np.moveaxis(joined.reshape(parts), 0 if by_head else 1, 0)
+        alive = np.asarray(masks["attn.out_proj.weight"])[0, ::2]
+        assert alive.sum() == 2
+        np.testing.assert_array_equal(heads.reshape(4, -1).all(1), alive)
+        np.testing.assert_array_equal(heads.reshape(4, -1).any(1), alive)
+
+    def test_one_that_joins_more_queries_than_keys_is_named(self):
+        params = {"attn.qkv_proj.weight": np.ones((24, 16), "f4"),
+                  "attn.o_proj.weight": np.ones((16, 16), "f4")}  # fmt: skip
+        message = "attn.qkv_proj.weight .* of 4 heads each by its name, and their outp"
+        with pytest.raises(ValueError, match=message):
+            swapjax.plan(params, 0.5, pattern=Head(size=2))
+
+    @pytest.mark.parametrize(
+        ("parts", "others"),
+        [
+            ("h.0.attn.c_attn.weight h.0.attn.c_proj.weight", "h.1.attn.c_attn.weight"),
+            (
+                "l/attention/self/query/weight l/attention/output/dense/weight",
+                "l/output/dense/weight",
+            ),
+            ("a/~/mha/query/w a/~/mha/linear/w", "a/~/linear/w"),
+            ("wq wo", "mlp/wo"),
+            ("attn/query/kernel attn/out/kernel", "cross/query/kernel"),
+        ],
+    )
+    def test_what_belongs_to_one_attention_is_told_by_its_path(self, parts, others):
+        one = {attention_of(path) for path in parts.split()}
+        assert len(one) == 1
+        assert not one & {attention_of(path) for path in others.split()}
+
     def test_fewer_keys_than_queries_share_theirs(self):
         many = attention(jax.random.key(0), heads=4)
         few = attention(jax.random.key(1), heads=2)
@@ -233,6 +279,40 @@ class TestExperts:
         # Floors keep one of the mixture, not all of them.
         least = swapjax.plan(params, 0.75, pattern=Expert(), axes=MOE_AXES)
         assert least.kept == least.total // 4
+
+    def test_leaves_of_their_own_are_pruned_as_those_of_a_stack_are(self):
+        rng = np.random.default_rng(0)
+        up, down = (rng.normal(size=(11, *shape)).astype("f4") for shape in
+                    ((WIDTH, 5), (5, WIDTH)))  # fmt: skip
+        both = {"up": up, "down": down}
+        apart = [{name: w[i] for name, w in both.items()} for i in range(11)]
+        params = {"moe": {"experts": both}}
+        lists = {"moe": {"experts": apart, "router": np.ones((WIDTH, 11), "f4")}}
+        one = swapjax.plan(params, 0.6, pattern=Expert(),
+                           axes={"up|down": ("expert", "input", "output")})  # fmt: skip
+        two = swapjax.plan(lists, 0.6, pattern=Expert(),
+                           axes={"up|down|router": ("input", "output")})  # fmt: skip
+        assert one.kept == two.kept == 4 * 2 * WIDTH * 5
+        stacked = swapjax.magnitude_masks(params, plan=one)["moe"]["experts"]
+        masks = swapjax.magnitude_masks(lists, plan=two)["moe"]["experts"]
+        for i in range(11):
+            for name in both:
+                np.testing.assert_array_equal(masks[i][name], stacked[name][i])
+        leaves = two.layout.leaf_masks({"moe": {"experts": masks, "router": True}})
+        assert int(count_by_group(leaves, two.budget)[0]) == two.kept
+        assert "moe/router" in str(two)
+        apart[3]["up"] = apart[3]["up"][:, :2]
+        with pytest.raises(ValueError, match="moe/experts/0/down is in and those besi"):
+            swapjax.plan(lists, 0.6, pattern=Expert(),
+                         axes={"up|down|router": ("input", "output")})  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("path", "module"),
+        [("a/moe/w_in", "a/moe"), ("moe/wi/kernel", "moe"), ("moe_0/w", "moe_0"),
+         ("layers.3.mlp.experts.down_proj", "layers/3/mlp/experts")],
+    )  # fmt: skip
+    def test_what_belongs_to_one_mixture_is_told_by_its_path(self, path, module):
+        assert module_of(path) == module
 
     def test_none_are_named(self):
         with pytest.raises(ValueError, match="experts: none are found in fc/kernel"):
@@ -359,6 +439,28 @@ class TestStacks:
                 assert not leaf.all()
 
 
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        ("linen scan, axis 1", Head()),
+        ("equinox scan", Head(size=2)),
+        ("llama, stacked", Head(size=2)),
+        ("plain scan", Head(size=2)),
+        ("mixture, scanned", Expert()),
+        ("plain lstms in layers", Channel()),
+    ],
+)
+def test_networks_are_pruned_stacked_as_not_stacked(name, pattern):
+    row = NETWORKS[name]
+    found = []
+    for params, loss_fn, data in (row.make(), row.unstacked()):
+        told = {"loss_fn": loss_fn, "batch": data}
+        plan = swapjax.plan(params, 0.5, pattern=pattern, **told)
+        found.append(whole(swapjax.magnitude_masks(params, plan=plan), params))
+        assert plan.kept == plan.total // 2
+    jax.tree.map(np.testing.assert_array_equal, row.split(found[0]), found[1])
+
+
 def test_select_within_keeps_whole_units_of_what_is_there():
     params = {"kernel": jnp.asarray(np.random.default_rng(0).normal(size=(4, 6)), "f4")}
     plan = swapjax.plan(params, 0.5, pattern=Channel())
@@ -377,6 +479,12 @@ def test_select_within_keeps_whole_units_of_what_is_there():
         swapjax.magnitude_masks(params, plan=plan, within={"kernel": within})
 
 
+def test_what_is_no_pattern_is_named():
+    for odd in (Head, "channel", 4):
+        with pytest.raises(ValueError, match="pattern must be an NM, Channel, Head, E"):
+            swapjax.plan({"kernel": np.ones((3, 4), "f4")}, 0.5, pattern=odd)
+
+
 def test_scores_that_are_no_numbers_rank_lowest():
     scores = jnp.asarray([[1.0, jnp.nan, 3.0], [1.0, 9.0, -jnp.inf]])
     plan = swapjax.plan({"kernel": jnp.ones((2, 3))}, 0.6, pattern=Channel())
@@ -385,3 +493,16 @@ def test_scores_that_are_no_numbers_rank_lowest():
     plain = Budget(jnp.asarray([2]), (0,), (0,), stacking=Stacking.none(1))
     assert plain.in_units is plain
     assert math.prod(plan.grids[0]) == 3
+
+
+@pytest.mark.parametrize("pattern", [Head(), Channel()], ids=str)
+@pytest.mark.parametrize("kind", [jax.sharding.AxisType.Auto,
+                                  jax.sharding.AxisType.Explicit], ids=str)  # fmt: skip
+def test_sharded_is_unsharded(kind, pattern):
+    mesh = jax.make_mesh((2,), ("device",), axis_types=(kind,))
+    params = {"attn": attention(jax.random.key(0), heads=4)}
+    along = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("device"))
+    plan = swapjax.plan(params, 0.5, pattern=pattern)
+    masks = swapjax.magnitude_masks(jax.device_put(params, along), plan=plan)
+    expected = swapjax.magnitude_masks(params, plan=plan)
+    jax.tree.map(np.testing.assert_array_equal, masks, expected)
