@@ -119,7 +119,8 @@ class Segments:
             [groups].
         """
         if self.total == 1:
-            return functools.reduce(jnp.add, map(jnp.sum, of_leaves))[None]
+            total = functools.reduce(jnp.add, (x.sum(dtype=x.dtype) for x in of_leaves))
+            return total[None]
         layers = self.stacking.gather(of_leaves)
         if self.groups == tuple(range(self.total)):
             return layers

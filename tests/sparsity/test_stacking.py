@@ -102,3 +102,11 @@ def test_equal_layers_are_compiled_once():
         return jitted.lower((shape,) * leaves, budget).as_text().count("while")
 
     assert lines(12) == lines(2)
+
+
+@pytest.mark.usefixtures("x64")
+def test_counts_stay_narrow_beside_float64():
+    budget = Budget(jnp.asarray([4], jnp.int32), (0,) * 10, FLOORS, stacking=STACKING)
+    scores = tuple(jnp.ones(shape) for shape in SHAPES)
+    with jax.numpy_dtype_promotion("strict"):
+        assert sum(int(m.sum()) for m in select(scores, budget)) == 4
