@@ -229,10 +229,10 @@ def test_leaves_without_axes_are_never_pruned():
     assert plan(params, 0.5, include=lambda p, x: True).layout.total == 23
     assert plan(params, 0.5, include=".", exclude="x1").layout.total == 23
     with pytest.raises(
-        ValueError, match=r"include: 'w1' matches only w1 of shape \(\)"
+        ValueError, match=r"include: 'x1' matches only x1 of shape \(\)"
     ):
         plan(params, 0.5, include=["x0", "x1"])
-    with pytest.raises(ValueError, match="leave nothing to prune of w0, w1, w2"):
+    with pytest.raises(ValueError, match="leave nothing to prune of x0, x1, x2"):
         plan(params, 0.5, include=lambda path, _: path == "x1")
 
 
