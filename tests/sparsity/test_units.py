@@ -485,6 +485,20 @@ def test_what_is_no_pattern_is_named():
             swapjax.plan({"kernel": np.ones((3, 4), "f4")}, 0.5, pattern=odd)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "shapes", "words"),
+    [
+        (Channel(), [(4, 9), (4, 3)], "keeps 1 of 12 channels; .* 12 at most and 2"),
+        (Block(2, 2), [(4, 8), (4, 4)], "keeps 1 of 12 blocks of 2x2; .* 2 at least"),
+        (Channel(), [(4, 9), (2, 3)], "keeps 4 of 42 entries; .* and 6 at least"),
+    ],
+)
+def test_budgets_below_the_floors_tell_what_they_count(pattern, shapes, words):
+    params = {f"fc{i}": {"kernel": np.ones(s, "f4")} for i, s in enumerate(shapes)}
+    with pytest.raises(ValueError, match=words):
+        swapjax.plan(params, 0.91, pattern=pattern)
+
+
 def test_scores_that_are_no_numbers_rank_lowest():
     scores = jnp.asarray([[1.0, jnp.nan, 3.0], [1.0, 9.0, -jnp.inf]])
     plan = swapjax.plan({"kernel": jnp.ones((2, 3))}, 0.6, pattern=Channel())
