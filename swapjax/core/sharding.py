@@ -75,6 +75,22 @@ def leave_to_compiler(tree: Any) -> Any:
     return jax.tree.map(move, tree)
 
 
+def is_explicit(tree: Any) -> bool:
+    """Tell whether arrays, or shapes of some, lie on a mesh with explicit axes."""
+    shardings = (getattr(x, "sharding", None) for x in jax.tree.leaves(tree))
+    meshes = (s.mesh for s in shardings if isinstance(s, NamedSharding))
+    return any(AxisType.Explicit in mesh.axis_types for mesh in meshes)
+
+
+def anywhere(tree: Any) -> Any:
+    """Take the shapes and dtypes of arrays alone, not where they lie; numbers stay."""
+
+    def take(x: Any) -> Any:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype) if hasattr(x, "shape") else x
+
+    return jax.tree.map(take, tree)
+
+
 def by_compiler(function: Callable, like: Sequence[Any]) -> Callable:
     """Let the compiler place what a function makes of arrays on a mesh.
 
@@ -88,6 +104,17 @@ def by_compiler(function: Callable, like: Sequence[Any]) -> Callable:
     if not any(AxisType.Explicit in s.mesh.axis_types for s in shardings):
         return function
     return jax.sharding.auto_axes(function, out_sharding=shardings)
+
+
+def on_all_devices(x: jax.Array) -> jax.Array:
+    """Give all of a small array to every device of a mesh with explicit axes.
+
+    Elsewhere, where the compiler places arrays, it stays as it is.
+    """
+    spec = jax.typeof(x).sharding.spec
+    if all(axes is None for axes in spec):
+        return x
+    return jax.sharding.reshard(x, PartitionSpec(*[None] * x.ndim))
 
 
 def put_like(tree: Any, reference: Any) -> Any:

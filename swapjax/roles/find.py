@@ -89,8 +89,10 @@ def _by_hand(path: str, shape: tuple[int, ...], words: Sequence[Axis]) -> Role:
     """Take axes that were given for a leaf."""
     are_words = isinstance(words, Sequence) and not isinstance(words, str)
     if not are_words or len(words) != len(shape):
+        rank = f"{len(shape)} {'axis' if len(shape) == 1 else 'axes'}"
         raise ValueError(
-            f"axes: {path} has shape {shape}; give a word for each axis, got {words!r}"
+            f"axes: {path} has {rank}, shape {shape}; give a word for each, got "
+            f"{words!r}"
         )
     try:
         return matrix(*words, reason="axes=")

@@ -17,6 +17,8 @@ from swapjax.roles.place import (
 from swapjax.roles.role import Axis, matrix
 
 _HEADS = ("query", "key", "value")
+_INTO = re.compile(r"^([qkv](_proj)?|w[qkv])$")  # Heads if those of the way back are.
+_BACK = re.compile(r"^(o|wo|(o|out)_proj)$")
 _HAIKU = re.compile(
     r"^(linear|query|key|value|(depthwise_)?conv\d_d|conv\d_d_transpose"
     r"|(input|hidden)_to_hidden)(_\d+)?$"
@@ -102,13 +104,30 @@ def _heads(place: Place, bias: Shape | None) -> Found | None:
     """Read the projections of attention, which keep heads and their entries apart."""
     if place.rank != 3:
         return None
-    if place.module in _HEADS and bias in (None, place.shape[1:]):
-        return FITS, ("input", "output", "output"), "attention"
     siblings = {module for module, _ in place.around}
+    is_into = place.module in _HEADS or _answers(place, _INTO, _BACK)
+    if is_into and bias in (None, place.shape[1:]):
+        return FITS, ("input", "output", "output"), "attention"
     is_out = place.module == "out" and siblings & set(_HEADS)
-    if is_out and bias in (None, place.shape[2:]):
+    if (is_out or _answers(place, _BACK, _INTO)) and bias in (None, place.shape[2:]):
         return FITS, ("input", "input", "output"), "attention"
     return None
+
+
+def _answers(place: Place, own: re.Pattern[str], other: re.Pattern[str]) -> bool:
+    """Whether one beside it goes the way back: [width, heads, size], [.., size, width].
+
+    Heads of keys may be fewer than those of outputs.
+    """
+    first, middle, last = place.shape
+    ends = (last, first) if own is _INTO else (middle, last)
+    return own.search(place.module) is not None and any(
+        len(shape) == 3
+        and other.search(module)
+        and ends == (shape[1:] if own is _INTO else (shape[2], shape[0]))
+        for (module, leaf), shape in place.around.items()
+        if leaf == place.leaf
+    )
 
 
 def _local(place: Place, bias: Shape | None) -> Found | None:

@@ -80,6 +80,9 @@ def _meet(
         numbers = eqn.params["ragged_dot_dimension_numbers"]
         words = products.of_ragged_dot(numbers, which, rank)
     use = products.used(view, words, shape, name, groups, pixels)
+    if view.lifted and use.kind == "matrix":
+        how = f"goes through {view.lifted}, which keeps no zeros, before it meets data"
+        use = Use(view.leaf, "unknown", how, weak=use.weak)
     if view.soft is not None:
         same = any(v.leaf == view.leaf and v.soft is not PASSED for v in other.views)
         if same or not {"input", "output"} <= set(use.axes):

@@ -22,7 +22,7 @@ _PLAIN = re.compile(
     re.IGNORECASE,
 )
 _LAYERS = re.compile(  # Leaves that are called as a layer is.
-    r"^((qkv|[qkvo]_proj|(in|out|up|down|gate)(_proj)?|proj|head|lm_head|router"
+    r"^((qkv|[a-z]{1,4}_proj|(in|out|up|down|gate)(_proj)?|proj|head|lm_head|router"
     r"|linear|dense|fc)(_?\d+)?)$"
 )
 _UNCERTAIN = 0.4  # One such leaf speaks for no stack, two do.
@@ -48,7 +48,7 @@ def read_plain(place: Place) -> Reading | None:
     cost = FITS if bias in (None, last) else CONTRADICTED
     if bias == first != last:
         axes, cost = ("output", "input"), LIKELY
-    return Reading(cost, matrix(*axes, reason=f"called {place.leaf}"))
+    return Reading(cost, matrix(*axes, reason=f"the name {place.leaf}"))
 
 
 def _several_axes(place: Place, bias: Shape | None) -> Reading:

@@ -150,3 +150,21 @@ def scan_counts(eqn: core.JaxprEqn) -> tuple[int, int]:
 def _is_whole(inner: Any, outer: Any) -> bool:
     """Whether a variable of a loop has the rank that it has outside of it."""
     return len(inner.shape) == len(outer.aval.shape)
+
+
+# Of these, what makes something else of a zero.
+LIFTING = frozenset(
+    {
+        "acos",
+        "cos",
+        "cosh",
+        "digamma",
+        "erfc",
+        "exp",
+        "exp2",
+        "lgamma",
+        "log",
+        "logistic",
+        "rsqrt",
+    }
+)

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from swapjax.core import trees
+from swapjax.core import sharding, trees
 from swapjax.core.static_leaves import are_arrays
 from swapjax.core.types import LossFn, Params
 from swapjax.roles.role import Role
@@ -98,7 +98,13 @@ def _trace(loss_fn: Callable[..., Any], arrays: list[Any], batch: Any) -> Any:
     try:
         # Loops are to be seen as such, whoever looks into theirs step by step.
         with jax.disable_jit(False):
-            return jax.make_jaxpr(loss_fn)(arrays, batch)
+            try:
+                return jax.make_jaxpr(loss_fn)(arrays, batch)
+            except Exception:
+                if not sharding.is_explicit((arrays, batch)):
+                    raise
+            # Most losses leave it to the compiler where arrays lie.
+            return jax.make_jaxpr(loss_fn)(*sharding.anywhere((arrays, batch)))
     except _VALUES as error:
         first = str(error).strip().splitlines()[0]
         raise ValueError(

@@ -8,7 +8,7 @@ from swapjax.roles import products
 from swapjax.roles.lookups import chosen, looked_up
 from swapjax.roles.meet import read_product
 from swapjax.roles.moves import MOVED
-from swapjax.roles.primitives import BENT, LINEAR
+from swapjax.roles.primitives import BENT, LIFTING, LINEAR
 from swapjax.roles.uses import PASSED, Use
 from swapjax.roles.values import Scope, Value, fallback, shape_of, soften
 from swapjax.roles.views import (
@@ -54,7 +54,21 @@ def _entrywise(
         return [soften(Value(True, tuple(views)), name, scope)] * len(eqn.outvars)
     if name in BENT:
         views = [v._replace(bent=True) if v.summed else v for v in views]
-    return [Value(False, joined(views))] * len(eqn.outvars)
+    return [Value(False, _lifted(name, joined(views)))] * len(eqn.outvars)
+
+
+def _lifted(name: str, views: tuple[View, ...]) -> tuple[View, ...]:
+    """Note whether zeros stay zeros, as they do in a product if they do in a factor.
+
+    ``softplus`` is a sum of terms of which they do in one, chosen from others.
+    """
+    if name in LIFTING:
+        return tuple(view._replace(lifted=name) for view in views)
+    lifted = {view.leaf: view.lifted for view in views if view.lifted}
+    if name in ("add", "add_any", "sub", "select_n"):
+        return tuple(v._replace(lifted=lifted.get(v.leaf, "")) for v in views)
+    kept = {view.leaf for view in views if not view.lifted}
+    return tuple(v for v in views if not v.lifted or v.leaf not in kept)
 
 
 def _biased(value: Value, values: Iterable[Value]) -> Value:

@@ -36,6 +36,7 @@ class View(NamedTuple):
         depth: how many such products and reductions the leaf went through.
         reduced: whether a reduction was one of them.
         bent: whether something that is not linear came after such a product.
+        lifted: the last primitive it went through that makes something else of zeros.
         looked: the primitive that took several places of an axis, of a list of numbers
             that does not depend on data.
         soft: of a value that depends on data as well, what the leaf is said to do
@@ -53,6 +54,7 @@ class View(NamedTuple):
     depth: int = 0
     reduced: bool = False
     bent: bool = False
+    lifted: str = ""
     looked: str = ""
     soft: Use | None = None
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from swapjax.core.sharding import on_all_devices
 from swapjax.roles.role import Role
 
 Shape = tuple[int, ...]
@@ -52,7 +53,11 @@ class Stacking:
             shapes: theirs.
             roles: theirs.
         """
-        axes = tuple(role.stack for role in roles)
+        # An empty stack has no layers to count: it is an empty leaf.
+        axes = tuple(
+            role.stack if all(shape[a] for a in role.stack) else ()
+            for role, shape in zip(roles, shapes, strict=True)
+        )
         sides = [
             tuple(shape[a] for a in of) for shape, of in zip(shapes, axes, strict=True)
         ]
@@ -132,7 +137,7 @@ class Stacking:
         Args:
             of_leaves: one array a leaf, as many entries as it has layers.
         """
-        flat = jnp.concatenate([x.reshape(-1) for x in of_leaves])
+        flat = jnp.concatenate([on_all_devices(x).reshape(-1) for x in of_leaves])
         order = np.asarray(list(itertools.chain(*self.numbers)), np.int32)
         if np.array_equal(order, np.arange(len(order))):
             return flat

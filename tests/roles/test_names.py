@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 from framework_modules import IMAGE, SEQUENCE, equinox, haiku, linen, of_nnx
-from role_words import matrices, words
+from role_words import matrices, words, words_of
 
 HEADS = {"query/kernel": "ioo", "key/kernel": "ioo", "value/kernel": "ioo"}
 ATTENTION = {**HEADS, "out/kernel": "iio"}
@@ -88,6 +88,20 @@ class Product(nn.Module):
     def __call__(self, x):
         x = nn.Einsum((8, 2, 4), "nta,hab->nthb")(x)
         return nn.Einsum((3, 6), "nthb,hc->ntbc", use_bias=False)(x[:, :, :3])
+
+
+@pytest.mark.parametrize("names", ["q_proj k_proj v_proj o_proj", "wq wk wv wo"])
+def test_heads_are_known_from_the_way_back(names):
+    shapes = ((12, 4, 8), (12, 2, 8), (12, 2, 8), (4, 8, 12))
+    pairs = list(zip(names.split(), shapes, strict=True))
+    words = ("ioo", "ioo", "ioo", "iio")
+    for stack in ((), (3,)):
+        found = words_of({f"{name}/kernel": (*stack, *s) for name, s in pairs})
+        told = ["s" * len(stack) + w for w in words]
+        assert list(found.values()) == told
+    # A scan of Dense.
+    square = words_of({f"{name}/kernel": (3, 12, 12) for name in names.split()})
+    assert set(square.values()) == {"sio"}
 
 
 def test_linen_modules_known_by_their_names():

@@ -9,7 +9,7 @@ from swapjax.roles.names import name_roles
 @pytest.mark.parametrize(
     "name",
     ["w", "W", "w1", "w_2", "wq", "wo", "w_in", "w_out", "W_hh", "Uz", "weights",
-     "qkv", "q_proj", "up", "down", "router", "head"],
+     "qkv", "q_proj", "dt_proj", "up", "down", "router", "head"],
 )  # fmt: skip
 def test_names_of_matrices(name):
     assert words_of({name: (4, 5)}) == {name: "io"}

@@ -17,7 +17,7 @@ from swapjax.sparsity.planning import plan
 
 def shaped(*shapes, dtype=jnp.float32):
     """Leaves w0, w1, ... that take no memory."""
-    return {f"w{i}": jax.ShapeDtypeStruct(s, dtype) for i, s in enumerate(shapes)}
+    return {f"x{i}": jax.ShapeDtypeStruct(s, dtype) for i, s in enumerate(shapes)}
 
 
 def network():
@@ -179,7 +179,7 @@ def test_a_float_is_the_decimal_it_prints_as():
 
 def test_overrides_count_towards_an_exact_total():
     params = shaped((10, 10), (20, 10), (5, 5))
-    overrides = {"w0": 0.25, "w2": 0.0}
+    overrides = {"x0": 0.25, "x2": 0.0}
     for allocation in ("global", "uniform", "erk"):
         target = plan(
             params, 0.5, include=".", overrides=overrides, allocation=allocation
@@ -225,15 +225,15 @@ def test_an_entry_is_kept_rather_than_one_of_nothing(allocation):
 def test_leaves_without_axes_are_never_pruned():
     """The scalar that would be their mask is that of a leaf never pruned."""
     params = shaped((4, 5), (), (3,))
-    assert plan(params, 0.5, include=".").layout.paths == ("w0", "w2")
+    assert plan(params, 0.5, include=".").layout.paths == ("x0", "x2")
     assert plan(params, 0.5, include=lambda p, x: True).layout.total == 23
-    assert plan(params, 0.5, include=".", exclude="w1").layout.total == 23
+    assert plan(params, 0.5, include=".", exclude="x1").layout.total == 23
     with pytest.raises(
-        ValueError, match=r"include: 'w1' matches only w1 of shape \(\)"
+        ValueError, match=r"include: 'x1' matches only x1 of shape \(\)"
     ):
-        plan(params, 0.5, include=["w0", "w1"])
-    with pytest.raises(ValueError, match="leave nothing to prune of w0, w1, w2"):
-        plan(params, 0.5, include=lambda path, _: path == "w1")
+        plan(params, 0.5, include=["x0", "x1"])
+    with pytest.raises(ValueError, match="leave nothing to prune of x0, x1, x2"):
+        plan(params, 0.5, include=lambda path, _: path == "x1")
 
 
 @pytest.mark.parametrize("allocation", ["uniform", "erk"])
@@ -297,7 +297,7 @@ def test_every_stage_on_the_way_is_exact_with_overrides(
         shaped(*drawn),
         1 - Fraction(fixed + left, sum(sizes)),
         include=".",
-        overrides={f"^w{i}$": by_name[i] for i in chosen},
+        overrides={f"^x{i}$": by_name[i] for i in chosen},
         allocation=allocation,
     )
     assert target.kept == fixed + left
@@ -309,7 +309,7 @@ def test_every_stage_on_the_way_is_exact_with_overrides(
 
 
 def test_overrides_shrink_on_the_way():
-    target = plan(shaped((10, 10), (10, 30)), 0.8, include=".", overrides={"w0": 0.4})
+    target = plan(shaped((10, 10), (10, 30)), 0.8, include=".", overrides={"x0": 0.4})
     half = target.at(0.4)
     assert half.overrides == (Fraction(1, 5), None)
     assert counts(half) == [80, 160]
@@ -320,7 +320,7 @@ def test_overrides_shrink_on_the_way():
 def test_rounded_overrides_leave_the_others_no_more_than_they_have():
     # Rounded one by one, both would keep 99 of their 100 and w2 101 of its 100.
     target = plan(shaped((10, 10), (10, 10), (10, 10)), 0.2, include=".",
-                  overrides={"w0": 0.3, "w1": 0.3})  # fmt: skip
+                  overrides={"x0": 0.3, "x1": 0.3})  # fmt: skip
     assert sorted(counts(target.at(0.0034))) == [99, 100, 100]
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sparse_runs import QUICK
 
+import swapjax
 from swapjax.roles.role import matrix
 from swapjax.sparsity.budget import Budget, select
 from swapjax.sparsity.segments import Segments
@@ -49,6 +50,15 @@ def layers(leaves):
 
 def test_layers_have_names_in_the_order_of_separate_ones():
     assert STACKING.names(PATHS, SHAPES) == LAYERS
+
+
+def test_an_empty_stack_is_an_empty_leaf():
+    params = {"a": jnp.ones((0, 2, 3)), "b": jnp.ones((2, 0, 3)), "c": jnp.ones((4, 2))}
+    axes = {"a|b": ("stack", "input", "output"), "c": ("input", "output")}
+    plan = swapjax.plan(params, 0.5, axes=axes, allocation="uniform")
+    assert "0x2x3" in str(plan)
+    kept = plan.kept_in(swapjax.magnitude_masks(params, plan=plan))
+    assert kept == {"a": 0, "b[0]": 0, "b[1]": 0, "c": 4}
 
 
 @pytest.mark.parametrize("groups", GROUPS)

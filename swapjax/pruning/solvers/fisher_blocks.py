@@ -66,6 +66,9 @@ def partition(
 
     Returns:
         ``int32[number, c]`` a leaf: places in it, the leaf's size for none.
+
+    Raises:
+        ValueError: for an axis that a leaf does not have, or that counts its layers.
     """
 
     def chunks(i: int, leaf: jax.Array) -> jax.Array:
@@ -73,9 +76,14 @@ def partition(
             raise ValueError(
                 f"output_axis: {axis} is no axis of a leaf of shape {leaf.shape}"
             )
-        stack = () if layout is None else layout.roles[i].stack
+        stack = () if layout is None else layout.stacking.axes[i]
         told = () if layout is None else layout.roles[i].outputs
         outputs: tuple[int, ...] = ((-1 if axis is None else axis) % leaf.ndim,)
+        if axis is not None and outputs[0] in stack:
+            raise ValueError(
+                f"output_axis: {axis} counts the layers of a leaf of shape "
+                f"{leaf.shape}, no outputs; leave it out for what the plan knows"
+            )
         if axis is None and (told or stack):
             outputs = told
         inputs = tuple(a for a in range(leaf.ndim) if a not in stack + outputs)
