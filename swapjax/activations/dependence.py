@@ -28,7 +28,7 @@ def flow(
         program: a jaxpr.
         flags: what its inputs depend on; its constants do on neither.
         branching: called for every equation that leaves enter and of which data tell
-            which branch it takes, or how often it loops.
+            which branch it takes, how often it loops, or how many rows an expert has.
     """
     known = dict(zip(program.invars, flags, strict=True))
 
@@ -77,6 +77,8 @@ def _results(eqn: core.JaxprEqn, flags: Flags, branching: Callable | None) -> Fl
             branching(eqn)
         several = [flow(b.jaxpr, flags[1:], branching) for b in params["branches"]]
         return tuple(_both(flags[0], *each) for each in zip(*several, strict=True))
+    if name == "ragged_dot_general" and DATA in flags and branching is not None:
+        branching(eqn)
     return (_both(*flags),) * len(eqn.outvars)
 
 

@@ -93,6 +93,46 @@ def of_dot(
     return Product(view, shape, groups, inputs, outputs, moment(read))
 
 
+def of_ragged_dot(
+    eqn: core.JaxprEqn,
+    view: View,
+    shape: tuple[int, ...],
+    rows: jax.Array,
+    sizes: jax.Array,
+) -> Product | None:
+    """Take a ``ragged_dot_general`` as a layer for each expert.
+
+    Args:
+        eqn: the equation.
+        view: the leaf, which has the matrices of the experts.
+        shape: of the operand.
+        rows: the other operand, those of one expert after those of another.
+        sizes: how many each expert has.
+
+    Returns:
+        None where the rows are not what it makes groups of, or not all that it does.
+    """
+    numbers = eqn.params["ragged_dot_dimension_numbers"]
+    contracted, batched = numbers.dot_dimension_numbers
+    theirs, inputs = map(tuple, contracted)
+    groups = tuple(numbers.rhs_group_dimensions)
+    free = rest(rows.ndim, theirs)
+    ragged = tuple(numbers.lhs_ragged_dimensions)
+    if len(groups) != 1 or free != ragged or batched[0] or eqn.params["group_offset"]:
+        return None
+    outputs = rest(len(shape), groups + inputs)
+    read = _fold(rows, (free, theirs))
+    ends, number = jnp.cumsum(sizes), jnp.arange(len(read))
+    owners = jnp.searchsorted(ends, number, side="right")
+
+    def one(expert: jax.Array) -> jax.Array:
+        own = jnp.where((owners == expert)[:, None], read, jnp.zeros((), read.dtype))
+        return moment(own[None])[0]
+
+    found = jax.lax.map(one, jnp.arange(shape[groups[0]]))
+    return Product(view, shape, groups, inputs, outputs, found)
+
+
 def of_convolution(
     eqn: core.JaxprEqn, view: View, shape: tuple[int, ...], images: jax.Array
 ) -> Product:

@@ -160,7 +160,8 @@ def _branches(
 ) -> bool:
     """Tell whether data decide on branches with leaves, or how often they are used.
 
-    Batches side by side would all take all of them.
+    Batches side by side would all take all of them, and JAX does not put rows of
+    experts (``ragged_dot``) side by side.
     """
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batches)
     program = jax.make_jaxpr(loss_fn)(params, one).jaxpr

@@ -3,10 +3,10 @@
 A leaf is followed through equations that only rearrange it, cut it or join it to others
 (transposes, reshapes, slices, concatenations), that scale it or multiply it with a
 constant, into programs that are called (``jit``, ``jax.checkpoint``, functions with
-custom derivatives), and into loops and branches. Where it enters a ``dot_general``, or
-is the kernel of a ``conv_general_dilated``, the other operand is the input of its
-layer. A leaf that enters any other equation is not a layer, which raises an error that
-names it.
+custom derivatives), and into loops and branches. Where it enters a ``dot_general``, has
+the experts of a ``ragged_dot_general``, or is the kernel of a
+``conv_general_dilated``, the other operand is the input of its layer. A leaf that
+enters any other equation is not a layer, which raises an error that names it.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from jax.extend import core
 from swapjax.activations import constants, loops
 from swapjax.activations import view as views
 from swapjax.activations.dependence import called
-from swapjax.activations.product import of_convolution, of_dot
+from swapjax.activations.product import of_convolution, of_dot, of_ragged_dot
 from swapjax.activations.values import Frame, Value
 from swapjax.roles.primitives import CALLS, MOVES, SAME
 
@@ -85,6 +85,8 @@ def _evaluate(eqn: core.JaxprEqn, operands: list[Value], frame: Frame) -> list[V
         return [_dot(eqn, operands, plain[0], frame)]
     if name == "conv_general_dilated":
         _convolve(eqn, operands, frame)
+        return plain
+    if name == "ragged_dot_general" and _share_out(eqn, operands, frame):
         return plain
     raise frame.error(views_in[0], _WORDS.get(name, f"enters the loss through {name}"))
 
@@ -193,6 +195,17 @@ def _convolve(eqn: core.JaxprEqn, operands: list[Value], frame: Frame) -> None:
     if not image.data:
         found = found._replace(moment=found.moment * frame.examples)
     frame.add(constants.scaled(found, kernel, frame))
+
+
+def _share_out(eqn: core.JaxprEqn, operands: list[Value], frame: Frame) -> bool:
+    """Take a ``ragged_dot_general`` of rows with the matrices of experts, or do not."""
+    rows, leaf, sizes = operands
+    if leaf.view is None or rows.view is not None or not rows.data:
+        return False
+    found = of_ragged_dot(eqn, leaf.view, leaf.array.shape, rows.array, sizes.array)
+    if found is not None:
+        frame.add(constants.scaled(found, leaf, frame))
+    return found is not None
 
 
 def _early(eqn: core.JaxprEqn, operands: list[Value], frame: Frame) -> Value | None:

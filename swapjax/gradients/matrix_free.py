@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from swapjax.core import trees
+from swapjax.core.batches import over_batches
 from swapjax.core.compiled import Reference
 from swapjax.core.types import Leaves, LossFn, Params
 from swapjax.gradients import gram, products
@@ -233,7 +234,7 @@ class MatrixFreeRows:
             return tuple(x.astype(trees.wide(leaves)) for x in leaves)
 
         with jax.default_matmul_precision("highest"):
-            rows = jax.vmap(row)(chunk.read(self.data))
+            rows = over_batches(row, chunk.read(self.data))
         if self.corruption is not None:
             rows = chunk.map_rows(self._corrupt, rows)
         rows = _divide(self.unit, rows)
@@ -249,8 +250,8 @@ class MatrixFreeRows:
     def _losses(self, leaves: Leaves, chunk: Chunk) -> jax.Array:
         params, wide = self.layout.merge(leaves, self.params), trees.wide(leaves)
         with jax.default_matmul_precision("highest"):
-            losses = jax.vmap(lambda batch: self.loss_fn(params, batch))(
-                chunk.read(self.data)
+            losses = over_batches(
+                lambda batch: self.loss_fn(params, batch), chunk.read(self.data)
             )
         return losses.astype(wide)
 

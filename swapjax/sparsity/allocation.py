@@ -45,6 +45,7 @@ def allocate(
     allocation: Allocation,
     fixed: dict[int, int],
     floors: tuple[int, ...],
+    noun: str = "entries",
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Share a budget among layers.
 
@@ -56,6 +57,7 @@ def allocate(
         allocation: how those without an override share.
         fixed: the entries that layers with an override keep, by number of the layer.
         floors: the fewest entries that each keeps.
+        noun: what is counted, for messages.
 
     Returns:
         The entries to keep of each group, and the group of each layer.
@@ -68,7 +70,7 @@ def allocate(
     left = wanted - sum(fixed.values())
     least, most = sum(floors[i] for i in rest), sum(sizes[i] for i in rest)
     if not least <= left <= most:
-        raise _misfit(names, sparsity, sum(sizes), fixed, (least, left, most))
+        raise _misfit(names, sparsity, sum(sizes), fixed, (least, left, most), noun)
     if allocation == "global" or not rest:
         # One group for all that compete, then one for each override.
         order = [rest] if rest else []
@@ -94,6 +96,7 @@ def allocate_units(
     allocation: Allocation,
     fixed: dict[int, int],
     floors: tuple[int, ...],
+    noun: str,
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Share a budget among layers that keep whole units.
 
@@ -110,6 +113,7 @@ def allocate_units(
         allocation: how those without an override share.
         fixed: the units that layers with an override keep, by number of the layer.
         floors: the fewest units that each keeps.
+        noun: what a unit is called, for messages.
 
     Returns:
         The units to keep of each group, and the group of each layer.
@@ -119,7 +123,7 @@ def allocate_units(
             of units of several sizes.
     """
     if len(set(sizes)) <= 1:
-        return allocate(names, counts, sides, sparsity, allocation, fixed, floors)
+        return allocate(names, counts, sides, sparsity, allocation, fixed, floors, noun)
     rest = [i for i in range(len(sizes)) if i not in fixed]
     others = [i for i in rest if sizes[i] != sizes[rest[0]]]
     if allocation == "global" and others:
@@ -137,7 +141,8 @@ def allocate_units(
     # What is fixed is as near as whole units are.
     slack = sum(sizes[i] for i in fixed)
     if not least - slack <= left <= most + slack:
-        raise _misfit(names, sparsity, sum(entries), taken, (least, left, most))
+        room = (least, left, most)
+        raise _misfit(names, sparsity, sum(entries), taken, room, "entries")
     left = min(max(left, least), most)
     weights = [_weight(sides[i], allocation) for i in range(len(sizes))]
     shares = spread(
@@ -168,6 +173,7 @@ def _misfit(
     total: int,
     fixed: dict[int, int],
     bounds: tuple[int, int, int],
+    noun: str,
 ) -> ValueError:
     """Make the error for a budget that layers without an override cannot keep.
 
@@ -177,13 +183,14 @@ def _misfit(
         total: the entries of all.
         fixed: what those with an override keep.
         bounds: the least that the others can keep, what is left to them, and the most.
+        noun: what all of these count.
     """
     least, left, most = bounds
     taken = f"the overrides take {sum(fixed.values()):,}, " if fixed else ""
     others = some([name for i, name in enumerate(names) if i not in fixed])
     return ValueError(
         f"sparsity {float(sparsity):g} keeps {round_half_up(total * (1 - sparsity)):,} "
-        f"of {total:,} entries; {taken}{others or 'no other layers'} can keep {most:,} "
+        f"of {total:,} {noun}; {taken}{others or 'no other layers'} can keep {most:,} "
         f"at most and {least:,} at least (min_keep, so that no layer dies), not "
         f"{left:,}"
     )

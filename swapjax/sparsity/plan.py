@@ -27,6 +27,7 @@ from swapjax.sparsity.plan_units import (
     in_entries,
     layer_names,
     unit_counts,
+    unit_noun,
     unit_sides,
     unit_sizes,
 )
@@ -196,6 +197,7 @@ class Plan:
             self.allocation,
             fixed,
             floors,
+            unit_noun(self.units),
         )
         return dataclasses.replace(
             self,

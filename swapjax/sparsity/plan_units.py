@@ -27,6 +27,11 @@ def unit_sizes(units: Units | None, layout: Layout) -> tuple[int, ...]:
     return (1,) * layout.stacking.count if units is None else units.sizes
 
 
+def unit_noun(units: Units | None) -> str:
+    """Say what is counted."""
+    return "entries" if units is None else str(units.pattern)
+
+
 def unit_sides(units: Units | None, layout: Layout) -> Shapes:
     """Tell the dimensions of each layer, by which ERK goes.
 

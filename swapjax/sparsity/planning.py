@@ -30,6 +30,7 @@ from swapjax.sparsity.plan_units import (
     layer_names,
     layer_overrides,
     unit_counts,
+    unit_noun,
     unit_sides,
     unit_sizes,
 )
@@ -148,8 +149,9 @@ def plan(
         fixed = override_counts(counts, fixed_by, floors)
         sides = unit_sides(units, layout)
         keep, groups = allocate_units(
-            names, counts, sizes, sides, exact, allocation, fixed, floors
-        )
+            names, counts, sizes, sides, exact, allocation, fixed, floors,
+            unit_noun(units),
+        )  # fmt: skip
     return Plan(
         sparsity=exact,
         allocation=allocation,

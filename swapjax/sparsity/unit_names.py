@@ -8,12 +8,12 @@ from swapjax.roles.stacks import split
 from swapjax.sparsity.layout import Layout
 
 _WEIGHTS = ("kernel", "weight", "w", "value")
-_END = r"(_?proj)?(_?(weight|kernel))?$"
+_END = r"(_?(proj|lin|einsum))?(_?(weight|kernel))?$"
 _QUERY = re.compile(r"^(w_?)?(q|query)" + _END, re.IGNORECASE)
 _OTHER = re.compile(r"^(w_?)?(k|v|key|value)" + _END, re.IGNORECASE)
-_OUT = re.compile(r"^(w_?)?(o|out|output)" + _END, re.IGNORECASE)
-# As Haiku, BERT and GPT-2 call the way out of an attention, and other things.
-_OUT_OR_ELSE = re.compile(r"^(linear|dense|c_proj)(_?weight)?$", re.IGNORECASE)
+_OUT = re.compile(r"^(w_?)?(o|out|output|attn_vec)" + _END, re.IGNORECASE)
+# As Haiku, BERT, GPT-2 and timm call the way out of an attention, and other things.
+_OUT_OR_ELSE = re.compile(r"^(linear|dense|(c_)?proj)(_?weight)?$", re.IGNORECASE)
 # Parts one after the other, and those of a head next to each other.
 _THREE = re.compile(r"^(w_?)?(qkv|c_attn|in)" + _END, re.IGNORECASE)
 _TWO = re.compile(r"^(w_?)?kv" + _END, re.IGNORECASE)
@@ -101,13 +101,14 @@ def attention_of(path: str) -> str:
     """Find the module that holds the parts of an attention, of which path is one.
 
     The parent of the part. In ``attention.self.query`` and ``attention.output.dense``,
-    as BERT calls them, it is the attention.
+    as BERT calls them, it is the attention; so it is in ``attention.attention.query``,
+    as ViT does.
     """
     names, lone = _names(path), len(_names(path)) < len(split(path))
     if lone and not (_is_part(path) or _OUT_OR_ELSE.search(names[-1])):
         return "/".join(names)
     names = names[:-1]
-    inside = names[-1:] in (("self",), ("output",))
+    inside = names[-1:] in (("self",), ("output",), names[-2:-1])
     if inside and any(map(_ATTENTION.search, names[-2:-1])):
         names = names[:-1]
     return "/".join(names)

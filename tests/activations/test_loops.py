@@ -206,6 +206,40 @@ class TestScan:
         check(found["kernel"], total[None])
 
 
+def test_rows_of_experts():
+    """Sorted by expert and multiplied with a ragged product, in two layers."""
+    up, down, x = draw(0, 2, 3, 4, 5), draw(1, 2, 3, 5, 4), draw(2, N, 3, 4)
+
+    def block(h, w):
+        chosen = jnp.argmax(h[:, :3], -1)
+        order = jnp.argsort(chosen)
+        sizes = jnp.bincount(chosen, length=3)
+        hidden = jnp.tanh(jax.lax.ragged_dot(h[order], w[0], sizes))
+        read = jax.lax.ragged_dot(hidden, w[1], sizes)
+        return h + read[jnp.argsort(order)], None
+
+    def loss(p, x):
+        behind = jnp.swapaxes(p["down"], -1, -2)
+        return jnp.mean(jax.lax.scan(block, x.reshape(-1, 4), (p["up"], behind))[0])
+
+    params = {"up": up, "down": down.swapaxes(-1, -2)}
+    axes = {"up": ("stack", "expert", "input", "output")}
+    axes["down"] = ("stack", "expert", "output", "input")
+    found = measure(loss, params, x, axes=axes)
+    h, read = x.reshape(-1, 4), {"up": [], "down": []}
+    for w, v in zip(up, down, strict=True):
+        chosen = h[:, :3].argmax(-1)
+        own = [chosen == e for e in range(3)]
+        inside = [np.tanh(h[rows] @ w[e]) for e, rows in enumerate(own)]
+        read["up"] += [h[rows].T @ h[rows] / N for rows in own]
+        read["down"] += [a.T @ a / N for a in inside]
+        h = h.copy()
+        for e, rows in enumerate(own):
+            h[rows] += inside[e] @ v[e]
+    for path, expected in read.items():
+        check(found[path], np.stack(expected), layers=6)
+
+
 class TestCells:
     def test_gru_and_lstm(self):
         keys = jax.random.split(jax.random.key(0), 2)

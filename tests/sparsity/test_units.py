@@ -221,6 +221,16 @@ class TestHeads:
                 "l/attention/self/query/weight l/attention/output/dense/weight",
                 "l/output/dense/weight",
             ),
+            (
+                "l/attention/attention/query/weight l/attention/output/dense/weight",
+                "l/output/dense/weight",
+            ),
+            ("b.0.attn.qkv.weight b.0.attn.proj.weight", "b.1.attn.proj.weight"),
+            (
+                "l/attention/q_lin/weight l/attention/out_lin/weight",
+                "l/ffn/lin1/weight",
+            ),
+            ("l/attn/q_einsum/w l/attn/attn_vec_einsum/w", "l/mlp/linear/w"),
             ("a/~/mha/query/w a/~/mha/linear/w", "a/~/linear/w"),
             ("wq wo", "mlp/wo"),
             ("attn/query/kernel attn/out/kernel", "cross/query/kernel"),
@@ -230,6 +240,21 @@ class TestHeads:
         one = {attention_of(path) for path in parts.split()}
         assert len(one) == 1
         assert not one & {attention_of(path) for path in others.split()}
+
+    @pytest.mark.parametrize(
+        "names",
+        ["qkv proj", "q_lin k_lin v_lin out_lin", "query_key_value dense"],
+    )
+    def test_all_parts_of_an_attention_have_its_heads(self, names):
+        width = lambda name: 24 if "qkv" in name or "_key_" in name else 8  # noqa: E731
+        params = {
+            f"l.0.attention.{name}.weight": np.ones((width(name), 8), "f4")
+            for name in names.split()
+        }
+        params["l.0.mlp.proj.weight"] = np.ones((8, 8), "f4")
+        plan = swapjax.plan(params, 0.5, pattern=Head(size=2))
+        assert len(plan.layout.paths) == len(params) - 1
+        assert plan.units.grids == ((4,),)
 
     def test_fewer_keys_than_queries_share_theirs(self):
         many = attention(jax.random.key(0), heads=4)
@@ -483,6 +508,20 @@ def test_what_is_no_pattern_is_named():
     for odd in (Head, "channel", 4):
         with pytest.raises(ValueError, match="pattern must be an NM, Channel, Head, E"):
             swapjax.plan({"kernel": np.ones((3, 4), "f4")}, 0.5, pattern=odd)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "shapes", "words"),
+    [
+        (Channel(), [(4, 9), (4, 3)], "keeps 1 of 12 channels; .* 12 at most and 2"),
+        (Block(2, 2), [(4, 8), (4, 4)], "keeps 1 of 12 blocks of 2x2; .* 2 at least"),
+        (Channel(), [(4, 9), (2, 3)], "keeps 4 of 42 entries; .* and 6 at least"),
+    ],
+)
+def test_budgets_below_the_floors_tell_what_they_count(pattern, shapes, words):
+    params = {f"fc{i}": {"kernel": np.ones(s, "f4")} for i, s in enumerate(shapes)}
+    with pytest.raises(ValueError, match=words):
+        swapjax.plan(params, 0.91, pattern=pattern)
 
 
 def test_scores_that_are_no_numbers_rank_lowest():

@@ -1,0 +1,25 @@
+"""One function of many batches."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+def over_batches(work: Callable[[Any], Any], batches: Any) -> Any:
+    """Apply a function to each of some batches, all at once where JAX can.
+
+    One after the other where it has no rule for that, as for ``jax.lax.ragged_dot`` of
+    rows of several batches with the same experts.
+
+    Args:
+        work: of one batch.
+        batches: a pytree of arrays with a leading axis of batches.
+
+    Returns:
+        What it returned, stacked.
+    """
+    try:
+        return jax.vmap(work)(batches)
+    except NotImplementedError:
+        return jax.lax.map(work, batches)
