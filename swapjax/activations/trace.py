@@ -200,8 +200,9 @@ def _find(
         whole = list(every)
         for i, leaf in zip(places, leaves, strict=True):
             whole[i] = leaf
-        network = jax.tree.unflatten(treedef, whole)
-        loss = lambda batch: loss_fn(network, batch)  # noqa: E731
+        # Made in the loss, as variables of nnx want to be where they are used.
+        network = functools.partial(jax.tree.unflatten, treedef, whole)
+        loss = lambda batch: loss_fn(network(), batch)  # noqa: E731
         return jax.lax.map(loss, data) if one_by_one else jax.vmap(loss)(data)
 
     with jax.default_matmul_precision("highest"):

@@ -248,12 +248,13 @@ class MatrixFreeRows:
         return self.corruption(key, self.key, number, self.n, row)
 
     def _losses(self, leaves: Leaves, chunk: Chunk) -> jax.Array:
-        params, wide = self.layout.merge(leaves, self.params), trees.wide(leaves)
+        def loss(batch: Any) -> jax.Array:
+            # Made in here, as variables of nnx want to be where they are used.
+            return self.loss_fn(self.layout.merge(leaves, self.params), batch)
+
         with jax.default_matmul_precision("highest"):
-            losses = over_batches(
-                lambda batch: self.loss_fn(params, batch), chunk.read(self.data)
-            )
-        return losses.astype(wide)
+            losses = over_batches(loss, chunk.read(self.data))
+        return losses.astype(trees.wide(leaves))
 
     @property
     def _weights(self) -> Leaves:

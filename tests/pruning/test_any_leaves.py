@@ -85,6 +85,26 @@ def test_leaves_that_are_no_floats_stay_as_they_are():
     assert layer.extra["shift"] != 0.5  # trained
 
 
+@pytest.mark.parametrize("method", [swapjax.wanda(), swapjax.obd()], ids=str)
+def test_networks_that_nnx_scans_are_pruned(method):
+    @nnx.split_rngs(splits=3)
+    @nnx.vmap
+    def layers(rngs):
+        return nnx.Linear(4, 4, rngs=rngs)
+
+    @nnx.scan(in_axes=(0, nnx.Carry), out_axes=nnx.Carry)
+    def run(layer, x):
+        return jnp.tanh(layer(x))
+
+    graph, params = nnx.split(layers(nnx.Rngs(0)))
+    loss_fn = lambda p, x: jnp.mean(run(nnx.merge(graph, p), x) ** 2)  # noqa: E731
+    x = jax.random.normal(jax.random.key(1), (8, 4))
+    target = swapjax.plan(params, 0.5, allocation="uniform", loss_fn=loss_fn, batch=x)
+    options = {"plan": target, "samples": 8, "key": jax.random.key(0)}
+    pruned = swapjax.prune(loss_fn, params, x, method=method, **options)
+    assert pruned.history[-1].layers == {f"kernel[{i}]": 8 for i in range(3)}
+
+
 def test_nnx_networks_are_tuned_and_resumed(tmp_path):
     graph, params = nnx.split(Net(nnx.Rngs(0)))
     labels = jax.tree_util.tree_map_with_path(
