@@ -56,3 +56,30 @@ class Layer:
     def by_layer(self, x: jax.Array) -> jax.Array:
         """Split the groups of an array by layer: [layers, groups of one, ...]."""
         return x.reshape(self.layers, -1, *x.shape[1:])
+
+    def split(self, shape: tuple[int, ...], stack: tuple[int, ...]) -> "Layer":
+        """Take layers apart that one product runs, as ``vmap`` of one input makes it.
+
+        They are outputs of the same group there, and are groups of their own here.
+
+        Args:
+            shape: of the leaf.
+            stack: its axes that number layers.
+        """
+        count = math.prod(shape[axis] for axis in stack)
+        groups, inputs, outputs = self.index.shape
+        if self.layers > 1 or self.filled or count == 1 or outputs % count:
+            return self
+        places = jnp.unravel_index(self.index[:, 0], shape)
+        owners = jnp.zeros((groups, outputs), jnp.int32)
+        for axis in stack:
+            owners = owners * shape[axis] + places[axis]
+        order = jnp.argsort(owners, axis=1, stable=True)
+        index = jnp.take_along_axis(self.index, order[:, None], axis=2)
+        index = index.reshape(groups, inputs, count, -1).transpose(2, 0, 1, 3)
+        moment = jnp.broadcast_to(self.moment, (count, *self.moment.shape))
+        return Layer(
+            moment.reshape(-1, inputs, inputs),
+            index.reshape(-1, *index.shape[2:]),
+            count,
+        )

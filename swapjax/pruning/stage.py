@@ -113,11 +113,13 @@ def _look(
     )  # fmt: skip
     if not settings.method.needs_layers:
         return rows, None
+    layout = inputs.plan.layout
     layers = second_moments(
-        settings.loss_fn, params, examples, inputs.plan.layout.paths,
+        settings.loss_fn, params, examples, layout.paths,
         batch=settings.batch, chunk=rows.chunk,
     )  # fmt: skip
-    return rows, layers
+    stacks = (role.stack for role in layout.roles)
+    return rows, tuple(map(Layer.split, layers, layout.shapes, stacks))
 
 
 def _owners(method: Method) -> tuple:
