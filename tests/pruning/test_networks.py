@@ -4,6 +4,7 @@ import math
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from networks.layers import by_layer, inputs_first, kept_by_layer, plans, whole
@@ -255,3 +256,27 @@ def test_names_and_programs_make_the_same_plan(name):
         traced = swapjax.plan(params, **options, **odd, **told)
         assert named == traced
         assert named.layout.layers == traced.layout.layers
+
+
+def test_members_of_an_ensemble_that_read_the_same_have_budgets_of_their_own():
+    rng = np.random.default_rng(0)
+    params = {"kernel": jnp.asarray(rng.normal(size=(3, 8, 6)), jnp.float32)}
+    x = jnp.asarray(rng.normal(size=(16, 8)), jnp.float32)
+
+    def loss_fn(params, x):
+        return jnp.mean(jax.vmap(lambda w: jnp.tanh(x @ w))(params["kernel"]) ** 2)
+
+    def separate(params, x):
+        return loss_fn({"kernel": jnp.stack(params)}, x)
+
+    masks = []
+    for network, loss in ((params, loss_fn), (list(params["kernel"]), separate)):
+        options = {"allocation": "uniform", "loss_fn": loss, "batch": x}
+        pruned = swapjax.prune(
+            loss, network, x, plan=swapjax.plan(network, 0.5, **options), samples=16,
+            method=swapjax.layerwise_obs(order="columns", block=4),
+            key=jax.random.key(0),
+        )  # fmt: skip
+        assert list(pruned.history[-1].layers.values()) == [24] * 3
+        masks.append(pruned.masks)
+    np.testing.assert_array_equal(masks[0]["kernel"], np.stack(masks[1]))
