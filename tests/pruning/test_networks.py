@@ -260,23 +260,29 @@ def test_names_and_programs_make_the_same_plan(name):
 
 def test_members_of_an_ensemble_that_read_the_same_have_budgets_of_their_own():
     rng = np.random.default_rng(0)
-    params = {"kernel": jnp.asarray(rng.normal(size=(3, 8, 6)), jnp.float32)}
-    x = jnp.asarray(rng.normal(size=(16, 8)), jnp.float32)
+    up, down, x = (
+        jnp.asarray(rng.normal(size=shape), jnp.float32)
+        for shape in ((3, 8, 6), (3, 6, 2), (16, 8))
+    )
 
     def loss_fn(params, x):
-        return jnp.mean(jax.vmap(lambda w: jnp.tanh(x @ w))(params["kernel"]) ** 2)
+        run = lambda up, down: jnp.tanh(x @ up) @ down  # noqa: E731
+        return jnp.mean(jax.vmap(run)(params["up"], params["down"]) ** 2)
 
     def separate(params, x):
-        return loss_fn({"kernel": jnp.stack(params)}, x)
+        return loss_fn({name: jnp.stack(w) for name, w in params.items()}, x)
 
     masks = []
-    for network, loss in ((params, loss_fn), (list(params["kernel"]), separate)):
+    stacked = {"up": up, "down": down}
+    apart = {name: list(w) for name, w in stacked.items()}
+    for params, loss in ((stacked, loss_fn), (apart, separate)):
         options = {"allocation": "uniform", "loss_fn": loss, "batch": x}
         pruned = swapjax.prune(
-            loss, network, x, plan=swapjax.plan(network, 0.5, **options), samples=16,
+            loss, params, x, plan=swapjax.plan(params, 0.5, **options), samples=16,
             method=swapjax.layerwise_obs(order="columns", block=4),
             key=jax.random.key(0),
         )  # fmt: skip
-        assert list(pruned.history[-1].layers.values()) == [24] * 3
+        assert sorted(pruned.history[-1].layers.values()) == [6] * 3 + [24] * 3
         masks.append(pruned.masks)
-    np.testing.assert_array_equal(masks[0]["kernel"], np.stack(masks[1]))
+    for name, mask in masks[0].items():
+        np.testing.assert_array_equal(mask, np.stack(masks[1][name]))
