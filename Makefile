@@ -36,6 +36,7 @@ bench: .venv/.dev  ## Measure starts and stages, then the comparisons on MNIST (
 	$(BIN)/python benchmarks/kills.py
 	$(BIN)/python benchmarks/stage.py
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/roles.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/woodfisher.py
 	$(BIN)/python benchmarks/overhead.py
