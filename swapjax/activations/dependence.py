@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from jax.extend import core
 
-from swapjax.roles.primitives import CALLS, scan_counts
+from swapjax.roles.program.primitives import CALLS, scan_counts
 
 CONSTANT, DATA, LEAF = 0, 1, 2  # what depends on both counts as data
 Flags = tuple[int, ...]

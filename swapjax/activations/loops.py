@@ -17,7 +17,7 @@ from swapjax.activations.constants import settle
 from swapjax.activations.dependence import carried
 from swapjax.activations.product import Product
 from swapjax.activations.values import Frame, Value, Walk
-from swapjax.roles.primitives import scan_counts
+from swapjax.roles.program.primitives import scan_counts
 
 
 class _Body(NamedTuple):

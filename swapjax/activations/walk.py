@@ -22,7 +22,7 @@ from swapjax.activations import view as views
 from swapjax.activations.dependence import called
 from swapjax.activations.product import of_convolution, of_dot, of_ragged_dot
 from swapjax.activations.values import Frame, Value
-from swapjax.roles.primitives import CALLS, MOVES, SAME
+from swapjax.roles.program.primitives import CALLS, MOVES, SAME
 
 _SAME = SAME | {"optimization_barrier"}
 _MOVES = MOVES | {"concatenate", "pad", "slice", "split", "stack"}

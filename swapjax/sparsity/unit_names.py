@@ -3,8 +3,8 @@
 import re
 from typing import NamedTuple
 
+from swapjax.roles.names.stacks import split
 from swapjax.roles.role import Role
-from swapjax.roles.stacks import split
 from swapjax.sparsity.layout import Layout
 
 _WEIGHTS = ("kernel", "weight", "w", "value")

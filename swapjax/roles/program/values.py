@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 from jax.extend import core
 
-from swapjax.roles import products
-from swapjax.roles.uses import PASSED, Use, Uses
-from swapjax.roles.views import Shape, View, is_repeated
+from swapjax.roles.program import products
+from swapjax.roles.program.uses import PASSED, Use, Uses
+from swapjax.roles.program.views import Shape, View, is_repeated
 
 
 class Value(NamedTuple):

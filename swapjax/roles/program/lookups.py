@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from jax.extend import core
 
-from swapjax.roles.views import Axis, Shape, View, marks_of, resized
+from swapjax.roles.program.views import Axis, Shape, View, marks_of, resized
 
 
 def chosen(view: View, dims: Sequence[int], shape: Shape) -> View:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 
-from swapjax.roles.place import Shape
+from swapjax.roles.names.place import Shape
 
 Axes = tuple[int, ...]  # the positions of stacks, of nested ones the outermost first
 

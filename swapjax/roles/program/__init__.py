@@ -18,11 +18,11 @@ import numpy as np
 from swapjax.core import sharding, trees
 from swapjax.core.static_leaves import are_arrays
 from swapjax.core.types import LossFn, Params
+from swapjax.roles.program.uses import Uses
+from swapjax.roles.program.values import Scope, Value
+from swapjax.roles.program.views import whole
+from swapjax.roles.program.walk import walk
 from swapjax.roles.role import Role
-from swapjax.roles.uses import Uses
-from swapjax.roles.values import Scope, Value
-from swapjax.roles.views import whole
-from swapjax.roles.walk import walk
 
 NO_ARRAY = Role("unknown", reason="is no array")
 _VALUES = (

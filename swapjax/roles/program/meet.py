@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from jax.extend import core
 
-from swapjax.roles import outputs, products
-from swapjax.roles.uses import PASSED, Use
-from swapjax.roles.values import Scope, Value, shape_of
-from swapjax.roles.views import Shape, View, joined
+from swapjax.roles.program import outputs, products
+from swapjax.roles.program.uses import PASSED, Use
+from swapjax.roles.program.values import Scope, Value, shape_of
+from swapjax.roles.program.views import Shape, View, joined
 
 
 def read_product(

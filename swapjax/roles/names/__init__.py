@@ -4,13 +4,13 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 
-from swapjax.roles.kernel_names import read_kernel
-from swapjax.roles.place import CONTRADICTED, UNKNOWN, Place, Reading, Shape
-from swapjax.roles.plain_names import read_plain
+from swapjax.roles.names.kernel import read_kernel
+from swapjax.roles.names.place import CONTRADICTED, UNKNOWN, Place, Reading, Shape
+from swapjax.roles.names.plain import read_plain
+from swapjax.roles.names.stacks import Axes, find_stacks, split, without
+from swapjax.roles.names.vector import read_single, read_table, read_vector
+from swapjax.roles.names.weight import read_weight
 from swapjax.roles.role import Axis, Role
-from swapjax.roles.stacks import Axes, find_stacks, split, without
-from swapjax.roles.vector_names import read_single, read_table, read_vector
-from swapjax.roles.weight_names import read_weight
 
 _READERS = (read_vector, read_table, read_single, read_kernel, read_weight, read_plain)
 _EXPERT_PRICE = 0.01

@@ -11,10 +11,10 @@ import math
 
 from jax.extend import core
 
-from swapjax.roles.products import dot_axes
-from swapjax.roles.uses import PASSED
-from swapjax.roles.values import Scope, Value, shape_of
-from swapjax.roles.views import Axis, Shape, View, marks_of, union
+from swapjax.roles.program.products import dot_axes
+from swapjax.roles.program.uses import PASSED
+from swapjax.roles.program.values import Scope, Value, shape_of
+from swapjax.roles.program.views import Axis, Shape, View, marks_of, union
 
 
 def first(

@@ -2,7 +2,7 @@
 
 import re
 
-from swapjax.roles.place import (
+from swapjax.roles.names.place import (
     CONTRADICTED,
     FITS,
     LIKELY,

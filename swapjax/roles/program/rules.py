@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterable, Sequence
 
 from jax.extend import core
 
-from swapjax.roles import products
-from swapjax.roles.lookups import chosen, looked_up
-from swapjax.roles.meet import read_product
-from swapjax.roles.moves import MOVED
-from swapjax.roles.primitives import BENT, LIFTING, LINEAR
-from swapjax.roles.uses import PASSED, Use
-from swapjax.roles.values import Scope, Value, fallback, shape_of, soften
-from swapjax.roles.views import (
+from swapjax.roles.program import products
+from swapjax.roles.program.lookups import chosen, looked_up
+from swapjax.roles.program.meet import read_product
+from swapjax.roles.program.moves import MOVED
+from swapjax.roles.program.primitives import BENT, LIFTING, LINEAR
+from swapjax.roles.program.uses import PASSED, Use
+from swapjax.roles.program.values import Scope, Value, fallback, shape_of, soften
+from swapjax.roles.program.views import (
     View,
     filled,
     fitted,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from jax.extend import core
 
-from swapjax.roles.views import (
+from swapjax.roles.program.views import (
     Shape,
     View,
     fitted,

@@ -6,11 +6,11 @@ from typing import Any
 
 from jax.extend import core
 
-from swapjax.roles.primitives import CALLS, scan_counts
-from swapjax.roles.rules import read
-from swapjax.roles.uses import PASSED, Uses
-from swapjax.roles.values import Scope, Value, shape_of, soften
-from swapjax.roles.views import View, fitted, joined, marks_of
+from swapjax.roles.program.primitives import CALLS, scan_counts
+from swapjax.roles.program.rules import read
+from swapjax.roles.program.uses import PASSED, Uses
+from swapjax.roles.program.values import Scope, Value, shape_of, soften
+from swapjax.roles.program.views import View, fitted, joined, marks_of
 
 _CONSTANT = Value()
 _ROUNDS = 8  # of a loop, until what is known of its carry no longer changes

@@ -5,9 +5,8 @@ from typing import Any
 
 from jax.extend import core
 
-from swapjax.roles.role import Axis
-from swapjax.roles.uses import Use, matrix_use
-from swapjax.roles.views import (
+from swapjax.roles.program.uses import Use, matrix_use
+from swapjax.roles.program.views import (
     PLACED,
     Factor,
     View,
@@ -17,6 +16,7 @@ from swapjax.roles.views import (
     resized,
     union,
 )
+from swapjax.roles.role import Axis
 
 _ALONE = "is multiplied with weights alone"
 Words = list[Axis]  # one an axis of an operand

@@ -11,7 +11,7 @@ take the marks of each other: nothing is lost, only told less finely.
 import math
 from typing import NamedTuple
 
-from swapjax.roles.uses import Use
+from swapjax.roles.program.uses import Use
 
 Factor = tuple[int, int]  # size, marks
 Axis = tuple[Factor, ...]
