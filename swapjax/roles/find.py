@@ -15,6 +15,7 @@ from swapjax.roles.program import NO_ARRAY, trace_roles
 from swapjax.roles.role import Axis, Role, matrix
 
 Axes = Mapping[str, Sequence[Axis]]
+BY_HAND = "axes="  # the reason of roles that are given
 
 
 def find_roles(
@@ -95,7 +96,7 @@ def _by_hand(path: str, shape: tuple[int, ...], words: Sequence[Axis]) -> Role:
             f"{words!r}"
         )
     try:
-        return matrix(*words, reason="axes=")
+        return matrix(*words, reason=BY_HAND)
     except ValueError as e:
         raise ValueError(f"axes of {path}: {e}") from None
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
@@ -200,29 +201,23 @@ def _select_free(
 ) -> Leaves:
     """Mark the best of every group, after the `floors[n]` best of each layer."""
     # The floor of a layer that competes with none is within its count.
-    shared = {g for g in segments.groups if segments.groups.count(g) > 1}
+    members = Counter(segments.groups)
     floors = tuple(
-        floor if group in shared else 0
+        floor if members[group] > 1 else 0
         for floor, group in zip(floors, segments.groups, strict=True)
     )
     if any(floors):
         alone = Segments.of_layers(segments.stacking)
-        if set(floors) <= {0, 1}:
+        wanted = jnp.asarray(floors, jnp.int32)
+        if set(floors) == {1}:
             sure = first_largest(keys, alone)
-            sure = (
-                tuple(
-                    s & (along > 0)
-                    for s, along in zip(
-                        sure,
-                        alone.spread(jnp.asarray(floors, jnp.int32), keys),
-                        strict=True,
-                    )
-                )
-                if 0 in floors
-                else sure
+        elif set(floors) == {0, 1}:
+            pairs = zip(
+                first_largest(keys, alone), alone.spread(wanted, keys), strict=True
             )
+            sure = tuple(first & (floor > 0) for first, floor in pairs)
         else:
-            sure = top_keys_of_groups(keys, jnp.asarray(floors, jnp.int32), alone)
+            sure = top_keys_of_groups(keys, wanted, alone)
         if within is not None:
             sure = tuple(m & w for m, w in zip(sure, within, strict=True))
         # A floor entry outranks every score: no number has all bits set.

@@ -12,7 +12,7 @@ import numpy as np
 
 from swapjax.core import holes, trees
 from swapjax.core.types import Leaves, Masks, Params
-from swapjax.roles.names import name_roles
+from swapjax.roles.find import find_roles
 from swapjax.roles.role import Role
 from swapjax.sparsity.leaf_rules import Rule, match
 from swapjax.sparsity.stacking import Stacking
@@ -63,7 +63,7 @@ class Layout:
         paths = trees.paths(params)
         leaves, treedef = jax.tree.flatten(params)
         if roles is None:
-            roles = name_roles(paths, [np.shape(leaf) for leaf in leaves])
+            roles = find_roles(params)
         chosen = match(paths, leaves, roles, include, exclude)
         for i in chosen:
             if not jnp.issubdtype(leaves[i].dtype, jnp.floating):

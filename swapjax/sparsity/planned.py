@@ -1,6 +1,5 @@
 """Either a sparsity or a plan: what functions take that prune."""
 
-import math
 import warnings
 from fractions import Fraction
 from typing import Any
@@ -10,14 +9,17 @@ import numpy as np
 
 from swapjax.core import trees
 from swapjax.core.types import LossFn, Params
-from swapjax.roles.names import name_roles
+from swapjax.roles.find import BY_HAND, find_roles
 from swapjax.roles.program import trace_roles
+from swapjax.roles.program.uses import SOURCE
 from swapjax.sparsity.allocation import Allocation, some
 from swapjax.sparsity.leaf_rules import exact_sparsity
 from swapjax.sparsity.patterns import NM
 from swapjax.sparsity.plan import Plan
 from swapjax.sparsity.planning import plan
 from swapjax.sparsity.unit_patterns import UnitPattern
+
+_SURE = (BY_HAND, SOURCE)  # what tells roles without a guess
 
 
 def require_one(sparsity: float | Fraction | None, given: Plan | None) -> None:
@@ -88,9 +90,9 @@ def _warn_of_lost(made: Plan, params: Params) -> None:
 
     The program may be one that is not followed, and the sparsity is that of the others.
     """
-    paths, shapes = trees.paths(params), [np.shape(x) for x in jax.tree.leaves(params)]
-    told = zip(paths, shapes, name_roles(paths, shapes), strict=True)
-    matrices = {path for path, shape, role in told if role.axes and math.prod(shape)}
+    leaves = jax.tree.leaves(params)
+    told = zip(trees.paths(params), leaves, find_roles(params), strict=True)
+    matrices = {path for path, leaf, role in told if role.axes and np.size(leaf)}
     lost = [f"{path}, which {why}" for path, why in made.left_out if path in matrices]
     if lost:
         # At whoever calls prune, which has this from where it places its arguments.
@@ -111,10 +113,12 @@ def _require_told_rightly(
     layout = given.layout
     if layout.treedef != jax.tree.structure(params):
         return  # which raises where the plan is used
-    told = trace_roles(loss_fn, params, batch)
-    for i, (path, role) in enumerate(zip(layout.paths, layout.roles, strict=True)):
+    named = [i for i, role in enumerate(layout.roles) if role.reason not in _SURE]
+    told = trace_roles(loss_fn, params, batch) if named else ()
+    for i in named:
+        path, role = layout.paths[i], layout.roles[i]
         traced = told[layout.positions[i]]
-        if traced.kind != "matrix" or role.reason in ("axes=", traced.reason):
+        if traced.kind != "matrix":
             continue
         pattern = given.patterns[i]
         wrong = role.stack != traced.stack or (

@@ -137,12 +137,8 @@ class Segments:
             ``uint32``, one array a leaf.
         """
         stacking = self.stacking
-        sizes = [0] * stacking.count
-        for leaf, x in enumerate(leaves):
-            for n in stacking.numbers[leaf]:
-                sizes[n] = stacking.layer_size(leaf, x.shape)
         offsets, ends = [], [0] * self.total
-        for group, size in zip(self.groups, sizes, strict=True):
+        for group, size in zip(self.groups, self._sizes(leaves), strict=True):
             offsets.append(ends[group])
             ends[group] += size
         starts = np.asarray(offsets, np.uint32)
@@ -154,11 +150,15 @@ class Segments:
 
     def most(self, leaves: Leaves) -> int:
         """Count the entries of the largest group."""
-        ends = [0] * self.total
-        for leaf, x in enumerate(leaves):
-            for n in self.stacking.numbers[leaf]:
-                ends[self.groups[n]] += self.stacking.layer_size(leaf, x.shape)
-        return max(ends)
+        found = [0] * self.total
+        for group, size in zip(self.groups, self._sizes(leaves), strict=True):
+            found[group] += size
+        return max(found)
+
+    def _sizes(self, leaves: Leaves) -> tuple[int, ...]:
+        """Count the entries of each layer."""
+        each = [self.stacking.layer_size(i, x.shape) for i, x in enumerate(leaves)]
+        return self.stacking.by_layer(each)
 
     def zero(self, leaves: Leaves) -> jax.Array:
         """Make zeros that differ from device to device of a shard_map if leaves do.

@@ -78,11 +78,6 @@ class Stacking:
         return sum(map(len, self.numbers))
 
     @property
-    def is_plain(self) -> bool:
-        """Whether every leaf is one layer."""
-        return not any(self.axes)
-
-    @property
     def leaf_of(self) -> tuple[int, ...]:
         """The leaf that each layer lies in."""
         found = [0] * self.count
