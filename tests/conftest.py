@@ -17,9 +17,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Programs over simulated devices wait for ever where XLA has fewer threads than there
 # are collectives at once; it has as many as cores, and starts what is ready at once.
 os.environ.setdefault("NPROC", "64")
-# Compiling is nearly all that tests do: without LLVM's passes, a program in one piece,
-# and with the elder of XLA's emitters, it takes a fifth of the time. XLA ends at once at
-# a flag it does not know, and has only the other emitters since jaxlib 0.11.
+# Compiling is nearly all that tests do: without LLVM's passes, a program in one piece
+# and with the elder of XLA's emitters, it takes a fifth of the time. XLA ends at once
+# at a flag it does not know, and has only the other emitters since jaxlib 0.11.
 flags = [
     "--xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
     "--xla_backend_optimization_level=0",
@@ -48,7 +48,7 @@ SHARED = ROOT.parent / "shared"
 
 
 def pytest_collection_finish():
-    """Look for garbage seldom, and not among modules and tests: tracing makes little."""
+    """Look for garbage seldom, and never among modules and tests."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 50, 50)
