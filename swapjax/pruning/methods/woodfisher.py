@@ -14,8 +14,8 @@ from swapjax.core.types import Leaves
 from swapjax.gradients.operator import GradientOperator
 from swapjax.pruning.damping import check_dampings
 from swapjax.pruning.method import Method, Problem, Solution, rows_of
+from swapjax.pruning.solvers import cholesky, natural_step
 from swapjax.pruning.solvers import fisher_blocks as blockwise
-from swapjax.pruning.solvers import least_squares, natural_step
 from swapjax.pruning.solvers.backsolve import backsolve
 from swapjax.pruning.solvers.candidates import best_of, conclude
 from swapjax.pruning.solvers.fisher_blocks import Curvature, Update
@@ -241,15 +241,15 @@ class _Full:
     def __init__(self, rows: GradientOperator, damping: jax.Array) -> None:
         self.rows, self.damping = rows, damping
 
-    def _factor(self) -> least_squares.Factor:
+    def _factor(self) -> cholesky.Factor:
         """Factorise ``G G^T``, always with a ridge: H, of rank n, would be singular."""
         gram = self.rows.gram()
         wanted = self.rows.n * self.damping
         least = jnp.trace(gram) * jnp.finfo(gram.dtype).eps
-        factor = least_squares.factor(gram, jnp.where(wanted > 0, wanted, least))
+        factor = cholesky.factor(gram, jnp.where(wanted > 0, wanted, least))
         return factor._replace(raised=factor.raised | (wanted <= 0))
 
-    def _solve(self, factor: least_squares.Factor, v: Leaves) -> Leaves:
+    def _solve(self, factor: cholesky.Factor, v: Leaves) -> Leaves:
         """``H^-1 v = (v - G^T (G G^T + n lambda I)^-1 G v) / lambda``."""
         inner = self.rows.pull_back(factor.solve(self.rows.project(v)))
         return tuple(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from swapjax.core.types import Leaves
 from swapjax.gradients.operator import GradientOperator
-from swapjax.pruning.solvers import least_squares
+from swapjax.pruning.solvers import cholesky
 from swapjax.sparsity.layout import Layout
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -153,7 +153,7 @@ def remove(
 
     def adapt(
         fisher: jax.Array, real: jax.Array, keep: jax.Array, gone: jax.Array
-    ) -> tuple[jax.Array, least_squares.Factor]:
+    ) -> tuple[jax.Array, cholesky.Factor]:
         inside = keep[:, None] & keep
         factor = _factor(jnp.where(inside, fisher, 0), real & keep, damping)
         pull = jnp.matmul(fisher, gone, precision=_HIGHEST)
@@ -187,7 +187,7 @@ def remove_alone(
         keep: jax.Array,
         gone: jax.Array,
         diagonal: jax.Array,
-    ) -> tuple[jax.Array, least_squares.Factor]:
+    ) -> tuple[jax.Array, cholesky.Factor]:
         factor = _factor(fisher, real, damping)
         share = gone / jnp.where(real, diagonal, 1)
         return -factor.solve(share), factor
@@ -200,7 +200,7 @@ def _remove(
     blocks: Leaves,
     weights: Leaves,
     support: Leaves,
-    adapt: Callable[..., tuple[jax.Array, least_squares.Factor]],
+    adapt: Callable[..., tuple[jax.Array, cholesky.Factor]],
     *extras: Leaves,
 ) -> Update:
     def work(
@@ -234,10 +234,10 @@ def _remove(
 
 def _factor(
     fisher: jax.Array, real: jax.Array, damping: jax.Array | float
-) -> least_squares.Factor:
+) -> cholesky.Factor:
     """Factor ``H_B``; what is not real stands apart, and needs no damping."""
     filled = fisher + jnp.diag(jnp.where(real, 0.0, 1.0))
-    return least_squares.factor(filled, damping, jnp.trace(fisher))
+    return cholesky.factor(filled, damping, jnp.trace(fisher))
 
 
 def _value(fisher: jax.Array, change: jax.Array, ridge: jax.Array) -> jax.Array:
