@@ -11,13 +11,13 @@ demo: .venv/.cli  ## Prune real digits in three ways: a table, and the picture d
 	$(BIN)/swapjax demo
 
 test: .venv/.dev  ## Run the tests, the examples of the docs and the notebooks.
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-stacks:  ## Run quick tests on the oldest and the newest packages that will do.
 	.ci/test-stacks
 
 coverage: .venv/.dev  ## Run them, a quarter slower, and tell which lines they miss.
-	$(BIN)/pytest --cov -n 2 --dist loadfile
+	$(BIN)/pytest --cov -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.dev  ## Check style.
 	$(BIN)/ruff check .

@@ -5,8 +5,10 @@ stage after compilation, its parts, and the peak memory of a process that does n
 else. Then what the products of matrix-free rows need as n grows.
 
 A prediction to hold it against, n = 1000 rows of p = 32,360 entries, k = 3,236 kept: a
-Gram matrix takes 2 n^2 k = 6.5 GFLOP, its eigenvalues about 9 n^3 = 9 GFLOP, and both
-are done for two supports; G takes 129 MB. At 100 GFLOP/s that is 0.3 s.
+Gram matrix takes n^2 k = 3.2 GFLOP as a triangle, for two supports; on each, three
+dampings take a Cholesky factor and its inverse, 2/3 n^3 = 0.7 GFLOP; G takes 129 MB and
+is read 20 times. At 100 GFLOP/s and 25 GB/s that is 0.1 s each, 0.2 in all. A metric
+that is a plan ("smoothed") takes eigenvalues in place of factors, some 9 n^3.
 """
 
 import dataclasses
@@ -29,8 +31,9 @@ from shared import DATA, console
 import swapjax
 from swapjax.experiments import datasets, models
 from swapjax.gradients.build import per_example_gradients, recipe
+from swapjax.gradients.unit import in_unit
 from swapjax.io import checkpoint
-from swapjax.pruning.solvers import least_squares, targets
+from swapjax.pruning.solvers import dual_system, targets
 from swapjax.sparsity import scores
 from swapjax.sparsity.budget import select
 from swapjax.sparsity.masks import apply_masks
@@ -48,7 +51,7 @@ TARGETS: dict[str, dict[str, Any]] = {
     "swap smoothed": {"name": "smoothed", "perplexity": 2.0},
     "swap entropic": {"name": "hybrid", "perplexity": 8.0},
 }
-DAMPINGS = (1e-2, 1e-1, 1.0)
+DAMPINGS = (1e-4, 1e-3, 1e-2)
 PARTS = ("gradients", "transport", "selection", "re-fit", "loss")
 LIMIT_SECONDS, LIMIT_BYTES = 1.0, 1.5e9
 
@@ -155,7 +158,7 @@ def time_parts(
     take = functools.partial(
         per_example_gradients, model.loss_fn, params, data, plan, storage=storage
     )
-    rows = take()
+    rows = in_unit(take())
     settings = TARGETS[method]
     target = targets.make(
         settings["name"],
@@ -183,12 +186,15 @@ def time_parts(
     @jax.jit
     def solve(rows: Any, fit: Any, support: Any, start: jax.Array) -> Any:
         def one(damping: jax.Array) -> Any:
-            system = least_squares.damp(spectrum, damping)
-            c = least_squares.solve(system, fit, start)
-            step = rows.pull_back(jnp.sum(system.inverse, axis=1))
-            return rows.pull_back(c), step
+            system = dual_system.damp(spectrum, damping)
+            c = dual_system.solve(system, fit, start)
+            step = system.inverse(jnp.ones_like(start))
+            left = system.rest_diagonal(), system.rest(fit.targets - start)
+            return rows.pull_back(c), rows.pull_back(step), left
 
-        spectrum = least_squares.diagonalise(rows.gram(support), fit.metric)
+        spectrum = dual_system.diagonalise(
+            rows.gram(support), fit.metric, min(DAMPINGS)
+        )
         return jax.lax.map(one, jnp.asarray(DAMPINGS))
 
     loss = jax.jit(lambda rows, w: rows.loss(w))

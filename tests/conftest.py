@@ -1,5 +1,6 @@
 """What tests share: real data, a trained network, float64, a compilation cache."""
 
+import gc
 import os
 from importlib import metadata
 from pathlib import Path
@@ -10,16 +11,19 @@ ROOT = Path(__file__).parent.parent
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 # Threads of OpenBLAS spin where cores are shared, and their number changes roundings.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+# Most programs are small and many tests compile the same: workers, commands and modules
+# find them there.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Programs over simulated devices wait for ever where XLA has fewer threads than there
 # are collectives at once; it has as many as cores, and starts what is ready at once.
 os.environ.setdefault("NPROC", "64")
-# Compiling is nearly all that tests do: without LLVM's passes, and with the elder of
-# XLA's emitters, it takes a quarter of the time. XLA ends at once at a flag it does not
-# know, and has only the other emitters since jaxlib 0.11.
+# Compiling is nearly all that tests do: without LLVM's passes, a program in one piece
+# and with the elder of XLA's emitters, it takes a fifth of the time. XLA ends at once
+# at a flag it does not know, and has only the other emitters since jaxlib 0.11.
 flags = [
     "--xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
     "--xla_backend_optimization_level=0",
+    "--xla_cpu_parallel_codegen_split_count=1",
 ]
 if metadata.version("jaxlib").split(".")[:2] == ["0", "10"]:
     flags.append("--xla_cpu_use_fusion_emitters=false")
@@ -43,15 +47,24 @@ hypothesis.settings.load_profile("swapjax")
 SHARED = ROOT.parent / "shared"
 
 
+def pytest_collection_finish():
+    """Look for garbage seldom, and never among modules and tests."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 50)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def programs():
-    """Let go of a module's compiled programs.
+    """Let go of compiled programs when there are many.
 
     Each takes several memory maps, of which a process may have 65,530: past that a
     worker crashes while it compiles.
     """
     yield
-    jax.clear_caches()
+    maps = Path("/proc/self/maps")
+    if not maps.exists() or maps.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
 
 
 @pytest.fixture

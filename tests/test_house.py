@@ -12,7 +12,7 @@ FLOORS = (
     {"pruning", "training"}, {"experiments"}, {"cli"}, {"face"},
 )  # fmt: skip
 INSIDE = ("method", "solvers", "methods", "prune")  # of pruning, from below
-EXTRAS = {"flax", "matplotlib", "rich", "tyro", "sklearn", "PIL", "threadpoolctl"}
+EXTRAS = {"flax", "matplotlib", "rich", "tyro", "sklearn", "PIL"}
 FILES = {
     ".".join(("swapjax", *path.relative_to(HOUSE).with_suffix("").parts)): path
     for path in sorted(HOUSE.rglob("*.py"))

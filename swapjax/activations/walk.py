@@ -22,6 +22,7 @@ from swapjax.activations import view as views
 from swapjax.activations.dependence import called
 from swapjax.activations.product import of_convolution, of_dot, of_ragged_dot
 from swapjax.activations.values import Frame, Value
+from swapjax.core import programs
 from swapjax.roles.program.primitives import CALLS, MOVES, SAME
 
 _SAME = SAME | {"optimization_barrier"}
@@ -66,7 +67,7 @@ def _evaluate(eqn: core.JaxprEqn, operands: list[Value], frame: Frame) -> list[V
     if views_in and name in _LOOPS:
         return _LOOPS[name](eqn, operands, frame, walk)
 
-    arrays = _bind(eqn, [value.array for value in operands])
+    arrays = programs.bind(eqn, [value.array for value in operands])
     data = any(value.data for value in operands)
     plain = [Value(array, data) for array in arrays]
     if not views_in:
@@ -89,15 +90,6 @@ def _evaluate(eqn: core.JaxprEqn, operands: list[Value], frame: Frame) -> list[V
     if name == "ragged_dot_general" and _share_out(eqn, operands, frame):
         return plain
     raise frame.error(views_in[0], _WORDS.get(name, f"enters the loss through {name}"))
-
-
-def _bind(eqn: core.JaxprEqn, arrays: list[Any]) -> list[Any]:
-    """Do what an equation does."""
-    params = eqn.primitive.get_bind_params(eqn.params)
-    # JAX has told functions beside the parameters, and has them among those.
-    functions, params = params if isinstance(params, tuple) else ((), params)
-    result = eqn.primitive.bind(*functions, *arrays, **params)
-    return list(result) if eqn.primitive.multiple_results else [result]
 
 
 def _move(

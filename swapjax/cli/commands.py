@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import tyro
-from threadpoolctl import threadpool_limits
 
 from swapjax.cli import train_options
 from swapjax.cli.options import Compare, Demo, Inspect, Prune
 from swapjax.cli.train_options import Train
 from swapjax.core.text import printable
+from swapjax.core.threads import one_blas_thread
 
 OPTIONS: dict[str, type] = {
     "prune": Prune,
@@ -37,12 +37,9 @@ def run(command: str, words: Sequence[str], loaded: Callable[[], None]) -> None:
     """
     options = _parse(command, words)
     work = getattr(importlib.import_module(f"swapjax.cli.{command}"), command)
-    # Limits reach libraries that are loaded; JAX calls the BLAS of SciPy.
-    importlib.import_module("scipy.linalg")
     loaded()
-    # OpenBLAS waits by spinning: on shared cores its threads cost minutes, and on
-    # idle ones they gain nothing here. One thread also makes results repeatable.
-    with threadpool_limits(1, user_api="blas"):
+    # All of it, beyond what stages do for themselves: losses and data have BLAS too.
+    with one_blas_thread():
         work(options)
 
 

@@ -6,7 +6,7 @@ _LABORATORY = ("flax", "sklearn", "PIL", "matplotlib", "rich")
 # What each extra of pyproject.toml that users install brings, as it is imported.
 PACKAGES = {
     "experiments": _LABORATORY,
-    "cli": (*_LABORATORY, "tyro", "threadpoolctl", "scipy"),
+    "cli": (*_LABORATORY, "tyro"),
     "data": (*_LABORATORY, "tensorflow_datasets", "importlib_resources"),
 }
 # Packages that are installed under other names than they are imported by.

@@ -1,9 +1,6 @@
-"""Texts that tell traced programs apart; those that JAX prints are for readers.
+"""Traced programs: texts that tell them apart, and their equations, done anew."""
 
-They would depend on the terminal, on its width, and on addresses of functions.
-"""
-
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +10,11 @@ from swapjax.core import identity
 
 
 def describe(program: core.ClosedJaxpr) -> str:
-    """Tell a program by its operations, their settings, and the constants in it."""
+    """Tell a program by its operations, their settings, and the constants in it.
+
+    What JAX prints is for readers: it depends on the terminal, on its width, and on
+    addresses of functions.
+    """
     return identity.short_hash("\n".join(_lines(program)))
 
 
@@ -51,3 +52,26 @@ def _setting(value: Any) -> str:
     if isinstance(value, (*plain, *arrays)):
         return identity.describe(value)
     return getattr(value, "name", type(value).__name__)
+
+
+def bind(
+    equation: core.JaxprEqn,
+    operands: Sequence[Any],
+    settings: Mapping[str, Any] | None = None,
+) -> list[Any]:
+    """Do what an equation of a program does, with other operands.
+
+    Args:
+        equation: of a jaxpr.
+        operands: what it takes.
+        settings: in place of its parameters.
+
+    Returns:
+        What it returns.
+    """
+    settings = equation.params if settings is None else settings
+    params = equation.primitive.get_bind_params(settings)
+    # JAX has told functions beside the parameters, and has them among those.
+    functions, params = params if isinstance(params, tuple) else ((), params)
+    result = equation.primitive.bind(*functions, *operands, **params)
+    return list(result) if equation.primitive.multiple_results else [result]

@@ -48,6 +48,7 @@ from swapjax.gradients.build import per_example_gradients
 from swapjax.gradients.noise import GradientNoise
 from swapjax.loops.finetune import FineTune
 from swapjax.loops.batchnorm import recalibrate_batchnorm
+from swapjax.loops.convolutions.canonical import canonical_convolutions
 
 __all__ = [
     "NM",
@@ -70,6 +71,7 @@ __all__ = [
     "Status",
     "apply_masks",
     "by_score",
+    "canonical_convolutions",
     "check_state",
     "churn",
     "constant",

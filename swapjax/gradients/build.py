@@ -15,6 +15,7 @@ from swapjax.core.types import Leaves, LossFn, Params
 from swapjax.gradients.matrix_free import MatrixFreeRows
 from swapjax.gradients.operator import Corruption, Storage
 from swapjax.gradients.stored import StoredRows, store
+from swapjax.loops.convolutions.canonical import on_cpu
 from swapjax.sparsity.plan import Plan
 
 _STORE_BELOW = 2**31  # bytes of G that "auto" still stores
@@ -126,7 +127,7 @@ def recipe(
     weights = plan.layout.split(params)
     spread = sharding.find_spread(data) if spread is None else spread
     data = _in_lanes(data, n, spread)
-    slots = jax.tree.leaves(data)[0].shape[1]
+    lanes, slots = jax.tree.leaves(data)[0].shape[:2]
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), data)
     span = chunk
     program = trace(loss_fn, params, one, differentiable=differentiable)
@@ -143,7 +144,8 @@ def recipe(
         key=jax.random.key(0) if key is None else key,
         n=n,
         loss_fn=loss_fn,
-        custom=_has_custom_vjp(program),
+        custom=_has(program, "custom_vjp_call"),
+        convolves=on_cpu() and lanes == 1 and _has(program, "conv_general_dilated"),
         layout=plan.layout,
         corruption=corruption,
         dtype=None if rounded == trees.wide(weights) else rounded,
@@ -210,11 +212,11 @@ def activation_bytes(program: core.Jaxpr) -> int:
     return max(1, count(program))
 
 
-def _has_custom_vjp(program: core.Jaxpr) -> bool:
-    """Whether a derivative in the program is its author's, who gave one mode only."""
+def _has(program: core.Jaxpr, name: str) -> bool:
+    """Whether there is an operation whose name starts so in a program."""
     return any(
-        equation.primitive.name.startswith("custom_vjp_call")
-        or any(map(_has_custom_vjp, _inner(equation)))
+        equation.primitive.name.startswith(name)
+        or any(_has(inner, name) for inner in _inner(equation))
         for equation in program.eqns
     )
 

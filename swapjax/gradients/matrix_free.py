@@ -5,7 +5,6 @@ the prunable weights, half a GiB, one chunk of rows, the activations of one span
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,17 +12,18 @@ import jax
 import jax.numpy as jnp
 
 from swapjax.core import trees
-from swapjax.core.batches import over_batches
 from swapjax.core.compiled import Reference
 from swapjax.core.types import Leaves, LossFn, Params
 from swapjax.gradients import gram, products
 from swapjax.gradients.chunks import Chunk, Chunks
 from swapjax.gradients.operator import Corruption
+from swapjax.gradients.passes import Passes
+from swapjax.loops.convolutions.canonical import canonical_convolutions
 from swapjax.sparsity.layout import Layout
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 _ARRAYS = "params", "data", "key", "unit"
-_REST = "n", "custom", "layout", "dtype", "chunk", "span"
+_REST = "n", "custom", "convolves", "layout", "dtype", "chunk", "span"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +41,7 @@ class MatrixFreeRows:
         custom: whether there is a ``jax.custom_vjp`` in the loss. It has no forward
             mode, and what it returns need not be linear in the slope that it is given:
             products form the rows then.
+        convolves: whether there are convolutions in the loss to rewrite, see `Passes`.
         layout: the prunable leaves of params.
         corruption: how each row is corrupted, or None. With a corruption, products
             form the rows, since it has no forward mode.
@@ -57,6 +58,7 @@ class MatrixFreeRows:
     n: int
     loss_fn: LossFn
     custom: bool
+    convolves: bool
     layout: Layout
     corruption: Corruption | None
     dtype: Any
@@ -96,9 +98,7 @@ class MatrixFreeRows:
         def work(chunk: Chunk) -> jax.Array:
             if self._is_formed:
                 return products.project(self.form(chunk), leaves)
-            losses = functools.partial(self._losses, chunk=chunk)
-            with jax.default_matmul_precision("highest"):
-                return jax.jvp(losses, (self._weights,), (leaves,))[1]
+            return self._passes.forward(leaves, chunk.read(self.data))
 
         row = jax.ShapeDtypeStruct((), trees.wide(leaves))
         found = self._chunks(self._size).collect(work, row)
@@ -110,10 +110,7 @@ class MatrixFreeRows:
         def work(chunk: Chunk, r: jax.Array) -> Leaves:
             if self._is_formed:
                 return products.pull_back(self.form(chunk), r)
-            losses = functools.partial(self._losses, chunk=chunk)
-            with jax.default_matmul_precision("highest"):
-                values, transpose = jax.vjp(losses, self._weights)
-                return transpose(r.astype(values.dtype))[0]
+            return self._passes.reverse(r, chunk.read(self.data))
 
         def add(total: Leaves, chunk: Chunk) -> Leaves:
             part = work(chunk, chunk.pick(residual))
@@ -182,7 +179,8 @@ class MatrixFreeRows:
 
             def add(t: jax.Array, m: jax.Array, index: jax.Array) -> jax.Array:
                 m = jnp.where(fresh[:, None], products.flat(m), 0)
-                return t + jax.lax.map(lambda b: products.moment(m, b), index)
+                moment = lambda b: products.moment(products.some_columns(m, b))  # noqa: E731
+                return t + jax.lax.map(moment, index)
 
             return tuple(map(add, total, rows, blocks))
 
@@ -204,7 +202,7 @@ class MatrixFreeRows:
         leaves = trees.cast_like(leaves, self._weights)
 
         def add(total: jax.Array, chunk: Chunk) -> jax.Array:
-            losses = self._losses(leaves, chunk)
+            losses = self._passes.losses(leaves, chunk.read(self.data))
             return total + jnp.sum(jnp.where(chunk.fresh, losses, 0))
 
         zero = jnp.zeros((), trees.wide(self._weights))
@@ -225,16 +223,7 @@ class MatrixFreeRows:
 
     def form(self, chunk: Chunk) -> Leaves:
         """Form rows of a chunk, corrupted, divided and rounded, [lanes * size, ...]."""
-
-        def loss(leaves: Leaves, batch: Any) -> jax.Array:
-            return self.loss_fn(self.layout.merge(leaves, self.params), batch)
-
-        def row(batch: Any) -> Leaves:
-            leaves = jax.grad(loss)(self._weights, batch)
-            return tuple(x.astype(trees.wide(leaves)) for x in leaves)
-
-        with jax.default_matmul_precision("highest"):
-            rows = over_batches(row, chunk.read(self.data))
+        rows = self._passes.gradients(chunk.read(self.data))
         if self.corruption is not None:
             rows = chunk.map_rows(self._corrupt, rows)
         rows = _divide(self.unit, rows)
@@ -247,14 +236,13 @@ class MatrixFreeRows:
         key = jax.random.fold_in(self.key, number)
         return self.corruption(key, self.key, number, self.n, row)
 
-    def _losses(self, leaves: Leaves, chunk: Chunk) -> jax.Array:
-        def loss(batch: Any) -> jax.Array:
+    @property
+    def _passes(self) -> Passes:
+        def loss(leaves: Leaves, batch: Any) -> jax.Array:
             # Made in here, as variables of nnx want to be where they are used.
             return self.loss_fn(self.layout.merge(leaves, self.params), batch)
 
-        with jax.default_matmul_precision("highest"):
-            losses = over_batches(loss, chunk.read(self.data))
-        return losses.astype(trees.wide(leaves))
+        return Passes(loss, self._weights, self.convolves)
 
     @property
     def _weights(self) -> Leaves:
@@ -289,7 +277,8 @@ def each_loss(rows: MatrixFreeRows, leaves: Leaves) -> jax.Array:
     """Compute the loss of each row's examples at other weights, [n]."""
     weights = rows.layout.split(rows.params)
     row = jax.ShapeDtypeStruct((), trees.wide(weights))
-    work = functools.partial(rows._losses, trees.cast_like(leaves, weights))
+    leaves = trees.cast_like(leaves, weights)
+    work = lambda chunk: rows._passes.losses(leaves, chunk.read(rows.data))  # noqa: E731
     return Chunks(rows.n, rows.lanes, rows.slots, rows.span).collect(work, row)
 
 
@@ -327,13 +316,14 @@ def _curve_by_reverse_mode(
     rows: MatrixFreeRows, weights: Leaves, tangent: Leaves
 ) -> Leaves:
     """Compute ``(dg/dw)^T v``, which is ``H v`` where the gradient g is one."""
+    fast = canonical_convolutions if rows.convolves else lambda work: work
 
     def add(total: Leaves, chunk: Chunk) -> Leaves:
         def along(at: Leaves) -> jax.Array:
             found = products.project(rows.at(at).form(chunk), tangent)
             return jnp.sum(jnp.where(chunk.fresh, found, 0))
 
-        part = jax.grad(along)(weights)
+        part = fast(jax.grad(along))(weights)
         return tuple(t + q.astype(t.dtype) for t, q in zip(total, part, strict=True))
 
     wide = trees.wide(weights)

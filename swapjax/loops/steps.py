@@ -11,6 +11,7 @@ from swapjax.core import identity, losses, programs
 from swapjax.core.compiled import Compiled
 from swapjax.core.trees import count_examples, is_trained
 from swapjax.core.types import LossFn, Masks, Params
+from swapjax.loops.convolutions.canonical import canonical_convolutions
 
 _STEPS_PER_CALL = 100
 
@@ -121,7 +122,7 @@ def _run(
             losses.require_scalar(found)
             return found
 
-        value, grads = jax.value_and_grad(loss)(seen)
+        value, grads = canonical_convolutions(jax.value_and_grad(loss))(seen)
         updates, state = update(grads, state, seen)
         if masks is not None:
             # p + (-p) is exactly zero in every dtype.

@@ -2,6 +2,7 @@
 
 import math
 import time
+from contextlib import nullcontext
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from swapjax.activations.trace import second_moments
 from swapjax.core import counts, sharding, trees
 from swapjax.core.compiled import Compiled
 from swapjax.core.configuration import lenient
+from swapjax.core.threads import one_blas_thread
 from swapjax.core.types import Leaves, Masks, Params, Status
 from swapjax.gradients.build import recipe
 from swapjax.gradients.matrix_free import MatrixFreeRows
@@ -60,8 +62,12 @@ def advance(settings: Settings, inputs: Inputs, state: Saved, number: int) -> Sa
     )
     functions = () if free is None else free.functions
     budget, owners = inputs.budgets[number], (*_owners(method), *functions)
-    with lenient():
+    # Only what has rows or layers may solve systems.
+    solves = rows is not None or layers is not None
+    one_thread = one_blas_thread(problem.weights) if solves else nullcontext()
+    with lenient(), one_thread:
         solution = _solve((method,), problem, budget, owners=owners)
+        jax.block_until_ready(solution)
         _check_support(method, solution, budget)
     solution = never_worse(free, problem.weights, solution)
     if rows is not None:

@@ -79,15 +79,16 @@ def without_seconds(rows):
 def test_the_json_has_a_line_for_every_run(compare, tmp_path):
     path = tmp_path / "new" / "runs.json"
     options = ("--methods", "all", "--sparsities", "0.5,0.9", "--json", path)
-    assert compare(*options) == 0
+    # One layer alone, 20 x 10, which compiles fast.
+    assert compare(*options, "--exclude", "fc[12]") == 0
     rows = json.loads(path.read_text())
     assert [(row["method"], row["sparsity"]) for row in rows] == [
         (method, sparsity) for method in METHODS for sparsity in (0.5, 0.9)
     ]
     for row in rows:
         assert row.keys() >= COLUMNS
-        assert row["nonzeros"] == round(3560 * (1 - row["sparsity"]))
-        assert row["total"] == 3560
+        assert row["nonzeros"] == round(200 * (1 - row["sparsity"]))
+        assert row["total"] == 200
         assert row["status"] in ("converged", "not_refitted")
         assert (row["seed"], row["noise"]) == (0, None)
         assert row["seconds"] > 0

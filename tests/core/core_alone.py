@@ -64,6 +64,7 @@ def main() -> None:
         )  # fmt: skip
         check(name, pruned.masks)
 
+    slopes_of = jax.jit(jax.grad(loss_fn))
     for name, rule in RULES.items():
         when = None if rule.schedule is None else rule.schedule(4, 1)
         tx = swapjax.sparse(
@@ -72,7 +73,7 @@ def main() -> None:
         )  # fmt: skip
         trained, state = params, tx.init(params)
         for _ in range(6):
-            slopes = jax.grad(loss_fn)(trained, (x, y))
+            slopes = slopes_of(trained, (x, y))
             updates, state = tx.update(slopes, state, trained)
             trained = optax.apply_updates(trained, updates)
         check(name, swapjax.masks_of(state))

@@ -8,8 +8,7 @@ from swapjax.core import extras
 from swapjax.pruning.methods import METHODS
 from swapjax.training.rules import RULES
 
-# SciPy comes with JAX.
-EXTRA = sorted({n for names in extras.PACKAGES.values() for n in names} - {"scipy"})
+EXTRA = sorted({n for names in extras.PACKAGES.values() for n in names})
 
 
 def test_every_method_and_rule_runs_with_the_core_alone():

@@ -12,7 +12,7 @@ from swapjax.gradients.build import per_example_gradients, recipe
 from swapjax.gradients.unit import form_in_unit, in_unit
 from swapjax.pruning import Method, Solution
 from swapjax.pruning.methods import METHODS
-from swapjax.pruning.solvers import least_squares
+from swapjax.pruning.solvers import cholesky, dual_system
 from swapjax.sparsity import scores
 from swapjax.sparsity.masks import apply_masks
 
@@ -199,23 +199,21 @@ class TestFloors:
         gram = g.T @ g  # rank 3 of 40
         least = float(jnp.trace(gram)) * jnp.finfo(jnp.float32).eps
         for ridge in (1e-12, 1e-9):
-            system = least_squares.damp(least_squares.diagonalise(gram), ridge / 40)
-            factor = least_squares.factor(gram, ridge)
+            system = dual_system.damp(dual_system.diagonalise(gram), ridge / 40)
+            factor = cholesky.factor(gram, ridge)
             assert bool(system.raised)
             assert bool(factor.raised)
             np.testing.assert_allclose(system.ridge, least, rtol=1e-3)
             assert least <= float(factor.ridge) * 1.001 <= 100 * least
         for ridge in (1e-2, 1.0):
-            system = least_squares.damp(least_squares.diagonalise(gram), ridge / 40)
+            system = dual_system.damp(dual_system.diagonalise(gram), ridge / 40)
             assert not bool(system.raised)
-            assert not bool(least_squares.factor(gram, ridge).raised)
+            assert not bool(cholesky.factor(gram, ridge).raised)
 
     def test_leave_sound_systems_alone(self):
         matrix = jnp.diag(jnp.linspace(1, 2, 10))
-        assert not bool(least_squares.factor(matrix, 1e-12).raised)
-        assert not bool(
-            least_squares.damp(least_squares.diagonalise(matrix), 1e-12).raised
-        )
+        assert not bool(cholesky.factor(matrix, 1e-12).raised)
+        assert not bool(dual_system.damp(dual_system.diagonalise(matrix), 1e-12).raised)
 
     @pytest.mark.parametrize("algebra", ["gram", "cg"])
     def test_are_told(self, problem, algebra):

@@ -187,8 +187,7 @@ def solve(
                 rows, mask, wbar, y, target, state, damping=lam, bend=bend, **limits
             )
         else:
-            # Factorised once, for every damping.
-            ground = prepare(rows, mask, wbar, y, target, state)
+            ground = prepare(rows, mask, wbar, y, target, state, min(damping))
             make = lambda lam: refit(  # noqa: E731
                 rows, ground, y, target, damping=lam, bend=bend, **limits
             )

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from swapjax.core.types import Leaves
 from swapjax.gradients.operator import GradientOperator
-from swapjax.pruning.solvers import least_squares
+from swapjax.pruning.solvers import cholesky
 from swapjax.sparsity import kept_index
 from swapjax.sparsity.masks import apply_masks
 
@@ -61,7 +61,7 @@ def backsolve(
     sizes = [max(1, round(largest * share)) for share in _SIZES]
 
     def dual() -> Backsolve:
-        factor = least_squares.factor(rows.gram(support).astype(residual.dtype), ridge)
+        factor = cholesky.factor(rows.gram(support).astype(residual.dtype), ridge)
         c = factor.solve(residual)
         change = apply_masks(rows.pull_back(c), support)
         value = 0.5 * factor.ridge * jnp.vdot(residual, c)
@@ -141,11 +141,11 @@ def _factor(
     width: int,
     dtype: jnp.dtype,
     ridge: jax.Array | float,
-) -> tuple[jax.Array, least_squares.Factor]:
+) -> tuple[jax.Array, cholesky.Factor]:
     """Columns C of some kept entries, and ``C^T C + ridge I`` factored."""
     columns = rows.columns(entries.places(start, width)).astype(dtype)
     gram = jnp.matmul(columns.T, columns, precision=_HIGHEST)
     # What is beyond the last entry stays at zero whatever the ridge.
     none = start + jnp.arange(width) >= entries.total
     filled = gram + jnp.diag(none.astype(dtype))
-    return columns, least_squares.factor(filled, ridge, jnp.trace(gram))
+    return columns, cholesky.factor(filled, ridge, jnp.trace(gram))

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from swapjax.pruning.solvers import least_squares
+from swapjax.pruning.solvers import cholesky
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -67,7 +67,7 @@ def damp(
 
     def one(matrix: jax.Array) -> tuple[jax.Array, ...]:
         # Of the matrix turned round, so that the factor becomes upper triangular.
-        found = least_squares.factor(matrix[::-1, ::-1], damping)
+        found = cholesky.factor(matrix[::-1, ::-1], damping)
         upper = found.lower[::-1, ::-1]
         root = jax.scipy.linalg.solve_triangular(upper, eye)
         return root, found.ridge, found.raised

@@ -22,7 +22,7 @@ import optax
 
 from swapjax.core.types import Leaves
 from swapjax.gradients.operator import GradientOperator
-from swapjax.pruning.solvers.least_squares import System
+from swapjax.pruning.solvers.dual_system import System
 
 _ROUNDING = 1e-4  # of a loss: smaller changes of it say nothing of its curvature
 
@@ -31,7 +31,7 @@ FRACTIONS = (0.0, 0.25, 0.5, 1.0)  # of the trusted length, tried on the loss
 
 def direction(system: System) -> jax.Array:
     """Find the step in R^n: G_S pulls it back to the weights."""
-    return jnp.sum(system.inverse, axis=1)
+    return system.inverse(jnp.ones_like(system.inverted))
 
 
 def bend(
@@ -88,10 +88,9 @@ def trusted_length(system: System, residual: jax.Array, bend: jax.Array) -> jax.
         s, between 0 and ``1/c``.
     """
     # A row of leverage 1 is fitted by itself alone: leaving it out says nothing.
-    left = jnp.maximum(jnp.diagonal(system.rest), 1e-6)
-    unfitted = jnp.matmul(system.rest, residual, precision=jax.lax.Precision.HIGHEST)
-    missed = -unfitted / left
-    follow = 1 - jnp.sum(system.rest, axis=1) / left
+    left = jnp.maximum(system.rest_diagonal(), 1e-6)
+    missed = -system.rest(residual) / left
+    follow = 1 - system.rest(jnp.ones_like(residual)) / left
     # The predicted mean loss is mean(v) + c/2 mean(v^2), v = missed - s follow.
     rise = jnp.mean(follow) + bend * jnp.mean(missed * follow)
     curved = bend * jnp.mean(jnp.square(follow))

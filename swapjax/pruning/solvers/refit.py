@@ -9,7 +9,7 @@ import optax
 from swapjax.core import trees
 from swapjax.core.types import Leaves
 from swapjax.gradients.operator import GradientOperator
-from swapjax.pruning.solvers import least_squares, natural_step
+from swapjax.pruning.solvers import dual_system, least_squares, natural_step
 from swapjax.pruning.solvers.targets import State, Target, describe
 from swapjax.sparsity import masks
 
@@ -31,7 +31,7 @@ class Ground(NamedTuple):
     kept: Leaves
     lost: jax.Array
     start: jax.Array
-    spectrum: least_squares.Spectrum
+    spectrum: dual_system.Spectrum
     fit: least_squares.Fit
     state: State
 
@@ -72,8 +72,9 @@ def prepare(
     y: jax.Array,
     target: Target,
     state: State,
+    least: jax.Array | float = 0.0,
 ) -> Ground:
-    """Do once what every damping needs: the Gram matrix and its eigenvalues.
+    """Do once what every damping needs: the Gram matrix, its eigenvalues if need be.
 
     Args:
         rows: the operator G, of n rows.
@@ -82,6 +83,7 @@ def prepare(
         y: ``G wbar``, [n].
         target: the variant of the objective.
         state: as the target prepared it for y.
+        least: the smallest damping there will be; 0 for any.
     """
     kept = masks.apply_masks(reference, support)
     off = optax.tree.sub(reference, kept)
@@ -89,7 +91,7 @@ def prepare(
     lost = optax.tree.norm(off, squared=True).astype(start.dtype)
     fit, state = target.fit(state, start, y)
     gram = rows.gram(support).astype(start.dtype)
-    spectrum = least_squares.diagonalise(gram, fit.metric)
+    spectrum = dual_system.diagonalise(gram, fit.metric, least)
     return Ground(support, kept, lost, start, spectrum, fit, state)
 
 
@@ -124,7 +126,7 @@ def refit(
     """
     n, start, gram = rows.n, ground.start, ground.spectrum.gram
     fit, state = ground.fit, ground.state
-    system = least_squares.damp(ground.spectrum, damping)
+    system = dual_system.damp(ground.spectrum, damping)
 
     def objective(fit: least_squares.Fit, c: jax.Array, x: jax.Array) -> jax.Array:
         held = 0.5 * system.ridge * (jnp.vdot(c, gram @ c) + ground.lost)
@@ -132,7 +134,7 @@ def refit(
 
     def one_round(carry: tuple) -> tuple:
         i, before, fit, state, trace = carry
-        c = least_squares.solve(system, fit, start)
+        c = dual_system.solve(system, fit, start)
         x = start + gram @ c
         fit, state = target.fit(state, x, y)
         value = objective(fit, c, x)

@@ -15,7 +15,7 @@ from swapjax import (
 )
 from swapjax.pruning.solvers import natural_step
 from swapjax.pruning.solvers.conjugate_gradients import prefers_cg
-from swapjax.pruning.solvers.least_squares import damp, diagonalise
+from swapjax.pruning.solvers.dual_system import damp, diagonalise
 
 
 @pytest.mark.usefixtures("x64")

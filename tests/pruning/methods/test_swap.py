@@ -29,9 +29,13 @@ def test_jit_changes_nothing():
 class TestSwap:
     """Identities in float64."""
 
-    @pytest.mark.parametrize("storage", ["stored", "matrix-free"])
     @pytest.mark.parametrize(
-        "options", [{"target": "smoothed"}, {"target": "hybrid", "rounds": 3}], ids=str
+        ("options", "storage"),
+        [
+            ({"target": "smoothed"}, "stored"),
+            ({"target": "hybrid", "rounds": 3}, "matrix-free"),
+        ],
+        ids=str,
     )
     def test_conjugate_gradients_end_where_the_gram_matrix_does(self, options, storage):
         problem, target = setting(jnp.float64, storage=storage)

@@ -10,7 +10,7 @@ from problems import N, explicit, setting
 from trees import flat
 
 from swapjax.pruning.solvers.backsolve import backsolve
-from swapjax.pruning.solvers.least_squares import factor
+from swapjax.pruning.solvers.cholesky import factor
 
 pytestmark = pytest.mark.usefixtures("x64")
 
