@@ -63,6 +63,8 @@ class Options:
     """Calls of more seconds are made once, and once more that does not count."""
     only: str = ""
     """Lines with this in their name alone, and what they are held against."""
+    examples: int = 60_000
+    """Of the training set, from which a stage draws; each reads or shuffles all."""
     samples: int = 1000
     """Rows, of one example each."""
     few: int = 128
@@ -174,7 +176,7 @@ def wanted(rows: list[Row]) -> list[str]:
 def write_problem(options: Options, path: Path) -> None:
     """Write the examples and kernels that all services read."""
     data = datasets.load(options.data)
-    x, y = data.train
+    x, y = (part[: options.examples] for part in data.train)
     with np.load(options.checkpoint) as file:
         kernels = {
             name: file[f"{name}.weight"].T.copy() for name in ("fc1", "fc2", "fc3")
@@ -240,6 +242,8 @@ def begin(
             str(options.threads),
         ]  # fmt: skip
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+    # What another number of threads has compiled must not be taken for this.
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     if options.threads == 1:
         environment["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
     for name in [name for name in commands if name in needed]:

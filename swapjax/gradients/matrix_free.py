@@ -179,7 +179,8 @@ class MatrixFreeRows:
 
             def add(t: jax.Array, m: jax.Array, index: jax.Array) -> jax.Array:
                 m = jnp.where(fresh[:, None], products.flat(m), 0)
-                return t + jax.lax.map(lambda b: products.moment(m, b), index)
+                moment = lambda b: products.moment(products.some_columns(m, b))  # noqa: E731
+                return t + jax.lax.map(moment, index)
 
             return tuple(map(add, total, rows, blocks))
 

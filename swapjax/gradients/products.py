@@ -170,13 +170,18 @@ def columns(matrices: Leaves, index: jax.Array) -> jax.Array:
     return out
 
 
-def moment(matrix: jax.Array, index: jax.Array) -> jax.Array:
-    """Compute ``G_B^T G_B``, [c, c], of columns B of one leaf; zero beyond its end."""
+def some_columns(matrix: jax.Array, index: jax.Array) -> jax.Array:
+    """Take columns of one leaf, [n, c]; zero beyond its end."""
+    wide = trees.wide((matrix,))
     if not matrix.size:
-        return jnp.zeros(2 * index.shape, trees.wide((matrix,)))
+        return jnp.zeros((len(matrix), *index.shape), wide)
     some = jnp.take(flat(matrix), index, axis=1, mode="fill", fill_value=0)
-    some = some.astype(trees.wide((matrix,)))
-    return jnp.matmul(some.T, some, precision=_HIGHEST)
+    return some.astype(wide)
+
+
+def moment(columns: jax.Array) -> jax.Array:
+    """Compute ``G_B^T G_B``, [c, c], of some columns."""
+    return jnp.matmul(columns.T, columns, precision=_HIGHEST)
 
 
 def flat(leaf: jax.Array) -> jax.Array:

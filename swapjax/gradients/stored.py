@@ -76,10 +76,21 @@ class StoredRows:
     def map_blocks(self, work: Callable, blocks: Leaves, *extras: Leaves) -> tuple:
         """Do as `GradientOperator.map_blocks`, one block at a time."""
 
+        def of_columns(columns: jax.Array, *extra: jax.Array) -> Any:
+            return work(products.moment(columns) / self.n, *extra)
+
+        return self.map_columns(of_columns, blocks, *extras)
+
+    def map_columns(self, work: Callable, blocks: Leaves, *extras: Leaves) -> tuple:
+        """Compute ``work(G_B, *extra_B)`` for every block of columns B.
+
+        As `GradientOperator.map_blocks`, but of the columns themselves, [n, c].
+        """
+
         def on_leaf(matrix: jax.Array, *leaf: jax.Array) -> Any:
             def one(args: tuple) -> Any:
                 index, *rest = args
-                return work(products.moment(matrix, index) / self.n, *rest)
+                return work(products.some_columns(matrix, index), *rest)
 
             return jax.lax.map(one, leaf)
 

@@ -17,7 +17,7 @@ from swapjax.pruning.method import Method, Problem, Solution, rows_of
 from swapjax.pruning.solvers import cholesky, natural_step
 from swapjax.pruning.solvers import fisher_blocks as blockwise
 from swapjax.pruning.solvers.backsolve import backsolve
-from swapjax.pruning.solvers.candidates import best_of, conclude
+from swapjax.pruning.solvers.candidates import best_of, conclude, pick
 from swapjax.pruning.solvers.fisher_blocks import Curvature, Update
 from swapjax.sparsity import scores
 from swapjax.sparsity.budget import Budget, count_by_group, select
@@ -122,12 +122,12 @@ def _solve(
 
     def once(
         rows: GradientOperator,
-        lam: jax.Array,
+        dampings: jax.Array,
         weights: Leaves,
         budget: Budget,
         within: Leaves | None,
     ) -> tuple[Update, Leaves]:
-        surgeon = _Full(rows, lam) if cut is None else _Blocks(rows, lam, cut)
+        surgeon = _Full(rows, dampings) if cut is None else _Blocks(rows, dampings, cut)
         return _prune(surgeon, weights, budget, within, update=update, bend=bend)
 
     def several(lam: jax.Array) -> tuple[Update, Leaves]:
@@ -136,7 +136,8 @@ def _solve(
         def one_round(carry: tuple, r: jax.Array) -> tuple[tuple, Update]:
             weights, mask = carry
             share = _on_the_way(mask, budget, r, rounds)
-            found, mask = once(rows.at(weights), lam, weights, share, mask)
+            taken = rows.at(weights)
+            found, mask = pick(0, once(taken, lam[None], weights, share, mask))
             new = trees.cast_like(found.weights, weights)
             return (new, mask), found._replace(weights=())
 
@@ -149,11 +150,13 @@ def _solve(
             weights, found.objective[-1], found.damping.max(), found.raised.any()
         ), mask
 
-    def make(lam: jax.Array) -> Solution:
-        if rounds > 1:
-            found, mask = several(lam)
-        else:
-            found, mask = once(rows, lam, problem.weights, budget, problem.within)
+    if rounds > 1:
+        options = jax.lax.map(several, dampings)
+    else:
+        options = once(rows, dampings, problem.weights, budget, problem.within)
+
+    def make(option: tuple[Update, Leaves]) -> Solution:
+        found, mask = option
         return conclude(
             problem,
             found.weights,
@@ -164,7 +167,7 @@ def _solve(
             details={"damping": found.damping},
         )
 
-    return best_of(make, dampings, rows.loss)
+    return best_of(make, options, rows.loss)
 
 
 def _prune(
@@ -176,25 +179,31 @@ def _prune(
     update: str,
     bend: jax.Array | None,
 ) -> tuple[Update, Leaves]:
-    """Remove the entries that cost least, and update the others; see `woodfisher`."""
+    """Remove the entries that cost least, and update the others; see `woodfisher`.
+
+    Returns:
+        The update and the masks for each damping of the surgeon, with a leading axis.
+    """
     rows, slope = surgeon.rows, None
     if bend is not None:
         # H is in Fishers of the rows, of which the Hessian is so many.
         slope = rows.pull_back(jnp.full(rows.n, 1 / rows.n) / bend)
     curvature = surgeon.examine(weights, slope)
+    count = len(surgeon.dampings)
+    start = tuple(jnp.broadcast_to(w, (count, *w.shape)) for w in weights)
     if curvature.newton is not None:
-        moved = optax.tree.sub(weights, curvature.newton)
-        weights = trees.cast_like(moved, weights)
+        start = trees.cast_like(optax.tree.sub(start, curvature.newton), start)
     diagonal = curvature.inverse_diagonal
-    mask = select(_scores(weights, diagonal), budget, within)
-    alone = diagonal if update == "independent" else None
-    found = surgeon.remove(weights, mask, alone)
+    masks = jax.lax.map(
+        lambda args: select(_scores(*args), budget, within), (start, diagonal)
+    )
+    found = surgeon.remove(start, masks, diagonal if update == "independent" else None)
     if update == "none":
-        kept = apply_masks(weights, mask)
-        found = found._replace(weights=kept, objective=found.objective[:1])
+        kept = apply_masks(start, masks)
+        found = found._replace(weights=kept, objective=found.objective[:, :1])
     raised = found.raised | curvature.raised
     used = jnp.maximum(found.damping, curvature.damping)
-    return found._replace(raised=raised, damping=used), mask
+    return found._replace(raised=raised, damping=used), masks
 
 
 def rank(
@@ -203,8 +212,9 @@ def rank(
     """Score by the root of ``w^2 / [H^-1]_qq``, H in blocks: large means keep."""
     rows, weights = rows_of(problem), problem.weights
     cut = blockwise.partition(weights, block, output_axis, problem.layout)
-    diagonal = blockwise.examine(rows, cut, weights, damping).inverse_diagonal
-    return _scores(weights, diagonal)
+    dampings = jnp.asarray([damping], jnp.result_type(float))
+    found = blockwise.examine(rows, cut, weights, dampings)
+    return _scores(weights, pick(0, found.inverse_diagonal))
 
 
 def _scores(weights: Leaves, inverse_diagonal: Leaves) -> Leaves:
@@ -218,33 +228,45 @@ def _scores(weights: Leaves, inverse_diagonal: Leaves) -> Leaves:
 
 
 class _Blocks:
-    """The diagonal blocks of H."""
+    """The diagonal blocks of H, for several dampings at once."""
 
     def __init__(
-        self, rows: GradientOperator, damping: jax.Array, blocks: Leaves
+        self, rows: GradientOperator, dampings: jax.Array, blocks: Leaves
     ) -> None:
-        self.rows, self.damping, self.blocks = rows, damping, blocks
+        self.rows, self.dampings, self.blocks = rows, dampings, blocks
 
     def examine(self, weights: Leaves, slope: Leaves | None) -> Curvature:
-        return blockwise.examine(self.rows, self.blocks, weights, self.damping, slope)
+        return blockwise.examine(self.rows, self.blocks, weights, self.dampings, slope)
 
-    def remove(self, weights: Leaves, mask: Leaves, alone: Leaves | None) -> Update:
-        given = self.rows, self.blocks, weights, mask, self.damping
+    def remove(self, weights: Leaves, masks: Leaves, alone: Leaves | None) -> Update:
+        given = self.rows, self.blocks, weights, masks, self.dampings
         if alone is None:
             return blockwise.remove(*given)
         return blockwise.remove_alone(*given, alone)
 
 
 class _Full:
-    """H as a whole, through the n x n Gram matrix."""
+    """H as a whole, through the n x n Gram matrix, for several dampings in turn."""
 
-    def __init__(self, rows: GradientOperator, damping: jax.Array) -> None:
-        self.rows, self.damping = rows, damping
+    def __init__(self, rows: GradientOperator, dampings: jax.Array) -> None:
+        self.rows, self.dampings = rows, dampings
 
-    def _factor(self) -> cholesky.Factor:
-        """Factorise ``G G^T``, always with a ridge: H, of rank n, would be singular."""
+    def examine(self, weights: Leaves, slope: Leaves | None) -> Curvature:
         gram = self.rows.gram()
-        wanted = self.rows.n * self.damping
+        return jax.lax.map(
+            lambda lam: self._examine(self._factor(gram, lam), slope), self.dampings
+        )
+
+    def remove(self, weights: Leaves, masks: Leaves, alone: Leaves | None) -> Update:
+        gram = None if alone is None else self.rows.gram()
+        return jax.lax.map(
+            lambda args: self._remove(gram, *args),
+            (self.dampings, weights, masks, alone),
+        )
+
+    def _factor(self, gram: jax.Array, damping: jax.Array) -> cholesky.Factor:
+        """Factorise ``G G^T``, always with a ridge: H, of rank n, would be singular."""
+        wanted = self.rows.n * damping
         least = jnp.trace(gram) * jnp.finfo(gram.dtype).eps
         factor = cholesky.factor(gram, jnp.where(wanted > 0, wanted, least))
         return factor._replace(raised=factor.raised | (wanted <= 0))
@@ -256,8 +278,8 @@ class _Full:
             (a - b) * self.rows.n / factor.ridge for a, b in zip(v, inner, strict=True)
         )
 
-    def examine(self, weights: Leaves, slope: Leaves | None) -> Curvature:
-        factor, n = self._factor(), self.rows.n
+    def _examine(self, factor: cholesky.Factor, slope: Leaves | None) -> Curvature:
+        n = self.rows.n
         # 1 - g^T (G G^T + n lambda I)^-1 g is positive; rounding may say otherwise.
         least = jnp.finfo(factor.lower.dtype).eps
         diagonal = tuple(
@@ -267,15 +289,23 @@ class _Full:
         newton = None if slope is None else self._solve(factor, slope)
         return Curvature(diagonal, newton, factor.ridge / n, factor.raised)
 
-    def remove(self, weights: Leaves, mask: Leaves, alone: Leaves | None) -> Update:
+    def _remove(
+        self,
+        gram: jax.Array | None,
+        damping: jax.Array,
+        weights: Leaves,
+        mask: Leaves,
+        alone: Leaves | None,
+    ) -> Update:
         n = self.rows.n
         gone = optax.tree.sub(weights, apply_masks(weights, mask))
         lost = self.rows.project(gone)
         if alone is None:
-            best = backsolve(self.rows, mask, lost, n * self.damping)
+            best = backsolve(self.rows, mask, lost, n * damping)
             change, ridge, raised = best.change, best.ridge, best.raised
         else:
-            factor = self._factor()
+            assert gram is not None
+            factor = self._factor(gram, damping)
             ridge, raised = factor.ridge, factor.raised
             share = tuple(g / d for g, d in zip(gone, alone, strict=True))
             change = apply_masks(self._solve(factor, share), mask)

@@ -21,8 +21,8 @@ def stack(several: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *several)
 
 
-def pick(index: jax.Array, stacked: Any) -> Any:
-    """Undo `stack` for one of the trees, by a traced index."""
+def pick(index: jax.Array | int, stacked: Any) -> Any:
+    """Undo `stack` for one of the trees, by an index that may be traced."""
     return jax.tree.map(lambda leaf: leaf[index], stacked)
 
 

@@ -1,19 +1,21 @@
 """The Fisher in diagonal blocks: chunks of each leaf, one output after the other.
 
 ``H_B = G_B^T G_B / n + lambda I`` for every block B of c entries, which is formed,
-factored and forgotten, one block at a time. O(n p c) time for p entries in all.
+factored and forgotten, one block at a time. O(n p c) time for p entries in all, or
+O(n^2 p) for c > n.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from swapjax.core.types import Leaves
 from swapjax.gradients.operator import GradientOperator
-from swapjax.pruning.solvers import cholesky
+from swapjax.gradients.stored import StoredRows
+from swapjax.pruning.solvers.block_forms import Block, ByColumns, ByMoment
 from swapjax.sparsity.layout import Layout
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -102,7 +104,7 @@ def examine(
     rows: GradientOperator,
     blocks: Leaves,
     weights: Leaves,
-    damping: jax.Array | float,
+    dampings: jax.Array,
     slope: Leaves | None = None,
 ) -> Curvature:
     """Find the diagonal of the inverse, and its product with a slope.
@@ -111,23 +113,29 @@ def examine(
         rows: the operator G.
         blocks: from `partition`.
         weights: leaves, for their shapes.
-        damping: lambda.
+        dampings: several lambda, [m]: every block is formed once for all of them.
         slope: g, leaves.
+
+    Returns:
+        The curvature of each damping, with a leading axis [m] in every array.
     """
 
-    def work(fisher: jax.Array, real: jax.Array, *slopes: jax.Array) -> tuple:
-        factor = _factor(fisher, real, damping)
-        inverse = jnp.sum(jnp.square(factor.inverse_root()), axis=0)
-        return inverse, [factor.solve(g) for g in slopes], factor.ridge, factor.raised
+    def work(block: Block, *slopes: jax.Array) -> tuple:
+        def one(damping: jax.Array) -> tuple:
+            found = block.invert(damping)
+            newton = [found.solve(g) for g in slopes]
+            return found.diagonal(), newton, found.damping, found.raised
+
+        return jax.lax.map(one, dampings)
 
     extras = [] if slope is None else [_cut(blocks, slope)]
-    found = rows.map_blocks(work, blocks, _real(blocks, weights), *extras)
-    inverse, newton, ridges, raised = zip(*found, strict=True)
+    found = _map_blocks(rows, work, blocks, weights, *extras)
+    inverse, newton, used, raised = zip(*found, strict=True)
     return Curvature(
         _join(blocks, inverse, weights),
         None if slope is None else _join(blocks, [g for (g,) in newton], weights),
-        jnp.concatenate(ridges).max(),
-        jnp.concatenate(raised).any(),
+        jnp.concatenate(used).max(axis=0),
+        jnp.concatenate(raised).any(axis=0),
     )
 
 
@@ -136,7 +144,7 @@ def remove(
     blocks: Leaves,
     weights: Leaves,
     support: Leaves,
-    damping: jax.Array | float,
+    dampings: jax.Array,
 ) -> Update:
     """Remove what is off a support, and let the rest of each block make up for it.
 
@@ -146,20 +154,20 @@ def remove(
     Args:
         rows: the operator G.
         blocks: from `partition`.
-        weights: wbar, leaves.
-        support: bool leaves.
-        damping: lambda.
+        weights: wbar for each damping, leaves with a leading axis [m].
+        support: bool leaves with that axis.
+        dampings: several lambda, [m].
+
+    Returns:
+        The update for each damping, with a leading axis [m] in every array.
     """
 
     def adapt(
-        fisher: jax.Array, real: jax.Array, keep: jax.Array, gone: jax.Array
-    ) -> tuple[jax.Array, cholesky.Factor]:
-        inside = keep[:, None] & keep
-        factor = _factor(jnp.where(inside, fisher, 0), real & keep, damping)
-        pull = jnp.matmul(fisher, gone, precision=_HIGHEST)
-        return factor.solve(jnp.where(keep, pull, 0)), factor
+        block: Block, damping: jax.Array, keep: jax.Array, gone: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        return block.make_up(keep, gone, damping)
 
-    return _remove(rows, blocks, weights, support, adapt)
+    return _remove(rows, blocks, weights, support, dampings, adapt)
 
 
 def remove_alone(
@@ -167,7 +175,7 @@ def remove_alone(
     blocks: Leaves,
     weights: Leaves,
     support: Leaves,
-    damping: jax.Array | float,
+    dampings: jax.Array,
     inverse_diagonal: Leaves,
 ) -> Update:
     """Remove as `remove` does, but sum the changes that each removal alone calls for.
@@ -175,24 +183,27 @@ def remove_alone(
     Args:
         rows: the operator G.
         blocks: from `partition`.
-        weights: wbar, leaves.
-        support: bool leaves.
-        damping: lambda.
-        inverse_diagonal: ``[H^-1]_qq``, leaves.
+        weights: wbar for each damping, leaves with a leading axis [m].
+        support: bool leaves with that axis.
+        dampings: several lambda, [m].
+        inverse_diagonal: ``[H^-1]_qq``, leaves with that axis.
+
+    Returns:
+        The update for each damping, with a leading axis [m] in every array.
     """
 
     def adapt(
-        fisher: jax.Array,
-        real: jax.Array,
+        block: Block,
+        damping: jax.Array,
         keep: jax.Array,
         gone: jax.Array,
         diagonal: jax.Array,
-    ) -> tuple[jax.Array, cholesky.Factor]:
-        factor = _factor(fisher, real, damping)
-        share = gone / jnp.where(real, diagonal, 1)
-        return -factor.solve(share), factor
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        found = block.invert(damping)
+        share = gone / jnp.where(diagonal > 0, diagonal, 1)  # 0 where there is none
+        return -found.solve(share), found.damping, found.raised
 
-    return _remove(rows, blocks, weights, support, adapt, inverse_diagonal)
+    return _remove(rows, blocks, weights, support, dampings, adapt, inverse_diagonal)
 
 
 def _remove(
@@ -200,49 +211,59 @@ def _remove(
     blocks: Leaves,
     weights: Leaves,
     support: Leaves,
-    adapt: Callable[..., tuple[jax.Array, cholesky.Factor]],
+    dampings: jax.Array,
+    adapt: Callable[..., tuple[jax.Array, jax.Array, jax.Array]],
     *extras: Leaves,
 ) -> Update:
-    def work(
-        fisher: jax.Array,
-        real: jax.Array,
-        w: jax.Array,
-        keep: jax.Array,
-        *extra: jax.Array,
-    ) -> tuple:
-        gone = jnp.where(keep, 0, w)
-        change, factor = adapt(fisher, real, keep, gone, *extra)
-        change = jnp.where(keep, change, 0) - gone
-        values = [_value(fisher, d, factor.ridge) for d in (gone, change)]
-        new = jnp.where(keep, w + change, 0)
-        return new, jnp.stack(values), factor.ridge, factor.raised
+    def work(block: Block, *given: jax.Array) -> tuple:
+        def one(args: tuple) -> tuple:
+            damping, w, keep, *extra = args
+            gone = jnp.where(keep, 0, w)
+            change, used, raised = adapt(block, damping, keep, gone, *extra)
+            change = jnp.where(keep, change, 0) - gone
+            values = [
+                0.5 * (block.curved(d) + used * jnp.vdot(d, d)) for d in (gone, change)
+            ]
+            return jnp.where(keep, w + change, 0), jnp.stack(values), used, raised
 
-    found = rows.map_blocks(
-        work,
-        blocks,
-        _real(blocks, weights),
-        *(_cut(blocks, leaves) for leaves in (weights, support, *extras)),
-    )
-    new, values, ridges, raised = zip(*found, strict=True)
+        return jax.lax.map(one, (dampings, *given))
+
+    cut = jax.vmap(lambda leaves: _cut(blocks, leaves), out_axes=1)
+    several = (cut(leaves) for leaves in (weights, support, *extras))
+    like = tuple(w[0] for w in weights)
+    found = _map_blocks(rows, work, blocks, like, *several)
+    new, values, used, raised = zip(*found, strict=True)
     return Update(
-        _join(blocks, new, weights),
+        _join(blocks, new, like),
         rows.n * jnp.sum(jnp.concatenate(values), axis=0),
-        jnp.concatenate(ridges).max(),
-        jnp.concatenate(raised).any(),
+        jnp.concatenate(used).max(axis=0),
+        jnp.concatenate(raised).any(axis=0),
     )
 
 
-def _factor(
-    fisher: jax.Array, real: jax.Array, damping: jax.Array | float
-) -> cholesky.Factor:
-    """Factor ``H_B``; what is not real stands apart, and needs no damping."""
-    filled = fisher + jnp.diag(jnp.where(real, 0.0, 1.0))
-    return cholesky.factor(filled, damping, jnp.trace(fisher))
+def _map_blocks(
+    rows: GradientOperator,
+    work: Callable,
+    blocks: Leaves,
+    like: Leaves,
+    *extras: Leaves,
+) -> tuple:
+    """Do work on every block, in the smaller form where columns are at hand."""
+    if not isinstance(rows, StoredRows):
 
+        def of_moment(moment: jax.Array, real: jax.Array, *extra: jax.Array) -> Any:
+            return work(ByMoment(moment, real), *extra)
 
-def _value(fisher: jax.Array, change: jax.Array, ridge: jax.Array) -> jax.Array:
-    curved = jnp.matmul(fisher, change, precision=_HIGHEST) + ridge * change
-    return 0.5 * jnp.vdot(change, curved)
+        return rows.map_blocks(of_moment, blocks, _real(blocks, like), *extras)
+
+    def of_columns(columns: jax.Array, real: jax.Array, *extra: jax.Array) -> Any:
+        n, width = columns.shape
+        if n < width:
+            return work(ByColumns.of(columns), *extra)
+        moment = jnp.matmul(columns.T, columns, precision=_HIGHEST) / n
+        return work(ByMoment(moment, real), *extra)
+
+    return rows.map_columns(of_columns, blocks, _real(blocks, like), *extras)
 
 
 def _real(blocks: Leaves, like: Leaves) -> Leaves:
@@ -261,8 +282,12 @@ def _cut(blocks: Leaves, leaves: Leaves) -> Leaves:
 
 
 def _join(blocks: Leaves, values: Sequence[jax.Array], like: Leaves) -> Leaves:
-    """Undo `_cut`."""
-    return tuple(
-        jnp.zeros(leaf.size, v.dtype).at[b].set(v, mode="drop").reshape(leaf.shape)
-        for b, v, leaf in zip(blocks, values, like, strict=True)
-    )
+    """Undo `_cut`, of values [number, m, c]: leaves with a leading axis [m]."""
+
+    def put(b: jax.Array, v: jax.Array, leaf: jax.Array) -> jax.Array:
+        m = v.shape[1]
+        flat = jnp.zeros((m, leaf.size), v.dtype)
+        flat = flat.at[:, b].set(v.swapaxes(0, 1), mode="drop")
+        return flat.reshape(m, *leaf.shape)
+
+    return tuple(map(put, blocks, values, like))
