@@ -41,7 +41,8 @@ class MatrixFreeRows:
         custom: whether there is a ``jax.custom_vjp`` in the loss. It has no forward
             mode, and what it returns need not be linear in the slope that it is given:
             products form the rows then.
-        layout: the prunable leaves of params.
+        layout: the prunable leaves of params; vectors of R^p are one array for all of
+            them if it is flat.
         corruption: how each row is corrupted, or None. With a corruption, products
             form the rows, since it has no forward mode.
         dtype: what rows are rounded to before they are multiplied, or None for the
@@ -98,7 +99,9 @@ class MatrixFreeRows:
                 return products.project(self.form(chunk), leaves)
             losses = functools.partial(self._losses, chunk=chunk)
             with jax.default_matmul_precision("highest"):
-                return jax.jvp(losses, (self._weights,), (leaves,))[1]
+                return jax.jvp(losses, (self._leaves,), (cut,))[1]
+
+        cut = self.layout.unpack(leaves)
 
         row = jax.ShapeDtypeStruct((), trees.wide(leaves))
         found = self._chunks(self._size).collect(work, row)
@@ -112,8 +115,8 @@ class MatrixFreeRows:
                 return products.pull_back(self.form(chunk), r)
             losses = functools.partial(self._losses, chunk=chunk)
             with jax.default_matmul_precision("highest"):
-                values, transpose = jax.vjp(losses, self._weights)
-                return transpose(r.astype(values.dtype))[0]
+                values, transpose = jax.vjp(losses, self._leaves)
+                return self.layout.pack(transpose(r.astype(values.dtype))[0])
 
         def add(total: Leaves, chunk: Chunk) -> Leaves:
             part = work(chunk, chunk.pick(residual))
@@ -201,10 +204,10 @@ class MatrixFreeRows:
 
     def loss(self, leaves: Leaves) -> jax.Array:
         """Compute the mean loss of the rows' examples at other weights."""
-        leaves = trees.cast_like(leaves, self._weights)
+        cut = self.layout.unpack(trees.cast_like(leaves, self._weights))
 
         def add(total: jax.Array, chunk: Chunk) -> jax.Array:
-            losses = self._losses(leaves, chunk)
+            losses = self._losses(cut, chunk)
             return total + jnp.sum(jnp.where(chunk.fresh, losses, 0))
 
         zero = jnp.zeros((), trees.wide(self._weights))
@@ -217,27 +220,36 @@ class MatrixFreeRows:
         """
         return _curve(dataclasses.replace(self, corruption=None, dtype=None), leaves)
 
-    def store(self) -> Leaves:
-        """Form all rows, chunk by chunk, [n, *shape] a leaf."""
+    def store(self, into: Leaves | None = None) -> Leaves:
+        """Form all rows, chunk by chunk, [n, *shape] a leaf.
+
+        Args:
+            into: arrays of these shapes to write into, by default new ones.
+        """
+        return self._chunks(self.chunk).collect(self.form, self.row, into)
+
+    @property
+    def row(self) -> Leaves:
+        """The shape and dtype of a row, a leaf each."""
         dtype = self.dtype or trees.wide(self._weights)
-        row = tuple(jax.ShapeDtypeStruct(w.shape, dtype) for w in self._weights)
-        return self._chunks(self.chunk).collect(self.form, row)
+        found: Any = (jax.ShapeDtypeStruct(w.shape, dtype) for w in self._weights)
+        return tuple(found)
 
     def form(self, chunk: Chunk) -> Leaves:
         """Form rows of a chunk, corrupted, divided and rounded, [lanes * size, ...]."""
 
         def loss(leaves: Leaves, batch: Any) -> jax.Array:
-            return self.loss_fn(self.layout.merge(leaves, self.params), batch)
+            return self.loss_fn(self.layout.put(leaves, self.params), batch)
 
         def row(batch: Any) -> Leaves:
-            leaves = jax.grad(loss)(self._weights, batch)
+            leaves = jax.grad(loss)(self._leaves, batch)
             return tuple(x.astype(trees.wide(leaves)) for x in leaves)
 
         with jax.default_matmul_precision("highest"):
             rows = over_batches(row, chunk.read(self.data))
         if self.corruption is not None:
             rows = chunk.map_rows(self._corrupt, rows)
-        rows = _divide(self.unit, rows)
+        rows = _divide(self.unit, self.layout.pack(rows, lead=1))
         if self.dtype is not None:
             rows = tuple(x.astype(self.dtype) for x in rows)
         return rows
@@ -250,15 +262,24 @@ class MatrixFreeRows:
     def _losses(self, leaves: Leaves, chunk: Chunk) -> jax.Array:
         def loss(batch: Any) -> jax.Array:
             # Made in here, as variables of nnx want to be where they are used.
-            return self.loss_fn(self.layout.merge(leaves, self.params), batch)
+            return self.loss_fn(self.layout.put(leaves, self.params), batch)
 
         with jax.default_matmul_precision("highest"):
             losses = over_batches(loss, chunk.read(self.data))
         return losses.astype(trees.wide(leaves))
 
     @property
+    def _leaves(self) -> Leaves:
+        """The prunable leaves as they are."""
+        return self.layout.take(self.params)
+
+    @property
     def _weights(self) -> Leaves:
-        return self.layout.split(self.params)
+        """The prunable leaves, or of a vector of them its shape and dtype."""
+        leaves: Any = self._leaves
+        if self.layout.is_flat:
+            leaves = (jax.ShapeDtypeStruct((self.layout.total,), leaves[0].dtype),)
+        return leaves
 
     @property
     def _is_formed(self) -> bool:
@@ -287,9 +308,10 @@ def _divide(unit: jax.Array | None, arrays: Leaves) -> Leaves:
 
 def each_loss(rows: MatrixFreeRows, leaves: Leaves) -> jax.Array:
     """Compute the loss of each row's examples at other weights, [n]."""
-    weights = rows.layout.split(rows.params)
+    weights = rows.layout.take(rows.params)
     row = jax.ShapeDtypeStruct((), trees.wide(weights))
-    work = functools.partial(rows._losses, trees.cast_like(leaves, weights))
+    cut = rows.layout.unpack(leaves)
+    work = functools.partial(rows._losses, trees.cast_like(cut, weights))
     return Chunks(rows.n, rows.lanes, rows.slots, rows.span).collect(work, row)
 
 
@@ -330,10 +352,11 @@ def _curve_by_reverse_mode(
 
     def add(total: Leaves, chunk: Chunk) -> Leaves:
         def along(at: Leaves) -> jax.Array:
-            found = products.project(rows.at(at).form(chunk), tangent)
+            there = dataclasses.replace(rows, params=rows.layout.put(at, rows.params))
+            found = products.project(there.form(chunk), tangent)
             return jnp.sum(jnp.where(chunk.fresh, found, 0))
 
-        part = jax.grad(along)(weights)
+        part = rows.layout.pack(jax.grad(along)(rows.layout.take(rows.params)))
         return tuple(t + q.astype(t.dtype) for t, q in zip(total, part, strict=True))
 
     wide = trees.wide(weights)

@@ -145,6 +145,9 @@ class Method:
         identity: what else two equal methods must share: by default the code of solve
             if there are settings, which then tell all that it closes over, and
             otherwise solve itself.
+        needs_shapes: whether it looks at the shapes of the leaves, or at their number;
+            one that does not may be given all of them as one vector, end to end, which
+            compiles several times as fast.
 
     Raises:
         ValueError: for a name that is no text, a solve that is no function, and
@@ -159,6 +162,7 @@ class Method:
     needs_layers: bool = False
     needs_params: bool = False
     identity: Hashable = None
+    needs_shapes: bool = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -196,6 +200,7 @@ def by_score(
     needs_rows: bool = True,
     needs_layers: bool = False,
     needs_params: bool = False,
+    needs_shapes: bool = True,
 ) -> Method:
     """Make a method of a criterion: the largest scores stay, weights as they are.
 
@@ -210,6 +215,8 @@ def by_score(
         needs_rows: whether score looks at ``problem.rows``, the gradients.
         needs_layers: whether it looks at ``problem.layers``, what layers read.
         needs_params: whether it looks at ``problem.params``, the whole network.
+        needs_shapes: whether it looks at the shapes of weights, or at their number.
+            Without, all of them may come as one vector, which compiles sooner.
 
     Returns:
         The method, for `swapjax.prune`. Its status says so where scores are not finite.
@@ -258,8 +265,9 @@ def by_score(
     except TypeError:
         raise ValueError(f"score must have a hash, got {score!r}") from None
     return Method(
-        name, settings, solve, needs_rows, needs_layers, needs_params, identity
-    )
+        name, settings, solve, needs_rows, needs_layers, needs_params, identity,
+        needs_shapes,
+    )  # fmt: skip
 
 
 def _identity(function: Callable, settings: tuple) -> Hashable:
