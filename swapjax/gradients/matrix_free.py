@@ -18,6 +18,8 @@ from swapjax.core.compiled import Reference
 from swapjax.core.types import Leaves, LossFn, Params
 from swapjax.gradients import gram, products
 from swapjax.gradients.chunks import Chunk, Chunks
+from swapjax.gradients.energies import by_rows
+from swapjax.gradients.hessian import curve
 from swapjax.gradients.operator import Corruption
 from swapjax.sparsity.layout import Layout
 
@@ -142,30 +144,8 @@ class MatrixFreeRows:
 
     def energies(self, factor: jax.Array) -> Leaves:
         """Compute ``|F G_q|^2``, a few rows of F G at a time from all rows of G."""
-        count = factor.shape[0]
-        wide = trees.wide(self._weights)
-
-        def squares(total: Leaves, part: Chunk) -> Leaves:
-            some = jnp.where(part.fresh[:, None], part.read(factor[None]), 0)
-            width = some.shape[0]
-
-            def add(out: Leaves, chunk: Chunk) -> Leaves:
-                entries = chunk.pick(some)
-                return tuple(
-                    o + jnp.matmul(entries, products.flat(m), precision=_HIGHEST)
-                    for o, m in zip(out, self.form(chunk), strict=True)
-                )
-
-            zeros = tuple(jnp.zeros((width, w.size), wide) for w in self._weights)
-            moved = self._chunks(self.chunk).fold(add, zeros)
-            return tuple(
-                t + jnp.sum(jnp.square(m), axis=0).reshape(t.shape)
-                for t, m in zip(total, moved, strict=True)
-            )
-
-        # The rows of F, which are no rows of G, are chunked in the same way.
-        parts = Chunks(count, 1, count, min(self.chunk, count))
-        return parts.fold(squares, self._zeros())
+        chunks = self._chunks(self.chunk)
+        return by_rows(self.form, chunks, self._weights, factor)
 
     def columns(self, index: jax.Array) -> jax.Array:
         """Take some columns, [n, m], in one pass that forms chunks of rows."""
@@ -218,7 +198,7 @@ class MatrixFreeRows:
 
         Differentiating `loss` twice would hold the activations of all spans.
         """
-        return _curve(dataclasses.replace(self, corruption=None, dtype=None), leaves)
+        return curve(dataclasses.replace(self, corruption=None, dtype=None), leaves)
 
     def store(self, into: Leaves | None = None) -> Leaves:
         """Form all rows, chunk by chunk, [n, *shape] a leaf.
@@ -332,34 +312,3 @@ def _put_together(aux: tuple, arrays: Iterable) -> MatrixFreeRows:
 
 
 jax.tree_util.register_pytree_with_keys(MatrixFreeRows, _take_apart, _put_together)
-
-
-def _curve(rows: MatrixFreeRows, leaves: Leaves) -> Leaves:
-    """Compute ``H v`` of clean rows; see `MatrixFreeRows.curve`."""
-    weights = rows.layout.split(rows.params)
-    tangent = trees.cast_like(leaves, weights)
-    if rows.custom:
-        return _curve_by_reverse_mode(rows, weights, tangent)
-    mean = jnp.full(rows.n, 1 / rows.n)
-    gradient = lambda at: rows.at(at).pull_back(mean)  # noqa: E731
-    return jax.jvp(gradient, (weights,), (tangent,))[1]
-
-
-def _curve_by_reverse_mode(
-    rows: MatrixFreeRows, weights: Leaves, tangent: Leaves
-) -> Leaves:
-    """Compute ``(dg/dw)^T v``, which is ``H v`` where the gradient g is one."""
-
-    def add(total: Leaves, chunk: Chunk) -> Leaves:
-        def along(at: Leaves) -> jax.Array:
-            there = dataclasses.replace(rows, params=rows.layout.put(at, rows.params))
-            found = products.project(there.form(chunk), tangent)
-            return jnp.sum(jnp.where(chunk.fresh, found, 0))
-
-        part = rows.layout.pack(jax.grad(along)(rows.layout.take(rows.params)))
-        return tuple(t + q.astype(t.dtype) for t, q in zip(total, part, strict=True))
-
-    wide = trees.wide(weights)
-    zeros = tuple(jnp.zeros(w.shape, wide) for w in weights)
-    chunks = Chunks(rows.n, rows.lanes, rows.slots, rows.chunk)
-    return tuple(t / rows.n for t in chunks.fold(add, zeros))
