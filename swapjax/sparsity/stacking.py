@@ -32,10 +32,13 @@ class Stacking:
     Attributes:
         axes: of each leaf, those that tell its layers apart, in order.
         numbers: of each leaf, the numbers of its layers, in the order of those axes.
+        runs: the entries of each layer of a single leaf [p] in which layers of any
+            sizes follow each other, in the order of its numbers; empty otherwise.
     """
 
     axes: tuple[tuple[int, ...], ...]
     numbers: tuple[tuple[int, ...], ...]
+    runs: tuple[int, ...] = ()
 
     @classmethod
     def none(cls, leaves: int) -> "Stacking":
@@ -71,6 +74,22 @@ class Stacking:
             for leaf, side in enumerate(sides)
         )
         return cls(axes, numbers)
+
+    def end_to_end(self, shapes: Sequence[Shape]) -> "Stacking | None":
+        """Find the layers of the same leaves laid end to end as one vector.
+
+        Args:
+            shapes: of the leaves.
+
+        Returns:
+            None where the entries of a layer would not lie together.
+        """
+        if any(axes != tuple(range(len(axes))) for axes in self.axes):
+            return None
+        numbers = tuple(itertools.chain(*self.numbers))
+        sizes = tuple(map(self.layer_size, range(len(shapes)), shapes))
+        of = self.leaf_of
+        return Stacking(((),), (numbers,), tuple(sizes[of[n]] for n in numbers))
 
     @property
     def count(self) -> int:
@@ -117,6 +136,9 @@ class Stacking:
             shape: of the leaf.
         """
         numbers = self.numbers[leaf]
+        if self.runs:
+            own = values[np.asarray(numbers, np.int32)]
+            return jnp.repeat(own, np.asarray(self.runs), total_repeat_length=shape[0])
         if not self.axes[leaf]:
             return values[numbers[0]]
         sides = [s if i in self.axes[leaf] else 1 for i, s in enumerate(shape)]

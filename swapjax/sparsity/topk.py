@@ -17,6 +17,7 @@ import numpy as np
 
 from swapjax.core.counts import require_countable
 from swapjax.core.types import Leaves
+from swapjax.sparsity.pieces import Pieces
 from swapjax.sparsity.segments import Segments
 from swapjax.sparsity.stacking import Stacking
 
@@ -96,6 +97,10 @@ def top_keys_of_groups(keys: Leaves, k: jax.Array, segments: Segments) -> Leaves
         One bool array a leaf, of every group exactly k entries True. Ties go to the
         layer with the lower number, then to the lower flat index within it.
     """
+    if segments.stacking.runs and segments.total > 1:
+        pieces = Pieces.of(segments)
+        cut = pieces.cut(keys[0])
+        return (pieces.join(_top_of_groups(cut, k, pieces.segments, pieces.real())),)
     parts = segments.apart()
     if len(parts) < 2:
         return _top_of_groups(keys, k, segments)
@@ -109,8 +114,17 @@ def top_keys_of_groups(keys: Leaves, k: jax.Array, segments: Segments) -> Leaves
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _top_of_groups(keys: Leaves, k: jax.Array, segments: Segments) -> Leaves:
-    """Mark the largest of every group in one search; see `top_keys_of_groups`."""
+def _top_of_groups(
+    keys: Leaves, k: jax.Array, segments: Segments, real: Leaves | None = None
+) -> Leaves:
+    """Mark the largest of every group in one search; see `top_keys_of_groups`.
+
+    Args:
+        keys: as there, like the arguments that follow.
+        k: how many.
+        segments: the groups.
+        real: where there are entries at all, by default everywhere; 0 elsewhere.
+    """
     if not keys or sum(key.size for key in keys) == 0:
         return tuple(jnp.zeros(key.shape, bool) for key in keys)
 
@@ -130,6 +144,8 @@ def _top_of_groups(keys: Leaves, k: jax.Array, segments: Segments) -> Leaves:
     bounds = segments.spread(threshold, keys)
     above = tuple(key > t for key, t in zip(keys, bounds, strict=True))
     tied = tuple(key == t for key, t in zip(keys, bounds, strict=True))
+    if real is not None:
+        tied = tuple(t & r for t, r in zip(tied, real, strict=True))
     sure, level = segments.count(list(zip(above, tied, strict=True)))
     # The usual case, no tie to break, must not pay for the second search.
     chosen = jax.lax.cond(
@@ -218,6 +234,8 @@ def first_largest(keys: Leaves, segments: Segments) -> Leaves:
         segments: the layers of each leaf.
     """
     last = jnp.uint32(2**32 - 1)
+    if segments.stacking.runs:
+        return (Pieces.of(segments).first_largest(keys[0]),)
     found = []
     for leaf, (key, place) in enumerate(zip(keys, segments.places(keys), strict=True)):
         axes = segments.stacking.inner(leaf, key.ndim)

@@ -85,6 +85,7 @@ def linear_regression(
         name="linear-regression",
         settings=tuple(settings.items()),
         solve=functools.partial(solve, target=identity, **common),
+        needs_shapes=False,
     )
 
 
