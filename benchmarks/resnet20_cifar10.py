@@ -165,7 +165,7 @@ def measure(
     plan = swapjax.plan(
         setting.params,
         run.sparsity,
-        exclude="downsample",
+        exclude="downsample" if model.name == "resnet20" else (),
         loss_fn=model.loss_fn,
         batch=(x[: options.batch], y[: options.batch]),
     )
