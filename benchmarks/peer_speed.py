@@ -242,6 +242,8 @@ def begin(
             str(options.threads),
         ]  # fmt: skip
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+    # What another number of threads has compiled must not be taken for this.
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     if options.threads == 1:
         environment["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
     for name in [name for name in commands if name in needed]:

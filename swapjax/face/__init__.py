@@ -13,7 +13,7 @@ from swapjax.pruning.methods import *
 
 # Train sparse: a wrapper for any Optax optimizer, its rules, and what stands beside it.
 from swapjax.training.sparse import sparse
-from swapjax.training.state import check_state, masks_of
+from swapjax.training.state import check_state, masks_of, until_mask_step
 from swapjax.training.gsm import gsm
 from swapjax.training.lottery import lottery
 from swapjax.training.plasticity import pruning_plasticity
@@ -93,6 +93,7 @@ __all__ = [
     "recalibrate_batchnorm",
     "select",
     "sparse",
+    "until_mask_step",
 ]
 __all__ += _methods.__all__
 __all__ += _rules.__all__

@@ -9,7 +9,7 @@ from swapjax.training.plasticity import Recovery, pruning_plasticity
 from swapjax.training.rule import MaskStep, Rule
 from swapjax.training.rules import *
 from swapjax.training.sparse import sparse
-from swapjax.training.state import SparseState, check_state, masks_of
+from swapjax.training.state import SparseState, check_state, masks_of, until_mask_step
 from swapjax.training.train_function import Trainer
 
 __all__ = [
@@ -33,5 +33,6 @@ __all__ = [
     "reinit",
     "shuffle",
     "sparse",
+    "until_mask_step",
 ]
 __all__ += rules.__all__

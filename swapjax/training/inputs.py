@@ -110,6 +110,15 @@ def check_state(state: Any, rule: Rule, within: Masks | None) -> None:
         )
 
 
+def check_mask_step(given: Any) -> None:
+    """Raise for what cannot choose a program when it is compiled."""
+    if not isinstance(given, bool | None):
+        raise ValueError(
+            "mask_step must be True, False or None when the program is compiled, got "
+            f"{given!r}; under jax.jit name it in static_argnames"
+        )
+
+
 def check_gradients(gradients: Params, params: Params) -> None:
     """Raise unless gradients are of params, naming the first leaf that is not.
 

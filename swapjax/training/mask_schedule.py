@@ -58,7 +58,7 @@ class Timetable:
     fractions: np.ndarray
     steps: int | None = None
 
-    def is_mask_step(self, t: jax.Array) -> jax.Array:
+    def is_mask_step(self, t: Any) -> Any:
         """Return whether update number t, from 1, is a mask step."""
         due = (t - self.first) % self.every == 0
         return due & (t >= self.first) & (t <= self.last)

@@ -10,6 +10,7 @@ import optax
 from swapjax.core.members import any_member
 from swapjax.core.trees import is_trained
 from swapjax.core.types import Leaves, Masks, Params
+from swapjax.sparsity.layout import Layout
 from swapjax.training.mask_schedule import Timetable
 from swapjax.training.optimizer_state import forget
 from swapjax.training.rule import MaskStep, Rule
@@ -54,69 +55,156 @@ class Changed(NamedTuple):
 
     Attributes:
         masks: the active entries from now on.
+        stays: those of them that have a weight. New ones have none, and params are
+            zero there anyway, but before the first update, which may find them dense.
+        inner: the state of the optimizer, without the moments of new ones; None for
+            rules with dense weights, whose moments are those of all.
         status: the worst `swapjax.Status` so far, ``int32[leaves]``.
         waits: whether a mask step is postponed.
         made: whether this update was a mask step.
     """
 
     masks: Leaves
+    stays: Leaves
+    inner: Any
     status: jax.Array
     waits: jax.Array
     made: jax.Array
 
 
+Change = Callable[[Before, bool | None], Changed]
+
+
 def changer(
     rule: Rule, table: Timetable, optimizer: optax.GradientTransformationExtraArgs
-) -> Callable[[Before], Changed]:
+) -> Change:
     """Make the function that changes masks where an update is a mask step.
 
     A mask step that comes with gradients that are not finite, and that the optimizer
     answers by no move at all, as `optax.apply_if_finite` does, waits for the next
     update: nothing would be learned about what to grow, and nothing has moved since. At
-    the last update of all, if it is known, it waits no more; nothing grows there.
-    """
+    the last update of all, if it is known, it waits no more; nothing grows there. One
+    that is due in a program without mask steps waits as well.
 
-    def change(before: Before) -> Changed:
-        masks = table.plan.layout.leaf_masks(before.masks)
+    Returns:
+        ``(before, mask_step) -> Changed``: a program with the mask step for True,
+        without it for False, and one that finds out when it runs for None.
+    """
+    layout = table.plan.layout
+    dense = bool(table.is_mask_step(1))  # whether one may meet dense params
+
+    def stay(before: Before, waits: jax.Array) -> Changed:
+        masks = layout.leaf_masks(before.masks)
+        inner = None if rule.straight_through else before.inner
+        never = jnp.zeros_like(waits)
+        return Changed(masks, masks, inner, before.status, waits, never)
+
+    def decide(before: Before) -> Changed:
+        masks = layout.leaf_masks(before.masks)
         t = before.count + 1
         due = table.is_mask_step(t) | before.waits
+        skipped = _is_skipped(optimizer, table, before, masks, due)
+        last = jnp.asarray(False) if table.steps is None else t >= table.steps
+        new, status = _choose(rule, table, before, masks, skipped & last)
+        waits = due & skipped & ~last
+        made = due & ~waits
+        # Members of an ensemble may differ.
+        new = tuple(jnp.where(made, n, m) for n, m in zip(new, masks, strict=True))
+        status = jnp.where(made, status, before.status)
+        stays = tuple(n & m for n, m in zip(new, masks, strict=True))
+        inner = None
+        if not rule.straight_through:
+            base = layout.merge(only(stays, layout.split(before.params)), before.params)
+            inner = forget(optimizer, before.inner, layout.masks(stays), base)
+        return Changed(new, stays if dense else new, inner, status, waits, made)
 
-        def decide() -> Changed:
-            skipped = _is_skipped(due)
-            last = jnp.asarray(False) if table.steps is None else t >= table.steps
-            new, status = _choose(rule, table, before, masks, skipped & last)
-            waits = due & skipped & ~last
-            made = due & ~waits
-            # Members of an ensemble may differ.
-            new = tuple(jnp.where(made, n, m) for n, m in zip(new, masks, strict=True))
-            status = jnp.where(made, status, before.status)
-            return Changed(new, status, waits, made)
-
-        def _is_skipped(due: jax.Array) -> jax.Array:
-            broken = due & ~_are_finite(before.gradients)
-            return jax.lax.cond(
-                any_member(broken),
-                lambda: broken & _is_still(optimizer, table, before, masks),
-                lambda: broken,
-            )
-
-        # Without a mask step this costs copies of the masks, which XLA does faster on a
-        # CPU than anything that the branch could work out instead.
-        same = Changed(masks, before.status, due, due)
-        return jax.lax.cond(any_member(due), decide, lambda: same)
+    def change(before: Before, mask_step: bool | None) -> Changed:
+        if mask_step:
+            return decide(before)
+        due = table.is_mask_step(before.count + 1) | before.waits
+        same = stay(before, due)
+        if mask_step is False:
+            return same
+        return _where_due(any_member(due), decide, before, same, layout, dense)
 
     # Outside of jit, too, it compiles once.
-    compiled = jax.jit(change, inline=True)
+    compiled = jax.jit(change, static_argnums=1, inline=True)
 
-    def run(before: Before) -> Changed:
+    def run(before: Before, mask_step: bool | None) -> Changed:
         if table.last < 0:
-            masks = table.plan.layout.leaf_masks(before.masks)
-            never = jnp.zeros_like(before.waits)
-            return Changed(masks, before.status, before.waits, never)
+            return stay(before, before.waits)
         plain = all(_is_array(x) for x in jax.tree.leaves(before.extra))
-        return (compiled if plain else change)(before)
+        return (compiled if plain else change)(before, mask_step)
 
     return run
+
+
+def _where_due(
+    due: jax.Array,
+    decide: Callable[[Before], Changed],
+    before: Before,
+    same: Changed,
+    layout: Layout,
+    dense: bool,
+) -> Changed:
+    """Decide if a mask step is due, for one member at least; else leave all as it is.
+
+    A loop of one round or none, not `jax.lax.cond`: what it carries stays where it is
+    in memory, where branches copy it. So it must read these arrays from what it
+    carries, and nothing may read them afterwards from elsewhere.
+
+    Args:
+        due: whether it is.
+        decide: makes the mask step.
+        before: what there is.
+        same: what is left if it is not due.
+        layout: the prunable leaves.
+        dense: whether masks of what stays are wanted beside the new ones.
+    """
+
+    def carried(changed: Changed) -> Changed:
+        return changed if dense else changed._replace(stays=())
+
+    def once(state: tuple[jax.Array, Changed]) -> tuple[jax.Array, Changed]:
+        go, now = state
+        own = before._replace(masks=layout.merge(now.masks, before.masks))
+        if now.inner is not None:
+            own = own._replace(inner=now.inner)
+        return go & False, carried(decide(own))
+
+    start = carried(same)._replace(inner=jax.lax.stop_gradient(same.inner))
+    _, found = jax.lax.while_loop(lambda state: state[0], once, (due, start))
+    # The loop has no derivative. What it leaves as it is has one.
+    inner = jax.tree.map(_with_tangent, found.inner, same.inner)
+    return found._replace(stays=found.stays or found.masks, inner=inner)
+
+
+@jax.custom_jvp
+def _with_tangent(x: jax.Array, like: jax.Array) -> jax.Array:
+    """Give an array the tangent of another of its kind, which is not read otherwise."""
+    del like
+    return x
+
+
+@_with_tangent.defjvp
+def _(primals: tuple, tangents: tuple) -> tuple:
+    return primals[0], tangents[1]
+
+
+def _is_skipped(
+    optimizer: optax.GradientTransformationExtraArgs,
+    table: Timetable,
+    before: Before,
+    masks: Leaves,
+    due: jax.Array,
+) -> jax.Array:
+    """Tell whether a mask step is due that the optimizer answers by no move at all."""
+    broken = due & ~_are_finite(before.gradients)
+    return jax.lax.cond(
+        any_member(broken),
+        lambda: broken & _is_still(optimizer, table, before, masks),
+        lambda: broken,
+    )
 
 
 def only(masks: Leaves, leaves: Leaves) -> Leaves:

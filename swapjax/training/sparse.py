@@ -21,12 +21,13 @@ from swapjax.training.first_masks import first_masks
 from swapjax.training.inputs import (
     check_arguments,
     check_gradients,
+    check_mask_step,
     check_state,
     take_arrays,
     take_seed,
 )
 from swapjax.training.mask_schedule import Timetable, make
-from swapjax.training.mask_step import changer
+from swapjax.training.mask_step import Change, changer
 from swapjax.training.passed_over import pass_over_constants
 from swapjax.training.rule import Rule
 from swapjax.training.state import SparseState
@@ -66,6 +67,13 @@ def sparse(
     A mask step whose gradients are not finite, and which the optimizer skips as
     `optax.apply_if_finite` does, is made up for at the next update.
 
+    The program of an update finds out from its state whether a mask step is due. Two
+    programs, one without mask steps, are faster: ``tx.update(..., mask_step=False)``
+    leaves them out, and one that is due there waits for the next update that makes it;
+    ``mask_step=True`` makes it if it is due, and changes no mask otherwise.
+    `until_mask_step` tells which to take next. The argument passes through the wrappers
+    of Optax as others do, and must be known when a program is compiled.
+
     Gradients must be dense where a rule grows entries by them: take the gradient at
     params as they are, and do not multiply by masks in the loss. `check_state` finds
     this mistake.
@@ -97,7 +105,8 @@ def sparse(
         A transformation whose state holds a `SparseState`. Its ``update`` needs params.
         Masks are sharded as params are. ``init`` and ``update`` raise ValueError for a
         plan, a state, gradients or `within` of other params, for masks that are False
-        in a leaf that the plan does not prune, and for params that are missing.
+        in a leaf that the plan does not prune, for params that are missing, and for a
+        ``mask_step`` that is not True, False or None.
 
     Raises:
         ValueError: for an optimizer, rule, schedule or key of the wrong kind, both or
@@ -128,12 +137,12 @@ def sparse(
     kind, seed, to_key = take_seed(rule, key)
 
     @functools.lru_cache(maxsize=8)
-    def of(treedef: Any, shapes: tuple) -> tuple[Timetable, Callable]:
+    def of(treedef: Any, shapes: tuple) -> tuple[Timetable, Change]:
         like = treedef.unflatten([jax.ShapeDtypeStruct(*shape) for shape in shapes])
         table = make(rule, like, sparsity, plan, schedule, steps, within)
         return table, changer(rule, table, wrapped)
 
-    def network(params: Params) -> tuple[Timetable, Callable]:
+    def network(params: Params) -> tuple[Timetable, Change]:
         leaves, treedef = jax.tree.flatten(params)
         return of(treedef, tuple((x.shape, x.dtype) for x in leaves))
 
@@ -149,6 +158,8 @@ def sparse(
         gradients: Params,
         state: SparseState,
         params: Params | None = None,
+        *,
+        mask_step: bool | None = None,
         **extra: Any,
     ) -> tuple[Params, SparseState]:
         if params is None:
@@ -156,6 +167,7 @@ def sparse(
                 "params: sparse training needs them; call tx.update(gradients, state, "
                 "params)"
             )
+        check_mask_step(mask_step)
         check_state(state, rule, within)
         params = take_arrays(params)
         if not jax.tree.leaves(params):
@@ -167,7 +179,16 @@ def sparse(
         step = straight_through if rule.straight_through else masked
         key = to_key(state.key)
         given = Update(
-            rule, table, change, wrapped, gradients, state, params, key, extra
+            rule,
+            table,
+            change,
+            wrapped,
+            gradients,
+            state,
+            params,
+            key,
+            extra,
+            mask_step,
         )
         return step(given)
 
@@ -188,7 +209,8 @@ def _empty_state(
     count = jnp.zeros((), jnp.int32)
     alike = {"within": within is not None, "dense": rule.straight_through}
     extras: dict[str, Any] = {name: params for name, there in alike.items() if there}
-    extras |= {"status": jnp.zeros(0, jnp.int32), "last": count}
+    extras |= {"status": jnp.zeros(0, jnp.int32)}
+    extras |= {"last": count, "first": count, "every": count}
     extras["waits"] = jnp.zeros((), bool)
     inner = optimizer.init(params)
     return SparseState(count, params, jnp.asarray(seed), inner, extras)
@@ -213,6 +235,8 @@ def _first_state(
     extras: dict[str, Any] = {
         "status": jnp.zeros(len(weights), jnp.int32),
         "last": jnp.asarray(table.last, jnp.int32),
+        "first": jnp.asarray(table.first, jnp.int32),
+        "every": jnp.asarray(table.every, jnp.int32),
         "waits": jnp.zeros((), bool),
     }
     # Copies: a loop may donate params and this state, not what others hold.

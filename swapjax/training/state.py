@@ -1,6 +1,7 @@
 """The state of sparse training, and functions that read and check it."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -28,10 +29,11 @@ class SparseState(NamedTuple):
         inner: the state of the wrapped optimizer.
         extras: ``status``, ``int32[prunable leaves]``, the worst `swapjax.Status` that
             mask steps found in each leaf; ``last``, ``int32[]``, the update of the last
-            mask step, -1 without any; ``waits``, ``bool[]``, whether one waits for
-            gradients that are finite; ``within``, the masks that were given as such;
-            ``dense``, with the tree of params, the dense weights of a straight-through
-            rule, and scalars for leaves that are not prunable.
+            mask step, -1 without any; ``first`` and ``every``, ``int32[]``, that of the
+            first, and the updates from one to the next; ``waits``, ``bool[]``, whether
+            one waits, as for gradients that are finite; ``within``, the masks that
+            were given as such; ``dense``, with the tree of params, the dense weights of
+            a straight-through rule, and scalars for leaves that are not prunable.
     """
 
     count: jax.Array  # type: ignore[assignment]  # as Optax names it
@@ -70,6 +72,55 @@ def masks_of(state: Any, params: Params | None = None) -> Masks:
 def last_mask_step(state: Any) -> int:
     """Return the update of the last mask step, from 1; -1 where masks never change."""
     return max(int(jnp.max(found.extras["last"])) for found in find_states(state))
+
+
+def until_mask_step(state: Any) -> float:
+    """Count the updates before the next mask step.
+
+    For loops that choose between two programs on the host, the one without mask steps
+    being faster (see `sparse`). It waits for the state: ask again only after as many
+    updates and the mask step. Where a wrapper passes updates over, as
+    `optax.MultiSteps` and `optax.apply_if_finite` do, it may be later, never sooner.
+
+    Args:
+        state: as `masks_of` takes it.
+
+    Returns:
+        0 if the next update is a mask step, or makes up for one; of several states and
+        of members of an ensemble the least; ``math.inf`` where masks change no more.
+
+    Example:
+        >>> import functools, jax, jax.numpy as jnp, optax, swapjax
+        >>> tx = swapjax.sparse(optax.adam(0.01), swapjax.gmp(), sparsity=0.5,
+        ...                     schedule=swapjax.cubic(0, 40, every=10))
+        >>> params = {"kernel": jnp.ones((4, 2))}
+        >>> state = tx.init(params)
+        >>> @functools.partial(jax.jit, static_argnames="mask_step")
+        ... def step(params, state, mask_step):
+        ...     updates, state = tx.update(params, state, params, mask_step=mask_step)
+        ...     return optax.apply_updates(params, updates), state
+        >>> left = swapjax.until_mask_step(state)
+        >>> for _ in range(45):
+        ...     params, state = step(params, state, mask_step=left == 0)
+        ...     left = left - 1 if left else swapjax.until_mask_step(state)
+        >>> left, swapjax.density(swapjax.masks_of(state))
+        (inf, 0.5)
+    """
+    names = ("first", "every", "last", "waits")
+    found = [(s.count, *(s.extras[name] for name in names)) for s in find_states(state)]
+    return min(
+        _until(*map(int, member))
+        for of_state in jax.device_get(found)
+        for member in zip(*map(np.ravel, of_state), strict=True)
+    )
+
+
+def _until(count: int, first: int, every: int, last: int, waits: int) -> float:
+    if waits:
+        return 0
+    t = count + 1
+    due = first if t <= first else t + (first - t) % every
+    return due - t if due <= last else math.inf
 
 
 def is_sparse(state: Any) -> bool:

@@ -1,6 +1,6 @@
 """One update of sparse training: change masks, then move the active weights."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +11,7 @@ from swapjax.core.types import Params
 from swapjax.sparsity.plan import Plan
 from swapjax.training.line_search import at_active
 from swapjax.training.mask_schedule import Timetable
-from swapjax.training.mask_step import Before, Changed, only
+from swapjax.training.mask_step import Before, Change, Changed, only
 from swapjax.training.optimizer_state import forget
 from swapjax.training.rule import Rule
 from swapjax.training.state import SparseState
@@ -30,17 +30,19 @@ class Update(NamedTuple):
         params: before the update.
         key: of the run, if it has one.
         extra: further arguments of the optimizer.
+        mask_step: whether this program makes a mask step; None for one that finds out.
     """
 
     rule: Rule
     table: Timetable
-    change: Callable[[Before], Changed]
+    change: Change
     optimizer: optax.GradientTransformationExtraArgs
     gradients: Params
     state: SparseState
     params: Params
     key: jax.Array | None
     extra: dict[str, Any]
+    mask_step: bool | None
 
 
 def masked(given: Update) -> tuple[Params, SparseState]:
@@ -49,14 +51,15 @@ def masked(given: Update) -> tuple[Params, SparseState]:
     In this order the choice needs only arrays that are in memory anyway. After the
     optimizer it would need the updates too, as arrays in memory at every step.
     """
-    rule, table, _, optimizer, gradients, state, params, _, extra = given
+    rule, table, optimizer = given.rule, given.table, given.optimizer
+    gradients, state, params = given.gradients, given.state, given.params
+    extra = given.extra
     plan, layout = table.plan, table.plan.layout
     weights, slopes = layout.split(params), layout.split(gradients)
-    changed = given.change(_before(given))
-    before = layout.leaf_masks(state.masks)
-    stays = tuple(a & b for a, b in zip(changed.masks, before, strict=True))
+    changed = given.change(_before(given), given.mask_step)
+    stays = changed.stays
     base = layout.merge(only(stays, weights), params)
-    memory = forget(optimizer, state.inner, layout.masks(stays), base)
+    memory = forget(optimizer, changed.inner, layout.masks(changed.masks), base)
     seen = layout.merge(only(changed.masks, slopes), gradients)
     if "grad" in extra or "value_fn" in extra:
         # The loss of dense params, at first, is not that of what masks leave of them.
@@ -87,7 +90,9 @@ def masked(given: Update) -> tuple[Params, SparseState]:
 
 def straight_through(given: Update) -> tuple[Params, SparseState]:
     """Move dense weights by the gradients at params, then choose masks by them."""
-    rule, table, _, optimizer, gradients, state, params, _, extra = given
+    rule, table, optimizer = given.rule, given.table, given.optimizer
+    gradients, state, params = given.gradients, given.state, given.params
+    extra = given.extra
     if extra.get("value_fn") is not None:
         raise ValueError(
             f"value_fn: a line search would measure dense weights, which {rule.name} "
@@ -109,7 +114,9 @@ def straight_through(given: Update) -> tuple[Params, SparseState]:
         (d + u).astype(d.dtype)
         for d, u in zip(dense, layout.split(updates), strict=True)
     )
-    changed = given.change(_before(given)._replace(dense=dense, moves=updates))
+    changed = given.change(
+        _before(given)._replace(dense=dense, moves=updates), given.mask_step
+    )
     moves = tuple(
         jnp.where(m, d - w, -w)
         for m, d, w in zip(changed.masks, dense, weights, strict=True)
