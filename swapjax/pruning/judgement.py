@@ -79,10 +79,13 @@ def never_worse(
     chosen = tuple(old.astype(new.dtype) for new, old in pairs)
     # What was told of the weights that are not taken.
     told = {"loss": before, "first_order": 0.0}
-    told = {key: value for key, value in told.items() if key in solution.details}
-    solution = solution._replace(weights=chosen, details={**solution.details, **told})
-    if solution.status != Status.NOT_FINITE:
-        solution = solution._replace(status=Status.NOT_REFITTED)
+    details = {
+        key: jnp.asarray(told.get(key, value))
+        for key, value in solution.details.items()
+    }
+    lost = solution.status == Status.NOT_FINITE
+    status = solution.status if lost else jnp.asarray(Status.NOT_REFITTED, jnp.int32)
+    solution = solution._replace(weights=chosen, status=status, details=details)
     return solution, before
 
 

@@ -110,8 +110,8 @@ def unpack(solution: Solution, layout: Layout, plain: Layout) -> Ended:
         return Ended(weights, masks, kept, bool(trees.are_finite(weights)))
     counts, is_finite = _examine(weights, masks, layout)
     kept = tuple(np.asarray(counts).tolist())
-    cuts = (cut(leaves, layout, plain) for leaves in (weights, masks))
-    return Ended(*cuts, kept, bool(is_finite))
+    leaves = cut(weights, layout, plain), cut(masks, layout, plain)
+    return Ended(*leaves, kept, bool(is_finite))
 
 
 @functools.partial(jax.jit, static_argnums=2)
