@@ -77,14 +77,15 @@ def never_worse(
         return solution, after
     pairs = zip(solution.weights, plain, strict=True)
     chosen = tuple(old.astype(new.dtype) for new, old in pairs)
-    # What was told of the weights that are not taken.
+    # What was told of the weights that are not taken. Of NumPy, which compiles nothing.
     told = {"loss": before, "first_order": 0.0}
     details = {
-        key: jnp.asarray(told.get(key, value))
+        key: jnp.asarray(np.asarray(told[key], value.dtype)) if key in told else value
         for key, value in solution.details.items()
     }
-    lost = solution.status == Status.NOT_FINITE
-    status = solution.status if lost else jnp.asarray(Status.NOT_REFITTED, jnp.int32)
+    status = solution.status
+    if int(status) != Status.NOT_FINITE:
+        status = jnp.asarray(np.int32(Status.NOT_REFITTED))
     solution = solution._replace(weights=chosen, status=status, details=details)
     return solution, before
 
