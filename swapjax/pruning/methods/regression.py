@@ -182,7 +182,9 @@ def solve(
     def fit_on(mask: Leaves) -> tuple[Refit, jax.Array, jax.Array]:
         plain = apply_masks(problem.weights, mask)
         after = rows.loss(plain)
-        bend = natural_step.bend(rows, problem.weights, plain, before, after)
+        bend = None
+        if first_order:
+            bend = natural_step.bend(rows, problem.weights, plain, before, after)
         if algebra == "cg":
             make = lambda lam: conjugate_gradients.refit(  # noqa: E731
                 rows, mask, wbar, y, target, state, damping=lam, bend=bend, **limits
@@ -193,7 +195,7 @@ def solve(
                 rows, ground, y, target, damping=lam, bend=bend, **limits
             )
         found, losses = jax.lax.map(
-            lambda lam: _advance(rows, make(lam), bend, first_order), dampings
+            lambda lam: _advance(rows, make(lam), bend), dampings
         )
         best = lowest(losses)
         return pick(best, found), losses[best], after
@@ -226,13 +228,15 @@ def _rank(problem: Problem, rows: GradientOperator, rule: Support) -> Leaves:
 
 
 def _advance(
-    rows: GradientOperator, fit: Refit, bend: jax.Array, first_order: bool
+    rows: GradientOperator, fit: Refit, bend: jax.Array | None
 ) -> tuple[Refit, jax.Array]:
     """Follow the mean gradient as far as the loss falls, or not at all.
 
     Returns:
         The fit, its length in units of a full step and its step dropped, and the loss.
     """
+    if bend is None:
+        return fit, rows.loss(fit.weights)
     dtype = fit.length.dtype
 
     def move(fraction: jax.Array) -> tuple[Leaves, jax.Array]:
@@ -241,7 +245,7 @@ def _advance(
         moved = trees.cast_like(moved, fit.weights)
         return moved, rows.loss(moved)
 
-    fractions = jnp.asarray(FRACTIONS if first_order else (0.0,), dtype)
+    fractions = jnp.asarray(FRACTIONS, dtype)
     trials, losses = jax.lax.map(move, fractions)
     best = lowest(losses)
     length = fractions[best] * (fit.length * bend).astype(dtype)
