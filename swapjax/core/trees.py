@@ -162,8 +162,16 @@ def require_arrays(tree: Params, what: str) -> None:
 @jax.jit
 def are_finite(leaves: Leaves) -> jax.Array:
     """Tell whether all entries of arrays of floats are finite, ``bool[]``."""
-    found = [jnp.all(jnp.isfinite(leaf)) for leaf in leaves]
+    found = [_is_finite(leaf) for leaf in leaves]
     return functools.reduce(jnp.logical_and, found, jnp.asarray(True))
+
+
+def _is_finite(leaf: jax.Array) -> jax.Array:
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return jnp.all(jnp.isfinite(leaf))
+    # On a CPU the largest entry is found four times as fast as entries are looked at
+    # one by one. Of NaN and others the largest is NaN.
+    return jnp.isfinite(jnp.max(jnp.abs(leaf), initial=0))
 
 
 @jax.jit

@@ -25,7 +25,7 @@ from swapjax.pruning.history import Saved, Stage
 from swapjax.pruning.inputs import Inputs, Settings
 from swapjax.pruning.judgement import losses_of_rows, mean_loss, never_worse
 from swapjax.pruning.method import Method, Problem, Solution
-from swapjax.pruning.vector import Ended, pack, unpack
+from swapjax.pruning.vector import Ended, cut, pack, unpack
 from swapjax.sparsity import masks as masking
 from swapjax.sparsity.budget import Budget
 from swapjax.sparsity.plan import Plan
@@ -81,7 +81,13 @@ def advance(
         solution = _solve((method,), problem, budget, owners=owners)
         jax.block_until_ready(solution)
         _check_support(method, solution, budget)
-    solution = never_worse(seen, problem.weights, solution)
+
+    def put(leaves: Leaves) -> Params:
+        cuts = cut(leaves, layout, target.layout)
+        merged = target.layout.merge(cuts, state.params)
+        return sharding.put_like(merged, inputs.params)
+
+    solution, loss = never_worse(free, put, problem.weights, solution)
     if rows is not None:
         assert rows.unit is not None
         details = {**solution.details, "unit": rows.unit}
@@ -103,7 +109,7 @@ def advance(
     if settings.recalibrate is not None:
         made["recalibrate"] = new = _recalibrate(settings, new, masks)
     new = sharding.put_like(new, inputs.params)
-    after = mean_loss(free, new)
+    after = mean_loss(free, new) if loss is None or len(made) > 1 else loss
     if free is not None and not math.isfinite(after):
         lost = (k for k, p in made.items() if not math.isfinite(mean_loss(free, p)))
         culprit = next(lost, "loss_fn")

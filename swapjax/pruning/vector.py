@@ -110,7 +110,8 @@ def unpack(solution: Solution, layout: Layout, plain: Layout) -> Ended:
         return Ended(weights, masks, kept, bool(trees.are_finite(weights)))
     counts, is_finite = _examine(weights, masks, layout)
     kept = tuple(np.asarray(counts).tolist())
-    return Ended(_cut(weights, plain), _cut(masks, plain), kept, bool(is_finite))
+    leaves = cut(weights, layout, plain), cut(masks, layout, plain)
+    return Ended(*leaves, kept, bool(is_finite))
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -121,14 +122,21 @@ def _examine(
     return Pieces.of(alone).count(masks[0]), trees.are_finite(weights)
 
 
-def _cut(vector: Leaves, plain: Layout) -> Leaves:
+def cut(leaves: Leaves, layout: Layout, plain: Layout) -> Leaves:
     """Cut a vector into leaves, a program for each shape that there is.
 
     On a CPU every slice of one program is compiled by itself, in 20 ms.
+
+    Args:
+        leaves: as the method saw them.
+        layout: that it saw.
+        plain: of the same leaves as they are.
     """
+    if not layout.is_flat:
+        return leaves
     starts = np.cumsum((0, *plain.sizes[:-1])).astype(np.int32)
     pairs = zip(starts, plain.shapes, strict=True)
-    return tuple(_slice(vector[0], start, shape) for start, shape in pairs)
+    return tuple(_slice(leaves[0], start, shape) for start, shape in pairs)
 
 
 @functools.partial(jax.jit, static_argnums=2)

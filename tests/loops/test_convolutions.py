@@ -241,6 +241,17 @@ def test_effects_and_weak_types_stay(capfd):
     assert fast(image, kernel, 2)[2] == 3
 
 
+@pytest.mark.parametrize("name", ["pytorch", "depthwise"])
+def test_sizes_that_are_symbols_stay(name):
+    image, kernel, *setting = CASES[name]
+    conv, kernel = convolution(*setting), normal(1, kernel)
+    shape = jax.export.symbolic_shape(f"n, {', '.join(map(str, image[1:]))}")
+    fast = jax.jit(lambda x: canonical_convolutions(conv)(x, kernel))
+    told = jax.export.export(fast)(jax.ShapeDtypeStruct(shape, jnp.float32))
+    image = normal(0, image)
+    np.testing.assert_allclose(told.call(image), conv(image, kernel), rtol=1e-5)
+
+
 def test_other_back_ends_and_other_programs_are_left_alone(monkeypatch):
     image, kernel = (normal(i, CASES["pytorch"][i]) for i in range(2))
     plain = canonical_convolutions(lambda x: jnp.sin(x) @ x.T)
