@@ -19,7 +19,7 @@ _NARROW_ROWS = 16  # rows of bfloat16 widened at a time
 _PANELS = 4  # of the rows of a Gram matrix; only those on and above the diagonal count
 _WORTH_SPLITTING = 256  # rows
 _WORTH_GATHERING = 4096  # columns below which those off the support are multiplied too
-_SIZES = 8  # how many numbers of gathered columns are compiled, each 0.7 of the last
+_BLOCKS, _PARTS = 16, 4  # columns are gathered in blocks, the last in parts of one
 _COLUMNS = 2048  # columns at a time where products of all of them would fill memory
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -201,32 +201,40 @@ def _on_support(
     """Multiply two matrices, or one with itself, over the columns that a mask keeps.
 
     The cost is the rows of each times the number of columns multiplied. How many are
-    kept is traced, so the columns are gathered into one of a few static sizes, chosen
-    when the program runs; one compilation holds all of them. Every leaf chooses its
-    own, since in a network of many leaves one size for all would fit none.
+    kept is traced, so the columns are gathered and multiplied a static number at a
+    time, and what is left over in one of a few smaller numbers, chosen when the program
+    runs. Every leaf is on its own, since in a network of many the parts of all of them
+    together would fit none.
     """
     kernel = functools.partial(_multiply, first, second)
     if mask is None:
         return kernel(lambda m: m)
     mask = mask.ravel()
-
-    def masked() -> jax.Array:
-        return kernel(lambda m: jnp.where(mask, m, jnp.zeros((), m.dtype)))
-
     if mask.size <= _WORTH_GATHERING:
-        return masked()
+        return kernel(lambda m: jnp.where(mask, m, jnp.zeros((), m.dtype)))
+    part = math.ceil(mask.size / (_BLOCKS * _PARTS))
+    width = _PARTS * part
     kept = jnp.sum(mask, dtype=jnp.int32)
-    sizes = [math.ceil(mask.size / 2 ** (i / 2)) for i in range(1, _SIZES + 1)]
-    (index,) = jnp.nonzero(mask, size=sizes[0], fill_value=mask.size)
+    (index,) = jnp.nonzero(mask, size=_BLOCKS * width, fill_value=mask.size)
 
-    def gathered(size: int) -> jax.Array:
+    def gathered(start: jax.Array, size: int) -> jax.Array:
+        some = jax.lax.dynamic_slice_in_dim(index, start, size)
         take = functools.partial(jnp.take, axis=1, mode="fill", fill_value=0)
-        return kernel(lambda m: take(m, index[:size]))
+        return kernel(lambda m: take(m, some))
 
-    fitting = sum((kept <= size).astype(jnp.int32) for size in sizes)
-    branches: list[Callable[[], jax.Array]] = [masked]
-    branches += [functools.partial(gathered, size) for size in sizes]
-    return jax.lax.switch(fitting, branches)
+    def add_block(i: jax.Array, total: jax.Array) -> jax.Array:
+        return total + gathered(i * width, width)
+
+    def add_rest(parts: int, total: jax.Array) -> jax.Array:
+        return total + gathered(blocks * width, parts * part) if parts else total
+
+    blocks = kept // width
+    rest = -(-(kept - blocks * width) // part)
+    shape = len(first), len(first if second is None else second)
+    empty = jnp.zeros(shape, trees.wide((first,)))
+    total = jax.lax.fori_loop(0, blocks, add_block, empty)
+    branches = [functools.partial(add_rest, parts) for parts in range(_PARTS + 1)]
+    return jax.lax.switch(rest, branches, total)
 
 
 def _multiply(
@@ -245,7 +253,8 @@ def _multiply(
     n = first.shape[0]
     count = _PANELS if n >= _WORTH_SPLITTING else 1
     edges = [n * i // count for i in range(count + 1)]
-    panels = [restrict(first[a:b]) for a, b in itertools.pairwise(edges)]
+    whole = restrict(first)
+    panels = [whole[a:b] for a, b in itertools.pairwise(edges)]
     upper = {
         (i, j): _dot(panels[i], panels[j])
         for i in range(count)

@@ -24,6 +24,8 @@ from swapjax.gradients.operator import GradientOperator, Storage
 from swapjax.gradients.stored import StoredRows
 from swapjax.sparsity.plan import Plan
 
+_CACHED_BYTES = 2**22  # bytes of rows formed at a time, where all are stored
+
 
 def in_unit(rows: GradientOperator) -> GradientOperator:
     """Divide rows by the root mean square of their norms; once, however often called.
@@ -80,18 +82,44 @@ def _store_in_place(free: MatrixFreeRows, plan: Plan, old: Leaves) -> StoredRows
         old = tuple(
             jnp.zeros(shape, x.dtype) for shape, x in zip(shapes, free.row, strict=True)
         )
-    rows, sums, is_finite = _store_divided((), old, free, owners=free.functions)
+    rows, is_finite = _store_divided((), old, free, owners=free.functions)
     if not is_finite:
-        require_finite(sums, free, plan)
+        require_finite(rows.pull_back(jnp.ones(rows.n)), free, plan)
     return rows
 
 
-def _stored_divided(
-    old: Leaves, free: MatrixFreeRows
-) -> tuple[StoredRows, Leaves, jax.Array]:
-    rows = StoredRows(free.store(into=old), free)
-    sums = rows.pull_back(jnp.ones(rows.n))
-    return _divide(rows), sums, trees.are_finite(sums)
+def _stored_divided(old: Leaves, free: MatrixFreeRows) -> tuple[StoredRows, jax.Array]:
+    """Form rows, a few at a time that a cache holds, and divide them where they lie.
+
+    Both in loops: XLA would copy all of the rows to divide them at once.
+
+    Returns:
+        The rows, and whether all of them are finite.
+    """
+    row_bytes = sum(x.size * x.dtype.itemsize for x in free.row)
+    size = min(free.chunk, max(1, _CACHED_BYTES // row_bytes))
+    chunks = Chunks(free.n, free.lanes, free.slots, size)
+
+    def form_some(carry: tuple[Leaves, jax.Array], chunk: Chunk) -> tuple:
+        laid, largest = carry
+        some = free.form(chunk)
+        laid = tuple(map(chunk.write, laid, some))
+        return laid, jnp.maximum(largest, _largest(some))
+
+    def divide(i: jax.Array, laid: jax.Array) -> jax.Array:
+        slot = jax.lax.dynamic_index_in_dim(laid, i, 1)
+        return jax.lax.dynamic_update_index_in_dim(laid, slot / unit, i, 1)
+
+    wide = trees.wide(old)
+    start = tuple(x.reshape(free.lanes, free.slots, *x.shape[1:]) for x in old)
+    least = jnp.asarray(jnp.finfo(wide).tiny, wide)
+    laid, largest = chunks.fold(form_some, (start, least))
+    # Not finite where an entry is not; the largest one may hide a NaN.
+    squares = _sum_squares(chunks.rows(laid), free, largest)
+    unit = _root(largest, squares, free.n)
+    laid = tuple(jax.lax.fori_loop(0, free.slots, divide, x) for x in laid)
+    source = dataclasses.replace(free, unit=unit)
+    return StoredRows(chunks.rows(laid), source), jnp.isfinite(squares)
 
 
 _store_divided = Compiled(_stored_divided, donate=(0,))

@@ -73,7 +73,7 @@ def test_pull_back_is_the_adjoint_of_project(x64, storage):
     np.testing.assert_allclose(forward, backward, rtol=1e-12)
 
 
-@pytest.mark.parametrize("kept", [0, 1, 2, 300, 624, 625, 4999, 5000, 7000, 9999])
+@pytest.mark.parametrize("kept", [0, 1, 157, 158, 627, 628, 629, 5000, 9999, 10000])
 def test_gram_gathers_any_number_of_columns(x64, kept):
     rng = np.random.default_rng(kept)
     g = rng.normal(size=(9, 10_030))

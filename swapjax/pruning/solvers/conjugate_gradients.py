@@ -57,7 +57,7 @@ def refit(
     state: State,
     *,
     damping: jax.Array | float,
-    bend: jax.Array,
+    bend: jax.Array | None,
     rounds: int,
     tolerance: float,
 ) -> Refit:
@@ -76,7 +76,7 @@ def refit(
         state: as the target prepared it for y.
         damping: lambda; may be traced. Raised to what rounding resolves beside rows in
             their unit.
-        bend: c of the first-order step, see `natural_step.bend`.
+        bend: c of the first-order step, see `natural_step.bend`; None for no step.
         rounds: the most alternations.
         tolerance: the relative change of Q at which to stop.
     """
@@ -132,7 +132,8 @@ def refit(
         carry = jax.lax.while_loop(unsettled, one_round, carry)
     i, d, fit, state, trace, reached = carry
 
-    step, _ = solve(fit, jnp.ones(n, dtype))
+    one = jnp.ones(n, dtype)
+    step = () if bend is None else trees.cast_like(solve(fit, one)[0], kept)
     settled = jnp.abs(trace[i - 1] - trace[i]) <= tolerance * jnp.abs(trace[i])
     return Refit(
         weights=optax.tree.add(kept, trees.cast_like(d, kept)),
@@ -142,7 +143,7 @@ def refit(
         deficient=jnp.asarray(False),
         damping=used,
         raised=used > damping,
-        step=trees.cast_like(step, kept),
-        length=(1 / bend).astype(dtype),
+        step=step,
+        length=jnp.asarray(0 if bend is None else 1 / bend, dtype),
         couplings=describe(state),
     )

@@ -48,7 +48,7 @@ class Refit(NamedTuple):
         deficient: whether the n x n system was singular.
         damping: lambda as it was used.
         raised: whether that is more than what was asked for.
-        step: the leaves of a first-order step, to be subtracted.
+        step: the leaves of a first-order step, to be subtracted; empty for none.
         length: how much of it the rows left out confirm, between 0 and 1/c.
         couplings: what is to be told of the last couplings, by name; scalars.
     """
@@ -102,7 +102,7 @@ def refit(
     target: Target,
     *,
     damping: jax.Array | float,
-    bend: jax.Array,
+    bend: jax.Array | None,
     rounds: int,
     tolerance: float,
 ) -> Refit:
@@ -120,7 +120,7 @@ def refit(
         y: ``G wbar``, [n].
         target: the variant of the objective.
         damping: lambda; may be traced.
-        bend: c of the first-order step, see `natural_step.bend`.
+        bend: c of the first-order step, see `natural_step.bend`; None for no step.
         rounds: the most alternations.
         tolerance: the relative change of Q at which to stop.
     """
@@ -163,6 +163,11 @@ def refit(
         pulled = trees.cast_like(rows.pull_back(residual), ground.kept)
         return masks.apply_masks(pulled, ground.support)
 
+    step: Leaves = ()
+    length = jnp.zeros_like(trace[0])
+    if bend is not None:
+        step = pull_back(natural_step.direction(system))
+        length = natural_step.trusted_length(system, fit.targets - start, bend)
     settled = jnp.abs(trace[i - 1] - trace[i]) <= tolerance * jnp.abs(trace[i])
     return Refit(
         weights=optax.tree.add(ground.kept, pull_back(c)),
@@ -172,7 +177,7 @@ def refit(
         deficient=system.deficient,
         damping=system.ridge / n,
         raised=system.raised,
-        step=pull_back(natural_step.direction(system)),
-        length=natural_step.trusted_length(system, fit.targets - start, bend),
+        step=step,
+        length=length,
         couplings=describe(state),
     )

@@ -40,7 +40,7 @@ def try_all(
     rows: GradientOperator,
     weights: Leaves,
     plain: Leaves,
-    make: Callable[[jax.Array, jax.Array], Refit],
+    make: Callable[[jax.Array, jax.Array | None], Refit],
     dampings: jax.Array,
     first_order: bool,
 ) -> tuple[Refit, jax.Array, jax.Array]:
@@ -54,7 +54,7 @@ def try_all(
         rows: the operator G.
         weights: the leaves before the stage.
         plain: the same on the support.
-        make: a re-fit, of a damping and a bend.
+        make: a re-fit, of a damping and a bend, None for no step.
         dampings: those to try, [m].
         first_order: whether to follow the gradient.
 
@@ -63,6 +63,7 @@ def try_all(
         dropped; this loss; and that of plain.
     """
     dtype = dampings.dtype
+    refit = lambda lam, bend: make(lam, bend if first_order else None)  # noqa: E731
     fractions = jnp.asarray(FRACTIONS if first_order else (0.0,), dtype)
 
     def look(seen: _Search, i: jax.Array) -> tuple[_Search, None]:
@@ -74,17 +75,19 @@ def try_all(
             [
                 lambda: seen.fit,
                 lambda: seen.fit._replace(weights=plain),
-                lambda: make(damping, seen.bend),
+                lambda: refit(damping, seen.bend),
             ],
         )
         length = (fraction * fit.length).astype(fit.length.dtype)
-        moved = optax.tree.add_scale(fit.weights, -length, fit.step)
-        moved = trees.cast_like(moved, fit.weights)
+        moved = fit.weights
+        if first_order:
+            moved = optax.tree.add_scale(fit.weights, -length, fit.step)
+            moved = trees.cast_like(moved, fit.weights)
         loss = rows.loss(moved).astype(dtype)
         before = jnp.where(i == 0, loss, seen.before)
         after = jnp.where(i == 1, loss, seen.after)
         bend = jax.lax.cond(
-            i == 1,
+            first_order & (i == 1),
             lambda: natural_step.bend(rows, weights, plain, before, after),
             lambda: seen.bend,
         )
@@ -100,7 +103,7 @@ def try_all(
         return _Search(before, after, bend, fit, best, least), None
 
     zero = jnp.zeros((), dtype)
-    shapes = jax.eval_shape(make, zero, zero)
+    shapes = jax.eval_shape(refit, zero, zero)
     none = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     # Without a step these are the weights before the stage.
     start = none._replace(weights=trees.cast_like(weights, none.weights))
