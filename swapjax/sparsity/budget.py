@@ -12,6 +12,7 @@ from swapjax.core.counts import require_countable
 from swapjax.core.sharding import by_compiler
 from swapjax.core.types import Leaves
 from swapjax.sparsity.patterns import NM
+from swapjax.sparsity.pieces import Pieces
 from swapjax.sparsity.segments import Segments
 from swapjax.sparsity.stacking import Stacking
 from swapjax.sparsity.topk import common_keys, first_largest, top_keys_of_groups
@@ -162,6 +163,8 @@ def count_by_group(masks: Leaves, budget: Budget) -> jax.Array:
     segments = budget.segments
     if budget.units is not None:
         found = segments.sum(budget.units.count(masks))
+    elif segments.stacking.runs and segments.total > 1:
+        found = Pieces.of(segments).count(masks[0])
     else:
         (found,) = segments.count([[mask] for mask in masks])
     missing = len(budget.keep) - segments.total
@@ -173,8 +176,9 @@ def _require_countable(scores: Leaves, budget: Budget, free: tuple[int, ...]) ->
     layers = budget.layers
     parts: dict[int, list[tuple[int, ...]]] = {}
     for leaf in free:
-        for n in layers.numbers[leaf]:
-            shape = layers.layer_shape(leaf, scores[leaf].shape)
+        shape = layers.layer_shape(leaf, scores[leaf].shape)
+        for i, n in enumerate(layers.numbers[leaf]):
+            shape = (layers.runs[i],) if layers.runs else shape
             parts.setdefault(budget.groups[n], []).append(shape)
     for shapes in parts.values():
         require_countable(shapes)

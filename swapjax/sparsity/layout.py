@@ -31,6 +31,8 @@ class Layout:
         positions: the place of each among all leaves of params.
         treedef: the structure of params.
         roles: what each does in its network.
+        is_flat: whether `split` lays the leaves end to end, as one vector that stands
+            for all of them, and `merge` and `masks` cut it again.
     """
 
     paths: tuple[str, ...]
@@ -38,6 +40,7 @@ class Layout:
     positions: tuple[int, ...]
     treedef: Any
     roles: tuple[Role, ...]
+    is_flat: bool = False
 
     @classmethod
     def of(
@@ -86,8 +89,19 @@ class Layout:
 
     @functools.cached_property
     def stacking(self) -> Stacking:
-        """The layers of each prunable leaf."""
-        return Stacking.of(self.paths, self.shapes, self.roles)
+        """The layers of each prunable leaf, or of the vector."""
+        found = Stacking.of(self.paths, self.shapes, self.roles)
+        if not self.is_flat:
+            return found
+        laid = found.end_to_end(self.shapes)
+        assert laid is not None  # `flat` has looked
+        return laid
+
+    def flat(self) -> "Layout | None":
+        """Lay the leaves end to end; None where a layer would not lie together."""
+        if self.stacking.end_to_end(self.shapes) is None:
+            return None
+        return dataclasses.replace(self, is_flat=True)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -111,7 +125,15 @@ class Layout:
         return sum(self.sizes)
 
     def split(self, params: Params) -> Leaves:
-        """Take the prunable leaves out of params.
+        """Take the prunable leaves out of params, or the vector of them.
+
+        Raises:
+            ValueError: for params of another structure or other shapes.
+        """
+        return self.pack(self.take(params))
+
+    def take(self, params: Params) -> Leaves:
+        """Take the prunable leaves out of params as they are, in a flat layout too.
 
         Raises:
             ValueError: for params of another structure or other shapes.
@@ -126,16 +148,46 @@ class Layout:
         return prunable
 
     def merge(self, leaves: Leaves, params: Params) -> Params:
-        """Put prunable leaves back among the others of params.
+        """Put prunable leaves, or the vector, back among the others of params.
+
+        Raises:
+            ValueError: for params of another structure.
+        """
+        return self.put(self.unpack(leaves), params)
+
+    def put(self, leaves: Leaves, params: Params) -> Params:
+        """Put prunable leaves back as they are, in a flat layout too.
 
         Raises:
             ValueError: for params of another structure.
         """
         return self._put(leaves, self._flatten(params, "params"))
 
+    def pack(self, leaves: Leaves, lead: int = 0) -> Leaves:
+        """Lay leaves end to end if the layout is flat.
+
+        Args:
+            leaves: arrays of the shapes of the prunable ones.
+            lead: how many axes all of them have before that.
+        """
+        if not self.is_flat:
+            return leaves
+        flat = [x.reshape(*x.shape[:lead], -1) for x in leaves if x.size]
+        return (jnp.concatenate(flat, axis=lead),)
+
+    def unpack(self, leaves: Leaves) -> Leaves:
+        """Undo `pack` of arrays without further axes."""
+        if not self.is_flat:
+            return leaves
+        (vector,) = leaves
+        ends = np.cumsum(self.sizes)
+        parts = (vector[e - n : e] for e, n in zip(ends, self.sizes, strict=True))
+        return tuple(x.reshape(s) for x, s in zip(parts, self.shapes, strict=True))
+
     def masks(self, leaves: Leaves) -> Masks:
         """Make masks with the treedef of params; True where nothing is pruned."""
-        return self._put(leaves, [jnp.asarray(True)] * self.treedef.num_leaves)
+        everything = [jnp.asarray(True)] * self.treedef.num_leaves
+        return self._put(self.unpack(leaves), everything)
 
     def leaf_masks(self, masks: Masks) -> Leaves:
         """Take the masks of the prunable leaves, at full shape.

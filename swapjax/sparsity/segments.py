@@ -142,6 +142,14 @@ class Segments:
             offsets.append(ends[group])
             ends[group] += size
         starts = np.asarray(offsets, np.uint32)
+        if stacking.runs:
+            (x,), (numbers,) = leaves, stacking.numbers
+            before = np.cumsum((0, *stacking.runs[:-1])).astype(np.uint32)
+            moved = np.zeros_like(starts)
+            moved[list(numbers)] = starts[list(numbers)] - before
+            # Layers mostly come in the order of their numbers.
+            by_run = stacking.spread(0, moved, x.shape) if any(moved) else moved[0]
+            return (_index((0,), x.shape) + by_run,)
         return tuple(
             _index(stacking.inner(leaf, x.ndim), x.shape)
             + stacking.spread(leaf, starts, x.shape)
@@ -157,6 +165,11 @@ class Segments:
 
     def _sizes(self, leaves: Leaves) -> tuple[int, ...]:
         """Count the entries of each layer."""
+        if self.stacking.runs:
+            found = [0] * self.stacking.count
+            for n, run in zip(*self.stacking.numbers, self.stacking.runs, strict=True):
+                found[n] = run
+            return tuple(found)
         each = [self.stacking.layer_size(i, x.shape) for i, x in enumerate(leaves)]
         return self.stacking.by_layer(each)
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from swapjax.core.sharding import on_all_devices
 from swapjax.roles.role import Role
+from swapjax.sparsity.cutting import cut
 
 Shape = tuple[int, ...]
 
@@ -32,10 +33,13 @@ class Stacking:
     Attributes:
         axes: of each leaf, those that tell its layers apart, in order.
         numbers: of each leaf, the numbers of its layers, in the order of those axes.
+        runs: the entries of each layer of a single leaf [p] in which layers of any
+            sizes follow each other, in the order of its numbers; empty otherwise.
     """
 
     axes: tuple[tuple[int, ...], ...]
     numbers: tuple[tuple[int, ...], ...]
+    runs: tuple[int, ...] = ()
 
     @classmethod
     def none(cls, leaves: int) -> "Stacking":
@@ -71,6 +75,22 @@ class Stacking:
             for leaf, side in enumerate(sides)
         )
         return cls(axes, numbers)
+
+    def end_to_end(self, shapes: Sequence[Shape]) -> "Stacking | None":
+        """Find the layers of the same leaves laid end to end as one vector.
+
+        Args:
+            shapes: of the leaves.
+
+        Returns:
+            None where the entries of a layer would not lie together.
+        """
+        if any(axes != tuple(range(len(axes))) for axes in self.axes):
+            return None
+        numbers = tuple(itertools.chain(*self.numbers))
+        sizes = tuple(map(self.layer_size, range(len(shapes)), shapes))
+        of = self.leaf_of
+        return Stacking(((),), (numbers,), tuple(sizes[of[n]] for n in numbers))
 
     @property
     def count(self) -> int:
@@ -117,6 +137,9 @@ class Stacking:
             shape: of the leaf.
         """
         numbers = self.numbers[leaf]
+        if self.runs:
+            own = values[np.asarray(numbers, np.int32)]
+            return jnp.repeat(own, np.asarray(self.runs), total_repeat_length=shape[0])
         if not self.axes[leaf]:
             return values[numbers[0]]
         sides = [s if i in self.axes[leaf] else 1 for i, s in enumerate(shape)]
@@ -157,6 +180,35 @@ class Stacking:
         # One after the other: not all generators draw the same under vmap.
         each = jax.lax.map(lambda n: draw(n, one), np.asarray(numbers, np.int32))
         return self.whole(leaf, each, shape)
+
+    def draw_all(
+        self, shapes: Sequence[Shape], draw: Callable[[Any, Shape], jax.Array]
+    ) -> tuple[jax.Array, ...]:
+        """Draw for every leaf as `draw` does, with one loop for all of one kind.
+
+        Args:
+            shapes: of the leaves.
+            draw: ``(number of the layer, shape of the layer) -> array``.
+        """
+        if jax.device_count() > 1:  # each leaf may lie elsewhere
+            return tuple(self.draw(i, shape, draw) for i, shape in enumerate(shapes))
+        found: dict[int, jax.Array] = {}
+        layers = tuple(self.layer_shape(i, shape) for i, shape in enumerate(shapes))
+        for one in dict.fromkeys(layers):
+            own = [i for i, layer in enumerate(layers) if layer == one]
+            if len(own) == 1:
+                found[own[0]] = self.draw(own[0], shapes[own[0]], draw)
+                continue
+            numbers = np.asarray([n for i in own for n in self.numbers[i]], np.int32)
+            each = jax.lax.map(lambda n, one=one: draw(n, one), numbers)
+            counts = [len(self.numbers[i]) for i in own]
+            # False, but the compiler does not know it.
+            bits = jax.lax.population_count(each.reshape(-1)[:1].astype(jnp.int32))
+            never = bits[0] > 64
+            parts = cut(each.reshape(-1), [(n, *one) for n in counts], never)
+            for i, part in zip(own, parts, strict=True):
+                found[i] = self.whole(i, part, shapes[i])
+        return tuple(found[i] for i in range(len(shapes)))
 
     def slices(self, leaf: int, x: jax.Array) -> jax.Array:
         """Lay the layers of a leaf out along a first axis, [layers, ...]."""
