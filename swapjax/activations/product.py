@@ -8,13 +8,14 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.extend import core
 
 from swapjax.activations.view import View
+from swapjax.loops.convolutions.setting import Setting, setting_of
 
 _PATCH_BYTES = 2**25  # of the patches of a convolution, live at a time
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -146,8 +147,7 @@ def of_convolution(
     """
     numbers, groups = eqn.params["dimension_numbers"], eqn.params["feature_group_count"]
     output, channels, *pixels = numbers.rhs_spec
-    kernel = tuple(shape[i] for i in pixels)
-    patches = functools.partial(_patches, kernel=kernel, params=eqn.params)
+    patches = functools.partial(_patches, setting=setting_of(eqn))
     # The outputs of a group are neighbours: their axis is split in two.
     split = (*shape[:output], groups, shape[output] // groups, *shape[output + 1 :])
     inputs = tuple(i + (i > output) for i in (*pixels, channels))
@@ -201,39 +201,26 @@ def _moment_in_parts(
     return jax.lax.scan(step, zeros, stacked)[0]
 
 
-def _patches(
-    images: jax.Array, *, kernel: tuple[int, ...], params: dict[str, Any]
-) -> jax.Array:
+def _patches(images: jax.Array, setting: Setting) -> jax.Array:
     """Extract the patch under a kernel at each of its positions.
 
     Args:
         images: [examples, *pixels, channels].
-        kernel: its size in pixels.
-        params: of the convolution's equation.
+        setting: of the convolution.
 
     Returns:
         [groups, examples * positions, pixels of the kernel * channels of a group].
     """
-    last = images.ndim - 1
-    order = (0, last, *range(1, last))
-    read = jax.lax.conv_general_dilated_patches(
-        images,
-        kernel,
-        params["window_strides"],
-        params["padding"],
-        lhs_dilation=params["lhs_dilation"],
-        rhs_dilation=params["rhs_dilation"],
-        dimension_numbers=jax.lax.ConvDimensionNumbers(
-            order, tuple(range(images.ndim)), order
-        ),
-        precision=_HIGHEST,
-    )
-    # Their features are ordered by channel, then pixel; entries of a pattern that are
-    # consecutive channels shall be neighbours.
-    groups = params["feature_group_count"]
-    size = math.prod(kernel)
-    read = read.reshape(-1, groups, images.shape[-1] // groups, size)
-    return read.transpose(1, 0, 3, 2).reshape(groups, -1, read.shape[2] * size)
+    axes = range(1, images.ndim - 1)
+    read = setting.padded(images, axes)
+    # Axis by axis: the pixels of the kernel one by one would be many slices.
+    for axis in axes:
+        rows = [setting.cut_along(read, axis, i) for i in range(setting.taps[axis - 1])]
+        read = jnp.stack(rows, axis=-2)
+    groups = setting.groups
+    size = math.prod(setting.taps)
+    read = read.reshape(-1, size, groups, images.shape[-1] // groups)
+    return read.transpose(2, 0, 1, 3).reshape(groups, -1, size * read.shape[-1])
 
 
 def _wide(dtype: jnp.dtype) -> jnp.dtype:

@@ -25,6 +25,7 @@ from swapjax.core import trees
 from swapjax.core.checks import require_count
 from swapjax.core.compiled import Compiled
 from swapjax.core.types import Leaves, LossFn, Params
+from swapjax.loops.convolutions.canonical import canonical_convolutions
 
 
 def second_moments(
@@ -109,9 +110,12 @@ def _measure(
     total = [jnp.zeros_like(product.flat_moment()) for product in products]
     starts = size * jnp.arange(count, dtype=jnp.int32)
     step = lambda total, start: (add(total, start, size), None)  # noqa: E731
-    total = jax.lax.scan(step, total, starts)[0]
-    if left:
-        total = add(total, count * size, left)
+
+    def over_all(total: list) -> list:
+        total = jax.lax.scan(step, total, starts)[0]
+        return add(total, count * size, left) if left else total
+
+    total = canonical_convolutions(over_all)(total)
     means = [t / (n * batch) for t in total]
     return _layers(params, paths, products, means)
 

@@ -1,5 +1,6 @@
 """Paths of leaves, and what is checked of trees before work starts."""
 
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -98,21 +99,20 @@ def require_finite(
         ValueError: naming every array that is not finite, and how many of its
             entries are not.
     """
+    pairs = [(n, x) for n, x in zip(names, leaves, strict=True) if is_trained(x)]
+    if any(isinstance(leaf, jax.core.Tracer) for _, leaf in pairs):
+        raise ValueError(f"{what}: values are checked here, which jit does not know")
+    # One program and one wait for all; counts are for the message.
+    if not pairs or bool(are_finite(tuple(leaf for _, leaf in pairs))):
+        return
     bad = []
-    for name, leaf in zip(names, leaves, strict=True):
-        if not is_trained(leaf):
-            continue
-        if isinstance(leaf, jax.core.Tracer):
-            raise ValueError(
-                f"{what}: values are checked here, which jit does not know"
-            )
+    for name, leaf in pairs:
         count = counts.total(_not_finite(leaf))
         if count:
             bad.append(
                 f"{printable(name) or 'the array'} ({count:,} of {np.size(leaf):,})"
             )
-    if bad:
-        raise ValueError(f"{what}: NaN or infinite entries in {', '.join(bad)}")
+    raise ValueError(f"{what}: NaN or infinite entries in {', '.join(bad)}")
 
 
 def require_like(tree: Any, reference: Params, what: str) -> None:
@@ -157,6 +157,21 @@ def require_arrays(tree: Params, what: str) -> None:
                 f"{what}: {printable(path) or 'it'} is a {type(leaf).__name__}, not an "
                 "array; take the arrays out first, as eqx.partition and nnx.split do"
             )
+
+
+@jax.jit
+def are_finite(leaves: Leaves) -> jax.Array:
+    """Tell whether all entries of arrays of floats are finite, ``bool[]``."""
+    found = [_is_finite(leaf) for leaf in leaves]
+    return functools.reduce(jnp.logical_and, found, jnp.asarray(True))
+
+
+def _is_finite(leaf: jax.Array) -> jax.Array:
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return jnp.all(jnp.isfinite(leaf))
+    # On a CPU the largest entry is found four times as fast as entries are looked at
+    # one by one. Of NaN and others the largest is NaN.
+    return jnp.isfinite(jnp.max(jnp.abs(leaf), initial=0))
 
 
 @jax.jit

@@ -157,7 +157,7 @@ def recipe(
 def _in_lanes(data: Any, n: int, spread: sharding.Spread | None) -> Any:
     """Lay data out as [lanes, slots, b, ...], a lane per device, padded with row 0."""
     if spread is None:
-        return _lay(data, n, 1)
+        return _lay_compiled(data, n, 1)
     return spread.place(_lay_compiled(data, n, spread.size))
 
 
@@ -245,16 +245,39 @@ def form(
     Raises:
         ValueError: for an unknown storage, and gradients that are not finite.
     """
-    check_storage(storage)
-    if storage == "auto":
-        dtype = jnp.dtype(free.dtype or trees.wide(plan.layout.split(free.params)))
-        small = free.n * plan.layout.total * dtype.itemsize < _STORE_BELOW
-        storage = "stored" if small else "matrix-free"
-    rows = store(free) if storage == "stored" else free
-    trees.require_finite(
-        plan.layout.paths, _sum_rows((), rows, owners=free.functions), "gradients"
-    )
+    rows = store(free) if storage_of(free, storage) == "stored" else free
+    require_finite(_sum_rows((), rows, owners=free.functions), free, plan)
     return rows
+
+
+def require_finite(sums: Leaves, free: MatrixFreeRows, plan: Plan) -> None:
+    """Raise for gradients that are not finite.
+
+    Args:
+        sums: of all rows.
+        free: their recipe.
+        plan: the prunable leaves.
+
+    Raises:
+        ValueError: naming the leaves.
+    """
+    if not trees.are_finite(sums):
+        leaves = free.layout.unpack(sums)
+        trees.require_finite(plan.layout.paths, leaves, "gradients")
+
+
+def storage_of(free: MatrixFreeRows, storage: Storage) -> Storage:
+    """Choose how to store rows, where it is left open.
+
+    Raises:
+        ValueError: for an unknown storage.
+    """
+    check_storage(storage)
+    if storage != "auto":
+        return storage
+    dtype = jnp.dtype(free.row[0].dtype)
+    small = free.n * free.layout.total * dtype.itemsize < _STORE_BELOW
+    return "stored" if small else "matrix-free"
 
 
 def check_storage(storage: str) -> None:

@@ -67,7 +67,9 @@ class Chunks:
 
         return jax.lax.scan(body, total, jnp.arange(self.count, dtype=jnp.int32))[0]
 
-    def collect(self, work: Callable[["Chunk"], Any], row: Any) -> Any:
+    def collect(
+        self, work: Callable[["Chunk"], Any], row: Any, into: Any = None
+    ) -> Any:
         """Gather a result of every row.
 
         Args:
@@ -75,6 +77,8 @@ class Chunks:
                 [lanes * size, ...].
             row: shape and dtype of the result of one row, a pytree of
                 ``jax.ShapeDtypeStruct``; results are cast to that dtype.
+            into: arrays [n, ...] to write into, where there is no padding; by default
+                new ones.
 
         Returns:
             A pytree of arrays [n, ...].
@@ -83,10 +87,13 @@ class Chunks:
         def step(out: Any, chunk: Chunk) -> Any:
             return jax.tree.map(chunk.write, out, work(chunk))
 
-        empty = jax.tree.map(
-            lambda x: jnp.zeros((self.lanes, self.slots, *x.shape), x.dtype), row
-        )
-        return self.rows(self.fold(step, empty))
+        def empty(x: Any, old: jax.Array | None) -> jax.Array:
+            shape = (self.lanes, self.slots, *x.shape)
+            return jnp.zeros(shape, x.dtype) if old is None else old.reshape(shape)
+
+        into = jax.tree.map(lambda _: None, row) if into is None else into
+        start = jax.tree.map(empty, row, into, is_leaf=lambda x: x is None)
+        return self.rows(self.fold(step, start))
 
     def chunk(self, i: jax.Array) -> "Chunk":
         """Return chunk number i, which may be traced."""

@@ -16,9 +16,10 @@ from swapjax.core.compiled import Reference
 from swapjax.core.types import Leaves, LossFn, Params
 from swapjax.gradients import gram, products
 from swapjax.gradients.chunks import Chunk, Chunks
+from swapjax.gradients.energies import by_rows
+from swapjax.gradients.hessian import curve
 from swapjax.gradients.operator import Corruption
 from swapjax.gradients.passes import Passes
-from swapjax.loops.convolutions.canonical import canonical_convolutions
 from swapjax.sparsity.layout import Layout
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -42,7 +43,8 @@ class MatrixFreeRows:
             mode, and what it returns need not be linear in the slope that it is given:
             products form the rows then.
         convolves: whether there are convolutions in the loss to rewrite, see `Passes`.
-        layout: the prunable leaves of params.
+        layout: the prunable leaves of params; vectors of R^p are one array for all of
+            them if it is flat.
         corruption: how each row is corrupted, or None. With a corruption, products
             form the rows, since it has no forward mode.
         dtype: what rows are rounded to before they are multiplied, or None for the
@@ -98,7 +100,9 @@ class MatrixFreeRows:
         def work(chunk: Chunk) -> jax.Array:
             if self._is_formed:
                 return products.project(self.form(chunk), leaves)
-            return self._passes.forward(leaves, chunk.read(self.data))
+            return self._passes.forward(cut, chunk.read(self.data))
+
+        cut = self.layout.unpack(leaves)
 
         row = jax.ShapeDtypeStruct((), trees.wide(leaves))
         found = self._chunks(self._size).collect(work, row)
@@ -110,7 +114,8 @@ class MatrixFreeRows:
         def work(chunk: Chunk, r: jax.Array) -> Leaves:
             if self._is_formed:
                 return products.pull_back(self.form(chunk), r)
-            return self._passes.reverse(r, chunk.read(self.data))
+            found = self._passes.reverse(r, chunk.read(self.data))
+            return self.layout.pack(found)
 
         def add(total: Leaves, chunk: Chunk) -> Leaves:
             part = work(chunk, chunk.pick(residual))
@@ -136,30 +141,8 @@ class MatrixFreeRows:
 
     def energies(self, factor: jax.Array) -> Leaves:
         """Compute ``|F G_q|^2``, a few rows of F G at a time from all rows of G."""
-        count = factor.shape[0]
-        wide = trees.wide(self._weights)
-
-        def squares(total: Leaves, part: Chunk) -> Leaves:
-            some = jnp.where(part.fresh[:, None], part.read(factor[None]), 0)
-            width = some.shape[0]
-
-            def add(out: Leaves, chunk: Chunk) -> Leaves:
-                entries = chunk.pick(some)
-                return tuple(
-                    o + jnp.matmul(entries, products.flat(m), precision=_HIGHEST)
-                    for o, m in zip(out, self.form(chunk), strict=True)
-                )
-
-            zeros = tuple(jnp.zeros((width, w.size), wide) for w in self._weights)
-            moved = self._chunks(self.chunk).fold(add, zeros)
-            return tuple(
-                t + jnp.sum(jnp.square(m), axis=0).reshape(t.shape)
-                for t, m in zip(total, moved, strict=True)
-            )
-
-        # The rows of F, which are no rows of G, are chunked in the same way.
-        parts = Chunks(count, 1, count, min(self.chunk, count))
-        return parts.fold(squares, self._zeros())
+        chunks = self._chunks(self.chunk)
+        return by_rows(self.form, chunks, self._weights, factor)
 
     def columns(self, index: jax.Array) -> jax.Array:
         """Take some columns, [n, m], in one pass that forms chunks of rows."""
@@ -199,10 +182,10 @@ class MatrixFreeRows:
 
     def loss(self, leaves: Leaves) -> jax.Array:
         """Compute the mean loss of the rows' examples at other weights."""
-        leaves = trees.cast_like(leaves, self._weights)
+        cut = self.layout.unpack(trees.cast_like(leaves, self._weights))
 
         def add(total: jax.Array, chunk: Chunk) -> jax.Array:
-            losses = self._passes.losses(leaves, chunk.read(self.data))
+            losses = self._passes.losses(cut, chunk.read(self.data))
             return total + jnp.sum(jnp.where(chunk.fresh, losses, 0))
 
         zero = jnp.zeros((), trees.wide(self._weights))
@@ -213,20 +196,29 @@ class MatrixFreeRows:
 
         Differentiating `loss` twice would hold the activations of all spans.
         """
-        return _curve(dataclasses.replace(self, corruption=None, dtype=None), leaves)
+        return curve(dataclasses.replace(self, corruption=None, dtype=None), leaves)
 
-    def store(self) -> Leaves:
-        """Form all rows, chunk by chunk, [n, *shape] a leaf."""
+    def store(self, into: Leaves | None = None) -> Leaves:
+        """Form all rows, chunk by chunk, [n, *shape] a leaf.
+
+        Args:
+            into: arrays of these shapes to write into, by default new ones.
+        """
+        return self._chunks(self.chunk).collect(self.form, self.row, into)
+
+    @property
+    def row(self) -> Leaves:
+        """The shape and dtype of a row, a leaf each."""
         dtype = self.dtype or trees.wide(self._weights)
-        row = tuple(jax.ShapeDtypeStruct(w.shape, dtype) for w in self._weights)
-        return self._chunks(self.chunk).collect(self.form, row)
+        found: Any = (jax.ShapeDtypeStruct(w.shape, dtype) for w in self._weights)
+        return tuple(found)
 
     def form(self, chunk: Chunk) -> Leaves:
         """Form rows of a chunk, corrupted, divided and rounded, [lanes * size, ...]."""
         rows = self._passes.gradients(chunk.read(self.data))
         if self.corruption is not None:
             rows = chunk.map_rows(self._corrupt, rows)
-        rows = _divide(self.unit, rows)
+        rows = _divide(self.unit, self.layout.pack(rows, lead=1))
         if self.dtype is not None:
             rows = tuple(x.astype(self.dtype) for x in rows)
         return rows
@@ -240,13 +232,22 @@ class MatrixFreeRows:
     def _passes(self) -> Passes:
         def loss(leaves: Leaves, batch: Any) -> jax.Array:
             # Made in here, as variables of nnx want to be where they are used.
-            return self.loss_fn(self.layout.merge(leaves, self.params), batch)
+            return self.loss_fn(self.layout.put(leaves, self.params), batch)
 
-        return Passes(loss, self._weights, self.convolves)
+        return Passes(loss, self._leaves, self.convolves)
+
+    @property
+    def _leaves(self) -> Leaves:
+        """The prunable leaves as they are."""
+        return self.layout.take(self.params)
 
     @property
     def _weights(self) -> Leaves:
-        return self.layout.split(self.params)
+        """The prunable leaves, or of a vector of them its shape and dtype."""
+        leaves: Any = self._leaves
+        if self.layout.is_flat:
+            leaves = (jax.ShapeDtypeStruct((self.layout.total,), leaves[0].dtype),)
+        return leaves
 
     @property
     def _is_formed(self) -> bool:
@@ -275,10 +276,10 @@ def _divide(unit: jax.Array | None, arrays: Leaves) -> Leaves:
 
 def each_loss(rows: MatrixFreeRows, leaves: Leaves) -> jax.Array:
     """Compute the loss of each row's examples at other weights, [n]."""
-    weights = rows.layout.split(rows.params)
+    weights = rows.layout.take(rows.params)
     row = jax.ShapeDtypeStruct((), trees.wide(weights))
-    leaves = trees.cast_like(leaves, weights)
-    work = lambda chunk: rows._passes.losses(leaves, chunk.read(rows.data))  # noqa: E731
+    cut = trees.cast_like(rows.layout.unpack(leaves), weights)
+    work = lambda chunk: rows._passes.losses(cut, chunk.read(rows.data))  # noqa: E731
     return Chunks(rows.n, rows.lanes, rows.slots, rows.span).collect(work, row)
 
 
@@ -299,34 +300,3 @@ def _put_together(aux: tuple, arrays: Iterable) -> MatrixFreeRows:
 
 
 jax.tree_util.register_pytree_with_keys(MatrixFreeRows, _take_apart, _put_together)
-
-
-def _curve(rows: MatrixFreeRows, leaves: Leaves) -> Leaves:
-    """Compute ``H v`` of clean rows; see `MatrixFreeRows.curve`."""
-    weights = rows.layout.split(rows.params)
-    tangent = trees.cast_like(leaves, weights)
-    if rows.custom:
-        return _curve_by_reverse_mode(rows, weights, tangent)
-    mean = jnp.full(rows.n, 1 / rows.n)
-    gradient = lambda at: rows.at(at).pull_back(mean)  # noqa: E731
-    return jax.jvp(gradient, (weights,), (tangent,))[1]
-
-
-def _curve_by_reverse_mode(
-    rows: MatrixFreeRows, weights: Leaves, tangent: Leaves
-) -> Leaves:
-    """Compute ``(dg/dw)^T v``, which is ``H v`` where the gradient g is one."""
-    fast = canonical_convolutions if rows.convolves else lambda work: work
-
-    def add(total: Leaves, chunk: Chunk) -> Leaves:
-        def along(at: Leaves) -> jax.Array:
-            found = products.project(rows.at(at).form(chunk), tangent)
-            return jnp.sum(jnp.where(chunk.fresh, found, 0))
-
-        part = fast(jax.grad(along))(weights)
-        return tuple(t + q.astype(t.dtype) for t, q in zip(total, part, strict=True))
-
-    wide = trees.wide(weights)
-    zeros = tuple(jnp.zeros(w.shape, wide) for w in weights)
-    chunks = Chunks(rows.n, rows.lanes, rows.slots, rows.chunk)
-    return tuple(t / rows.n for t in chunks.fold(add, zeros))

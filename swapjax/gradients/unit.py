@@ -17,7 +17,7 @@ from swapjax.core import trees
 from swapjax.core.compiled import Compiled
 from swapjax.core.types import Leaves
 from swapjax.gradients import products
-from swapjax.gradients.build import form
+from swapjax.gradients.build import form, require_finite, storage_of
 from swapjax.gradients.chunks import Chunk, Chunks
 from swapjax.gradients.matrix_free import MatrixFreeRows
 from swapjax.gradients.operator import GradientOperator, Storage
@@ -43,12 +43,20 @@ def in_unit(rows: GradientOperator) -> GradientOperator:
 
 
 def form_in_unit(
-    free: MatrixFreeRows, plan: Plan, storage: Storage
+    free: MatrixFreeRows, plan: Plan, storage: Storage, old: Leaves = ()
 ) -> StoredRows | MatrixFreeRows:
     """Form rows as `form` does, in their unit.
 
     What is stored in float32 is divided where it lies. Of narrower rows the unit is
     measured first, since they might not hold what is not divided yet.
+
+    Args:
+        free: the recipe.
+        plan: the prunable leaves.
+        storage: as `form` takes it.
+        old: the matrices of rows that are not needed any more, which are written over
+            if they fit: fresh memory costs more time than the gradients of a small
+            network do.
 
     Raises:
         ValueError: as `form` does.
@@ -57,10 +65,36 @@ def form_in_unit(
         wide = form(dataclasses.replace(free, dtype=None), plan, "matrix-free")
         assert isinstance(wide, MatrixFreeRows)
         return form(dataclasses.replace(free, unit=_find(wide)), plan, storage)
+    if free.layout.is_flat and storage_of(free, storage) == "stored":
+        return _store_in_place(free, plan, old)
     rows = form(free, plan, storage)
     if isinstance(rows, StoredRows):
         return _divide_in_place((), rows.matrices, rows.source, owners=free.functions)
     return dataclasses.replace(rows, unit=_find(rows))
+
+
+def _store_in_place(free: MatrixFreeRows, plan: Plan, old: Leaves) -> StoredRows:
+    """Form, check and divide the rows in one program."""
+    shapes = [(free.n, *x.shape) for x in free.row]
+    if [x.shape for x in old] != shapes or any(x.is_deleted() for x in old):
+        old = tuple(
+            jnp.zeros(shape, x.dtype) for shape, x in zip(shapes, free.row, strict=True)
+        )
+    rows, sums, is_finite = _store_divided((), old, free, owners=free.functions)
+    if not is_finite:
+        require_finite(sums, free, plan)
+    return rows
+
+
+def _stored_divided(
+    old: Leaves, free: MatrixFreeRows
+) -> tuple[StoredRows, Leaves, jax.Array]:
+    rows = StoredRows(free.store(into=old), free)
+    sums = rows.pull_back(jnp.ones(rows.n))
+    return _divide(rows), sums, trees.are_finite(sums)
+
+
+_store_divided = Compiled(_stored_divided, donate=(0,))
 
 
 def _divide(rows: StoredRows) -> StoredRows:

@@ -1,6 +1,7 @@
 """Where examples come from: arrays to draw from, or an iterator of batches."""
 
 import collections
+import functools
 import hashlib
 from collections.abc import Iterator
 from typing import Any
@@ -94,11 +95,13 @@ class Source:
         """
         if self._iterator is None:
             total = trees.count_examples(self._arrays)
-            index = np.arange(self._wanted)
-            if key is not None:
-                index = np.asarray(
-                    jax.random.choice(key, total, (self._wanted,), replace=False)
-                )
+            if key is None:
+                first = lambda x: jnp.asarray(x[: self._wanted])  # noqa: E731
+                return jax.tree.map(first, self._arrays)
+            leaves = jax.tree.leaves(self._arrays)
+            if self.spread is None and all(isinstance(x, jax.Array) for x in leaves):
+                return _draw(key, self._arrays, self._wanted)
+            index = np.asarray(_choose(key, total, self._wanted))
             return jax.tree.map(lambda x: jnp.asarray(x[index]), self._arrays)
         parts, have = [], 0
         while have < self._wanted:
@@ -127,6 +130,19 @@ def take(batches: Iterator, count: int) -> Iterator:
                 f"data: the iterator ended after {i} of {count} batches"
             ) from None
         yield batch
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _choose(key: jax.Array, total: int, wanted: int) -> jax.Array:
+    """Choose some of all numbers below a total, each at most once."""
+    return jax.random.choice(key, total, (wanted,), replace=False)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _draw(key: jax.Array, arrays: Any, wanted: int) -> Any:
+    """Draw examples in one program."""
+    index = _choose(key, trees.count_examples(arrays), wanted)
+    return jax.tree.map(lambda x: x[index], arrays)
 
 
 def _require_finite(data: Any) -> None:

@@ -1,5 +1,6 @@
 """Optimizer steps, many per compiled call, and the examples that each of them takes."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -122,7 +123,7 @@ def _run(
             losses.require_scalar(found)
             return found
 
-        value, grads = canonical_convolutions(jax.value_and_grad(loss))(seen)
+        value, grads = jax.value_and_grad(loss)(seen)
         updates, state = update(grads, state, seen)
         if masks is not None:
             # p + (-p) is exactly zero in every dtype.
@@ -132,9 +133,9 @@ def _run(
         new = optax.apply_updates(seen, updates)
         return (_fill(new, params), state), value
 
-    (params, state), values = jax.lax.scan(
-        step, (params, state), data if index is None else index
-    )
+    # Around the loop, which is one equation to do anew, not around each gradient.
+    loop = canonical_convolutions(functools.partial(jax.lax.scan, step))
+    (params, state), values = loop((params, state), data if index is None else index)
     return params, state, values
 
 

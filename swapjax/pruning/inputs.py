@@ -19,8 +19,10 @@ from swapjax.loops.examples import Source
 from swapjax.loops.finetune import FineTune
 from swapjax.pruning.history import Stage
 from swapjax.pruning.method import Method
+from swapjax.pruning.vector import layout_for, pack, pack_masks
 from swapjax.sparsity.bounds import allowed, keep_inside
 from swapjax.sparsity.budget import Budget
+from swapjax.sparsity.layout import Layout
 from swapjax.sparsity.plan import Plan
 from swapjax.sparsity.planned import planned
 from swapjax.sparsity.schedules import Schedule
@@ -127,7 +129,7 @@ class Settings:
         """Derive the keys of a stage: of its examples, its noise, its fine-tuning."""
         if self.key is None:
             return None, None, None
-        return tuple(jax.random.split(jax.random.fold_in(self.key, stage), 3))
+        return _keys(self.key, stage)
 
     def describe(self) -> dict[str, Any]:
         """Describe what tells one run from another, for its state file."""
@@ -147,6 +149,13 @@ class Settings:
         }
 
 
+@jax.jit
+def _keys(key: jax.Array, stage: jax.Array) -> tuple[jax.Array, ...]:
+    """Derive three keys of a stage, in one program."""
+    found = jax.random.split(jax.random.fold_in(key, stage), 3)
+    return found[0], found[1], found[2]
+
+
 @dataclasses.dataclass(frozen=True)
 class Inputs:
     """What to prune, checked and placed.
@@ -154,7 +163,8 @@ class Inputs:
     Attributes:
         params: the network, its mesh left to the compiler.
         plan: which entries, and how many of them stay in the end.
-        initial: the prunable leaves.
+        layout: of the prunable leaves as the method sees them.
+        initial: the prunable leaves, in this layout.
         source: the examples; None without data.
         within: bool leaves outside of which nothing may be kept, or None.
         budgets: the counts of every stage.
@@ -162,6 +172,7 @@ class Inputs:
 
     params: Params
     plan: Plan
+    layout: Layout
     initial: Leaves
     source: Source | None
     within: Leaves | None
@@ -196,13 +207,17 @@ def place(
     first, data = _shapes(settings, data)
     loss_fn = settings.loss_fn if first is not None else None
     target = planned(params, sparsity, plan, loss_fn=loss_fn, batch=first)
-    initial = target.layout.split(params)
-    trees.require_finite(trees.paths(params), jax.tree.leaves(params), "params")
+    layout = layout_for(settings.method, target, params)
+    initial, is_finite = pack(params, layout)
+    if not is_finite:
+        trees.require_finite(trees.paths(params), jax.tree.leaves(params), "params")
     source = _source(settings, data)
     inside = None if within is None else allowed(within, params, target)
     table = settings.schedule.table(target.sparsity, settings.stages)
-    budgets = _budgets([target.at(level) for level in table], inside)
-    return Inputs(params, target, initial, source, inside, budgets)
+    budgets = _budgets([target.at(level) for level in table], inside, layout)
+    if inside is not None and layout.is_flat:
+        inside = pack_masks(inside, layout)
+    return Inputs(params, target, layout, initial, source, inside, budgets)
 
 
 def _shapes(settings: Settings, data: Any) -> tuple[Any, Any]:
@@ -257,11 +272,21 @@ def _source(settings: Settings, data: Any) -> Source | None:
     return Source(data, samples * settings.batch)
 
 
-def _budgets(stages: list[Plan], inside: Leaves | None) -> tuple[Budget, ...]:
-    """Count what every stage keeps, no more than what may be kept at all."""
-    return tuple(
-        dataclasses.replace(
-            stage.budget, keep=jnp.asarray(keep_inside(stage, inside), jnp.int32)
-        )
-        for stage in stages
-    )
+def _budgets(
+    stages: list[Plan], inside: Leaves | None, layout: Layout
+) -> tuple[Budget, ...]:
+    """Count what every stage keeps, no more than what may be kept at all.
+
+    Args:
+        stages: their plans.
+        inside: masks that bound them, or None.
+        layout: of the leaves as the method sees them.
+    """
+    found = []
+    for stage in stages:
+        keep = np.asarray(keep_inside(stage, inside), np.int32)
+        budget = dataclasses.replace(stage.budget, keep=jnp.asarray(keep))
+        if layout.is_flat:
+            budget = dataclasses.replace(budget, stacking=layout.stacking, patterns=())
+        found.append(budget)
+    return tuple(found)

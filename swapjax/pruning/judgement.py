@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from swapjax.core import trees
 from swapjax.core.compiled import Compiled
 from swapjax.core.configuration import lenient
 from swapjax.core.types import Leaves, Params, Status
@@ -40,8 +42,11 @@ def _each(rows: MatrixFreeRows, params: Params) -> jax.Array:
 
 
 def never_worse(
-    rows: MatrixFreeRows | None, weights: Leaves, solution: Solution
-) -> Solution:
+    rows: MatrixFreeRows | None,
+    put: Callable[[Leaves], Params],
+    weights: Leaves,
+    solution: Solution,
+) -> tuple[Solution, float | None]:
     """Keep weights as they were on a support where a re-fit raises the loss.
 
     Whatever a method minimises is a model, and the loss of the stage's examples is what
@@ -49,42 +54,45 @@ def never_worse(
 
     Args:
         rows: a recipe of the stage's examples, None without any: nothing is judged.
-        weights: the leaves before the stage.
+        put: makes params of leaves as the method saw them.
+        weights: these leaves before the stage.
         solution: of a method.
 
     Returns:
         The solution, or the thresholded weights on its support, with a status that says
-        so. A loss that is NaN counts as the worse one.
+        so; and its loss, where it was looked at. A loss that is NaN counts as the worse
+        one.
     """
     if rows is None:
-        return solution
+        return solution, None
     with lenient():
-        return _judge((), rows, weights, solution, owners=rows.functions)
-
-
-@Compiled
-def _judge(rows: MatrixFreeRows, weights: Leaves, solution: Solution) -> Solution:
-    plain = apply_masks(weights, solution.masks)
-    pairs = tuple(zip(solution.weights, plain, strict=True))
-    moved = jnp.stack([jnp.any(new != old) for new, old in pairs]).any()
-
-    def judge() -> tuple[jax.Array, jax.Array]:
-        both = tuple(jnp.stack([new, old.astype(new.dtype)]) for new, old in pairs)
-        losses = jax.lax.map(rows.loss, both)
-        return jnp.isnan(losses[0]) | (losses[0] > losses[1]), losses[1]
-
-    dtype = jax.eval_shape(rows.loss, plain).dtype
-    none = jnp.asarray(False), jnp.zeros((), dtype)
-    worse, loss = jax.lax.cond(moved, judge, lambda: none)
-    lost = solution.status == Status.NOT_FINITE
-    status = jnp.where(worse & ~lost, Status.NOT_REFITTED, solution.status)
-    chosen = tuple(jnp.where(worse, old.astype(new.dtype), new) for new, old in pairs)
-    # What was told of the weights that are not taken.
-    told = {"loss": loss, "first_order": 0}
+        plain, moved = _threshold(weights, solution)
+    if not moved:
+        return solution, None
+    # By the program that tells the loss of a stage: one of its own would hold the
+    # network once more.
+    after = mean_loss(rows, put(trees.cast_like(solution.weights, weights)))
+    before = mean_loss(rows, put(plain))
+    if after <= before:
+        return solution, after
+    pairs = zip(solution.weights, plain, strict=True)
+    chosen = tuple(old.astype(new.dtype) for new, old in pairs)
+    # What was told of the weights that are not taken. Of NumPy, which compiles nothing.
+    told = {"loss": before, "first_order": 0.0}
     details = {
-        key: jnp.where(worse, told[key], value) if key in told else value
+        key: jnp.asarray(np.asarray(told[key], value.dtype)) if key in told else value
         for key, value in solution.details.items()
     }
-    return solution._replace(
-        weights=chosen, status=status.astype(jnp.int32), details=details
-    )
+    status = solution.status
+    if int(status) != Status.NOT_FINITE:
+        status = jnp.asarray(np.int32(Status.NOT_REFITTED))
+    solution = solution._replace(weights=chosen, status=status, details=details)
+    return solution, before
+
+
+@jax.jit
+def _threshold(weights: Leaves, solution: Solution) -> tuple[Leaves, jax.Array]:
+    """Take the weights on the support of a solution, and tell if its own differ."""
+    plain = apply_masks(weights, solution.masks)
+    pairs = zip(solution.weights, plain, strict=True)
+    return plain, jnp.stack([jnp.any(new != old) for new, old in pairs]).any()

@@ -145,6 +145,8 @@ class Method:
         identity: what else two equal methods must share: by default the code of solve
             if there are settings, which then tell all that it closes over, and
             otherwise solve itself.
+        needs_shapes: whether it looks at the shapes of the leaves, or at their number.
+            Without, it may get all as one vector, which compiles several times as fast.
 
     Raises:
         ValueError: for a name that is no text, a solve that is no function, and
@@ -159,6 +161,7 @@ class Method:
     needs_layers: bool = False
     needs_params: bool = False
     identity: Hashable = None
+    needs_shapes: bool = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -196,6 +199,7 @@ def by_score(
     needs_rows: bool = True,
     needs_layers: bool = False,
     needs_params: bool = False,
+    needs_shapes: bool = True,
 ) -> Method:
     """Make a method of a criterion: the largest scores stay, weights as they are.
 
@@ -210,6 +214,7 @@ def by_score(
         needs_rows: whether score looks at ``problem.rows``, the gradients.
         needs_layers: whether it looks at ``problem.layers``, what layers read.
         needs_params: whether it looks at ``problem.params``, the whole network.
+        needs_shapes: whether it looks at shapes or number of weights; see `Method`.
 
     Returns:
         The method, for `swapjax.prune`. Its status says so where scores are not finite.
@@ -257,9 +262,8 @@ def by_score(
         hash(identity)
     except TypeError:
         raise ValueError(f"score must have a hash, got {score!r}") from None
-    return Method(
-        name, settings, solve, needs_rows, needs_layers, needs_params, identity
-    )
+    needs = needs_rows, needs_layers, needs_params
+    return Method(name, settings, solve, *needs, identity, needs_shapes)
 
 
 def _identity(function: Callable, settings: tuple) -> Hashable:

@@ -8,7 +8,7 @@ import jax
 
 from swapjax.core import identity, sharding
 from swapjax.core.static_leaves import take_arrays
-from swapjax.core.types import LossFn, Masks, Params
+from swapjax.core.types import Leaves, LossFn, Masks, Params
 from swapjax.gradients.operator import Corruption, Storage
 from swapjax.io import resume
 from swapjax.loops.finetune import FineTune
@@ -151,8 +151,9 @@ def prune(
         state = state._replace(params=sharding.put_like(state.params, inputs.params))
         if inputs.source is not None:
             inputs.source.skip(state.batches)
+    spare: Leaves = ()
     for number in range(len(state.history), stages):
-        state = advance(settings, inputs, state, number)
+        state, spare = advance(settings, inputs, state, number, spare)
         if checkpoint is not None:
             history.save(checkpoint, state, run)
         if callback is not None:

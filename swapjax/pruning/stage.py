@@ -1,5 +1,6 @@
 """One stage of a run: gradients, support, re-fit, fine-tuning, batch statistics."""
 
+import dataclasses
 import math
 import time
 from contextlib import nullcontext
@@ -17,18 +18,22 @@ from swapjax.core.threads import one_blas_thread
 from swapjax.core.types import Leaves, Masks, Params, Status
 from swapjax.gradients.build import recipe
 from swapjax.gradients.matrix_free import MatrixFreeRows
+from swapjax.gradients.stored import StoredRows
 from swapjax.gradients.unit import form_in_unit
 from swapjax.loops.finetune import finetune as tune
 from swapjax.pruning.history import Saved, Stage
 from swapjax.pruning.inputs import Inputs, Settings
 from swapjax.pruning.judgement import losses_of_rows, mean_loss, never_worse
 from swapjax.pruning.method import Method, Problem, Solution
+from swapjax.pruning.vector import Ended, cut, pack, unpack
 from swapjax.sparsity import masks as masking
 from swapjax.sparsity.budget import Budget
 from swapjax.sparsity.plan import Plan
 
 
-def advance(settings: Settings, inputs: Inputs, state: Saved, number: int) -> Saved:
+def advance(
+    settings: Settings, inputs: Inputs, state: Saved, number: int, spare: Leaves = ()
+) -> tuple[Saved, Leaves]:
     """Do one stage.
 
     Args:
@@ -36,6 +41,10 @@ def advance(settings: Settings, inputs: Inputs, state: Saved, number: int) -> Sa
         inputs: what to prune.
         state: where the run stands.
         number: of the stage, from 0.
+        spare: what the stage before left of memory for rows.
+
+    Returns:
+        Where the run stands then, and the memory of the rows.
 
     Raises:
         ValueError: for losses, gradients and params that are not finite, a method that
@@ -43,16 +52,19 @@ def advance(settings: Settings, inputs: Inputs, state: Saved, number: int) -> Sa
     """
     started = time.perf_counter()
     target, source, method = inputs.plan, inputs.source, settings.method
-    layout = target.layout
+    layout = inputs.layout
     draw_key, noise_key, tune_key = settings.keys(number)
     free, layers = _look(settings, inputs, state.params, draw_key, noise_key)
     before, rows = mean_loss(free, state.params), None
     if free is not None and not math.isfinite(before):
         raise _lost(free, state.params, "loss_fn", number + 1)
-    if free is not None and method.needs_rows:
-        rows = form_in_unit(free, target, settings.storage)
+    # The rows as the method sees them.
+    seen = None if free is None else dataclasses.replace(free, layout=layout)
+    if seen is not None and method.needs_rows:
+        rows = form_in_unit(seen, target, settings.storage, spare)
+    weights, _ = pack(state.params, layout)
     problem = Problem(
-        weights=layout.split(state.params),
+        weights=weights,
         initial=inputs.initial,
         rows=rows,
         within=inputs.within,
@@ -69,14 +81,22 @@ def advance(settings: Settings, inputs: Inputs, state: Saved, number: int) -> Sa
         solution = _solve((method,), problem, budget, owners=owners)
         jax.block_until_ready(solution)
         _check_support(method, solution, budget)
-    solution = never_worse(free, problem.weights, solution)
+
+    def put(leaves: Leaves) -> Params:
+        cuts = cut(leaves, layout, target.layout)
+        merged = target.layout.merge(cuts, state.params)
+        return sharding.put_like(merged, inputs.params)
+
+    solution, loss = never_worse(free, put, problem.weights, solution)
     if rows is not None:
         assert rows.unit is not None
         details = {**solution.details, "unit": rows.unit}
         solution = solution._replace(details=details)
-    masks = layout.masks(solution.masks)
-    new = layout.merge(solution.weights, state.params)
-    trees.require_finite(trees.paths(new), jax.tree.leaves(new), "params")
+    ended = unpack(solution, layout, target.layout)
+    masks = target.layout.masks(ended.masks)
+    new = target.layout.merge(ended.weights, state.params)
+    if not ended.is_finite:
+        trees.require_finite(trees.paths(new), jax.tree.leaves(new), "params")
     made = {f"method {method.name}": new}
     if settings.finetune is not None:
         assert settings.loss_fn is not None
@@ -89,14 +109,15 @@ def advance(settings: Settings, inputs: Inputs, state: Saved, number: int) -> Sa
     if settings.recalibrate is not None:
         made["recalibrate"] = new = _recalibrate(settings, new, masks)
     new = sharding.put_like(new, inputs.params)
-    after = mean_loss(free, new)
+    after = mean_loss(free, new) if loss is None or len(made) > 1 else loss
     if free is not None and not math.isfinite(after):
         lost = (k for k, p in made.items() if not math.isfinite(mean_loss(free, p)))
         culprit = next(lost, "loss_fn")
         raise _lost(free, made.get(culprit, new), culprit, number + 1)
-    stage = _report(number + 1, target, masks, solution, before, after, started)
+    stage = _report(number + 1, target, ended, solution, before, after, started)
     taken = 0 if source is None else source.taken
-    return Saved(new, masks, (*state.history, stage), taken)
+    spare = rows.matrices if isinstance(rows, StoredRows) else ()
+    return Saved(new, masks, (*state.history, stage), taken), spare
 
 
 def _look(
@@ -133,7 +154,7 @@ def _owners(method: Method) -> tuple:
     names = tuple(name for name, _ in method.settings)
     values = (getattr(v, "function", v) for _, v in method.settings)
     needs = method.needs_rows, method.needs_layers, method.needs_params
-    return method.name, names, *values, needs, method.identity
+    return method.name, names, *values, needs, method.needs_shapes, method.identity
 
 
 @Compiled
@@ -221,19 +242,19 @@ def _recalibrate(settings: Settings, params: Params, masks: Masks) -> Params:
 def _report(
     number: int,
     target: Plan,
-    masks: Masks,
+    ended: Ended,
     solution: Solution,
     before: float,
     after: float,
     started: float,
 ) -> Stage:
-    kept, total = masking.count(masks)
+    kept = sum(ended.kept)
     values = (math.nan,) if solution.objective is None else solution.objective
     return Stage(
         stage=number,
-        sparsity=1 - kept / total,
+        sparsity=1 - kept / target.total,
         kept=kept,
-        layers=target.kept_in(masks),
+        layers=dict(zip(target.layout.layers, ended.kept, strict=True)),
         objective=(float(values[0]), float(values[-1])),
         loss_before=before,
         loss=after,

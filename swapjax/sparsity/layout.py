@@ -186,7 +186,8 @@ class Layout:
 
     def masks(self, leaves: Leaves) -> Masks:
         """Make masks with the treedef of params; True where nothing is pruned."""
-        everything = [jnp.asarray(True)] * self.treedef.num_leaves
+        # An array each: a loop may donate them, which no two places may share.
+        everything = [jnp.array(True) for _ in range(self.treedef.num_leaves)]
         return self._put(self.unpack(leaves), everything)
 
     def leaf_masks(self, masks: Masks) -> Leaves:

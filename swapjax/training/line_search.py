@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from swapjax.core.members import any_member
 from swapjax.core.types import Masks, Params
+from swapjax.loops.convolutions.canonical import canonical_convolutions
 from swapjax.sparsity.masks import apply_masks
 
 
@@ -36,7 +37,7 @@ def at_active(
     extra = dict(extra)
     value_fn = extra.get("value_fn")
     if value_fn is not None and "value" in extra:
-        both = jax.value_and_grad(value_fn)
+        both = canonical_convolutions(jax.value_and_grad(value_fn))
         taken = {k: extra[k] for k in extra.keys() & _names(value_fn)}
         old = jnp.asarray(extra["value"]), gradients
 

@@ -122,6 +122,23 @@ def test_many_stages():
     assert seen == 3 * 10
 
 
+def test_resnet20():
+    found = runs("resnet20_cifar10", "method", "norm", "stages", "sparsity")
+    names = {
+        "`magnitude()`": "magnitude",
+        '`layerwise_obs(weigh="output")`': "layerwise-obs, output",
+    }
+    told = [
+        (names[name], cells) for name, cells in rows("resnet20.md") if name in names
+    ]
+    assert len(told) == len(names)
+    for name, cells in told:
+        for level, cell in zip(("0.5", "0.6", "0.7", "0.8", "0.9"), cells, strict=True):
+            if cell:
+                values = found[name, "again", "1", level]
+                assert float(cell) == pytest.approx(statistics.mean(values), abs=0.0051)
+
+
 def test_plasticity():
     with (RESULTS / "plasticity" / "results.csv").open() as file:
         found = defaultdict(list)

@@ -110,9 +110,11 @@ class TestOwners:
 
     @pytest.mark.parametrize("rule", [static(), gmp(), rigl(), ste()], ids=str)
     def test_donated_states_leave_key_within_and_masks_alone(self, rule):
-        params = {"kernel": jax.random.normal(jax.random.key(0), (10, 10))}
+        kernel = jax.random.normal(jax.random.key(0), (10, 10))
+        params = {"kernel": kernel, "bias": jnp.zeros(10), "scale": jnp.ones(10)}
         key = jax.random.key(1)
-        within = {"kernel": jnp.arange(100).reshape(10, 10) < 80}
+        few = jnp.arange(100).reshape(10, 10) < 80
+        within = {"kernel": few, "bias": jnp.array(True), "scale": jnp.array(True)}
         tx = sparse(
             optax.adam(0.1), rule, sparsity=0.5, schedule=cubic(0, 4, every=2),
             within=within, key=key,

@@ -44,13 +44,15 @@ def is_canonical(eqn: core.JaxprEqn) -> bool:
 def _is_odd(eqn: core.JaxprEqn, setting: Setting) -> bool:
     """Whether a convolution is one that nobody meant to be fast."""
     image, kernel = avals = [cast(Any, atom.aval) for atom in eqn.invars]
+    sizes = (*setting.image, *setting.kernel, *setting.result)
     sharded = any(axis is not None for aval in avals for axis in aval.sharding.spec)
     return (
         sharded
         or eqn.params.get("out_sharding") is not None
         or image.dtype != kernel.dtype
         or not setting.pixels
-        or not all((*setting.image, *setting.kernel, *setting.result))
+        # Sizes that are symbols, of a program for export, cannot be compared.
+        or not all(isinstance(size, int) and size for size in sizes)
     )
 
 

@@ -32,7 +32,7 @@ class Rewriter:
 
     def __init__(self) -> None:
         self._changes: dict[int, bool] = {}
-        self._made: dict[int, core.ClosedJaxpr] = {}
+        self._made: dict[tuple[int, ...], core.ClosedJaxpr] = {}
         self._alive: list[core.Jaxpr] = []  # what is known by its id
 
     def changes(self, program: core.Jaxpr) -> bool:
@@ -95,11 +95,12 @@ class Rewriter:
         inner, consts = _open(program), getattr(program, "consts", ())
         if not self.changes(inner):
             return program
-        if id(inner) not in self._made:
-            self._made[id(inner)] = jax.make_jaxpr(
+        key = tuple(map(id, (inner, *consts)))
+        if key not in self._made:
+            self._made[key] = jax.make_jaxpr(
                 lambda *arguments: self.evaluate(inner, consts, arguments)
             )(*(variable.aval for variable in inner.invars))
-        made = self._made[id(inner)]
+        made = self._made[key]
         if isinstance(program, core.ClosedJaxpr):
             return made
         # An open program has no place for constants; none come of rewriting.

@@ -109,6 +109,12 @@ class Setting:
         """Take what a tap of the kernel meets at every place, of a padded image."""
         return _cut(image, axes, tap, self.spacing, self.places, self.strides)
 
+    def cut_along(self, image: jax.Array, axis: int, tap: int) -> jax.Array:
+        """Take what taps of one number along an axis meet, pixels from axis 1 on."""
+        i = axis - 1
+        told = (self.spacing[i],), (self.places[i],), (self.strides[i],)
+        return _cut(image, (axis,), (tap,), *told)
+
     def cut_at(
         self, image: jax.Array, axes: Sequence[int], place: Sequence[int]
     ) -> jax.Array:

@@ -124,6 +124,7 @@ def chita(
         name="chita",
         settings=tuple(settings.items()),
         solve=functools.partial(_solve, **settings),
+        needs_shapes=False,
     )
 
 

@@ -46,9 +46,11 @@ def layerwise_obs(
         block: inputs that the column order chooses among at a time. How many entries
             a block keeps is settled before, by ``w^2 / [H^-1]_jj``.
         weigh: what the error of an output counts where outputs and layers compete for
-            one budget: the same for all, or the mean squared gradient of the loss in
-            it (``"fisher"``), which takes gradients as well; that helps or harms,
-            depending on the network and the allocation.
+            one budget: the same for all; one over the mean square of the output
+            (``"output"``), which makes errors relative, as for a network with batch
+            norm, where the scale of an output means nothing; or the mean squared
+            gradient of the loss in it (``"fisher"``), which takes gradients as well
+            and helps or harms, depending on the network and the allocation.
         reference: wbar: the weights at the start of the stage, or of the run.
         refit: whether to solve for the best weights on the support that the column
             order leaves. By default up to ``outputs * inputs^3 = 3e11``. The greedy
@@ -70,8 +72,8 @@ def layerwise_obs(
     if len(dampings) > 1:
         raise ValueError(f"damping must be one number here, got {damping}")
     require_count("block", block)
-    if weigh not in ("equal", "fisher"):
-        raise ValueError(f"weigh must be 'equal' or 'fisher', got {weigh!r}")
+    if weigh not in ("equal", "output", "fisher"):
+        raise ValueError(f"weigh must be 'equal', 'output' or 'fisher', got {weigh!r}")
     if reference not in ("current", "initial"):
         raise ValueError(f"reference must be 'current' or 'initial', got {reference!r}")
     settings: dict[str, Any] = {"order": order, "damping": dampings[0]}

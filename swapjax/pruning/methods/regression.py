@@ -5,21 +5,19 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from swapjax.core import trees
 from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves, Status
 from swapjax.gradients.operator import GradientOperator
 from swapjax.pruning.damping import check_dampings
 from swapjax.pruning.method import Method, Problem, Solution, rows_of
-from swapjax.pruning.solvers import conjugate_gradients, natural_step, targets
+from swapjax.pruning.solvers import conjugate_gradients, targets
 from swapjax.pruning.solvers.candidates import lowest, pick, stack
 from swapjax.pruning.solvers.conjugate_gradients import Algebra, prefers_cg
 from swapjax.pruning.solvers.hard_thresholding import iht
-from swapjax.pruning.solvers.natural_step import FRACTIONS
 from swapjax.pruning.solvers.refit import Refit, prepare, refit
 from swapjax.pruning.solvers.targets import Target
+from swapjax.pruning.solvers.trials import try_all
 from swapjax.sparsity import scores
 from swapjax.sparsity.budget import Budget, select
 from swapjax.sparsity.masks import apply_masks
@@ -85,6 +83,7 @@ def linear_regression(
         name="linear-regression",
         settings=tuple(settings.items()),
         solve=functools.partial(solve, target=identity, **common),
+        needs_shapes=False,
     )
 
 
@@ -176,26 +175,19 @@ def solve(
     solves = len(damping) * (rounds if target.moves else 1)
     if algebra == "auto":
         algebra = "cg" if prefers_cg(rows, wbar, solves) else "gram"
-    before = rows.loss(problem.weights)
 
     def fit_on(mask: Leaves) -> tuple[Refit, jax.Array, jax.Array]:
         plain = apply_masks(problem.weights, mask)
-        after = rows.loss(plain)
-        bend = natural_step.bend(rows, problem.weights, plain, before, after)
         if algebra == "cg":
-            make = lambda lam: conjugate_gradients.refit(  # noqa: E731
+            make = lambda lam, bend: conjugate_gradients.refit(  # noqa: E731
                 rows, mask, wbar, y, target, state, damping=lam, bend=bend, **limits
             )
         else:
             ground = prepare(rows, mask, wbar, y, target, state, min(damping))
-            make = lambda lam: refit(  # noqa: E731
+            make = lambda lam, bend: refit(  # noqa: E731
                 rows, ground, y, target, damping=lam, bend=bend, **limits
             )
-        found, losses = jax.lax.map(
-            lambda lam: _advance(rows, make(lam), bend, first_order), dampings
-        )
-        best = lowest(losses)
-        return pick(best, found), losses[best], after
+        return try_all(rows, problem.weights, plain, make, dampings, first_order)
 
     # Mapped and not unrolled: the program holds the network and the n x n algebra once.
     supports, swaps = stack([choose_support(rule) for rule in support])
@@ -222,30 +214,6 @@ def _rank(problem: Problem, rows: GradientOperator, rule: Support) -> Leaves:
     if rule == "obd":
         return scores.fisher_diagonal(problem.weights, rows.mean_squares())
     return scores.magnitude(problem.weights)
-
-
-def _advance(
-    rows: GradientOperator, fit: Refit, bend: jax.Array, first_order: bool
-) -> tuple[Refit, jax.Array]:
-    """Follow the mean gradient as far as the loss falls, or not at all.
-
-    Returns:
-        The fit, its length in units of a full step and its step dropped, and the loss.
-    """
-    dtype = fit.length.dtype
-
-    def move(fraction: jax.Array) -> tuple[Leaves, jax.Array]:
-        step = (fraction * fit.length).astype(dtype)
-        moved = optax.tree.add_scale(fit.weights, -step, fit.step)
-        moved = trees.cast_like(moved, fit.weights)
-        return moved, rows.loss(moved)
-
-    fractions = jnp.asarray(FRACTIONS if first_order else (0.0,), dtype)
-    trials, losses = jax.lax.map(move, fractions)
-    best = lowest(losses)
-    length = fractions[best] * (fit.length * bend).astype(dtype)
-    fit = fit._replace(weights=pick(best, trials), length=length, step=())
-    return fit, losses[best]
 
 
 def _conclude(

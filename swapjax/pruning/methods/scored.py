@@ -14,7 +14,7 @@ def magnitude() -> Method:
 
     Takes O(p) time and no gradients. As all methods here it reports no details.
     """
-    return by_score("magnitude", _size, needs_rows=False)
+    return by_score("magnitude", _size, needs_rows=False, needs_shapes=False)
 
 
 def _size(problem: Problem) -> Leaves:
@@ -30,7 +30,7 @@ def saliency() -> Method:
     the noise of the examples drawn. Takes one reverse pass, and O(p) memory with
     matrix-free rows.
     """
-    return by_score("saliency", _first_order)
+    return by_score("saliency", _first_order, needs_shapes=False)
 
 
 def snip() -> Method:
@@ -40,7 +40,7 @@ def snip() -> Method:
     and ``stages=1``. The absolute value is that of the mean gradient of all examples
     drawn, not the mean of absolute values.
     """
-    return by_score("snip", _first_order)
+    return by_score("snip", _first_order, needs_shapes=False)
 
 
 def _first_order(problem: Problem) -> Leaves:
@@ -62,7 +62,7 @@ def grasp() -> Method:
     the pass of `saliency` takes one that is differentiated, and O(p) memory with
     matrix-free rows. For ``stages=1``.
     """
-    return by_score("grasp", _gradient_flow)
+    return by_score("grasp", _gradient_flow, needs_shapes=False)
 
 
 def _gradient_flow(problem: Problem) -> Leaves:
@@ -111,7 +111,7 @@ def obd() -> Method:
     that of the Hessian. Weights are kept as they are. Takes O(n p) time, and O(p)
     memory with matrix-free rows.
     """
-    return by_score("obd", _fisher_diagonal)
+    return by_score("obd", _fisher_diagonal, needs_shapes=False)
 
 
 def _fisher_diagonal(problem: Problem) -> Leaves:

@@ -125,4 +125,5 @@ def swap(
         name="swap",
         settings=tuple(settings.items()),
         solve=functools.partial(solve, target=chosen, **common),
+        needs_shapes=False,
     )

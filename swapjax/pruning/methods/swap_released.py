@@ -72,6 +72,7 @@ def swap_released(
         functools.partial(
             _solve, paired=False, epsilon=epsilon, max_sinkhorn=max_sinkhorn
         ),
+        needs_shapes=False,
     )
 
 
@@ -88,6 +89,7 @@ def linear_regression_released() -> Method:
         "linear-regression-released",
         (("damping", _DAMPING),),
         functools.partial(_solve, paired=True, epsilon=0.0, max_sinkhorn=1),
+        needs_shapes=False,
     )
 
 

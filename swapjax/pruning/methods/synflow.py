@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from swapjax.core import trees
 from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves, Params
+from swapjax.loops.convolutions.canonical import canonical_convolutions
 from swapjax.pruning.method import Method, Problem, by_score, layout_of, params_of
 from swapjax.sparsity.masks import apply_masks
 
@@ -166,7 +167,8 @@ def shares(total: Total, sizes: Leaves) -> Leaves:
         reach = jnp.asarray(_REACH, wide)[way]
         t = _bisect(lambda t: flow(*scaled(way, t)), reach)
         leaves, scale = scaled(way, t)
-        value, slopes = jax.value_and_grad(flow)(leaves, scale)
+        differentiated = canonical_convolutions(jax.value_and_grad(flow))
+        value, slopes = differentiated(leaves, scale)
         parts = tuple(jnp.abs(x * s) for x, s in zip(leaves, slopes, strict=True))
         comfortable = (value > 1 / _COMFORT) & (value < _COMFORT)
         holds = jnp.where(way == _PLAIN, comfortable, _homogeneous(value, parts))

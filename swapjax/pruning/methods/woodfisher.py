@@ -42,7 +42,7 @@ def woodfisher(
     (Optimal Brain Surgeon; WoodFisher, Singh and Alistarh, NeurIPS 2020,
     arXiv:2004.14340). Through the identity of Woodbury the full H costs one n x n
     system, O(n^2 p) time; blocks cost O(n p c + p c^2) time and c^2 memory with stored
-    rows, p c with matrix-free ones.
+    rows, O(n^2 p) time for c > n, and p c memory with matrix-free ones.
 
     Args:
         block: entries of a diagonal block of H, chunks of each leaf; None for the full

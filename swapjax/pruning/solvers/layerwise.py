@@ -21,7 +21,7 @@ from swapjax.sparsity.segments import Segments
 from swapjax.sparsity.stacking import Stacking
 
 Order = Literal["auto", "greedy", "columns"]
-Weigh = Literal["equal", "fisher"]
+Weigh = Literal["equal", "output", "fisher"]
 
 # outputs * inputs^3 up to which "auto" is greedy, and up to which it re-fits what the
 # column order leaves: seconds on one core, not minutes.
@@ -125,6 +125,8 @@ def _parts(
             inside = layer.index >= 0
             ranks, inside = jnp.where(inside, ranks, -2), jnp.any(inside, axis=2)
         factor = jnp.ones((weights.shape[0], 1, weights.shape[2]), weights.dtype)
+        if weigh == "output":
+            factor = _relative(layer.moment, weights)
         if squares is not None:
             factor = _curvature(layer.matrix(squares[i]).astype(weights.dtype), reads)
         inputs = weights.shape[1]
@@ -147,6 +149,22 @@ def _parts(
             )
         )
     return parts
+
+
+def _relative(moment: jax.Array, weights: jax.Array) -> jax.Array:
+    """Find what makes errors relative to their outputs, [groups, 1, outputs].
+
+    That is one over the mean square of each output, summed over positions as errors
+    are; 0 for an output that is always zero.
+    """
+
+    def one(group: tuple[jax.Array, jax.Array]) -> jax.Array:
+        hessian, w = group
+        made = w * jnp.matmul(hessian, w, precision=jax.lax.Precision.HIGHEST)
+        energy = jnp.sum(made, axis=0, keepdims=True)
+        return jnp.where(energy > 0, 1 / jnp.where(energy > 0, energy, 1), 0)
+
+    return jax.lax.map(one, (moment, weights))
 
 
 def _curvature(squares: jax.Array, reads: jax.Array) -> jax.Array:

@@ -58,6 +58,8 @@ def shrink(
         iterations: thresholdings at the final density.
         within: entries outside of which none is kept.
     """
+    dtype = jax.eval_shape(rows.loss, reference).dtype
+    start = jnp.asarray(jnp.inf, dtype)
     below = tuple(rows.n * f + ridge for f in rows.mean_squares())
 
     def one(carry: tuple) -> tuple:
@@ -76,7 +78,8 @@ def shrink(
         mask = select(scored, here, within)
         weights = refit(mask)
         arrived = jnp.all(count <= budget.keep)
-        loss = jnp.where(arrived, rows.loss(weights), jnp.inf)
+        # On the way there nobody asks for it.
+        loss = jax.lax.cond(arrived, lambda: rows.loss(weights), lambda: start)
         better = loss < lowest
         best = jax.tree.map(
             lambda new, old: jnp.where(better, new, old), (mask, weights), best
@@ -97,7 +100,6 @@ def shrink(
     none = jnp.zeros((), jnp.int32)
     mask = select(scores.magnitude(reference), budget, within)
     best = (mask, apply_masks(reference, mask))
-    start = jnp.asarray(jnp.inf, rows.loss(reference).dtype)
     nonzeros = count_by_group(tuple(w != 0 for w in reference), budget)
     count = budget.keep if any(budget.patterns) else nonzeros
     carry = (count, reference, none + iterations, none, best, start)

@@ -334,6 +334,25 @@ def test_fisher_weighs_outputs_by_their_gradient():
     )
 
 
+@pytest.mark.usefixtures("x64")
+def test_relative_errors_do_not_depend_on_the_scale_of_an_output():
+    """Batch norm divides by it; an output that is always zero keeps nothing."""
+    moment, _, weights = single(8, 4)
+    scaled = jnp.asarray(weights) * jnp.asarray([1.0, 64.0, 2.0**-6, 0.0])
+    plain = jnp.asarray(weights) * jnp.asarray([1.0, 1.0, 1.0, 0.0])
+    budget = plan({"kernel": weights}, 0.6).budget
+    masks = {
+        (weigh, name): solve(
+            layerwise_obs(weigh=weigh, order="greedy"), problem_of(moment, w), budget
+        ).masks[0]
+        for weigh in ("equal", "output")
+        for name, w in (("plain", plain), ("scaled", scaled))
+    }
+    np.testing.assert_array_equal(masks["output", "plain"], masks["output", "scaled"])
+    assert not masks["output", "scaled"][:, 3].any()
+    assert np.any(masks["equal", "plain"] != masks["equal", "scaled"])
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [

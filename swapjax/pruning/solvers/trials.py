@@ -1,0 +1,110 @@
+"""All that is tried on one support: dampings, and lengths of the first-order step."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from swapjax.core import trees
+from swapjax.core.types import Leaves
+from swapjax.gradients.operator import GradientOperator
+from swapjax.pruning.solvers import natural_step
+from swapjax.pruning.solvers.candidates import lowest
+from swapjax.pruning.solvers.natural_step import FRACTIONS
+from swapjax.pruning.solvers.refit import Refit
+
+
+class _Search(NamedTuple):
+    """What is known after some of the weights to try on a support.
+
+    Attributes:
+        before: the loss of the weights before the stage.
+        after: that of the same on the support.
+        bend: see `natural_step.bend`.
+        fit: the re-fit to try now.
+        best: the one with the lowest loss so far, its step dropped.
+        loss: this loss.
+    """
+
+    before: jax.Array
+    after: jax.Array
+    bend: jax.Array
+    fit: Refit
+    best: Refit
+    loss: jax.Array
+
+
+def try_all(
+    rows: GradientOperator,
+    weights: Leaves,
+    plain: Leaves,
+    make: Callable[[jax.Array, jax.Array], Refit],
+    dampings: jax.Array,
+    first_order: bool,
+) -> tuple[Refit, jax.Array, jax.Array]:
+    """Re-fit with every damping, and from there follow the mean gradient, or do not.
+
+    The loss tells how far, and which damping. One loop takes it of all weights, of
+    those before the stage and of the same on the support first: a network is compiled
+    wherever its loss is taken, and that is most of what there is to compile.
+
+    Args:
+        rows: the operator G.
+        weights: the leaves before the stage.
+        plain: the same on the support.
+        make: a re-fit, of a damping and a bend.
+        dampings: those to try, [m].
+        first_order: whether to follow the gradient.
+
+    Returns:
+        The fit with the lowest loss, its length in units of a full step and its step
+        dropped; this loss; and that of plain.
+    """
+    dtype = dampings.dtype
+    fractions = jnp.asarray(FRACTIONS if first_order else (0.0,), dtype)
+
+    def look(seen: _Search, i: jax.Array) -> tuple[_Search, None]:
+        trial = jnp.maximum(i - 2, 0)
+        damping = dampings[trial // fractions.size]
+        fraction = fractions[trial % fractions.size]
+        fit = jax.lax.switch(
+            jnp.where((i >= 2) & (trial % fractions.size == 0), 2, i == 1),
+            [
+                lambda: seen.fit,
+                lambda: seen.fit._replace(weights=plain),
+                lambda: make(damping, seen.bend),
+            ],
+        )
+        length = (fraction * fit.length).astype(fit.length.dtype)
+        moved = optax.tree.add_scale(fit.weights, -length, fit.step)
+        moved = trees.cast_like(moved, fit.weights)
+        loss = rows.loss(moved).astype(dtype)
+        before = jnp.where(i == 0, loss, seen.before)
+        after = jnp.where(i == 1, loss, seen.after)
+        bend = jax.lax.cond(
+            i == 1,
+            lambda: natural_step.bend(rows, weights, plain, before, after),
+            lambda: seen.bend,
+        )
+        share = fraction * (fit.length * bend).astype(fit.length.dtype)
+        found = fit._replace(weights=moved, length=share, step=())
+        # The first of the lowest; NaN counts as the highest.
+        is_lower = lowest(jnp.stack([seen.loss, loss])) == 1
+        best, least = jax.lax.cond(
+            (i == 2) | ((i > 2) & is_lower),
+            lambda: (found, loss),
+            lambda: (seen.best, seen.loss),
+        )
+        return _Search(before, after, bend, fit, best, least), None
+
+    zero = jnp.zeros((), dtype)
+    shapes = jax.eval_shape(make, zero, zero)
+    none = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    # Without a step these are the weights before the stage.
+    start = none._replace(weights=trees.cast_like(weights, none.weights))
+    seen = _Search(zero, zero, zero, start, none._replace(step=()), zero)
+    trials = jnp.arange(2 + dampings.size * fractions.size, dtype=jnp.int32)
+    seen, _ = jax.lax.scan(look, seen, trials)
+    return seen.best, seen.loss, seen.after
