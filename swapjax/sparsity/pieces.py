@@ -94,8 +94,11 @@ class Pieces:
         tiles = vector[: self.whole.size * self.width]
         tiles = tiles.reshape(self.whole.size, self.width)
         ends = jnp.take(vector, self._places(), mode="clip")
-        pairs = zip((tiles, ends), self.real(), strict=True)
-        return tuple(jnp.where(real, x, jnp.zeros((), x.dtype)) for x, real in pairs)
+        zero = jnp.zeros((), vector.dtype)
+        whole, real = self.real()
+        if not self.whole.all():
+            tiles = jnp.where(whole, tiles, zero)
+        return tiles, jnp.where(real, ends, zero)
 
     def real(self) -> Leaves:
         """Tell which entries of `cut` stand for one of the vector, to broadcast."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from swapjax.core.sharding import on_all_devices
 from swapjax.roles.role import Role
+from swapjax.sparsity.cutting import cut
 
 Shape = tuple[int, ...]
 
@@ -179,6 +180,35 @@ class Stacking:
         # One after the other: not all generators draw the same under vmap.
         each = jax.lax.map(lambda n: draw(n, one), np.asarray(numbers, np.int32))
         return self.whole(leaf, each, shape)
+
+    def draw_all(
+        self, shapes: Sequence[Shape], draw: Callable[[Any, Shape], jax.Array]
+    ) -> tuple[jax.Array, ...]:
+        """Draw for every leaf as `draw` does, with one loop for all of one kind.
+
+        Args:
+            shapes: of the leaves.
+            draw: ``(number of the layer, shape of the layer) -> array``.
+        """
+        if jax.device_count() > 1:  # each leaf may lie elsewhere
+            return tuple(self.draw(i, shape, draw) for i, shape in enumerate(shapes))
+        found: dict[int, jax.Array] = {}
+        layers = tuple(self.layer_shape(i, shape) for i, shape in enumerate(shapes))
+        for one in dict.fromkeys(layers):
+            own = [i for i, layer in enumerate(layers) if layer == one]
+            if len(own) == 1:
+                found[own[0]] = self.draw(own[0], shapes[own[0]], draw)
+                continue
+            numbers = np.asarray([n for i in own for n in self.numbers[i]], np.int32)
+            each = jax.lax.map(lambda n, one=one: draw(n, one), numbers)
+            counts = [len(self.numbers[i]) for i in own]
+            # False, but the compiler does not know it.
+            bits = jax.lax.population_count(each.reshape(-1)[:1].astype(jnp.int32))
+            never = bits[0] > 64
+            parts = cut(each.reshape(-1), [(n, *one) for n in counts], never)
+            for i, part in zip(own, parts, strict=True):
+                found[i] = self.whole(i, part, shapes[i])
+        return tuple(found[i] for i in range(len(shapes)))
 
     def slices(self, leaf: int, x: jax.Array) -> jax.Array:
         """Lay the layers of a leaf out along a first axis, [layers, ...]."""

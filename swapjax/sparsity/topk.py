@@ -8,18 +8,26 @@ counts only. Groups with counts of their own are searched at once, each with a t
 of its own.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType
 
 from swapjax.core.counts import require_countable
 from swapjax.core.types import Leaves
+from swapjax.sparsity.cutting import cut
 from swapjax.sparsity.pieces import Pieces
 from swapjax.sparsity.segments import Segments
 from swapjax.sparsity.stacking import Stacking
+
+# Leaves that are searched as one: fewer compile as fast by themselves.
+_MANY = 8
+# Entries of them: larger vectors are mapped anew at every call, by the page.
+_MOST = 2**22
 
 
 def sort_keys(x: jax.Array) -> jax.Array:
@@ -85,8 +93,8 @@ def top_keys(keys: Leaves, k: jax.Array | int) -> Leaves:
 def top_keys_of_groups(keys: Leaves, k: jax.Array, segments: Segments) -> Leaves:
     """Mark the largest unsigned integers of every group of layers.
 
-    Leaves without a group in common are searched apart: compilers take what is the same
-    program for many leaves once.
+    Many leaves on a single device are laid end to end, for one search. Otherwise leaves
+    without a group in common are searched apart.
 
     Args:
         keys: arrays of unsigned integers of one width.
@@ -97,10 +105,15 @@ def top_keys_of_groups(keys: Leaves, k: jax.Array, segments: Segments) -> Leaves
         One bool array a leaf, of every group exactly k entries True. Ties go to the
         layer with the lower number, then to the lower flat index within it.
     """
+    laid = _end_to_end(keys, segments)
+    if laid is not None:
+        vector = jnp.concatenate([key.reshape(-1) for key in keys])
+        (chosen,) = top_keys_of_groups((vector,), k, laid)
+        return cut(chosen, [key.shape for key in keys], k[0] < 0)
     if segments.stacking.runs and segments.total > 1:
         pieces = Pieces.of(segments)
-        cut = pieces.cut(keys[0])
-        return (pieces.join(_top_of_groups(cut, k, pieces.segments, pieces.real())),)
+        rows = pieces.cut(keys[0])
+        return (pieces.join(_top_of_groups(rows, k, pieces.segments, pieces.real())),)
     parts = segments.apart()
     if len(parts) < 2:
         return _top_of_groups(keys, k, segments)
@@ -111,6 +124,27 @@ def top_keys_of_groups(keys: Leaves, k: jax.Array, segments: Segments) -> Leaves
         own_k = k[np.asarray(groups, np.int32)]
         found |= zip(leaves, _top_of_groups(own, own_k, part), strict=True)
     return tuple(found[i] for i in range(len(keys)))
+
+
+def _end_to_end(keys: Leaves, segments: Segments) -> Segments | None:
+    """Find the layers of leaves laid end to end, None where that does not pay.
+
+    Under jit nobody knows how devices share a leaf, so there must be one device only.
+    """
+    stacking, shapes = segments.stacking, [key.shape for key in keys]
+    if (
+        len(keys) < _MANY
+        or jax.device_count() > 1
+        or sum(key.size for key in keys) > _MOST
+        or any(_is_explicit(key) for key in keys)
+    ):
+        return None
+    laid = stacking.end_to_end(shapes)
+    return None if laid is None else dataclasses.replace(segments, stacking=laid)
+
+
+def _is_explicit(x: jax.Array) -> bool:
+    return AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types
 
 
 @functools.partial(jax.jit, static_argnums=2)

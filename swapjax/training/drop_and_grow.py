@@ -152,11 +152,19 @@ def random_score(
     """
     if stacking is None:
         return jax.random.bits(key, weight.shape, jnp.uint32)
+    return stacking.draw(leaf, weight.shape, _draw_by(key))
 
+
+def _random_scores(key: jax.Array, weights: Leaves, stacking: Stacking) -> Leaves:
+    """Draw `random_score` for all leaves."""
+    return stacking.draw_all([w.shape for w in weights], _draw_by(key))
+
+
+def _draw_by(key: jax.Array) -> Callable[[jax.Array, tuple[int, ...]], jax.Array]:
     def draw(number: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         return jax.random.bits(jax.random.fold_in(key, number), shape, jnp.uint32)
 
-    return stacking.draw(leaf, weight.shape, draw)
+    return draw
 
 
 def prune_smallest(step: MaskStep) -> Leaves:
@@ -186,10 +194,7 @@ def exchange_by(grow: Grow) -> Callable[[MaskStep], Leaves]:
             scores = tuple(jnp.where(jnp.isfinite(s), s, jnp.nan) for s in sizes)
         else:
             assert step.key is not None  # since rules that grow so need one
-            scores = tuple(
-                random_score(step.key, weight, stacking, i)
-                for i, weight in enumerate(step.weights)
-            )
+            scores = _random_scores(step.key, step.weights, stacking)
         (active,) = Segments.of_layers(stacking).count([[m] for m in step.masks])
         # In float32 0.3 of 50 is above 15: a little less before it is rounded up.
         share = step.fraction * (1 - 2.0**-21) * active.astype(jnp.float32)

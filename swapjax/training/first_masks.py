@@ -1,13 +1,16 @@
 """The masks that sparse training starts from."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from swapjax.core.counts import count_true
 from swapjax.core.types import Leaves, Masks, Params
 from swapjax.sparsity.bounds import prunable
-from swapjax.sparsity.budget import select_compiled
+from swapjax.sparsity.budget import Budget, select
 from swapjax.sparsity.plan import Plan
+from swapjax.sparsity.scores import magnitude
 from swapjax.training.mask_schedule import Timetable
 from swapjax.training.rule import Rule
 
@@ -33,27 +36,48 @@ def first_masks(
             another sparsity than the plan, or outside of `inside`.
     """
     plan = table.plan
-    weights = plan.layout.split(params)
     if rule.masks is not None:
         return _given_masks(rule.masks, plan, params, inside)
     if table.begin is None:
         return inside or plan.layout.everything()
+    budget = table.first_budget()
     if rule.begin == "magnitude":
-        scores: Leaves = tuple(map(jnp.abs, weights))
-    else:
-        assert key is not None  # since rules that begin so need one
-        stacking = plan.stacking
-        keys = jax.random.split(jax.random.fold_in(key, 0), stacking.count)
-        scores = tuple(
-            stacking.draw(i, grid, lambda n, shape: jax.random.uniform(keys[n], shape))
-            for i, grid in enumerate(plan.grids)
-        )
-        if plan.units is not None:
-            budget = table.first_budget().in_units
-            reached = None if inside is None else plan.units.touched(inside)
-            chosen = select_compiled(scores, budget, reached)
-            return plan.units.expand(chosen, inside)
-    return select_compiled(scores, table.first_budget(), inside)
+        return _largest(plan.layout.split(params), budget, inside)
+    assert key is not None  # since rules that begin so need one
+    return _at_random(key, budget, inside, plan.grids)
+
+
+@jax.jit
+def _largest(weights: Leaves, budget: Budget, inside: Leaves | None) -> Leaves:
+    """Keep the largest of what is allowed."""
+    return select(magnitude(weights), budget, inside)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _at_random(
+    key: jax.Array,
+    budget: Budget,
+    inside: Leaves | None,
+    grids: tuple[tuple[int, ...], ...],
+) -> Leaves:
+    """Keep entries, or units, at random; each layer draws by its number.
+
+    Args:
+        key: of the run.
+        budget: how many.
+        inside: where entries may be active, or None.
+        grids: the shapes of what is drawn: of leaves, or of their units.
+    """
+    units, own = budget.units, budget.in_units
+    stacking = own.layers
+    keys = jax.random.split(jax.random.fold_in(key, 0), stacking.count)
+    scores = stacking.draw_all(
+        grids, lambda n, shape: jax.random.uniform(keys[n], shape)
+    )
+    if units is None:
+        return select(scores, own, inside)
+    reached = None if inside is None else units.touched(inside)
+    return units.expand(select(scores, own, reached), inside)
 
 
 def _given_masks(

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +14,8 @@ from swapjax.core.counts import exceeds
 from swapjax.core.given_masks import take_masks
 from swapjax.core.types import Leaves, Masks, Params, Status
 from swapjax.sparsity.allocation import some
+from swapjax.sparsity.segments import Segments
+from swapjax.sparsity.stacking import Stacking
 from swapjax.training.rule import Rule
 
 _ENOUGH = 16  # entries without gradient to call growth blind
@@ -239,18 +241,24 @@ def examine(
     Returns:
         The `swapjax.Status` of each leaf, ``int32[leaves]``.
     """
-    outside = _each(lambda m, w: ~m & (w != 0), masks, weights) & (t > 1)
-    broken = _each(lambda w, g: ~jnp.isfinite(w) | ~jnp.isfinite(g), ranked, slopes)
+    grows = rule.grows == "gradient"
+    found = []
+    for m, w, r, g in zip(masks, weights, ranked, slopes, strict=True):
+        looked = [~jnp.isfinite(r) | ~jnp.isfinite(g), ~m & (w != 0)]
+        if grows:
+            # Units that are dead have no gradient either: their rows and columns are
+            # left out, and a handful of entries that no example reads proves nothing.
+            alive, moved = ~m & _lives(g), g != 0
+            looked += [alive, alive & moved, m & moved]
+        found.append(looked)
+    broken, outside, *growth = _count(found)
+    broken, outside = broken > 0, (outside > 0) & (t > 1)
     blind = jnp.zeros_like(outside)
-    if rule.grows == "gradient":
-        # Units that are dead have no gradient either: their rows and columns are left
-        # out, and a handful of entries that no example reads proves nothing.
-        alive = tuple(~m & _lives(g) for m, g in zip(masks, slopes, strict=True))
+    if grows:
+        alive, seen, moved = growth
         # Of each no more than matters: their sum may be more than an int32 holds.
-        total = sum(jnp.minimum(jnp.sum(a, dtype=jnp.int32), _ENOUGH) for a in alive)
-        seen = _each(lambda a, g: a & (g != 0), alive, slopes).any()
-        hidden = (total >= _ENOUGH) & ~seen
-        blind |= hidden & _each(lambda m, g: m & (g != 0), masks, slopes)
+        total = jnp.sum(jnp.minimum(alive, _ENOUGH), dtype=jnp.int32)
+        blind = (total >= _ENOUGH) & ~jnp.any(seen > 0) & (moved > 0)
     return jnp.select(
         [broken, outside, blind],
         [Status.NOT_FINITE, Status.NOT_MASKED, Status.BLIND_GROWTH],
@@ -270,15 +278,24 @@ def examine_choice(masks: Leaves, most: Leaves, within: Leaves | None) -> jax.Ar
     Returns:
         The `swapjax.Status` of each leaf, ``int32[leaves]``.
     """
-    kept = [jnp.sum(m, dtype=jnp.int32) for m in masks]
-    beyond = jnp.broadcast_to(exceeds(kept, most), len(masks))
+    if within is None:
+        (kept,) = _count([[m] for m in masks])
+    else:
+        pairs = zip(masks, within, strict=True)
+        kept, outside = _count([[m, m & ~w] for m, w in pairs])
+    beyond = jnp.broadcast_to(exceeds(tuple(kept), most), len(masks))
     if within is not None:
-        beyond |= _each(lambda m, w: m & ~w, masks, within)
+        beyond |= outside > 0
     return jnp.where(beyond, Status.OVER_BUDGET, Status.CONVERGED).astype(jnp.int32)
 
 
-def _each(holds: Callable, *trees: Leaves) -> jax.Array:
-    return jnp.stack([jnp.any(holds(*leaf)) for leaf in zip(*trees, strict=True)])
+def _count(leaves: Sequence[Sequence[jax.Array]]) -> tuple[jax.Array, ...]:
+    """Count the True entries of each leaf, of several arrays of it in one pass.
+
+    Returns:
+        ``int32[leaves]`` for the first arrays, the second, and so on.
+    """
+    return Segments.of_layers(Stacking.none(len(leaves))).count(leaves)
 
 
 def _lives(slope: jax.Array) -> jax.Array:
