@@ -112,10 +112,85 @@ def _run(
     index: jax.Array | None,
 ) -> tuple[Params, Any, jax.Array]:
     """Take the steps; see `run`."""
+    step = _make_step(loss_fn, update, masks)
 
-    def step(carry: tuple, i: Any) -> tuple[tuple, jax.Array]:
+    def take(carry: tuple, i: Any) -> tuple[tuple, jax.Array]:
+        return step(carry, i if index is None else _pick(data, i))
+
+    # Around the loop, which is one equation to do anew, not around each gradient.
+    loop = canonical_convolutions(functools.partial(jax.lax.scan, take))
+    (params, state), values = loop((params, state), data if index is None else index)
+    return params, state, values
+
+
+def run_some(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    params: Params,
+    state: Any,
+    data: Any,
+    index: jax.Array,
+    span: tuple[int, int],
+    mask_step: bool,
+) -> tuple[Params, Any, jax.Array]:
+    """Take some of the steps of an index; one program serves for any number of them.
+
+    Args:
+        loss_fn: as `run` takes it, like the arguments that follow.
+        optimizer: whose update takes `mask_step`, see `swapjax.sparse`.
+        params: where to start.
+        state: of the optimizer.
+        data: a pytree of arrays.
+        index: as from `indices`.
+        span: the first of these steps, and the one after the last.
+        mask_step: which of the two programs of the optimizer to take.
+
+    Returns:
+        Params, state, and the losses, [steps of the index], zero where none was taken.
+    """
+    return _run_some(
+        (loss_fn, optimizer.update, mask_step), params, state, data, index, *span
+    )
+
+
+@Compiled
+def _run_some(
+    loss_fn: LossFn,
+    update: Callable,
+    mask_step: bool,
+    params: Params,
+    state: Any,
+    data: Any,
+    index: jax.Array,
+    first: jax.Array,
+    last: jax.Array,
+) -> tuple[Params, Any, jax.Array]:
+    """Take the steps; see `run_some`."""
+    update = functools.partial(update, mask_step=mask_step)
+    step = _make_step(loss_fn, update, None)
+
+    def take(i: jax.Array, carry: tuple) -> tuple:
+        now, values = carry
+        now, value = step(now, _pick(data, index[i]))
+        return now, values.at[i].set(value.astype(values.dtype))
+
+    def loop(start: tuple) -> tuple:
+        return jax.lax.fori_loop(first, last, take, start)
+
+    values = jnp.zeros(len(index), jnp.result_type(float))
+    (params, state), values = canonical_convolutions(loop)(((params, state), values))
+    return params, state, values
+
+
+def _pick(data: Any, i: jax.Array) -> Any:
+    return jax.tree.map(lambda x: x[i], data)
+
+
+def _make_step(loss_fn: LossFn, update: Callable, masks: Masks | None) -> Callable:
+    """Make ``((params, state), batch) -> ((params, state), loss)``."""
+
+    def step(carry: tuple, batch: Any) -> tuple[tuple, jax.Array]:
         params, state = carry
-        batch = i if index is None else jax.tree.map(lambda x: x[i], data)
         seen = trainable(params)
 
         def loss(seen: Params) -> jax.Array:
@@ -133,10 +208,7 @@ def _run(
         new = optax.apply_updates(seen, updates)
         return (_fill(new, params), state), value
 
-    # Around the loop, which is one equation to do anew, not around each gradient.
-    loop = canonical_convolutions(functools.partial(jax.lax.scan, step))
-    (params, state), values = loop((params, state), data if index is None else index)
-    return params, state, values
+    return step
 
 
 def _fill(seen: Params, params: Params) -> Params:

@@ -23,6 +23,7 @@ from swapjax.sparsity.planning import plan
 from swapjax.training.settle import require_settling, tell, tell_unsettled
 from swapjax.training.state import is_sparse, masks_of
 from swapjax.training.train_function import describe
+from swapjax.training.two_programs import Steps
 
 _KIND = "epochs"
 
@@ -163,15 +164,14 @@ def fit(
         start = masking.apply_masks(params, first) if sparse else params
         found = Fitted(start, state, ())
 
+    take_steps = Steps(loss_fn, optimizer, moved, state)
     masks = _masks_now(found, first)
     for number in range(len(found.history) + 1, epochs + 1):
         started, losses = time.perf_counter(), []
         params, state, history = found
         done = (number - 1) * per_epoch
         for index in steps.indices(key, data, batch, done, number * per_epoch):
-            params, state, some = steps.run(
-                loss_fn, optimizer, params, state, None, data, index
-            )
+            params, state, some = take_steps(params, state, data, index)
             losses.extend(np.asarray(some, np.float64).tolist())
             _require_finite(losses, number)
             if progress is not None:

@@ -117,6 +117,23 @@ def until_mask_step(state: Any) -> float:
     )
 
 
+def mask_steps_every(state: Any) -> float:
+    """Return the least number of updates from a mask step to the next.
+
+    Args:
+        state: as `masks_of` takes it.
+
+    Returns:
+        `math.inf` where there are no mask steps.
+    """
+    found = [(s.extras["every"], s.extras["last"]) for s in find_states(state)]
+    return min(
+        int(every) if last >= 0 else math.inf
+        for of_state in jax.device_get(found)
+        for every, last in zip(*map(np.ravel, of_state), strict=True)
+    )
+
+
 def _until(count: int, first: int, every: int, last: int, waits: int) -> float:
     if waits:
         return 0

@@ -224,7 +224,7 @@ class TestParams:
         params = initial()
         full = jax.tree.map(lambda x: jnp.ones(x.shape, bool), params)
         for tx, name in ((brief(ste()), "dense"), (brief(within=full), "within")):
-            said = rf"state: must be of the same rule .* keeps {name}, got last, status"
+            said = rf"state: must be of the same rule .* keeps {name}, got every, first"
             with pytest.raises(ValueError, match=said):
                 tx.update(params, brief(gmp()).init(params), params)
 

@@ -12,7 +12,18 @@ from sparse_runs import KEY, QUICK, gradients, initial
 
 import swapjax
 from swapjax import constant, cubic, until_mask_step
-from swapjax.training import gmp, granet, masks_of, rigl, set_, sparse, ste
+from swapjax.training import (
+    fit,
+    gmp,
+    granet,
+    masks_of,
+    rigl,
+    set_,
+    sparse,
+    static,
+    ste,
+    two_programs,
+)
 
 SAFE = optax.apply_if_finite(optax.rmsprop(0.01, initial_scale=1.0), 99)
 RULES = [(gmp(), cubic), (granet(), cubic), (rigl(), constant), (set_(), constant),
@@ -151,3 +162,60 @@ def test_what_has_a_derivative_keeps_it():
     one, two = (jax.grad(end)(1.3, chosen) for chosen in (False, True))
     assert float(one) != 0
     np.testing.assert_allclose(one, two, rtol=1e-5)
+
+
+class TestFit:
+    """`fit` chooses between the programs by itself."""
+
+    @pytest.mark.parametrize(
+        ("rule", "schedule"),
+        [
+            (static(), None),
+            (gmp(), cubic(0, 40, every=10)),
+            (rigl(), constant(0, 40, every=10)),
+        ],
+        ids=lambda x: str(x)[:20],
+    )
+    def test_the_same_bits_as_in_one_program(self, rule, schedule, monkeypatch):
+        x = jax.random.normal(jax.random.key(0), (92, 6))
+        params = {"kernel": jax.random.normal(jax.random.key(1), (6, 4))}
+        tx = optax.chain(
+            optax.clip(1.0),
+            sparse(optax.adam(0.01), rule, sparsity=0.5, schedule=schedule, key=KEY),
+        )
+
+        def run():
+            return fit(
+                lambda p, x: jnp.mean((x @ p["kernel"] - x[:, :4]) ** 2),
+                params, tx, x, epochs=3, batch=4, key=jax.random.key(3),
+            )  # fmt: skip
+
+        asked = []
+        count = two_programs.until_mask_step
+        monkeypatch.setattr(
+            two_programs, "until_mask_step", lambda s: asked.append(1) or count(s)
+        )
+        two = run()
+        assert asked
+        monkeypatch.setattr(two_programs, "mask_steps_every", lambda state: 0)
+        one = run()
+        for a, b in zip(
+            jax.tree.leaves(two[:2]), jax.tree.leaves(one[:2]), strict=True
+        ):
+            np.testing.assert_array_equal(a, b)
+        assert [e.loss for e in two.history] == [e.loss for e in one.history]
+
+    def test_an_optimizer_that_refuses_the_argument_has_one(self):
+        inner = sparse(
+            optax.sgd(0.1), gmp(), sparsity=0.5, schedule=cubic(0, 20, every=10)
+        )
+        tx = optax.GradientTransformation(
+            inner.init,
+            lambda updates, state, params=None: inner.update(updates, state, params),
+        )
+        x = jax.random.normal(jax.random.key(0), (40, 6))
+        fitted = fit(
+            lambda p, x: jnp.mean((x @ p["kernel"]) ** 2),
+            {"kernel": jnp.ones((6, 4))}, tx, x, epochs=3, batch=4, key=KEY,
+        )  # fmt: skip
+        assert fitted.history[-1].sparsity == 0.5
