@@ -57,6 +57,37 @@ MANY_STAGES = {
 }
 
 
+PEERS = {
+    "`swap()`": ("swap()", "SWAP, --ot", "NumPy, swap"),
+    "`linear_regression(first_order=False)`": (
+        "linear_regression(first_order=False)",
+        "SWAP, without --ot",
+        "NumPy, regression",
+    ),
+    '`chita(search="magnitude", damping=1e-3)`': (
+        "chita(search='magnitude', damping=1e-3)",
+        "CHITA, Heuristic_LS",
+        "NumPy, one back-solve",
+    ),
+    "`chita(block=500, sweeps=1, damping=1e-3)`": (
+        "chita(block=500, sweeps=1, damping=1e-3)",
+        "CHITA, Heuristic_LSBlock 500",
+        None,
+    ),
+    "`chita()`": ("chita()", None, None),
+    '`woodfisher(update="independent", damping=1e-5)`': (
+        "woodfisher(update='independent', damping=1e-5)",
+        "WoodFisher, blocks of 1000",
+        None,
+    ),
+    "`woodfisher()`, transformer of 98,304 weights": (
+        "woodfisher(), transformer",
+        None,
+        None,
+    ),
+}
+
+
 def rows(page):
     """The rows of a page's tables: name, cells."""
     text = (DOCS / "results" / page).read_text()
@@ -137,6 +168,25 @@ def test_resnet20():
             if cell:
                 values = found[name, "again", "1", level]
                 assert float(cell) == pytest.approx(statistics.mean(values), abs=0.0051)
+
+
+def test_peer_speed():
+    found = json.loads((RESULTS / "peer_speed" / "results.json").read_text())["rows"]
+    page = (DOCS / "results" / "cost.md").read_text()
+    part = page.split("## Beside the authors' own code")[1].split("\n## ")[0]
+    seen = 0
+    for line in part.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells[0] not in PEERS:
+            continue
+        own, peer, plain = PEERS[cells[0]]
+        there = [(own, "total"), (own, "cpu"), (peer, "total"), (own, "to peer"),
+                 (own, "to peer, CPU"), (plain, "total")]  # fmt: skip
+        for cell, (name, what) in zip(cells[1:-1], there, strict=True):
+            values = found[name].get(what) if name else None
+            assert cell == (f"{statistics.median(values):.3f}" if values else "")
+        seen += 1
+    assert seen == len(PEERS)
 
 
 def test_plasticity():
