@@ -30,13 +30,15 @@ docs: .venv/.docs  ## Build the site of the docs into site/.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "Open site/index.html; to search it too, call $(BIN)/mkdocs serve and open what it says."
 
-bench: .venv/.dev  ## Measure starts and stages, then the comparisons on MNIST (hours, resumable).
+bench: .venv/.dev  ## Measure starts and stages, then the comparisons on MNIST and CIFAR-10 (hours, resumable).
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/first_calls.py
 	$(BIN)/python benchmarks/fuzz.py
 	$(BIN)/python benchmarks/kills.py
 	$(BIN)/python benchmarks/stage.py
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/roles.py
+	$(BIN)/python benchmarks/convolutions.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/woodfisher.py
 	$(BIN)/python benchmarks/overhead.py
@@ -45,6 +47,8 @@ bench: .venv/.dev  ## Measure starts and stages, then the comparisons on MNIST (
 	$(BIN)/python benchmarks/plasticity.py
 	$(BIN)/python benchmarks/oneshot.py
 	$(BIN)/python benchmarks/mlpnet_mnist.py
+	$(BIN)/python benchmarks/resnet20_cifar10.py
+	$(BIN)/python benchmarks/mobilenet_cifar10.py
 
 format: .venv/.dev  ## Format the code.
 	$(BIN)/ruff check --fix .
