@@ -48,9 +48,7 @@ SHARED = ROOT.parent / "shared"
 
 
 def pytest_collection_finish():
-    """Look for garbage seldom, and never among modules and tests."""
-    gc.collect()
-    gc.freeze()
+    """Look for garbage seldom."""
     gc.set_threshold(20_000, 50, 50)
 
 
