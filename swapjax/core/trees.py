@@ -169,9 +169,9 @@ def are_finite(leaves: Leaves) -> jax.Array:
 def _is_finite(leaf: jax.Array) -> jax.Array:
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
         return jnp.all(jnp.isfinite(leaf))
-    # On a CPU the largest entry is found four times as fast as entries are looked at
-    # one by one. Of NaN and others the largest is NaN.
-    return jnp.isfinite(jnp.max(jnp.abs(leaf), initial=0))
+    # 0 times what is not finite is NaN, and so is a sum with it; on a CPU that is found
+    # faster than entries are looked at one by one. A maximum of many hides NaN there.
+    return jnp.isfinite(jnp.sum(leaf * 0))
 
 
 @jax.jit
