@@ -26,13 +26,12 @@ import jax
 import jax.numpy as jnp
 import tyro
 from rich.table import Table
-from shared import RESULTS, complete_csv, console, start
+from shared import RESULTS, Compilations, complete_csv, console, start
 
 import swapjax
 
 _Method = Literal["swap", "chita", "obd", "woodfisher", "cbs"]
 _Network = Literal["transformer", "12", "48"]
-_EVENT = "/jax/core/compile/backend_compile_duration"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,22 +108,6 @@ def _in_process(run: Run, flags: str = "") -> str:
     return found.stdout
 
 
-class _Compilations:
-    """What XLA compiled: how many programs, in how many CPU seconds."""
-
-    def __init__(self) -> None:
-        self.count, self.seconds, self._last = 0, 0.0, time.process_time()
-        jax.monitoring.register_event_duration_secs_listener(self._hear)
-
-    def _hear(self, event: str, duration_secs: float, **_: str | int) -> None:
-        # Lowering, which ends where compilation begins, is an event too.
-        now = time.process_time()
-        if event == _EVENT:
-            self.count += 1
-            self.seconds += now - self._last
-        self._last = now
-
-
 def prune_twice(method: str, network: str) -> dict[str, float]:
     """Prune, prune again and to another sparsity; tell what it took."""
     params, loss_fn, data = (
@@ -141,7 +124,7 @@ def prune_twice(method: str, network: str) -> dict[str, float]:
         )  # fmt: skip
         jax.block_until_ready(pruned.params)
 
-    compilations, began = _Compilations(), time.process_time()
+    compilations, began = Compilations(), time.process_time()
     prune(0.8)
     first = time.process_time() - began
     programs, seconds = compilations.count, compilations.seconds

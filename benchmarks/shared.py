@@ -1,4 +1,4 @@
-"""What the benchmarks share: one loop that resumes, runs in files, a clock."""
+"""What the benchmarks share: one loop that resumes, runs in files, clocks."""
 
 import csv
 import dataclasses
@@ -15,10 +15,27 @@ from swapjax.core import files
 
 DATA = Path(__file__).parents[2] / "shared"  # MNIST, CIFAR-10, published weights
 RESULTS = Path(__file__).parent / "results"
+_COMPILED = "/jax/core/compile/backend_compile_duration"
 Run = TypeVar("Run")
 Item = TypeVar("Item")
 # Names may hold what looks like rich's markup.
 console = Console(markup=False)
+
+
+class Compilations:
+    """What XLA compiled: how many programs, in how many CPU seconds."""
+
+    def __init__(self) -> None:
+        self.count, self.seconds, self._last = 0, 0.0, time.process_time()
+        jax.monitoring.register_event_duration_secs_listener(self._hear)
+
+    def _hear(self, event: str, duration_secs: float, **_: str | int) -> None:
+        # Lowering, which ends where compilation begins, is an event too.
+        now = time.process_time()
+        if event == _COMPILED:
+            self.count += 1
+            self.seconds += now - self._last
+        self._last = now
 
 
 def told(items: Sequence[Item]) -> Iterator[Item]:

@@ -24,12 +24,11 @@ import numpy as np
 import optax
 import tyro
 from rich.table import Table
-from shared import RESULTS, complete_csv, console, start
+from shared import RESULTS, Compilations, complete_csv, console, start
 
 import swapjax
 
 _WARM = 0.1  # the share of repetitions before memory is read first
-_EVENT = "/jax/core/compile/backend_compile_duration"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,21 +76,10 @@ class Run:
         return f"{self.repetitions:,} {self.work}"
 
 
-class _Counter:
-    """Counts the programs that JAX compiles."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        jax.monitoring.register_event_duration_secs_listener(self._hear)
-
-    def _hear(self, event: str, duration_secs: float, **_: str | int) -> None:
-        self.count += event == _EVENT
-
-
 def main(options: Options) -> None:
     """Measure what is not measured yet, and show all."""
     options.out.mkdir(parents=True, exist_ok=True)
-    counter = _Counter()
+    counter = Compilations()
     times = dict.fromkeys(_SWEEPS, options.sweep)
     times |= {"prunes": options.prunes, "sparse steps": options.steps}
     wanted = [Run(work, times[work]) for work in _WORK]
@@ -101,7 +89,7 @@ def main(options: Options) -> None:
     console.print(table([done[run.key] for run in wanted]))
 
 
-def repeat(run: Run, counter: _Counter) -> Run:
+def repeat(run: Run, counter: Compilations) -> Run:
     """Do the work of a run, and fill in what was measured."""
     work = _WORK[run.work]()
     warm = max(1, int(run.repetitions * _WARM))

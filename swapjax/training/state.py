@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -108,13 +108,7 @@ def until_mask_step(state: Any) -> float:
         >>> left, swapjax.density(swapjax.masks_of(state))
         (inf, 0.5)
     """
-    names = ("first", "every", "last", "waits")
-    found = [(s.count, *(s.extras[name] for name in names)) for s in find_states(state)]
-    return min(
-        _until(*map(int, member))
-        for of_state in jax.device_get(found)
-        for member in zip(*map(np.ravel, of_state), strict=True)
-    )
+    return min(_until(*member) for member in _mask_steps(state))
 
 
 def mask_steps_every(state: Any) -> float:
@@ -126,12 +120,18 @@ def mask_steps_every(state: Any) -> float:
     Returns:
         `math.inf` where there are no mask steps.
     """
-    found = [(s.extras["every"], s.extras["last"]) for s in find_states(state)]
     return min(
-        int(every) if last >= 0 else math.inf
-        for of_state in jax.device_get(found)
-        for every, last in zip(*map(np.ravel, of_state), strict=True)
+        every if last >= 0 else math.inf for *_, every, last, _ in _mask_steps(state)
     )
+
+
+def _mask_steps(state: Any) -> Iterator[tuple[int, ...]]:
+    """Tell of each state and member its count, first, every, last, and waits."""
+    names = ("first", "every", "last", "waits")
+    found = [(s.count, *(s.extras[name] for name in names)) for s in find_states(state)]
+    for of_state in jax.device_get(found):
+        for member in zip(*map(np.ravel, of_state), strict=True):
+            yield tuple(map(int, member))
 
 
 def _until(count: int, first: int, every: int, last: int, waits: int) -> float:

@@ -11,9 +11,8 @@ from swapjax.core.types import LossFn, Params
 from swapjax.loops import steps
 from swapjax.training.state import is_sparse, mask_steps_every, until_mask_step
 
-_LEAST = (
-    10  # steps from a mask step to the next: below that the host is asked too often
-)
+# Steps from a mask step to the next: with fewer the host would be asked too often.
+_LEAST = 10
 
 
 class Steps:
