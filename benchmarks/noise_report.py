@@ -1,0 +1,219 @@
+"""Means, differences and ranks of the study of noise, from its runs alone."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from noise_kinds import KINDS
+from rich.table import Table
+
+FIRST = ", first order"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One line of the results.
+
+    Attributes:
+        network: what was pruned.
+        recipe: in which stages.
+        kind: of noise.
+        method: how.
+        sparsity: how far.
+        seed: of samples, noise and shuffles.
+        accuracy: on the clean test set, percent.
+        loss: mean cross-entropy there.
+        cpu: seconds of all threads, compilation included.
+        status: the worst of its stages.
+    """
+
+    network: str
+    recipe: str
+    kind: str
+    method: str
+    sparsity: float
+    seed: int
+    accuracy: float = float("nan")
+    loss: float = float("nan")
+    cpu: float = float("nan")
+    status: str = ""
+
+    def __str__(self) -> str:
+        name = f"{self.network}, {self.recipe}, {self.kind}, {self.sparsity:g}"
+        return f"{name}, {self.method}, seed {self.seed}"
+
+    @property
+    def key(self) -> tuple:
+        """What tells it from other runs."""
+        return (*self.cell, self.method, self.seed)
+
+    @property
+    def cell(self) -> tuple[str, str, str, float]:
+        """What methods are compared in."""
+        return self.network, self.recipe, self.kind, self.sparsity
+
+
+class Mean(NamedTuple):
+    """Of some numbers: their mean, its standard error and how many they are."""
+
+    value: float
+    error: float
+    seeds: int
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether it is 0 or more than two standard errors away; never of one."""
+        return self.seeds > 1 and abs(self.value) >= 2 * self.error > 0
+
+    def __str__(self) -> str:
+        spread = f" ± {self.error:.2f}" if self.seeds > 1 else ""
+        return f"{self.value:.2f}{spread}"
+
+
+def mean(values: Sequence[float]) -> Mean:
+    """Take the mean; of one number the standard error is infinite."""
+    count = len(values)
+    if not count:
+        return Mean(math.nan, math.inf, 0)
+    spread = float(np.std(values, ddof=1)) if count > 1 else math.inf
+    return Mean(float(np.mean(values)), spread / math.sqrt(count), count)
+
+
+def by_seed(runs: Sequence[Run], cell: tuple, method: str) -> dict[int, float]:
+    """Look up accuracies of a method."""
+    return {
+        run.seed: run.accuracy
+        for run in runs
+        if run.cell == cell and run.method == method
+    }
+
+
+def baseline(method: str) -> str:
+    """Name the linear regression that trains as much as a method."""
+    return "linear-regression" + (FIRST if method.endswith(FIRST) else "")
+
+
+def gain(runs: Sequence[Run], cell: tuple, method: str) -> Mean:
+    """Compare with linear regression, seed by seed."""
+    ours, theirs = (by_seed(runs, cell, m) for m in (method, baseline(method)))
+    return mean([ours[seed] - theirs[seed] for seed in ours if seed in theirs])
+
+
+def table(runs: Sequence[Run], network: str, recipe: str) -> Table:
+    """Show means, and gains over linear regression, one line a cell and method."""
+    result = Table(title=f"{network}, {recipe}", title_justify="left")
+    for name in ("kind", "sparsity", "method", "accuracy", "gain", "seeds"):
+        result.add_column(name, justify="left" if name == "method" else "right")
+    group = [run for run in runs if (run.network, run.recipe) == (network, recipe)]
+    for cell in ordered(group):
+        for method in dict.fromkeys(run.method for run in group):
+            found = mean(list(by_seed(group, cell, method).values()))
+            if not found.seeds:
+                continue
+            more = gain(group, cell, method)
+            told = f"{more}" if more.seeds and method != baseline(method) else ""
+            told += "" if more.is_clear or not told else " ?"
+            names = cell[2], f"{cell[3]:g}", method
+            result.add_row(*names, str(found), told, str(found.seeds))
+        result.add_section()
+    return result
+
+
+def ordered(runs: Sequence[Run]) -> list[tuple]:
+    """List cells in the order of kinds and sparsities."""
+    place = {kind: i for i, kind in enumerate(KINDS)}
+    cells = {run.cell for run in runs}
+    return sorted(cells, key=lambda c: (c[0], c[1], place.get(c[2], 99), c[3]))
+
+
+class Rank(NamedTuple):
+    """How a method stands among others.
+
+    Attributes:
+        cells: in how many it was measured with all others.
+        rank: its mean there, 1 for the best.
+        tied: in how many it is the best or within 0.3 points of it, 0.5 where the best
+            has less than 80 percent.
+        worst: the most points that it is behind the best.
+    """
+
+    cells: int
+    rank: float
+    tied: int
+    worst: float
+
+
+def halves(runs: Sequence[Run]) -> dict[str, dict[str, Rank]]:
+    """Rank methods on half of seeds and kinds, and on the other half.
+
+    Kinds and seeds take turns in their order: of kinds the first, third and so on with
+    the even seeds choose, the others with the odd seeds confirm. Methods with the
+    first-order step are ranked among themselves.
+    """
+    kinds = [k for k in KINDS if any(run.kind == k for run in runs)]
+    parts: dict[str, Callable[[Run], bool]] = {
+        "choosing": lambda r: kinds.index(r.kind) % 2 == 0 and r.seed % 2 == 0,
+        "confirming": lambda r: kinds.index(r.kind) % 2 == 1 and r.seed % 2 == 1,
+        "all": lambda r: True,
+    }
+    found = {}
+    for trains in (False, True):
+        for name, belongs in parts.items():
+            some = [
+                run
+                for run in runs
+                if run.kind in kinds
+                and belongs(run)
+                and run.method.endswith(FIRST) == trains
+            ]
+            ranks = rank(some)
+            if ranks:
+                found[f"{name}{FIRST if trains else ''}"] = ranks
+    return found
+
+
+def rank(runs: Sequence[Run]) -> dict[str, Rank]:
+    """Rank methods in the cells and seeds where most of them were measured.
+
+    A method that lacks more than half of the cells of linear regression is left out,
+    and then each cell that lacks a method.
+    """
+    cells: dict[tuple, dict[str, list[float]]] = {}
+    for run in runs:
+        cells.setdefault(run.cell, {}).setdefault(run.method, []).append(run.accuracy)
+    wide = max((sum(m in c for c in cells.values()) for c in cells.values() for m in c),
+               default=0)  # fmt: skip
+    methods = [
+        method
+        for method in dict.fromkeys(run.method for run in runs)
+        if 2 * sum(method in c for c in cells.values()) > wide
+    ]
+    full = [c for c in cells.values() if all(m in c for m in methods)]
+    if len(methods) < 2 or not full:
+        return {}
+    means = np.array([[np.mean(c[m]) for m in methods] for c in full])
+    best = means.max(axis=1, keepdims=True)
+    behind = best - means
+    tied = behind <= np.where(best < 80, 0.5, 0.3)
+    # Of equals each has the mean of their ranks.
+    above = (means[:, None, :] > means[:, :, None]).sum(axis=2)
+    equal = (means[:, None, :] == means[:, :, None]).sum(axis=2)
+    ranks = (1 + above + (equal - 1) / 2).mean(axis=0)
+    return {
+        method: Rank(len(full), float(ranks[i]), int(tied[:, i].sum()),
+                     float(behind[:, i].max()))
+        for i, method in enumerate(methods)
+    }  # fmt: skip
+
+
+def ranking(name: str, found: dict[str, Rank]) -> Table:
+    """Show how methods rank."""
+    cells = next(iter(found.values())).cells
+    result = Table(title=f"{name}: {cells} cells", title_justify="left")
+    for column in ("method", "mean rank", "best or tied", "most behind"):
+        result.add_column(column, justify="left" if column == "method" else "right")
+    for method, row in sorted(found.items(), key=lambda item: item[1].rank):
+        result.add_row(method, f"{row.rank:.2f}", str(row.tied), f"{row.worst:.2f}")
+    return result
