@@ -1,9 +1,10 @@
 """Means, differences and ranks of the study of noise, from its runs alone."""
 
+import collections
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from noise_kinds import KINDS
@@ -105,7 +106,8 @@ def table(runs: Sequence[Run], network: str, recipe: str) -> Table:
     """Show means, and gains over linear regression, one line a cell and method."""
     result = Table(title=f"{network}, {recipe}", title_justify="left")
     for name in ("kind", "sparsity", "method", "accuracy", "gain", "seeds"):
-        result.add_column(name, justify="left" if name == "method" else "right")
+        justify: Any = "left" if name == "method" else "right"
+        result.add_column(name, justify=justify, no_wrap=True)
     group = [run for run in runs if (run.network, run.recipe) == (network, recipe)]
     for cell in ordered(group):
         for method in dict.fromkeys(run.method for run in group):
@@ -175,25 +177,27 @@ def halves(runs: Sequence[Run]) -> dict[str, dict[str, Rank]]:
 
 
 def rank(runs: Sequence[Run]) -> dict[str, Rank]:
-    """Rank methods in the cells and seeds where most of them were measured.
+    """Rank methods where they were measured on the same seeds.
 
-    A method that lacks more than half of the cells of linear regression is left out,
-    and then each cell that lacks a method.
+    A method that lacks more than half of the cells of the one that has the most is
+    left out, and then each cell without a seed that all the others have.
     """
-    cells: dict[tuple, dict[str, list[float]]] = {}
+    cells: dict[tuple, dict[str, dict[int, float]]] = {}
     for run in runs:
-        cells.setdefault(run.cell, {}).setdefault(run.method, []).append(run.accuracy)
-    wide = max((sum(m in c for c in cells.values()) for c in cells.values() for m in c),
-               default=0)  # fmt: skip
-    methods = [
-        method
-        for method in dict.fromkeys(run.method for run in runs)
-        if 2 * sum(method in c for c in cells.values()) > wide
-    ]
-    full = [c for c in cells.values() if all(m in c for m in methods)]
-    if len(methods) < 2 or not full:
+        cell = cells.setdefault(run.cell, {})
+        cell.setdefault(run.method, {})[run.seed] = run.accuracy
+    counts = collections.Counter(method for cell in cells.values() for method in cell)
+    most = max(counts.values(), default=0)
+    methods = [method for method, count in counts.items() if 2 * count > most]
+    rows = []
+    for cell in cells.values():
+        shared = [cell.get(method, {}) for method in methods]
+        seeds = set.intersection(*map(set, shared))
+        if seeds:
+            rows.append([np.mean([one[seed] for seed in seeds]) for one in shared])
+    if len(methods) < 2 or not rows:
         return {}
-    means = np.array([[np.mean(c[m]) for m in methods] for c in full])
+    means = np.array(rows)
     best = means.max(axis=1, keepdims=True)
     behind = best - means
     tied = behind <= np.where(best < 80, 0.5, 0.3)
@@ -201,9 +205,10 @@ def rank(runs: Sequence[Run]) -> dict[str, Rank]:
     above = (means[:, None, :] > means[:, :, None]).sum(axis=2)
     equal = (means[:, None, :] == means[:, :, None]).sum(axis=2)
     ranks = (1 + above + (equal - 1) / 2).mean(axis=0)
+    most_behind = behind.max(axis=0)
     return {
-        method: Rank(len(full), float(ranks[i]), int(tied[:, i].sum()),
-                     float(behind[:, i].max()))
+        method: Rank(len(rows), float(ranks[i]), int(tied[:, i].sum()),
+                     float(most_behind[i]))
         for i, method in enumerate(methods)
     }  # fmt: skip
 
