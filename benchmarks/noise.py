@@ -6,7 +6,7 @@ sees the same spoilt data and the same draws for a seed, so that differences to 
 regression are taken seed by seed.
 
 - one: one stage;
-- stages: 15 stages (cubic from 0.1; 8 on ResNet-20, 5 on digits), no training between;
+- stages: 15 stages (8 on ResNet-20, 5 on digits), no training between;
 - sgd: the same with an epoch of SGD after each (learning rate 1e-3, momentum 0.5,
   batches of 64), as in the released SWAP code, on the spoilt data;
 - tuned: the same at a rate that linear regression does best with, `TUNED`.
@@ -271,7 +271,7 @@ def _one(network: Network, examples: int) -> dict[str, Any]:
 
 
 def _stages(network: Network, examples: int) -> dict[str, Any]:
-    return {"stages": network.stages, "schedule": swapjax.cubic(initial=0.1)}
+    return {"stages": network.stages}
 
 
 def _trained(network: Network, examples: int, rate: float) -> dict[str, Any]:
