@@ -47,6 +47,11 @@ METHODS: dict[str, Callable[[], Method]] = {
     "magnitude": swapjax.magnitude,
     "linear-regression": lambda: swapjax.linear_regression(first_order=False),
     "swap": lambda: swapjax.swap(first_order=False),
+    "kfac": lambda: swapjax.linear_regression(ridge="kfac", first_order=False),
+    "kfac, fixed": lambda: swapjax.linear_regression(
+        ridge="kfac", kappa=4.0, support="magnitude", first_order=False
+    ),
+    "kfac-swap": lambda: swapjax.swap(ridge="kfac", first_order=False),
     "layerwise-obs": swapjax.layerwise_obs,
     "chita": swapjax.chita,
     "woodfisher": swapjax.woodfisher,
@@ -54,12 +59,14 @@ METHODS: dict[str, Callable[[], Method]] = {
     "swap, exact": lambda: swapjax.swap(target="exact", first_order=False),
     "linear-regression, first order": swapjax.linear_regression,
     "swap, first order": swapjax.swap,
+    "kfac, first order": lambda: swapjax.linear_regression(ridge="kfac"),
+    "kfac-swap, first order": lambda: swapjax.swap(ridge="kfac"),
 }
 # What is off these comes later, the later the more of it is.
 CORE: dict[str, tuple] = {
     "recipe": ("stages",),
     "kind": ("clean", "gaussian-4-0.5", "labels-0.4", "fgsm-0.1"),
-    "method": ("magnitude", "linear-regression", "swap"),
+    "method": ("magnitude", "linear-regression", "swap", "kfac"),
     "sparsity": (0.98,),
 }
 
