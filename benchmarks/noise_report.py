@@ -69,8 +69,16 @@ class Mean(NamedTuple):
         return self.seeds > 1 and abs(self.value) >= 2 * self.error > 0
 
     def __str__(self) -> str:
+        return f"{self:}"
+
+    def __format__(self, sign: str) -> str:
+        """Write with two decimals; gains, in the format ``+``, have a sign.
+
+        Gains that are not clear are in brackets.
+        """
         spread = f" ± {self.error:.2f}" if self.seeds > 1 else ""
-        return f"{self.value:.2f}{spread}"
+        text = f"{self.value:{sign}.2f}{spread}".replace("-", "−")
+        return f"({text})" if sign and not self.is_clear else text
 
 
 def mean(values: Sequence[float]) -> Mean:
@@ -115,12 +123,44 @@ def table(runs: Sequence[Run], network: str, recipe: str) -> Table:
             if not found.seeds:
                 continue
             more = gain(group, cell, method)
-            told = f"{more}" if more.seeds and method != baseline(method) else ""
-            told += "" if more.is_clear or not told else " ?"
+            told = f"{more:+}" if more.seeds and method != baseline(method) else ""
             names = cell[2], f"{cell[3]:g}", method
             result.add_row(*names, str(found), told, str(found.seeds))
         result.add_section()
     return result
+
+
+def markdown(runs: Sequence[Run]) -> dict[str, str]:
+    """Make the tables of the docs, by title.
+
+    A table a network, recipe and sparsity, and another for methods that train. Linear
+    regression has its accuracy, the others their gain over it, each with its standard
+    error; in brackets what is less than two of them from 0.
+    """
+    found = {}
+    groups = {(r.network, r.recipe, r.sparsity, r.method.endswith(FIRST)) for r in runs}
+    for network, recipe, sparsity, trains in sorted(groups):
+        title = f"{network}, {recipe}, {sparsity:g}{FIRST if trains else ''}"
+        group = [
+            run
+            for run in runs
+            if (run.network, run.recipe, run.sparsity) == (network, recipe, sparsity)
+            and run.method.endswith(FIRST) == trains
+        ]
+        base = baseline(FIRST if trains else "")
+        others = [m for m in dict.fromkeys(r.method for r in group) if m != base]
+        names = [m.removesuffix(FIRST) for m in others]
+        head = ["noise", "seeds", "linear-regression", *names]
+        lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+        for cell in ordered(group):
+            own = mean(list(by_seed(group, cell, base).values()))
+            gains = [gain(group, cell, method) for method in others]
+            if own.seeds:
+                told = [f"{more:+}" if more.seeds else "" for more in gains]
+                row = [KINDS[cell[2]].title, str(own.seeds), str(own), *told]
+                lines.append("| " + " | ".join(row) + " |")
+        found[title] = "\n".join(lines)
+    return found
 
 
 def ordered(runs: Sequence[Run]) -> list[tuple]:
