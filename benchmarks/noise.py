@@ -1,9 +1,9 @@
 """How well methods of pruning resist noise: kinds, levels, sparsities, seeds.
 
-Gradients of the pruned network are spoilt, or what they are taken of: entries or rows
-of gradients, labels, images (`noise_kinds`). The test set stays clean. Every method
-sees the same spoilt data and the same draws for a seed, so that differences to linear
-regression are taken seed by seed.
+Gradients of the pruned network are spoilt, or what they are taken of: labels, images,
+weights (`noise_kinds`). The test set stays clean. Every method sees the same spoilt
+data and the same draws for a seed, so that differences to linear regression are taken
+seed by seed.
 
 - one: one stage;
 - stages: 15 stages (8 on ResNet-20, 5 on digits), no training between;
@@ -223,7 +223,11 @@ def measure(options: Options, run: Run) -> Run:
     """Prune, and fill in what came of it, for all alike that see no examples."""
     method, network = make(run.method), NETWORKS[run.network]
     looks = method.needs_rows or method.needs_layers or network.images
-    if looks or run.recipe not in ("one", "stages"):
+    if (
+        looks
+        or KINDS[run.kind].memory is not None
+        or run.recipe not in ("one", "stages")
+    ):
         return carry_out(options, run)
     found = carry_out(options, dataclasses.replace(run, kind="clean", seed=0))
     return dataclasses.replace(found, kind=run.kind, seed=run.seed)
@@ -235,8 +239,9 @@ def carry_out(options: Options, run: Run) -> Run:
     network, setting = NETWORKS[run.network], set_up(options, run.network)
     kind = KINDS[run.kind]
     x, y = spoilt(options, run.network, run.kind, run.seed)
+    params = kind.weights(setting, run.seed)
     plan = swapjax.plan(
-        setting.params,
+        params,
         run.sparsity,
         exclude=network.exclude,
         loss_fn=setting.model.loss_fn,
@@ -245,7 +250,7 @@ def carry_out(options: Options, run: Run) -> Run:
     started = time.process_time()
     pruned = swapjax.prune(
         setting.model.loss_fn,
-        setting.params,
+        params,
         (x, y),
         plan=plan,
         method=make(run.method),

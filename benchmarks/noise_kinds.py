@@ -2,13 +2,20 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from swapjax import GradientNoise
-from swapjax.corruptions import corrupt_images, fgsm, flip_labels, pgd
+from swapjax.core.types import Params
+from swapjax.corruptions import (
+    AnalogMemory,
+    corrupt_images,
+    fgsm,
+    flip_labels,
+    pgd,
+)
 from swapjax.experiments.runner import Setting
 from swapjax.gradients.operator import Corruption
 
@@ -26,27 +33,44 @@ class Kind:
         data: makes the training examples that pruning sees, of a key; by default they
             stay as they are. The test set is always clean.
         noise: of the gradient rows.
+        memory: that the dense weights were read from before pruning.
     """
 
     title: str
     data: Spoil | None = None
     noise: Corruption | None = None
+    memory: AnalogMemory | None = None
 
     def examples(self, setting: Setting, seed: int) -> Examples:
         """Spoil the training examples."""
         x, y = setting.data.train
         if self.data is None:
             return jnp.asarray(x), jnp.asarray(y)
-        # Not the key of the run, which draws examples.
-        key = jax.random.fold_in(jax.random.key(seed), 1)
-        return jax.block_until_ready(self.data(key, setting))
+        return jax.block_until_ready(self.data(_key(seed), setting))
+
+    def weights(self, setting: Setting, seed: int) -> Params:
+        """Read the weights that are pruned."""
+        if self.memory is None:
+            return setting.params
+        return self.memory.read(_key(seed), setting.params)
 
 
-def gaussian(scale: float, proportion: float, unit: Any = "coordinate") -> Kind:
-    """Put Gaussian noise on gradient rows."""
+def _key(seed: int) -> jax.Array:
+    """Make a key that is not the run's, which draws examples."""
+    return jax.random.fold_in(jax.random.key(seed), 1)
+
+
+def gradients(
+    scale: float,
+    proportion: float,
+    unit: Literal["coordinate", "row"] = "coordinate",
+    degrees: float | None = None,
+) -> Kind:
+    """Put noise on gradient rows, Gaussian or with heavy tails."""
     what = "entries" if unit == "coordinate" else "rows"
-    title = f"Gaussian, {scale:g} deviations on {proportion:.0%} of {what}"
-    return Kind(title, noise=GradientNoise(scale, proportion, unit))
+    name = "Gaussian" if degrees is None else f"Student's t of {degrees:g} degrees"
+    title = f"{name}, {scale:g} deviations on {proportion:.0%} of {what}"
+    return Kind(title, noise=GradientNoise(scale, proportion, unit, degrees))
 
 
 def flipped(rate: float, kind: str = "symmetric") -> Kind:
@@ -119,15 +143,22 @@ def box(setting: Setting) -> tuple[float, float]:
 
 KINDS: Mapping[str, Kind] = {
     "clean": Kind("clean"),
-    "gaussian-1-0.25": gaussian(1, 0.25),
-    "gaussian-4-0.5": gaussian(4, 0.5),
-    "gaussian-8-0.5": gaussian(8, 0.5),
-    "rows-16-0.25": gaussian(16, 0.25, "row"),
+    "gaussian-1-0.25": gradients(1, 0.25),
+    "gaussian-4-0.5": gradients(4, 0.5),
+    "gaussian-8-0.5": gradients(8, 0.5),
+    "rows-16-0.25": gradients(16, 0.25, "row"),
+    "tails-1-0.5": gradients(1, 0.5, degrees=1.5),
     "labels-0.2": flipped(0.2),
     "labels-0.4": flipped(0.4),
     "pairs-0.4": flipped(0.4, "pairs"),
     "fgsm-0.1": attacked(0.1),
     "pgd-0.1": attacked(0.1, steps=10),
+    "memory-rows": Kind(
+        "gradients in analog memory", noise=AnalogMemory(levels=16, additive=0.05)
+    ),
+    "memory-weights": Kind(
+        "weights in analog memory", memory=AnalogMemory(levels=16, additive=0.05)
+    ),
     **{
         f"{kind}-{severity}": images(kind, severity)
         for kind in ("gaussian_noise", "gaussian_blur", "contrast")
