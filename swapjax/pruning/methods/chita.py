@@ -157,7 +157,7 @@ def _solve(
     # The first-order term is a shift of the targets, whatever solves for them.
     shift: jax.Array | float = 0.0
     if first_order:
-        shift = 1 / natural_step.bend(rows, wbar, apply_masks(wbar, first))
+        shift = 1 / natural_step.bend_of(problem, first)
     target = rows.project(wbar) - shift
 
     def refit(support: Leaves, lam: jax.Array) -> _Fit:
@@ -177,7 +177,8 @@ def _solve(
         if search == "shrink":
             return shrink(
                 rows, wbar, target, budget, lambda mask: refit(mask, lam).weights,
-                ridge=rows.n * lam, step=step, iterations=iterations, within=within,
+                problem.loss, ridge=rows.n * lam, step=step, iterations=iterations,
+                within=within,
             )  # fmt: skip
         if search == "iht":
             path = iht(
@@ -215,7 +216,7 @@ def _solve(
         "identity", epsilon=0.0, perplexity=None, rho=0.0, max_iterations=1
     )
     dampings = jnp.asarray(damping, target.dtype)
-    return best_of(make, dampings, rows.loss)
+    return best_of(make, dampings, problem.loss)
 
 
 def _polish(

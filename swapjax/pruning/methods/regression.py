@@ -187,7 +187,7 @@ def solve(
             make = lambda lam, bend: refit(  # noqa: E731
                 rows, ground, y, target, damping=lam, bend=bend, **limits
             )
-        return try_all(rows, problem.weights, plain, make, dampings, first_order)
+        return try_all(problem, plain, make, dampings, first_order)
 
     # Mapped and not unrolled: the program holds the network and the n x n algebra once.
     supports, swaps = stack([choose_support(rule) for rule in support])

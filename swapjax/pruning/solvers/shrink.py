@@ -34,6 +34,7 @@ def shrink(
     target: jax.Array,
     budget: Budget,
     refit: Callable[[Leaves], Leaves],
+    loss_of: Callable[[Leaves], jax.Array],
     *,
     ridge: jax.Array,
     step: float,
@@ -53,12 +54,13 @@ def shrink(
         target: t, [n].
         budget: the counts to arrive at; patterns are reached at once.
         refit: from a support to the weights on it.
+        loss_of: the mean loss of weights, which judges.
         ridge: n lambda.
         step: the share of entries that is kept at a time, in [0, 1).
         iterations: thresholdings at the final density.
         within: entries outside of which none is kept.
     """
-    dtype = jax.eval_shape(rows.loss, reference).dtype
+    dtype = jax.eval_shape(loss_of, reference).dtype
     start = jnp.asarray(jnp.inf, dtype)
     below = tuple(rows.n * f + ridge for f in rows.mean_squares())
 
@@ -79,7 +81,7 @@ def shrink(
         weights = refit(mask)
         arrived = jnp.all(count <= budget.keep)
         # On the way there nobody asks for it.
-        loss = jax.lax.cond(arrived, lambda: rows.loss(weights), lambda: start)
+        loss = jax.lax.cond(arrived, lambda: loss_of(weights), lambda: start)
         better = loss < lowest
         best = jax.tree.map(
             lambda new, old: jnp.where(better, new, old), (mask, weights), best

@@ -9,7 +9,7 @@ import optax
 
 from swapjax.core import trees
 from swapjax.core.types import Leaves
-from swapjax.gradients.operator import GradientOperator
+from swapjax.pruning.method import Problem, rows_of
 from swapjax.pruning.solvers import natural_step
 from swapjax.pruning.solvers.candidates import lowest
 from swapjax.pruning.solvers.natural_step import FRACTIONS
@@ -37,8 +37,7 @@ class _Search(NamedTuple):
 
 
 def try_all(
-    rows: GradientOperator,
-    weights: Leaves,
+    problem: Problem,
     plain: Leaves,
     make: Callable[[jax.Array, jax.Array | None], Refit],
     dampings: jax.Array,
@@ -51,9 +50,8 @@ def try_all(
     wherever its loss is taken, and that is most of what there is to compile.
 
     Args:
-        rows: the operator G.
-        weights: the leaves before the stage.
-        plain: the same on the support.
+        problem: of the stage.
+        plain: its weights on the support.
         make: a re-fit, of a damping and a bend, None for no step.
         dampings: those to try, [m].
         first_order: whether to follow the gradient.
@@ -62,7 +60,7 @@ def try_all(
         The fit with the lowest loss, its length in units of a full step and its step
         dropped; this loss; and that of plain.
     """
-    dtype = dampings.dtype
+    rows, weights, dtype = rows_of(problem), problem.weights, dampings.dtype
     refit = lambda lam, bend: make(lam, bend if first_order else None)  # noqa: E731
     fractions = jnp.asarray(FRACTIONS if first_order else (0.0,), dtype)
 
@@ -83,7 +81,7 @@ def try_all(
         if first_order:
             moved = optax.tree.add_scale(fit.weights, -length, fit.step)
             moved = trees.cast_like(moved, fit.weights)
-        loss = rows.loss(moved).astype(dtype)
+        loss = problem.loss(moved).astype(dtype)
         before = jnp.where(i == 0, loss, seen.before)
         after = jnp.where(i == 1, loss, seen.after)
         bend = jax.lax.cond(
