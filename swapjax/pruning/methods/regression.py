@@ -10,14 +10,14 @@ from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves, Status
 from swapjax.gradients.operator import GradientOperator
 from swapjax.pruning.damping import check_ridge
-from swapjax.pruning.method import Method, Problem, Solution, rows_of, some_layers_of
+from swapjax.pruning.method import Method, Problem, Solution, rows_of
 from swapjax.pruning.solvers import targets
 from swapjax.pruning.solvers.candidates import lowest, pick, stack
 from swapjax.pruning.solvers.conjugate_gradients import Algebra, prefers_cg
 from swapjax.pruning.solvers.hard_thresholding import iht
-from swapjax.pruning.solvers.kfac import Kronecker, estimate
+from swapjax.pruning.solvers.kfac import Kronecker
 from swapjax.pruning.solvers.refit import Refit
-from swapjax.pruning.solvers.settings import Held, every, on_support
+from swapjax.pruning.solvers.settings import Held, Ridge, every, follow, on_support
 from swapjax.pruning.solvers.targets import Target
 from swapjax.pruning.solvers.trials import try_all
 from swapjax.sparsity import scores
@@ -25,7 +25,6 @@ from swapjax.sparsity.budget import Budget, select
 from swapjax.sparsity.masks import apply_masks
 
 Support = Literal["magnitude", "obd", "kfac", "iht"]
-Ridge = Literal["identity", "kfac"]
 
 SUPPORTS: tuple[Support, ...] = ("magnitude", "obd")
 DAMPINGS = (1e-4, 1e-3, 1e-2)
@@ -92,9 +91,7 @@ def linear_regression(
         ridge, damping, kappa, support, first_order, reference, iterations, 1,
         tolerance, algebra,
     )  # fmt: skip
-    identity = targets.make(
-        "identity", epsilon=0.0, perplexity=None, rho=0.0, max_iterations=1
-    )
+    identity = targets.none()
     settings = {k: v for k, v in common.items() if k != "rounds"}
     return Method(
         name="linear-regression",
@@ -184,8 +181,8 @@ def solve(
     wbar = problem.weights if reference == "current" else problem.initial
     y = rows.project(wbar)
     state, settings = target.prepare(y), every(damping, kappa, y.dtype)
-    kronecker = None if kappa is None else _follow(problem, rows)
-    held = Held.by(kronecker, problem.weights, y.dtype)
+    kronecker = None if kappa is None else follow(problem, rows)
+    held = Held.by(kronecker, y.dtype)
     # What shares a system is told apart by one of the two alone.
     shared = kappa if damping is None else damping if kappa is None else None
     least = None if shared is None else min(shared)
@@ -235,19 +232,10 @@ def solve(
         **fit.couplings,
     }
     if kronecker is not None:
-        alone = sum(layer is None for layer in kronecker.layers)
-        details["unfollowed_leaves"] = jnp.asarray(alone, jnp.int32)
+        assert held is not None
+        details["unfollowed_leaves"] = held.unfollowed
     plain = apply_masks(problem.weights, mask)
     return _conclude(fit, mask, plain, details)
-
-
-def _follow(problem: Problem, rows: GradientOperator) -> Kronecker:
-    """Estimate the Kronecker-factored Fisher of a problem."""
-    layers, squares = some_layers_of(problem), rows.mean_squares()
-    if problem.layout is None:
-        return estimate(layers, problem.weights, squares)
-    ends = problem.layout.unpack, problem.layout.pack
-    return estimate(layers, problem.weights, squares, *ends)
 
 
 def _rank(

@@ -7,13 +7,13 @@ from typing import Literal
 from swapjax.core.checks import require_count
 from swapjax.pruning.method import Method
 from swapjax.pruning.methods.regression import (
-    Ridge,
     Support,
     check_common,
     solve,
 )
 from swapjax.pruning.solvers import sinkhorn, targets
 from swapjax.pruning.solvers.conjugate_gradients import Algebra
+from swapjax.pruning.solvers.settings import Ridge
 
 
 def swap(

@@ -2,20 +2,23 @@
 
 import itertools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from swapjax.core.types import Leaves
 from swapjax.gradients.operator import GradientOperator
+from swapjax.pruning.method import Problem, some_layers_of
 from swapjax.pruning.solvers import conjugate_gradients
-from swapjax.pruning.solvers.kfac import Kronecker
+from swapjax.pruning.solvers.kfac import Kronecker, estimate
 from swapjax.pruning.solvers.refit import Refit, prepare, refit
 from swapjax.pruning.solvers.targets import State, Target
 from swapjax.pruning.solvers.unit_blocks import SupportRidge, Units, units_of
 
-_TIED = 0.5  # of the mean of T's diagonal: the damping that goes with kappa = 1
+Ridge = Literal["identity", "kfac"]
+
+TIED = 2e-5  # the damping that goes with kappa = 1, unless one is given
 
 
 class Setting(NamedTuple):
@@ -47,29 +50,39 @@ def every(
 
 
 class Held(NamedTuple):
-    """A Kronecker-factored matrix, its blocks, and the damping that is tied to it."""
+    """A Kronecker-factored matrix and its blocks."""
 
     kronecker: Kronecker
     units: Units
-    tied: jax.Array
+
+    @property
+    def unfollowed(self) -> jax.Array:
+        """The number of leaves that T knows the diagonal of alone."""
+        alone = sum(layer is None for layer in self.kronecker.layers)
+        return jnp.asarray(alone, jnp.int32)
+
+    def damping(self, setting: "Setting") -> jax.Array:
+        """Tell the damping of a setting."""
+        if setting.damping is not None:
+            return setting.damping
+        assert setting.kappa is not None
+        return setting.kappa * TIED
 
     @classmethod
-    def by(
-        cls, kronecker: Kronecker | None, weights: Leaves, dtype: jnp.dtype
-    ) -> "Held | None":
+    def by(cls, kronecker: Kronecker | None, dtype: jnp.dtype) -> "Held | None":
         """Take a matrix with its blocks, once for all supports and settings."""
         if kronecker is None:
             return None
-        pairs = zip(kronecker.diagonal(), weights, strict=True)
-        sums = [
-            (jnp.sum(jnp.where(w != 0, d, 0)), jnp.sum(w != 0, dtype=jnp.float32))
-            for d, w in pairs
-        ]
-        total, count = (
-            sum(part[1:], start=part[0]) for part in zip(*sums, strict=True)
-        )
-        mean = (total / jnp.maximum(count, 1)).astype(dtype)
-        return cls(kronecker, units_of(kronecker, dtype), _TIED * mean)
+        return cls(kronecker, units_of(kronecker, dtype))
+
+
+def follow(problem: Problem, rows: GradientOperator) -> Kronecker:
+    """Estimate the Kronecker-factored Fisher of a problem."""
+    layers, squares = some_layers_of(problem), rows.mean_squares()
+    if problem.layout is None:
+        return estimate(layers, problem.weights, squares)
+    ends = problem.layout.unpack, problem.layout.pack
+    return estimate(layers, problem.weights, squares, *ends)
 
 
 def on_support(
@@ -109,11 +122,8 @@ def on_support(
         if held is None:
             return None
         assert setting.kappa is not None
-        damping = setting.damping
-        if damping is None:
-            damping = setting.kappa * held.tied
         of = held.kronecker, held.units, support
-        return SupportRidge.of(*of, setting.kappa, damping)
+        return SupportRidge.of(*of, setting.kappa, held.damping(setting))
 
     def by_products(setting: Setting, bend: jax.Array | None) -> Refit:
         ridge = ridge_of(setting)
