@@ -16,6 +16,7 @@ from swapjax.core.text import printable
 from swapjax.core.types import LossFn, Params
 from swapjax.corruptions import (
     IMAGE_CORRUPTIONS,
+    AnalogMemory,
     corrupt_images,
     fgsm,
     flip_labels,
@@ -26,8 +27,12 @@ from swapjax.gradients.noise import GradientNoise
 from swapjax.gradients.operator import Corruption
 
 _STEPS, _STEP = 10, 4  # of PGD, and how many make its radius
-_ATTACKED = 2000  # images in a pass
+_PART = 2000  # images in a pass
+_DEGREES = 1.5  # of Student's t: no deviation exists
+_LEVELS = 16  # of a device of memory
 _ROUNDING = 1e-5  # of standardised pixels, in the range that they may have
+
+Box = tuple[float, float]
 
 
 class Scene(NamedTuple):
@@ -210,12 +215,14 @@ def _clean(key: jax.Array, scene: Scene) -> Spoilt:
     return Spoilt(scene.data.train)
 
 
-def _entries(key: jax.Array, scene: Scene, scale: float, share: float) -> Spoilt:
-    return Spoilt(scene.data.train, GradientNoise(scale, share))
+def _noisy(
+    key: jax.Array, scene: Scene, scale: float, share: float, **kind: Any
+) -> Spoilt:
+    return Spoilt(scene.data.train, GradientNoise(scale, share, **kind))
 
 
-def _rows(key: jax.Array, scene: Scene, scale: float, share: float) -> Spoilt:
-    return Spoilt(scene.data.train, GradientNoise(scale, share, unit="row"))
+def _stored(key: jax.Array, scene: Scene, deviation: float) -> Spoilt:
+    return Spoilt(scene.data.train, AnalogMemory(levels=_LEVELS, additive=deviation))
 
 
 def _flipped(key: jax.Array, scene: Scene, rate: float, kind: str) -> Spoilt:
@@ -226,29 +233,41 @@ def _flipped(key: jax.Array, scene: Scene, rate: float, kind: str) -> Spoilt:
 
 
 def _corrupted(key: jax.Array, scene: Scene, severity: float, kind: str) -> Spoilt:
-    (images, labels), box = scene.data.train, _box(scene.data)
-    images = np.clip(images, *box)
-    return Spoilt((corrupt_images(key, images, kind, int(severity), box=box), labels))
+    def corrupt(key: jax.Array, images: Any, labels: Any, box: Box) -> jax.Array:
+        return corrupt_images(key, images, kind, int(severity), box=box)
+
+    return _in_parts(corrupt, key, scene.data)
 
 
 def _attacked(key: jax.Array, scene: Scene, epsilon: float, steps: int) -> Spoilt:
     """Attack with the dense network; by FGSM where there are no steps."""
-    (images, labels), box = scene.data.train, _box(scene.data)
-    images = np.clip(images, *box)
-    radius = epsilon * (box[1] - box[0])
-    network, attacked = (scene.loss_fn, scene.params), []
-    for start in range(0, len(labels), _ATTACKED):
-        part = slice(start, start + _ATTACKED)
-        batch, draw = (images[part], labels[part]), jax.random.fold_in(key, start)
-        attacked.append(
-            pgd(draw, *network, batch, radius, radius / _STEP, steps, box=box)
-            if steps
-            else fgsm(*network, batch, radius, box=box)
-        )
-    return Spoilt((np.concatenate(attacked), labels))
+
+    def attack(key: jax.Array, images: Any, labels: Any, box: Box) -> jax.Array:
+        batch, radius = (images, labels), epsilon * (box[1] - box[0])
+        network = scene.loss_fn, scene.params
+        if not steps:
+            return fgsm(*network, batch, radius, box=box)
+        return pgd(key, *network, batch, radius, radius / _STEP, steps, box=box)
+
+    return _in_parts(attack, key, scene.data)
 
 
-def _box(data: Dataset) -> tuple[float, float]:
+def _in_parts(
+    change: Callable[[jax.Array, Any, Any, Box], jax.Array],
+    key: jax.Array,
+    data: Dataset,
+) -> Spoilt:
+    """Change images some at a time: a pass takes memory for several times as many."""
+    (images, labels), box, parts = data.train, _box(data), []
+    for start in range(0, len(labels), _PART):
+        part = slice(start, start + _PART)
+        own = jax.random.fold_in(key, start)
+        few = np.clip(images[part], *box)
+        parts.append(np.asarray(change(own, few, labels[part], box)))
+    return Spoilt((np.concatenate(parts), labels))
+
+
+def _box(data: Dataset) -> Box:
     """Tell the range of pixels once standardised: of 0 to 1, if they keep to that."""
     low, high = (float((x - data.mean) / data.std) for x in (0, 1))
     least, most = float(data.x_train.min()), float(data.x_train.max())
@@ -261,13 +280,23 @@ KINDS: Mapping[str, Kind] = {
     "clean": Kind("nothing is spoilt", _clean),
     "gaussian": Kind(
         "Gaussian noise of {0:g} deviations on {1:.0%} of each gradient",
-        _entries,
+        _noisy,
         (Number("SCALE", 4), Number("PROPORTION", 0.5, high=1)),
     ),
     "rows": Kind(
         "Gaussian noise of {0:g} deviations on all of {1:.0%} of the gradients",
-        _rows,
+        functools.partial(_noisy, unit="row"),
         (Number("SCALE", 16), Number("PROPORTION", 0.25, high=1)),
+    ),
+    "tails": Kind(
+        "heavy-tailed noise of {0:g} deviations on {1:.0%} of each gradient",
+        functools.partial(_noisy, degrees=_DEGREES),
+        (Number("SCALE", 1), Number("PROPORTION", 0.5, high=1)),
+    ),
+    "memory": Kind(
+        f"gradients read from analog memory of {_LEVELS} levels with noise of {{0:g}}",
+        _stored,
+        (Number("DEVIATION", 0.05),),
     ),
     "labels": Kind(
         "each label wrong with a probability of {0:.0%}",

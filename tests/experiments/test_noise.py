@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from swapjax.corruptions import AnalogMemory
 from swapjax.experiments import datasets, noise, runner
 from swapjax.experiments.noise import CLEAN, KINDS, Noise, parse
 from swapjax.gradients.noise import GradientNoise
@@ -93,10 +94,10 @@ def test_every_kind_spoils_something_and_a_key_gives_the_same(kind, digits):
         )
         if not np.array_equal(new, old)
     ]  # fmt: skip
-    wanted = {"clean": [], "gaussian": [], "rows": [], "labels": ["labels"]}
-    wanted["pairs"] = ["labels"]
-    assert changed == wanted.get(kind, ["images"])
-    assert (corruption is not None) == (kind in ("gaussian", "rows"))
+    of_rows = ("gaussian", "rows", "tails", "memory")
+    of_data = ["labels"] if kind in ("labels", "pairs") else ["images"]
+    assert changed == ([] if kind in ("clean", *of_rows) else of_data)
+    assert (corruption is not None) == (kind in of_rows)
     again = found.spoil(KEY, scene(digits))
     assert np.array_equal(again.data[0], images)
     assert np.array_equal(again.data[1], labels)
@@ -107,6 +108,10 @@ def test_gradients_get_the_noise_that_the_word_says(digits):
     assert spoilt.corruption == GradientNoise(2, 0.3)
     spoilt = parse("rows:2,0.3").spoil(KEY, scene(digits))
     assert spoilt.corruption == GradientNoise(2, 0.3, unit="row")
+    spoilt = parse("tails:2,0.3").spoil(KEY, scene(digits))
+    assert spoilt.corruption == GradientNoise(2, 0.3, degrees=1.5)
+    spoilt = parse("memory:0.2").spoil(KEY, scene(digits))
+    assert spoilt.corruption == AnalogMemory(levels=16, additive=0.2)
 
 
 def test_labels_are_wrong_at_the_rate_that_the_word_says(digits):
@@ -122,7 +127,7 @@ def test_labels_are_wrong_at_the_rate_that_the_word_says(digits):
 def test_attacks_stay_within_their_part_of_the_range_and_raise_the_loss(
     kind, digits, monkeypatch
 ):
-    monkeypatch.setattr(noise, "_ATTACKED", 800)  # two passes, and not alike
+    monkeypatch.setattr(noise, "_PART", 800)  # two passes, and not alike
     data, model = digits.data, digits.model
     (images, labels), _ = parse(f"{kind}:0.1").spoil(KEY, scene(digits))
     pixels, before = (x * data.std + data.mean for x in (images, data.x_train))
