@@ -28,6 +28,54 @@ from swapjax.core.types import Leaves, LossFn, Params
 from swapjax.loops.convolutions.canonical import canonical_convolutions
 
 
+def followed_moments(
+    loss_fn: LossFn,
+    params: Params,
+    examples: Any,
+    paths: Sequence[str],
+    *,
+    batch: int = 1,
+    chunk: int = 256,
+) -> tuple[Layer | None, ...]:
+    """Do as `second_moments`, with None for leaves that cannot be followed.
+
+    Leaves are taken in turn, each with those before it that could be followed: of two
+    that are multiplied with each other the first has a layer.
+    """
+    arguments = loss_fn, params, examples
+    try:
+        return second_moments(*arguments, paths, batch=batch, chunk=chunk)
+    except ValueError:
+        known: list[str] = []
+    for path in paths:
+        if _can_follow(*arguments, (*known, path), batch):
+            known.append(path)
+    found: dict[str, Layer] = {}
+    if known:
+        layers = second_moments(*arguments, known, batch=batch, chunk=chunk)
+        found = dict(zip(known, layers, strict=True))
+    return tuple(found.get(path) for path in paths)
+
+
+def _can_follow(
+    loss_fn: LossFn, params: Params, examples: Any, paths: tuple[str, ...], batch: int
+) -> bool:
+    """Tell whether leaves can be followed, from shapes alone."""
+
+    def look(params: Params, examples: Any) -> tuple[Layer, ...]:
+        batches = jax.tree.map(lambda x: x[:batch][None], examples)
+        several = _branches(loss_fn, params, batches, paths)
+        products = _find(loss_fn, params, batches, paths, one_by_one=several)
+        moments = [product.flat_moment() for product in products]
+        return _layers(params, paths, products, moments)
+
+    try:
+        jax.eval_shape(look, params, examples)
+    except ValueError:
+        return False
+    return True
+
+
 def second_moments(
     loss_fn: LossFn,
     params: Params,

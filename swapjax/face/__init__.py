@@ -51,6 +51,9 @@ from swapjax.loops.finetune import FineTune
 from swapjax.loops.batchnorm import recalibrate_batchnorm
 from swapjax.loops.convolutions.canonical import canonical_convolutions
 
+# What spoils data, labels and weights: `swapjax.corruptions`, a room of its own.
+from swapjax import corruptions as corruptions
+
 __all__ = [
     "NM",
     "Block",

@@ -96,7 +96,7 @@ class Settings:
     @property
     def needs_examples(self) -> bool:
         """Whether the method looks at examples at all."""
-        return self.method.needs_rows or self.method.needs_layers
+        return self.method.needs_rows or bool(self.method.needs_layers)
 
     def of_whole(self, put_back: Callable[[Params], Params]) -> "Settings":
         """Let the functions see params with what is no array put back.

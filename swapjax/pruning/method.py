@@ -7,7 +7,7 @@ solution of a problem.
 import dataclasses
 import functools
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +50,8 @@ class Problem:
             their norms, so that the scale of the loss leaves it alone.
         within: bool leaves outside of which nothing may be kept, or None.
         layers: each leaf as a matrix with the second moment of what it reads, at the
-            current weights; None for a method that does without.
+            current weights; None for a method that does without. Of a method that needs
+            some alone, None for leaves that could not be followed.
         params: the whole network as it is now; None for a method that does without.
         layout: the paths, shapes and places of the prunable leaves in params; None for
             a problem that was made by hand.
@@ -61,7 +62,7 @@ class Problem:
     initial: Leaves
     rows: GradientOperator | None = None
     within: Leaves | None = None
-    layers: tuple[Layer, ...] | None = None
+    layers: tuple[Layer | None, ...] | None = None
     params: Params | None = None
     layout: Layout | None = None
     validation: MatrixFreeRows | None = None
@@ -116,7 +117,19 @@ def rows_of(problem: Problem) -> GradientOperator:
 
 
 def layers_of(problem: Problem) -> tuple[Layer, ...]:
-    """Take the layers of a problem.
+    """Take the layers of a problem, of all leaves.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    layers = some_layers_of(problem)
+    if any(layer is None for layer in layers):
+        raise ValueError("problem: this method needs the layers of all leaves")
+    return cast("tuple[Layer, ...]", layers)
+
+
+def some_layers_of(problem: Problem) -> tuple[Layer | None, ...]:
+    """Take the layers of a problem, None for leaves that could not be followed.
 
     Raises:
         ValueError: if it has none.
@@ -161,7 +174,8 @@ class Method:
         settings: pairs of hyper-parameter and value.
         solve: a pure function of a problem and a budget.
         needs_rows: whether it looks at gradients.
-        needs_layers: whether it looks at what layers read.
+        needs_layers: whether it looks at what layers read; ``"some"`` if it takes None
+            for leaves that enter no product that can be followed.
         needs_params: whether it looks at the leaves that are not prunable.
         identity: what else two equal methods must share: by default the code of solve
             if there are settings, which then tell all that it closes over, and
@@ -179,7 +193,7 @@ class Method:
     settings: tuple[tuple[str, Any], ...]
     solve: Callable[[Problem, Budget], Solution] = dataclasses.field(compare=False)
     needs_rows: bool = True
-    needs_layers: bool = False
+    needs_layers: bool | Literal["some"] = False
     needs_params: bool = False
     identity: Hashable = None
     needs_shapes: bool = True

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from swapjax.activations.layer import Layer
-from swapjax.activations.trace import second_moments
+from swapjax.activations.trace import followed_moments, second_moments
 from swapjax.core import counts, sharding, trees
 from swapjax.core.compiled import Compiled
 from swapjax.core.configuration import lenient
@@ -130,7 +130,9 @@ def _look(
     params: Params,
     draw_key: jax.Array | None,
     noise_key: jax.Array | None,
-) -> tuple[MatrixFreeRows | None, MatrixFreeRows | None, tuple[Layer, ...] | None]:
+) -> tuple[
+    MatrixFreeRows | None, MatrixFreeRows | None, tuple[Layer | None, ...] | None
+]:
     """Draw examples, and look at what follows from them.
 
     Returns:
@@ -160,12 +162,20 @@ def _look(
     if not settings.method.needs_layers:
         return rows, judge, None
     layout = inputs.plan.layout
-    layers = second_moments(
+    some = settings.method.needs_layers == "some"
+    layers = (followed_moments if some else second_moments)(
         settings.loss_fn, params, examples, layout.paths,
         batch=settings.batch, chunk=rows.chunk,
     )  # fmt: skip
     stacks = (role.stack for role in layout.roles)
-    return rows, judge, tuple(map(Layer.split, layers, layout.shapes, stacks))
+    return (
+        rows,
+        judge,
+        tuple(
+            None if layer is None else layer.split(shape, stack)
+            for layer, shape, stack in zip(layers, layout.shapes, stacks, strict=True)
+        ),
+    )
 
 
 def _owners(method: Method) -> tuple:

@@ -36,6 +36,12 @@ def test_the_reference_has_every_public_name_once(tables):
     assert set(names) == set(swapjax.__all__) - {"__version__"}
 
 
+def test_the_reference_has_every_corruption_once():
+    text = (DOCS / "reference" / "corruptions.md").read_text()
+    names = re.findall(r"^::: swapjax\.corruptions\.(\w+)$", text, re.MULTILINE)
+    assert sorted(names) == sorted(swapjax.corruptions.__all__)
+
+
 def test_methods_and_rules_have_pages():
     for folder, names in ("methods", METHODS), ("rules", RULES):
         for name in names:

@@ -1,6 +1,7 @@
 """CHITA: the regression of linear_regression, made for speed, with a search."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -12,14 +13,23 @@ from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves
 from swapjax.gradients.operator import GradientOperator
 from swapjax.gradients.stored import StoredRows
-from swapjax.pruning.damping import check_dampings
+from swapjax.pruning.damping import check_ridge
 from swapjax.pruning.method import Method, Problem, Solution, rows_of
 from swapjax.pruning.solvers import natural_step, targets
 from swapjax.pruning.solvers.backsolve import backsolve, sweep
 from swapjax.pruning.solvers.candidates import best_of, conclude, count_new
+from swapjax.pruning.solvers.conjugate_gradients import prefers_cg
 from swapjax.pruning.solvers.coordinate_descent import descend
 from swapjax.pruning.solvers.hard_thresholding import iht
-from swapjax.pruning.solvers.shrink import shrink
+from swapjax.pruning.solvers.settings import (
+    Held,
+    Ridge,
+    Setting,
+    every,
+    follow,
+    on_support,
+)
+from swapjax.pruning.solvers.shrink import Shrunk, shrink
 from swapjax.sparsity import scores
 from swapjax.sparsity.budget import Budget, select
 from swapjax.sparsity.masks import apply_masks
@@ -27,10 +37,14 @@ from swapjax.sparsity.masks import apply_masks
 Search = Literal["shrink", "iht", "magnitude"]
 Polish = Literal["backsolve", "descent", "none"]
 
+DAMPINGS = (1e-5, 1e-4, 1e-3)
+
 
 def chita(
     *,
-    damping: float | tuple[float, ...] = (1e-5, 1e-4, 1e-3),
+    ridge: Ridge = "identity",
+    damping: float | tuple[float, ...] | None = None,
+    kappa: float | tuple[float, ...] | None = None,
     search: Search | None = None,
     step: float = 0.7,
     iterations: int = 4,
@@ -57,9 +71,11 @@ def chita(
     None takes new gradients. With stages this is CHITA++.
 
     Args:
+        ridge: what holds the weights beside lambda, as in `linear_regression`.
         damping: lambda, in units of the mean squared norm of the gradient rows. Of
             several the one with the lowest loss is taken, each having searched for
-            itself.
+            itself. By default (1e-5, 1e-4, 1e-3); with ``"kfac"`` it follows kappa.
+        kappa: of ``"kfac"``, one value or several, tried with every damping.
         search: see above; by default shrink, or magnitude with block.
         step: the share of entries that shrink keeps at a time, in [0, 1); 0 goes to the
             stage's density at once. A pattern N:M is reached at once.
@@ -81,8 +97,9 @@ def chita(
     Returns:
         The method, for `swapjax.prune`. Its details are ``damping``, the lambda used,
         in the units of the argument; ``support_swaps``, the entries kept that are not
-        among the largest weights; and, of several dampings, ``loss``, the mean loss of
-        the stage's examples with the weights returned.
+        among the largest weights; of several settings ``loss``, the mean loss of
+        the stage's examples with the weights returned; and with ``ridge="kfac"``
+        ``kappa`` and ``unfollowed_leaves``, as in `linear_regression`.
 
     Raises:
         ValueError: for values out of range, naming the argument; when called, for
@@ -104,6 +121,9 @@ def chita(
         raise ValueError(
             "block: coordinate descent and shrink take all weights at once"
         )
+    dampings, kappas = check_ridge(ridge, damping, kappa, DAMPINGS)
+    if kappas is not None and (polish != "backsolve" or block is not None):
+        raise ValueError("ridge: 'kfac' needs polish='backsolve', and no block")
     if not 0 <= step < 1:
         raise ValueError(f"step must be in [0, 1), got {step}")
     if sweeps is None:
@@ -111,7 +131,8 @@ def chita(
     for name, value in (("iterations", iterations), ("sweeps", sweeps)):
         require_count(name, value)
     settings: dict[str, Any] = {
-        "damping": check_dampings(damping),
+        "damping": dampings,
+        **({} if kappas is None else {"kappa": kappas}),
         "search": search,
         "step": step,
         "iterations": iterations,
@@ -124,6 +145,7 @@ def chita(
         name="chita",
         settings=tuple(settings.items()),
         solve=functools.partial(_solve, **settings),
+        needs_layers="some" if kappas is not None else False,
         needs_shapes=False,
     )
 
@@ -135,13 +157,14 @@ class _Fit(NamedTuple):
     objective: jax.Array
     damping: jax.Array
     raised: jax.Array
+    told: dict[str, jax.Array]
 
 
 def _solve(
     problem: Problem,
     budget: Budget,
     *,
-    damping: tuple[float, ...],
+    damping: tuple[float, ...] | None,
     search: Search,
     step: float,
     iterations: int,
@@ -149,6 +172,7 @@ def _solve(
     block: int | None,
     sweeps: int,
     first_order: bool,
+    kappa: tuple[float, ...] | None = None,
 ) -> Solution:
     rows, wbar, within = rows_of(problem), problem.weights, problem.within
     if polish == "descent" and not isinstance(rows, StoredRows):
@@ -159,9 +183,15 @@ def _solve(
     if first_order:
         shift = 1 / natural_step.bend_of(problem, first)
     target = rows.project(wbar) - shift
+    held = None
+    if kappa is not None:
+        held = Held.by(follow(problem, rows), target.dtype)
 
-    def refit(support: Leaves, lam: jax.Array) -> _Fit:
-        kept = apply_masks(wbar, support)
+    def refit(support: Leaves, setting: Setting) -> _Fit:
+        if held is not None:
+            return _refit_held(rows, support, wbar, target, held, setting)
+        kept, lam = apply_masks(wbar, support), setting.damping
+        assert lam is not None
         lost = rows.project(optax.tree.sub(wbar, kept)) - shift
         ridge = rows.n * lam
         if block is None:
@@ -170,15 +200,16 @@ def _solve(
             fit = sweep(rows, support, lost, ridge, block=block, sweeps=sweeps)
         new = optax.tree.add(kept, trees.cast_like(fit.change, wbar))
         values = jnp.stack([0.5 * jnp.vdot(lost, lost), fit.value])
-        return _Fit(new, values, fit.ridge / rows.n, fit.raised)
+        return _Fit(new, values, fit.ridge / rows.n, fit.raised, {})
 
-    def search_for(lam: jax.Array) -> tuple[Leaves, Leaves, jax.Array]:
+    def search_for(setting: Setting, lam: jax.Array) -> Shrunk:
         """Find the support, weights on it, and the rounds that it took."""
         if search == "shrink":
+            hold, stiffness = _ridge(rows, wbar, held, setting, lam)
             return shrink(
-                rows, wbar, target, budget, lambda mask: refit(mask, lam).weights,
-                problem.loss, ridge=rows.n * lam, step=step, iterations=iterations,
-                within=within,
+                rows, wbar, target, budget, lambda mask: refit(mask, setting).weights,
+                problem.loss, hold=hold, stiffness=stiffness, step=step,
+                iterations=iterations, within=within,
             )  # fmt: skip
         if search == "iht":
             path = iht(
@@ -186,37 +217,73 @@ def _solve(
                 budget, damping=lam, iterations=iterations, tolerance=1e-7,
                 within=within,
             )  # fmt: skip
-            return path.support, path.weights, path.iterations
-        return first, apply_masks(wbar, first), jnp.zeros((), jnp.int32)
+            return Shrunk(path.support, path.weights, path.iterations)
+        return Shrunk(first, apply_masks(wbar, first), jnp.zeros((), jnp.int32))
 
-    def make(lam: jax.Array) -> Solution:
-        support, weights, rounds = search_for(lam)
-        ridge, raised = lam, jnp.asarray(False)
+    def make(setting: Setting) -> Solution:
+        lam = setting.damping if held is None else held.damping(setting)
+        assert lam is not None
+        support, weights, rounds = search_for(setting, lam)
         if polish == "backsolve":
-            weights, values, ridge, raised = refit(support, lam)
+            fit = refit(support, setting)
         else:
-            weights, values = _polish(
+            fit = _Fit(*_polish(
                 rows, support, weights, wbar, target, lam,
                 sweeps=sweeps if polish == "descent" else 0,
-            )  # fmt: skip
+            ), lam, jnp.asarray(False), {})  # fmt: skip
+        details = {"damping": fit.damping, "support_swaps": count_new(support, first)}
         return conclude(
             problem,
-            weights,
+            fit.weights,
             support,
-            objective=values,
+            objective=fit.objective,
             iterations=rounds,
-            raised=raised,
-            details={
-                "damping": ridge,
-                "support_swaps": count_new(support, first),
-            },
+            raised=fit.raised,
+            details={**details, **fit.told},
         )
 
-    identity = targets.make(
-        "identity", epsilon=0.0, perplexity=None, rho=0.0, max_iterations=1
+    identity = targets.none()
+    return best_of(make, every(damping, kappa, target.dtype), problem.loss)
+
+
+def _refit_held(
+    rows: GradientOperator,
+    support: Leaves,
+    wbar: Leaves,
+    target: jax.Array,
+    held: Held,
+    setting: Setting,
+) -> _Fit:
+    """Re-fit on a support with a Kronecker-factored ridge."""
+    identity = targets.none()
+    state = identity.prepare(target)
+    fit = on_support(
+        rows, support, wbar, target, identity, state,
+        held=held, with_products=prefers_cg(rows, wbar, 1), least=None, rounds=1,
+        tolerance=0.0,
+    )(setting, None)  # fmt: skip
+    told = {"kappa": fit.couplings["kappa"], "unfollowed_leaves": held.unfollowed}
+    return _Fit(fit.weights, fit.objective, fit.damping, fit.raised, told)
+
+
+def _ridge(
+    rows: GradientOperator,
+    wbar: Leaves,
+    held: Held | None,
+    setting: Setting,
+    lam: jax.Array,
+) -> tuple[Callable[[Leaves], Leaves], Leaves]:
+    """Make ``v -> n R v``, and ``n R_qq``."""
+    if held is None:
+        ridge = rows.n * lam
+        return lambda v: tuple(ridge * x for x in v), (ridge,) * len(wbar)
+    kappa = setting.kappa
+    assert kappa is not None
+    hold = lambda v: tuple(  # noqa: E731
+        rows.n * (kappa * t + lam * x).astype(x.dtype)
+        for t, x in zip(held.kronecker.multiply(v), v, strict=True)
     )
-    dampings = jnp.asarray(damping, target.dtype)
-    return best_of(make, dampings, problem.loss)
+    return hold, tuple(rows.n * (kappa * d + lam) for d in held.kronecker.diagonal())
 
 
 def _polish(

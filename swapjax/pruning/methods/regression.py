@@ -9,20 +9,22 @@ import jax.numpy as jnp
 from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves, Status
 from swapjax.gradients.operator import GradientOperator
-from swapjax.pruning.damping import check_dampings
+from swapjax.pruning.damping import check_ridge
 from swapjax.pruning.method import Method, Problem, Solution, rows_of
-from swapjax.pruning.solvers import conjugate_gradients, targets
+from swapjax.pruning.solvers import targets
 from swapjax.pruning.solvers.candidates import lowest, pick, stack
 from swapjax.pruning.solvers.conjugate_gradients import Algebra, prefers_cg
 from swapjax.pruning.solvers.hard_thresholding import iht
-from swapjax.pruning.solvers.refit import Refit, prepare, refit
+from swapjax.pruning.solvers.kfac import Kronecker
+from swapjax.pruning.solvers.refit import Refit
+from swapjax.pruning.solvers.settings import Held, Ridge, every, follow, on_support
 from swapjax.pruning.solvers.targets import Target
 from swapjax.pruning.solvers.trials import try_all
 from swapjax.sparsity import scores
 from swapjax.sparsity.budget import Budget, select
 from swapjax.sparsity.masks import apply_masks
 
-Support = Literal["magnitude", "obd", "iht"]
+Support = Literal["magnitude", "obd", "kfac", "iht"]
 
 SUPPORTS: tuple[Support, ...] = ("magnitude", "obd")
 DAMPINGS = (1e-4, 1e-3, 1e-2)
@@ -30,8 +32,10 @@ DAMPINGS = (1e-4, 1e-3, 1e-2)
 
 def linear_regression(
     *,
-    damping: float | tuple[float, ...] = DAMPINGS,
-    support: Support | tuple[Support, ...] = SUPPORTS,
+    ridge: Ridge = "identity",
+    damping: float | tuple[float, ...] | None = None,
+    kappa: float | tuple[float, ...] | None = None,
+    support: Support | tuple[Support, ...] | None = None,
     first_order: bool = True,
     reference: Literal["current", "initial"] = "current",
     iterations: int = 10,
@@ -45,12 +49,20 @@ def linear_regression(
     through one n x n system. It is `swap` with the identity coupling.
 
     Args:
-        damping: lambda, the ridge, in units of the mean squared norm of the gradient
-            rows. Of several values each stage takes the one with the lowest loss;
-            noise calls for more. They share one factorisation; iht takes the first.
-        support: how to choose what to keep: ``"magnitude"``, ``"obd"`` (``w^2 F_qq``)
-            or ``"iht"`` (gradient steps from magnitude, thresholded). Of several the
-            one with the lowest loss is taken.
+        ridge: what holds the weights beside lambda: ``"identity"`` nothing; ``"kfac"``
+            besides ``n kappa/2 (w - wbar)^T T (w - wbar)``, where T is made of what
+            layers read, which noise on gradients does not touch
+            (`swapjax.pruning.solvers.kfac`). A dial: kappa = 0 is the identity, and
+            with growing kappa each layer is re-fitted by itself.
+        damping: lambda, in units of the mean squared norm of the gradient rows. Of
+            several values each stage takes the one with the lowest loss; noise calls
+            for more. With the identity they share one factorisation; iht takes the
+            first. By default (1e-4, 1e-3, 1e-2), and 1e-3 with ``"kfac"``.
+        kappa: of ``"kfac"``, one value or several, tried with every damping.
+        support: how to choose what to keep: ``"magnitude"``, ``"obd"`` (``w^2 F_qq``),
+            with ``ridge="kfac"`` also ``"kfac"`` (``w^2 T_qq``), or ``"iht"`` (gradient
+            steps from magnitude, thresholded, under the identity). Of several the one
+            with the lowest loss is taken; by default all but the last.
         first_order: whether to follow the mean gradient too, as far as rows left out
             confirm it and the loss falls. The step shares the system; it trains as
             much as it prunes. Turn it off to compare pruning alone.
@@ -68,28 +80,33 @@ def linear_regression(
         iht exchanged; ``loss``, the mean loss of the stage's examples with the weights
         returned; ``damping``, the lambda used, in the units of the argument; and
         ``first_order``, the share of the mean gradient that was followed, in [0, 1].
+        With ``ridge="kfac"`` also ``kappa``, the one used, and ``unfollowed_leaves``,
+        how many leaves enter no product that could be followed, so that T is the
+        diagonal of the Fisher there.
 
     Raises:
         ValueError: for values out of range, naming the argument.
     """
     common = check_common(
-        damping, support, first_order, reference, iterations, 1, tolerance, algebra
-    )
-    identity = targets.make(
-        "identity", epsilon=0.0, perplexity=None, rho=0.0, max_iterations=1
-    )
+        ridge, damping, kappa, support, first_order, reference, iterations, 1,
+        tolerance, algebra,
+    )  # fmt: skip
+    identity = targets.none()
     settings = {k: v for k, v in common.items() if k != "rounds"}
     return Method(
         name="linear-regression",
         settings=tuple(settings.items()),
         solve=functools.partial(solve, target=identity, **common),
+        needs_layers="some" if ridge == "kfac" else False,
         needs_shapes=False,
     )
 
 
 def check_common(
-    damping: float | tuple[float, ...],
-    support: Support | tuple[Support, ...],
+    ridge: Ridge,
+    damping: float | tuple[float, ...] | None,
+    kappa: float | tuple[float, ...] | None,
+    support: Support | tuple[Support, ...] | None,
     first_order: bool,
     reference: str,
     iterations: int,
@@ -105,12 +122,15 @@ def check_common(
     Raises:
         ValueError: for values out of range, naming the argument.
     """
-    dampings = check_dampings(damping)
+    dampings, kappas = check_ridge(ridge, damping, kappa, DAMPINGS)
+    if support is None:
+        support = SUPPORTS if kappas is None else ("magnitude", "kfac")
     rules = (support,) if isinstance(support, str) else tuple(support)
-    if not rules or set(rules) - {"magnitude", "obd", "iht"}:
+    known = {"magnitude", "obd", "iht"} | ({"kfac"} if kappas is not None else set())
+    if not rules or set(rules) - known:
         raise ValueError(
-            "support must be of 'magnitude', 'obd' and 'iht', one or several, got "
-            f"{support!r}"
+            "support must be of 'magnitude', 'obd' and 'iht', and 'kfac' with "
+            f"ridge='kfac', one or several, got {support!r}"
         )
     if reference not in ("current", "initial"):
         raise ValueError(f"reference must be 'current' or 'initial', got {reference!r}")
@@ -122,6 +142,7 @@ def check_common(
         raise ValueError(f"tolerance must be 0 or more, got {tolerance}")
     return {
         "damping": dampings,
+        **({} if kappas is None else {"kappa": kappas}),
         "support": rules,
         "first_order": first_order,
         "reference": reference,
@@ -137,7 +158,7 @@ def solve(
     budget: Budget,
     *,
     target: Target,
-    damping: tuple[float, ...],
+    damping: tuple[float, ...] | None,
     support: tuple[Support, ...],
     first_order: bool,
     reference: str,
@@ -145,6 +166,7 @@ def solve(
     rounds: int,
     tolerance: float,
     algebra: Algebra,
+    kappa: tuple[float, ...] | None = None,
 ) -> Solution:
     """Prune by regression on a target; the arguments are those of `swap`, checked.
 
@@ -158,12 +180,18 @@ def solve(
     rows = rows_of(problem)
     wbar = problem.weights if reference == "current" else problem.initial
     y = rows.project(wbar)
-    dampings, state = jnp.asarray(damping, y.dtype), target.prepare(y)
+    state, settings = target.prepare(y), every(damping, kappa, y.dtype)
+    kronecker = None if kappa is None else follow(problem, rows)
+    held = Held.by(kronecker, y.dtype)
+    # What shares a system is told apart by one of the two alone.
+    shared = kappa if damping is None else damping if kappa is None else None
+    least = None if shared is None else min(shared)
 
     def choose_support(rule: Support) -> tuple[Leaves, jax.Array]:
-        mask = select(_rank(problem, rows, rule), budget, problem.within)
+        mask = select(_rank(problem, rows, rule, kronecker), budget, problem.within)
         if rule != "iht":
             return mask, jnp.zeros((), jnp.int32)
+        dampings = jnp.asarray(damping or DAMPINGS, y.dtype)
         path = iht(
             rows, mask, problem.weights, wbar, y, target, state, budget,
             damping=dampings[0], iterations=iterations, tolerance=tolerance,
@@ -171,23 +199,20 @@ def solve(
         )  # fmt: skip
         return path.support, path.swaps
 
-    limits: dict[str, Any] = {"rounds": rounds, "tolerance": tolerance}
-    solves = len(damping) * (rounds if target.moves else 1)
     if algebra == "auto":
-        algebra = "cg" if prefers_cg(rows, wbar, solves) else "gram"
+        count = len(jax.tree.leaves(settings)[0])
+        solves = count * (rounds if target.moves else 1)
+        grams = count if least is None else 1
+        algebra = "cg" if prefers_cg(rows, wbar, solves, grams) else "gram"
 
     def fit_on(mask: Leaves) -> tuple[Refit, jax.Array, jax.Array]:
         plain = apply_masks(problem.weights, mask)
-        if algebra == "cg":
-            make = lambda lam, bend: conjugate_gradients.refit(  # noqa: E731
-                rows, mask, wbar, y, target, state, damping=lam, bend=bend, **limits
-            )
-        else:
-            ground = prepare(rows, mask, wbar, y, target, state, min(damping))
-            make = lambda lam, bend: refit(  # noqa: E731
-                rows, ground, y, target, damping=lam, bend=bend, **limits
-            )
-        return try_all(problem, plain, make, dampings, first_order)
+        make = on_support(
+            rows, mask, wbar, y, target, state,
+            held=held, with_products=algebra == "cg", least=least,
+            rounds=rounds, tolerance=tolerance,
+        )  # fmt: skip
+        return try_all(problem, plain, make, settings, first_order)
 
     # Mapped and not unrolled: the program holds the network and the n x n algebra once.
     supports, swaps = stack([choose_support(rule) for rule in support])
@@ -206,11 +231,22 @@ def solve(
         "first_order": fit.length,
         **fit.couplings,
     }
+    if kronecker is not None:
+        assert held is not None
+        details["unfollowed_leaves"] = held.unfollowed
     plain = apply_masks(problem.weights, mask)
     return _conclude(fit, mask, plain, details)
 
 
-def _rank(problem: Problem, rows: GradientOperator, rule: Support) -> Leaves:
+def _rank(
+    problem: Problem,
+    rows: GradientOperator,
+    rule: Support,
+    kronecker: Kronecker | None,
+) -> Leaves:
+    if rule == "kfac":
+        assert kronecker is not None
+        return scores.fisher_diagonal(problem.weights, kronecker.diagonal())
     if rule == "obd":
         return scores.fisher_diagonal(problem.weights, rows.mean_squares())
     return scores.magnitude(problem.weights)

@@ -7,14 +7,13 @@ from typing import Literal
 from swapjax.core.checks import require_count
 from swapjax.pruning.method import Method
 from swapjax.pruning.methods.regression import (
-    DAMPINGS,
-    SUPPORTS,
     Support,
     check_common,
     solve,
 )
 from swapjax.pruning.solvers import sinkhorn, targets
 from swapjax.pruning.solvers.conjugate_gradients import Algebra
+from swapjax.pruning.solvers.settings import Ridge
 
 
 def swap(
@@ -23,8 +22,10 @@ def swap(
     epsilon: float | None = None,
     perplexity: float | None = None,
     rho: float = 0.5,
-    damping: float | tuple[float, ...] = DAMPINGS,
-    support: Support | tuple[Support, ...] = SUPPORTS,
+    ridge: Ridge = "identity",
+    damping: float | tuple[float, ...] | None = None,
+    kappa: float | tuple[float, ...] | None = None,
+    support: Support | tuple[Support, ...] | None = None,
     first_order: bool = True,
     reference: Literal["current", "initial"] = "current",
     iterations: int = 10,
@@ -61,12 +62,10 @@ def swap(
         perplexity: takes epsilon from a number of neighbours instead. With neither,
             the hybrid sorts and the others take 2.
         rho: the share of transport in the hybrid, in [0, 1].
-        damping: lambda, the ridge, in units of the mean squared norm of the gradient
-            rows. Of several values each stage takes the one with the lowest loss;
-            noise calls for more. They share one factorisation; iht takes the first.
-        support: how to choose what to keep: ``"magnitude"``, ``"obd"`` (``w^2 F_qq``)
-            or ``"iht"`` (gradient steps from magnitude, thresholded). Of several the
-            one with the lowest loss is taken.
+        ridge: what holds the weights beside lambda, as in `linear_regression`.
+        damping: lambda, likewise.
+        kappa: of ``ridge="kfac"``, likewise.
+        support: how to choose what to keep, likewise.
         first_order: whether to follow the mean gradient too, as far as rows left out
             confirm it and the loss falls. This trains: see `linear_regression`.
         reference: wbar: the weights at the start of the stage, or of the run.
@@ -107,8 +106,8 @@ def swap(
         raise ValueError(f"rho must be in [0, 1], got {rho}")
     require_count("max_sinkhorn", max_sinkhorn)
     common = check_common(
-        damping, support, first_order, reference, iterations, rounds, tolerance,
-        algebra,
+        ridge, damping, kappa, support, first_order, reference, iterations, rounds,
+        tolerance, algebra,
     )  # fmt: skip
     if epsilon is None and perplexity is None:
         epsilon, perplexity = (0.0, None) if target == "hybrid" else (None, 2.0)
@@ -125,5 +124,6 @@ def swap(
         name="swap",
         settings=tuple(settings.items()),
         solve=functools.partial(solve, target=chosen, **common),
+        needs_layers="some" if ridge == "kfac" else False,
         needs_shapes=False,
     )

@@ -14,6 +14,7 @@ from swapjax.gradients.stored import StoredRows
 from swapjax.pruning.solvers import least_squares
 from swapjax.pruning.solvers.refit import Refit
 from swapjax.pruning.solvers.targets import State, Target, describe
+from swapjax.pruning.solvers.unit_blocks import SupportRidge
 from swapjax.sparsity import masks
 
 Algebra = Literal["auto", "gram", "cg"]
@@ -24,7 +25,9 @@ _FORMING = 1.5  # passes that products with a vector take, for one that forms ro
 _STREAMING = 10  # times a product of matrices is faster than as many with vectors
 
 
-def prefers_cg(rows: GradientOperator, weights: Leaves, solves: int) -> bool:
+def prefers_cg(
+    rows: GradientOperator, weights: Leaves, solves: int, grams: int = 1
+) -> bool:
     """Whether conjugate gradients are likely to be faster than the Gram matrix.
 
     Counted in passes over the data for p weights, a tenth of them kept:
@@ -39,12 +42,13 @@ def prefers_cg(rows: GradientOperator, weights: Leaves, solves: int) -> bool:
     Args:
         rows: the operator G.
         weights: the leaves, for their sizes.
-        solves: systems that share a Gram matrix: dampings times rounds.
+        solves: systems to solve: dampings times rounds.
+        grams: how many of them have a Gram matrix of their own.
     """
     total = max(1, sum(w.size for w in weights))
-    gram, cg = _DENSITY * rows.n / 2, 2.0 * _STEPS * solves
+    gram, cg = grams * _DENSITY * rows.n / 2, 2.0 * _STEPS * solves
     if isinstance(rows, StoredRows):
-        return gram + 10 * rows.n**2 / total > cg * _STREAMING
+        return gram + 10 * grams * rows.n**2 / total > cg * _STREAMING
     return gram * _FORMING > cg
 
 
@@ -60,10 +64,13 @@ def refit(
     bend: jax.Array | None,
     rounds: int,
     tolerance: float,
+    ridge: SupportRidge | None = None,
 ) -> Refit:
     """As `swapjax.pruning.solvers.refit.refit`, from products with G alone.
 
-    Solves ``(G_S^T M G_S + n lambda I) d = G_S^T M (t - G_S wbar_S)`` for the change d.
+    Solves ``(G_S^T M G_S + n lambda I) d = G_S^T M (t - G_S wbar_S)`` for the change d;
+    with a ridge R, ``G_S^T M G_S + n R_SS`` on the left, and ``n R_S,off wbar_off``
+    besides on the right.
     Rows left out cannot be had from products, so that the first-order step is offered
     in full. A system that is not solved in 100 steps counts as not settled.
 
@@ -79,27 +86,40 @@ def refit(
         bend: c of the first-order step, see `natural_step.bend`; None for no step.
         rounds: the most alternations.
         tolerance: the relative change of Q at which to stop.
+        ridge: what holds the weights, in the place of damping; None for the identity.
     """
     n, dtype = rows.n, y.dtype
     kept = masks.apply_masks(reference, support)
-    lost = optax.tree.norm(optax.tree.sub(reference, kept), squared=True)
+    off = tuple(x.astype(dtype) for x in optax.tree.sub(reference, kept))
     start = rows.project(kept)
     damping = jnp.asarray(damping, dtype)
     used = jnp.where(damping > 0, jnp.maximum(damping, jnp.finfo(dtype).eps), 0)
-    ridge = n * used
+
+    def hold(v: Leaves) -> Leaves:
+        """``n lambda v``, or ``n R v``."""
+        if ridge is None:
+            return tuple(n * used * x for x in v)
+        return tuple(n * x for x in ridge.multiply(v))
+
+    def held_on(v: Leaves) -> Leaves:
+        return masks.apply_masks(hold(v), support)
 
     def pull(residual: jax.Array) -> Leaves:
         pulled = tuple(g.astype(dtype) for g in rows.pull_back(residual))
         return masks.apply_masks(pulled, support)
 
-    def solve(fit: least_squares.Fit, right: jax.Array) -> tuple[Leaves, jax.Array]:
-        """Solve ``(G_S^T M G_S + n lambda I) d = G_S^T M r``; tell if it converged."""
+    def solve(
+        fit: least_squares.Fit, right: jax.Array, besides: Leaves | None = None
+    ) -> tuple[Leaves, jax.Array]:
+        """Solve for the change that a residual calls for; tell if it converged."""
 
         def multiply(d: Leaves) -> Leaves:
             moved = pull(least_squares.apply_metric(fit.metric, rows.project(d)))
-            return tuple(m + ridge * x for m, x in zip(moved, d, strict=True))
+            return optax.tree.add(moved, held_on(d))
 
         vector = pull(least_squares.apply_metric(fit.metric, right))
+        if besides is not None:
+            vector = optax.tree.add(vector, besides)
         found, _ = jax.scipy.sparse.linalg.cg(
             multiply, vector, tol=_RESIDUAL, maxiter=_STEPS
         )
@@ -107,12 +127,13 @@ def refit(
         return found, left <= 2 * _RESIDUAL * optax.tree.norm(vector)
 
     def value(fit: least_squares.Fit, d: Leaves, x: jax.Array) -> jax.Array:
-        held = 0.5 * ridge * (optax.tree.norm(d, squared=True) + lost)
+        change = optax.tree.sub(d, off)
+        held = 0.5 * optax.tree.vdot(change, hold(change))
         return (least_squares.misfit(fit, x) + held).astype(dtype)
 
     def one_round(carry: tuple) -> tuple:
         i, _, fit, state, trace, _ = carry
-        d, reached = solve(fit, fit.targets - start)
+        d, reached = solve(fit, fit.targets - start, besides)
         x = start + rows.project(d)
         fit, state = target.fit(state, x, y)
         trace = jnp.where(jnp.arange(rounds + 1) > i, value(fit, d, x), trace)
@@ -124,6 +145,7 @@ def refit(
         return (i < rounds) & (change > tolerance * jnp.abs(trace[i]))
 
     none = tuple(jnp.zeros(w.shape, dtype) for w in reference)
+    besides = None if ridge is None else held_on(off)
     fit, state = target.fit(state, start, y)
     trace = jnp.full(rounds + 1, value(fit, none, start))
     carry = jnp.zeros((), jnp.int32), none, fit, state, trace, jnp.asarray(True)

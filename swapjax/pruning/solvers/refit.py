@@ -11,6 +11,7 @@ from swapjax.core.types import Leaves
 from swapjax.gradients.operator import GradientOperator
 from swapjax.pruning.solvers import dual_system, least_squares, natural_step
 from swapjax.pruning.solvers.targets import State, Target, describe
+from swapjax.pruning.solvers.unit_blocks import SupportRidge
 from swapjax.sparsity import masks
 
 
@@ -19,12 +20,15 @@ class Ground(NamedTuple):
 
     Attributes:
         support: bool leaves.
-        kept: the reference on the support, zero off it.
-        lost: the squared norm of the reference off the support.
+        kept: the weights that the ridge alone would choose, zero off the support: with
+            the identity the reference on it.
+        lost: twice what the ridge takes for them, in its own units: with the identity
+            the squared norm of the reference off the support.
         start: the projections of kept, [n].
         spectrum: of the n x n system.
         fit: the target's quadratic at the start.
         state: what the target carries on.
+        ridge: what holds the weights, None for the identity.
     """
 
     support: Leaves
@@ -34,6 +38,7 @@ class Ground(NamedTuple):
     spectrum: dual_system.Spectrum
     fit: least_squares.Fit
     state: State
+    ridge: SupportRidge | None = None
 
 
 class Refit(NamedTuple):
@@ -73,8 +78,15 @@ def prepare(
     target: Target,
     state: State,
     least: jax.Array | float = 0.0,
+    ridge: SupportRidge | None = None,
 ) -> Ground:
     """Do once what every damping needs: the Gram matrix, its eigenvalues if need be.
+
+    A ridge R, ``n/2 v^T R v`` with v the change of all weights, is one damping by
+    itself, 1. On the support it alone would choose ``wbar_S + d0``, where
+    ``R_SS d0 = R_S,off wbar_off``; and from there the change is
+    ``R_SS^-1 G_S^T (G_S R_SS^-1 G_S^T + n I)^-1 (t - G_S (wbar_S + d0))`` (Woodbury).
+    So all that follows is as with the identity, in the metric of the ridge.
 
     Args:
         rows: the operator G, of n rows.
@@ -84,15 +96,24 @@ def prepare(
         target: the variant of the objective.
         state: as the target prepared it for y.
         least: the smallest damping there will be; 0 for any.
+        ridge: what holds the weights, on the support; None for the identity.
     """
     kept = masks.apply_masks(reference, support)
     off = optax.tree.sub(reference, kept)
+    if ridge is None:
+        lost = optax.tree.norm(off, squared=True)
+    else:
+        change = ridge.solve(ridge.multiply(off))
+        kept = trees.cast_like(optax.tree.add(kept, change), kept)
+        left = optax.tree.sub(change, off)
+        lost = optax.tree.vdot(left, ridge.multiply(left))
     start = rows.project(kept)
-    lost = optax.tree.norm(off, squared=True).astype(start.dtype)
+    lost = lost.astype(start.dtype)
     fit, state = target.fit(state, start, y)
-    gram = rows.gram(support).astype(start.dtype)
+    gram = rows.gram(support) if ridge is None else ridge.gram(rows)
+    gram = gram.astype(start.dtype)
     spectrum = dual_system.diagonalise(gram, fit.metric, least)
-    return Ground(support, kept, lost, start, spectrum, fit, state)
+    return Ground(support, kept, lost, start, spectrum, fit, state, ridge)
 
 
 def refit(
@@ -119,7 +140,7 @@ def refit(
         ground: from `prepare`.
         y: ``G wbar``, [n].
         target: the variant of the objective.
-        damping: lambda; may be traced.
+        damping: lambda; may be traced; 1 with a ridge of its own.
         bend: c of the first-order step, see `natural_step.bend`; None for no step.
         rounds: the most alternations.
         tolerance: the relative change of Q at which to stop.
@@ -159,8 +180,11 @@ def refit(
     i, c, fit, state, trace = carry
 
     def pull_back(residual: jax.Array) -> Leaves:
-        """``G_S^T r``, in the dtypes of the weights."""
-        pulled = trees.cast_like(rows.pull_back(residual), ground.kept)
+        """``G_S^T r``, in the metric of the ridge and the dtypes of the weights."""
+        pulled = rows.pull_back(residual)
+        if ground.ridge is not None:
+            pulled = ground.ridge.solve(pulled)
+        pulled = trees.cast_like(pulled, ground.kept)
         return masks.apply_masks(pulled, ground.support)
 
     step: Leaves = ()

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from swapjax.core.types import Leaves
 from swapjax.gradients.operator import GradientOperator
@@ -36,7 +37,8 @@ def shrink(
     refit: Callable[[Leaves], Leaves],
     loss_of: Callable[[Leaves], jax.Array],
     *,
-    ridge: jax.Array,
+    hold: Callable[[Leaves], Leaves],
+    stiffness: Leaves,
     step: float,
     iterations: int,
     within: Leaves | None = None,
@@ -44,9 +46,9 @@ def shrink(
     """Search for a support by keeping a share of the entries at a time.
 
     On every support the weights are re-fitted. What is off it stands for the value that
-    minimises ``1/2 |G w - t|^2 + ridge/2 |w - wbar|^2`` in that weight alone, so that
-    it may come back. Of the supports at the final density the one counts whose weights
-    have the lowest loss.
+    minimises ``1/2 |G w - t|^2 + n/2 (w - wbar)^T R (w - wbar)`` in that weight alone,
+    so that it may come back. Of the supports at the final density the one counts whose
+    weights have the lowest loss.
 
     Args:
         rows: the operator G.
@@ -55,14 +57,16 @@ def shrink(
         budget: the counts to arrive at; patterns are reached at once.
         refit: from a support to the weights on it.
         loss_of: the mean loss of weights, which judges.
-        ridge: n lambda.
+        hold: from leaves v to ``n R v``; for the identity ``n lambda v``.
+        stiffness: ``n R_qq``.
         step: the share of entries that is kept at a time, in [0, 1).
         iterations: thresholdings at the final density.
         within: entries outside of which none is kept.
     """
     dtype = jax.eval_shape(loss_of, reference).dtype
     start = jnp.asarray(jnp.inf, dtype)
-    below = tuple(rows.n * f + ridge for f in rows.mean_squares())
+    pairs = zip(rows.mean_squares(), stiffness, strict=True)
+    below = tuple(rows.n * f + held for f, held in pairs)
 
     def one(carry: tuple) -> tuple:
         count, ranked, left, done, best, lowest = carry
@@ -88,10 +92,8 @@ def shrink(
         )
         # Off the support: the minimiser in each weight alone.
         pulled = rows.pull_back(target - rows.project(weights))
-        alone = (
-            (g + ridge * w) / b
-            for g, w, b in zip(pulled, reference, below, strict=True)
-        )
+        drawn = hold(optax.tree.sub(reference, weights))
+        alone = ((g + h) / b for g, h, b in zip(pulled, drawn, below, strict=True))
         ranked = tuple(
             jnp.where(m, w, a.astype(w.dtype))
             for m, w, a in zip(mask, weights, alone, strict=True)

@@ -1,7 +1,7 @@
 """All that is tried on one support: dampings, and lengths of the first-order step."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from swapjax.core import trees
 from swapjax.core.types import Leaves
 from swapjax.pruning.method import Problem, rows_of
 from swapjax.pruning.solvers import natural_step
-from swapjax.pruning.solvers.candidates import lowest
+from swapjax.pruning.solvers.candidates import lowest, pick
 from swapjax.pruning.solvers.natural_step import FRACTIONS
 from swapjax.pruning.solvers.refit import Refit
 
@@ -39,41 +39,43 @@ class _Search(NamedTuple):
 def try_all(
     problem: Problem,
     plain: Leaves,
-    make: Callable[[jax.Array, jax.Array | None], Refit],
-    dampings: jax.Array,
+    make: Callable[[Any, jax.Array | None], Refit],
+    settings: Any,
     first_order: bool,
 ) -> tuple[Refit, jax.Array, jax.Array]:
-    """Re-fit with every damping, and from there follow the mean gradient, or do not.
+    """Re-fit with every setting, and from there follow the mean gradient, or do not.
 
-    The loss tells how far, and which damping. One loop takes it of all weights, of
+    The loss tells how far, and which setting. One loop takes it of all weights, of
     those before the stage and of the same on the support first: a network is compiled
     wherever its loss is taken, and that is most of what there is to compile.
 
     Args:
         problem: of the stage.
         plain: its weights on the support.
-        make: a re-fit, of a damping and a bend, None for no step.
-        dampings: those to try, [m].
+        make: a re-fit, of a setting and a bend, None for no step.
+        settings: those to try, dampings and what goes with them: arrays [m].
         first_order: whether to follow the gradient.
 
     Returns:
         The fit with the lowest loss, its length in units of a full step and its step
         dropped; this loss; and that of plain.
     """
-    rows, weights, dtype = rows_of(problem), problem.weights, dampings.dtype
-    refit = lambda lam, bend: make(lam, bend if first_order else None)  # noqa: E731
+    rows, weights = rows_of(problem), problem.weights
+    first = jax.tree.leaves(settings)[0]
+    count, dtype = len(first), first.dtype
+    refit = lambda one, bend: make(one, bend if first_order else None)  # noqa: E731
     fractions = jnp.asarray(FRACTIONS if first_order else (0.0,), dtype)
 
     def look(seen: _Search, i: jax.Array) -> tuple[_Search, None]:
         trial = jnp.maximum(i - 2, 0)
-        damping = dampings[trial // fractions.size]
+        setting = pick(trial // fractions.size, settings)
         fraction = fractions[trial % fractions.size]
         fit = jax.lax.switch(
             jnp.where((i >= 2) & (trial % fractions.size == 0), 2, i == 1),
             [
                 lambda: seen.fit,
                 lambda: seen.fit._replace(weights=plain),
-                lambda: refit(damping, seen.bend),
+                lambda: refit(setting, seen.bend),
             ],
         )
         length = (fraction * fit.length).astype(fit.length.dtype)
@@ -101,11 +103,11 @@ def try_all(
         return _Search(before, after, bend, fit, best, least), None
 
     zero = jnp.zeros((), dtype)
-    shapes = jax.eval_shape(refit, zero, zero)
+    shapes = jax.eval_shape(refit, pick(0, settings), zero)
     none = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     # Without a step these are the weights before the stage.
     start = none._replace(weights=trees.cast_like(weights, none.weights))
     seen = _Search(zero, zero, zero, start, none._replace(step=()), zero)
-    trials = jnp.arange(2 + dampings.size * fractions.size, dtype=jnp.int32)
+    trials = jnp.arange(2 + count * fractions.size, dtype=jnp.int32)
     seen, _ = jax.lax.scan(look, seen, trials)
     return seen.best, seen.loss, seen.after

@@ -1,0 +1,141 @@
+"""What layers read, as a second opinion on the Fisher of the rows: a Kronecker factor.
+
+Noise on gradients does not touch what a layer reads. So the Fisher ``G^T G / n`` may be
+shrunk towards
+
+    T_(l,i,o),(l,i',o) = gamma_lo (A_l)_ii',    all other entries zero,
+
+with the second moment A of what layer l reads and one number gamma for each of its
+outputs o: K-FAC (Martens and Grosse, ICML 2015, arXiv:1503.05671) with an output factor
+that is diagonal. Gamma is what makes T agree with the Fisher in trace, output by
+output, above a floor that noise raises all columns to.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from swapjax.activations.layer import Layer
+from swapjax.core.types import Leaves
+from swapjax.sparsity.topk import top_k_masks
+
+_FLOOR = 0.02  # the quantile of the Fisher's diagonal that counts as noise
+_LEAST = 1e-6  # of the largest gamma: no output may weigh nothing
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Kronecker:
+    """T, leaf by leaf. Lives while a program is traced.
+
+    Attributes:
+        layers: what each leaf reads; None where that could not be followed, and T is
+            the diagonal of the Fisher.
+        gammas: [groups, 1, outputs] of each layer.
+        diagonals: ``T_qq`` of each leaf, of its shape.
+        unpack: makes leaves of what the problem calls leaves, perhaps one vector.
+        pack: undoes it.
+    """
+
+    layers: tuple[Layer | None, ...]
+    gammas: tuple[jax.Array | None, ...]
+    diagonals: Leaves
+    unpack: Callable[[Leaves], Leaves]
+    pack: Callable[[Leaves], Leaves]
+
+    def multiply(self, vectors: Leaves) -> Leaves:
+        """Compute ``T v``: leaves to leaves, one product of matrices a layer."""
+        parts = zip(
+            self.layers,
+            self.gammas,
+            self.diagonals,
+            self.unpack(vectors),
+            strict=True,
+        )
+        return self.pack(tuple(_multiply(*part) for part in parts))
+
+    def diagonal(self) -> Leaves:
+        """Take ``T_qq``, in the leaves of the problem."""
+        return self.pack(self.diagonals)
+
+
+def _multiply(
+    layer: Layer | None, gamma: jax.Array | None, diagonal: jax.Array, v: jax.Array
+) -> jax.Array:
+    if layer is None or gamma is None:
+        return diagonal * v
+    matrix = layer.matrix(v).astype(layer.moment.dtype)
+    moved = jnp.matmul(layer.moment, matrix, precision=_HIGHEST) * gamma
+    return layer.leaf(moved.astype(v.dtype), v.shape)
+
+
+def estimate(
+    layers: tuple[Layer | None, ...],
+    weights: Leaves,
+    squares: Leaves,
+    unpack: Callable[[Leaves], Leaves] = lambda leaves: leaves,
+    pack: Callable[[Leaves], Leaves] = lambda leaves: leaves,
+) -> Kronecker:
+    """Estimate T from what layers read and the diagonal of the Fisher.
+
+    Args:
+        layers: of each leaf, None where it could not be followed.
+        weights: the leaves of the problem; only what is not zero counts.
+        squares: ``F_qq``, the rows' `mean_squares`.
+        unpack: makes leaves of what the problem calls leaves.
+        pack: undoes it.
+    """
+    there = tuple(w != 0 for w in weights)
+    floor = column_floor(squares, there)
+    above = tuple(
+        jnp.where(m, jnp.maximum(f - floor, 0), 0)
+        for f, m in zip(squares, there, strict=True)
+    )
+    rough: list[jax.Array | None] = []
+    for layer, excess, inside in zip(layers, unpack(above), unpack(there), strict=True):
+        if layer is None:
+            rough.append(None)
+            continue
+        energy = jnp.sum(layer.matrix(excess), axis=1, keepdims=True)
+        reads = _reads(layer)
+        read = jnp.sum(jnp.where(layer.matrix(inside), reads, 0), axis=1, keepdims=True)
+        rough.append(jnp.where(read > 0, energy / jnp.where(read > 0, read, 1), 0))
+    known = [jnp.max(g, initial=0) for g in rough if g is not None]
+    least = _LEAST * jnp.stack(known).max() if known else None
+    gammas = tuple(
+        None if g is None or least is None else jnp.maximum(g, least) for g in rough
+    )
+    diagonals = tuple(
+        f
+        if layer is None or gamma is None
+        else layer.leaf((_reads(layer) * gamma).astype(f.dtype), f.shape)
+        for layer, gamma, f in zip(layers, gammas, unpack(squares), strict=True)
+    )
+    return Kronecker(layers, gammas, diagonals, unpack, pack)
+
+
+def column_floor(squares: Leaves, inside: Leaves) -> jax.Array:
+    """Take the 2 % quantile of the Fisher's diagonal: what noise raises columns to.
+
+    Args:
+        squares: ``F_qq``.
+        inside: bool leaves, the entries that count.
+    """
+    count = sum(jnp.sum(m, dtype=jnp.float32) for m in inside)
+    rank = jnp.maximum(jnp.ceil(_FLOOR * count), 1).astype(jnp.int32)
+    rank = jnp.minimum(rank, sum(math.prod(m.shape) for m in inside))
+    pairs = tuple(zip(squares, inside, strict=True))
+    lowest = top_k_masks(tuple(jnp.where(m, -f, -jnp.inf) for f, m in pairs), rank)
+    tops = [
+        jnp.max(jnp.where(low & m, f, 0), initial=0)
+        for low, (f, m) in zip(lowest, pairs, strict=True)
+    ]
+    return jnp.stack(tops).max()
+
+
+def _reads(layer: Layer) -> jax.Array:
+    """Take ``A_ii``, [groups, inputs, 1]."""
+    return jnp.diagonal(layer.moment, axis1=1, axis2=2)[:, :, None]

@@ -1,0 +1,270 @@
+"""The matrix ``kappa T + lambda I`` on a support, solved output by output.
+
+T has a block for the inputs of each output, so that its inverse on a support has one
+for the inputs *kept* of each output. Their number is traced, and shapes are not: blocks
+are sorted by size and solved several at a time, in the smallest of a few widths that
+holds them. One program serves all leaves.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from swapjax.core import trees
+from swapjax.core.types import Leaves
+from swapjax.gradients import products
+from swapjax.gradients.operator import GradientOperator
+from swapjax.pruning.solvers.cholesky import resolution
+from swapjax.pruning.solvers.kfac import Kronecker
+
+_COLUMNS = 1024  # of the blocks that are solved at a time
+_NARROWEST = 16
+_WIDENING = 4  # from each width to the next
+_Work = Callable[[Any, jax.Array, jax.Array, jax.Array], Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Units:
+    """The blocks of T, one for each output; an entry of a leaf is a slot of one.
+
+    Attributes:
+        first: the first slot of each unit.
+        sizes: how many slots it has.
+        begins: where its moment begins in `moments`.
+        strides: the side of this moment; 0 for a unit without one.
+        places: ``int32[slots]``, each slot's place in the leaves laid end to end;
+            beyond their end where there is no entry.
+        gammas: [units].
+        moments: all moments, flat; then a zero, for units without one.
+        alone: [slots], what T has on its diagonal beside that.
+        largest: no block has a larger trace.
+    """
+
+    first: np.ndarray
+    sizes: np.ndarray
+    begins: np.ndarray
+    strides: np.ndarray
+    places: jax.Array
+    gammas: jax.Array
+    moments: jax.Array
+    alone: jax.Array
+    largest: jax.Array
+
+
+def units_of(kronecker: Kronecker, dtype: jnp.dtype) -> Units:
+    """List the blocks of T."""
+    sizes: list[np.ndarray] = []
+    begins: list[np.ndarray] = []
+    strides: list[np.ndarray] = []
+    places, gammas, moments, alone, traces = [], [], [], [], []
+    total = sum(d.size for d in kronecker.diagonals)
+    offset = length = 0
+    for layer, gamma, diagonal in zip(
+        kronecker.layers, kronecker.gammas, kronecker.diagonals, strict=True
+    ):
+        if layer is None:
+            count = math.ceil(diagonal.size / _NARROWEST)
+            slots = jnp.arange(count * _NARROWEST, dtype=jnp.int32)
+            spare = count * _NARROWEST - diagonal.size
+            sizes.append(np.full(count, _NARROWEST))
+            begins.append(np.full(count, -1))
+            strides.append(np.zeros(count, int))
+            gammas.append(jnp.zeros(count, dtype))
+            found = jnp.where(slots < diagonal.size, slots + offset, total)
+            alone.append(jnp.pad(diagonal.ravel().astype(dtype), (0, spare)))
+            traces.append(jnp.max(diagonal, initial=0).astype(dtype))
+        else:
+            assert gamma is not None
+            groups, inputs, outputs = layer.index.shape
+            sizes.append(np.full(groups * outputs, inputs))
+            each = length + inputs**2 * np.arange(groups)
+            begins.append(np.repeat(each, outputs))
+            strides.append(np.full(groups * outputs, inputs))
+            gammas.append(gamma.ravel().astype(dtype))
+            moments.append(layer.moment.ravel().astype(dtype))
+            length += layer.moment.size
+            trace = jnp.trace(layer.moment, axis1=1, axis2=2)[:, None, None]
+            traces.append(jnp.max(gamma * trace, initial=0).astype(dtype))
+            index = layer.index.swapaxes(1, 2).ravel()
+            found = jnp.where(index < 0, total, index + offset)
+            alone.append(jnp.zeros(found.size, dtype))
+        places.append(found.astype(jnp.int32))
+        offset += diagonal.size
+    flat_sizes = np.concatenate(sizes)
+    start = np.concatenate(begins)
+    return Units(
+        first=np.cumsum(flat_sizes) - flat_sizes,
+        sizes=flat_sizes,
+        begins=np.where(start < 0, length, start),
+        strides=np.concatenate(strides),
+        places=jnp.concatenate(places),
+        gammas=jnp.concatenate(gammas),
+        moments=jnp.concatenate([*moments, jnp.zeros(1, dtype)]),
+        alone=jnp.concatenate(alone),
+        largest=jnp.stack(traces).max(),
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SupportRidge:
+    """``R = kappa T + lambda I`` on a support. Lives while a program is traced.
+
+    Attributes:
+        kronecker: T.
+        units: its blocks.
+        support: bool leaves.
+        kappa: the weight of T.
+        damping: lambda as it is used.
+        raised: whether that is more than what was asked for.
+    """
+
+    kronecker: Kronecker
+    units: Units
+    support: Leaves
+    kappa: jax.Array
+    damping: jax.Array
+    raised: jax.Array
+
+    @classmethod
+    def of(
+        cls,
+        kronecker: Kronecker,
+        units: Units,
+        support: Leaves,
+        kappa: jax.Array,
+        damping: jax.Array,
+    ) -> "SupportRidge":
+        """Make a ridge; where rounding would hide the damping, raise it."""
+        least = resolution(kappa * units.largest).astype(damping.dtype)
+        used = jnp.maximum(damping, least)
+        return cls(kronecker, units, support, kappa, used, used > damping)
+
+    def multiply(self, vectors: Leaves) -> Leaves:
+        """Compute ``R v`` with all of R, not only what is on the support."""
+        moved = self.kronecker.multiply(vectors)
+        return tuple(
+            (self.kappa * t + self.damping * v).astype(v.dtype)
+            for t, v in zip(moved, vectors, strict=True)
+        )
+
+    def solve(self, vectors: Leaves) -> Leaves:
+        """Compute ``R_SS^-1 v_S``, zero off the support."""
+        dtype = self.units.moments.dtype
+        flat = jnp.concatenate([v.ravel().astype(dtype) for v in vectors])
+
+        def work(
+            found: jax.Array, places: jax.Array, blocks: jax.Array, _: jax.Array
+        ) -> jax.Array:
+            right = jnp.take(flat, places, mode="fill", fill_value=0)
+
+            def one(item: tuple[jax.Array, jax.Array]) -> jax.Array:
+                block, b = item
+                lower = jax.lax.linalg.cholesky(block, symmetrize_input=False)
+                return jax.scipy.linalg.cho_solve((lower, True), b)
+
+            return found.at[places].set(jax.lax.map(one, (blocks, right)), mode="drop")
+
+        found = self._sweep(work, jnp.zeros_like(flat))
+        return trees.cast_like(trees.split_flat(found, vectors), vectors)
+
+    def gram(self, rows: GradientOperator) -> jax.Array:
+        """Compute ``G_S R_SS^-1 G_S^T``, [n, n]."""
+        dtype = self.units.moments.dtype
+
+        def work(
+            total: jax.Array, places: jax.Array, blocks: jax.Array, inside: jax.Array
+        ) -> jax.Array:
+            columns = rows.columns(places.ravel()).astype(dtype)
+            # A place beyond the leaves is a column of zeros.
+            columns = columns.T.reshape(*inside.shape, rows.n)
+
+            def one(item: tuple[jax.Array, jax.Array]) -> jax.Array:
+                block, some = item
+                lower = jax.lax.linalg.cholesky(block, symmetrize_input=False)
+                return jax.scipy.linalg.solve_triangular(lower, some, lower=True)
+
+            halves = jax.lax.map(one, (blocks, columns)).reshape(-1, rows.n)
+            return total + products.gram((halves.T,))
+
+        return self._sweep(work, jnp.zeros((rows.n, rows.n), dtype))
+
+    def _sweep(self, work: _Work, carry: Any) -> Any:
+        """Go through all blocks that keep anything, the largest first.
+
+        Args:
+            work: a function of the carry, of the places of some entries, [several,
+                width], beyond the end of the leaves where there is none, of their
+                blocks of R, [several, width, width], with the identity for those, and
+                of where they are.
+            carry: what it is given first.
+        """
+        units, count = self.units, len(self.units.sizes)
+        flat = jnp.concatenate([m.ravel() for m in self.support])
+        kept = jnp.take(flat, units.places, mode="fill", fill_value=False)
+        running = jnp.cumsum(kept, dtype=jnp.int32)
+        running = jnp.concatenate([jnp.zeros(1, jnp.int32), running])
+        before = running[units.first]
+        counts = running[units.first + units.sizes] - before
+        order = jnp.argsort(-counts, stable=True).astype(jnp.int32)
+        slots = kept.size
+        # The i-th entry kept is at the i-th of these slots.
+        (compact,) = jnp.nonzero(kept, size=slots, fill_value=slots)
+        widths = _widths(int(units.sizes.max()))
+        several = [max(1, min(count, _COLUMNS // width)) for width in widths]
+
+        def of_width(width: int, many: int) -> Callable[[jax.Array, Any], Any]:
+            def some(at: jax.Array, carry: Any) -> Any:
+                rank = at + jnp.arange(many, dtype=jnp.int32)
+                unit = order[jnp.minimum(rank, count - 1)]
+                number = jnp.arange(width, dtype=jnp.int32)
+                there = number < counts[unit][:, None]
+                there &= (rank < count)[:, None]
+                entry = jnp.minimum(before[unit][:, None] + number, slots - 1)
+                slot = jnp.where(there, compact[entry], slots)
+                places = jnp.take(units.places, slot, mode="fill", fill_value=flat.size)
+                return work(carry, places, self._blocks(unit, slot, there), there)
+
+            return some
+
+        branches = [of_width(*pair) for pair in zip(widths, several, strict=True)]
+        steps = jnp.asarray(several, jnp.int32)
+
+        def step(state: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
+            at, carry = state
+            fits = jnp.searchsorted(jnp.asarray(widths, jnp.int32), counts[order[at]])
+            fits = fits.astype(jnp.int32)
+            return at + steps[fits], jax.lax.switch(fits, branches, at, carry)
+
+        busy = jnp.sum(counts > 0, dtype=jnp.int32)
+        start = (jnp.zeros((), jnp.int32), carry)
+        return jax.lax.while_loop(lambda state: state[0] < busy, step, start)[1]
+
+    def _blocks(self, unit: jax.Array, slot: jax.Array, there: jax.Array) -> jax.Array:
+        """Take the blocks of R for slots of some units, [several, width, width]."""
+        units = self.units
+        inputs = slot - jnp.asarray(units.first, jnp.int32)[unit][:, None]
+        inputs = jnp.where(there, inputs, 0)
+        stride = jnp.asarray(units.strides, jnp.int32)[unit][:, None, None]
+        index = jnp.asarray(units.begins, jnp.int32)[unit][:, None, None]
+        # A unit without a moment reads the zero at the end.
+        index = index + jnp.where(stride > 0, inputs[:, :, None] * stride, 0)
+        index = index + jnp.where(stride > 0, inputs[:, None, :], 0)
+        blocks = self.kappa * units.gammas[unit][:, None, None] * units.moments[index]
+        both = there[:, :, None] & there[:, None, :]
+        alone = jnp.take(units.alone, slot, mode="fill", fill_value=0)
+        diagonal = jnp.where(there, self.kappa * alone + self.damping, 1)
+        eye = jnp.eye(slot.shape[1], dtype=blocks.dtype)
+        return jnp.where(both, blocks, 0) + diagonal[:, :, None] * eye
+
+
+def _widths(largest: int) -> tuple[int, ...]:
+    """List the widths that blocks are solved in."""
+    widths = [min(_NARROWEST, largest)]
+    while widths[-1] < largest:
+        widths.append(min(_WIDENING * widths[-1], largest))
+    return tuple(widths)

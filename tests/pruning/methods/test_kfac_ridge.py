@@ -1,0 +1,121 @@
+"""``ridge="kfac"`` in `linear_regression`, `swap` and `chita`, through `prune`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import swapjax
+
+PLAIN = {"support": "magnitude", "first_order": False}
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A kernel, a scale that is in no product, and two layers in a scan."""
+    k = jax.random.split(jax.random.key(0), 6)
+    params = {
+        "first": jax.random.normal(k[0], (6, 5)) / 2,
+        "scale": {"matrix": jax.random.normal(k[1], (5, 5)) / 2},
+        "stack": jax.random.normal(k[2], (2, 5, 5)) / 2,
+        "last": jax.random.normal(k[3], (5, 3)),
+    }
+    x = jax.random.normal(k[4], (60, 6))
+    y = jax.random.randint(k[5], (60,), 0, 3)
+    return params, (x, y)
+
+
+def loss_fn(params, batch):
+    x, y = batch
+    h = jnp.tanh(x @ params["first"])
+    # Every entry of it is a gain of its own: no product with what depends on the data.
+    h = h + jnp.sum(jnp.sin(h[:, None] * params["scale"]["matrix"]), axis=2)
+    h, _ = jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), h, params["stack"])
+    logits = jax.nn.log_softmax(h @ params["last"])
+    return -jnp.mean(jnp.take_along_axis(logits, y[:, None], axis=1))
+
+
+def prune(network, method, include=".*", **options):
+    params, data = network
+    return swapjax.prune(
+        loss_fn, params, data,
+        plan=swapjax.plan(params, 0.5, include=include), method=method,
+        **{"samples": 40, "key": jax.random.key(7), **options},
+    )  # fmt: skip
+
+
+METHODS = {
+    "linear-regression": swapjax.linear_regression(ridge="kfac", kappa=(0.5, 4)),
+    "swap": swapjax.swap(ridge="kfac", kappa=2.0, damping=1e-3),
+    "chita": swapjax.chita(ridge="kfac", kappa=2.0),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_tell_kappa_and_what_was_not_followed(network, name):
+    pruned = prune(network, METHODS[name], stages=2)
+    details = pruned.history[-1].details
+    assert details["unfollowed_leaves"] == 1
+    settings = dict(METHODS[name].settings)
+    assert details["kappa"] in settings["kappa"]
+    assert pruned.history[-1].loss < 1.2
+    kept = sum(int(jnp.sum(m)) for m in jax.tree.leaves(pruned.masks))
+    assert kept == pruned.history[-1].kept
+
+
+def test_small_kappa_is_the_regression_and_algebras_agree(network):
+    def weights(**options):
+        method = swapjax.linear_regression(damping=1e-2, **PLAIN, **options)
+        return jax.tree.leaves(prune(network, method).params)
+
+    plain = weights()
+    none = weights(ridge="kfac", kappa=0.0)
+    some = [weights(ridge="kfac", kappa=3.0, algebra=a) for a in ("gram", "cg")]
+    for a, b, c, d in zip(plain, none, *some, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+        np.testing.assert_allclose(c, d, atol=1e-4)
+
+
+def test_large_kappa_is_the_layerwise_refit(network):
+    params, data = network
+    method = swapjax.linear_regression(ridge="kfac", kappa=1e5, **PLAIN)
+    only = {"include": "first|last", "samples": 60}
+    found = prune((params, data), method, **only)
+    read = np.asarray(data[0], np.float64)
+    moment, old = read.T @ read / len(read), np.asarray(params["first"], np.float64)
+    mask, got = np.asarray(found.masks["first"]), np.asarray(found.params["first"])
+    for out in range(old.shape[1]):
+        kept = mask[:, out]
+        lost = moment[np.ix_(kept, ~kept)] @ old[~kept, out]
+        tied = 0.5 * np.trace(moment) / len(moment)  # no more than that, of one layer
+        exact = old[kept, out] + np.linalg.solve(moment[np.ix_(kept, kept)], lost)
+        held = moment[np.ix_(kept, kept)] + tied * np.eye(kept.sum())
+        damped = old[kept, out] + np.linalg.solve(held, lost)
+        low, high = np.minimum(exact, damped), np.maximum(exact, damped)
+        assert np.all(got[kept, out] > low - 0.3)
+        assert np.all(got[kept, out] < high + 0.3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ridge": "kron"}, "ridge must be"),
+        ({"kappa": 1.0}, "kappa: belongs to ridge='kfac'"),
+        ({"ridge": "kfac", "kappa": -1.0}, "kappa must be 0 or more"),
+        ({"ridge": "kfac", "kappa": float("nan")}, "kappa must be 0 or more"),
+        ({"ridge": "kfac", "kappa": ()}, "kappa must be 0 or more"),
+        ({"ridge": "kfac", "kappa": "much"}, "kappa must be numbers"),
+    ],
+)
+@pytest.mark.parametrize("make", ["linear_regression", "swap", "chita"])
+def test_wrong_settings_are_named(make, options, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(swapjax, make)(**options)
+    if make != "chita":
+        with pytest.raises(ValueError, match="support must be"):
+            getattr(swapjax, make)(support="kfac")
+
+
+def test_chita_solves_with_it_at_once():
+    with pytest.raises(ValueError, match="'kfac' needs polish='backsolve'"):
+        swapjax.chita(ridge="kfac", search="magnitude", block=5)
