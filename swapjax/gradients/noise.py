@@ -14,7 +14,7 @@ from swapjax.sparsity.topk import top_keys
 
 @dataclasses.dataclass(frozen=True)
 class GradientNoise:
-    """Gaussian noise on part of the gradient rows.
+    """Noise on part of the gradient rows, Gaussian or with heavy tails.
 
     The deviation of the noise on a row is `scale` times the standard deviation of
     that row over all its prunable entries, all layers together: layers with small
@@ -28,6 +28,10 @@ class GradientNoise:
             drawn anew for each, as the released SWAP code does; ``"row"`` corrupts
             every entry of ``floor(proportion * n)`` rows. The paper's text admits both
             readings.
+        degrees: None for Gaussian noise; a number, 1 or more, for Student's t with as
+            many degrees of freedom. Above 2 it is scaled to the same deviation; up to 2
+            none exists, and it is t times what the deviation would be. 1 is Cauchy's
+            distribution.
 
     Raises:
         ValueError: for values outside those.
@@ -36,6 +40,7 @@ class GradientNoise:
     scale: float
     proportion: float
     unit: Literal["coordinate", "row"] = "coordinate"
+    degrees: float | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.scale) and self.scale >= 0):
@@ -47,6 +52,12 @@ class GradientNoise:
         if self.unit not in ("coordinate", "row"):
             raise ValueError(
                 f"noise unit must be 'coordinate' or 'row', got {self.unit!r}"
+            )
+        if self.degrees is not None and not (
+            math.isfinite(self.degrees) and self.degrees >= 1
+        ):
+            raise ValueError(
+                f"noise degrees must be None or a number from 1, got {self.degrees}"
             )
 
     def __call__(
@@ -83,14 +94,36 @@ class GradientNoise:
             place = jax.random.permutation(shared, n)[index]
             hit = (place < self._share(n),) * len(row)
         return tuple(
-            jnp.where(
-                h, leaf + deviation * jax.random.normal(k, leaf.shape, leaf.dtype), leaf
-            )
+            jnp.where(h, leaf + deviation * self._draw(k, leaf), leaf)
             for k, h, leaf in zip(
                 jax.random.split(what, len(row)), hit, row, strict=True
             )
         )
 
+    def _draw(self, key: jax.Array, leaf: jax.Array) -> jax.Array:
+        """Draw noise of deviation 1 for a leaf."""
+        if self.degrees is None:
+            return jax.random.normal(key, leaf.shape, leaf.dtype)
+        degrees = float(self.degrees)
+        unit = math.sqrt((degrees - 2) / degrees) if degrees > 2 else 1.0
+        return (unit * _student(key, degrees, leaf)).astype(leaf.dtype)
+
     def _share(self, count: int) -> int:
         """Compute ``floor(proportion * count)`` exactly: 0.29 of 100 are 29."""
         return math.floor(Fraction(repr(float(self.proportion))) * count)
+
+
+def _student(key: jax.Array, degrees: float, leaf: jax.Array) -> jax.Array:
+    """Draw from Student's t, an entry of a leaf each, in float32 or wider.
+
+    In closed form, as Box and Muller's normal numbers are: the radius of a t in the
+    plane at a random angle (Bailey, Mathematics of Computation 62, 1994).
+    """
+    wide = jnp.promote_types(leaf.dtype, jnp.float32)
+    radius, angle = (
+        jax.random.uniform(k, leaf.shape, wide) for k in jax.random.split(key)
+    )
+    # log of a number in (0, 1].
+    log = jnp.log1p(-radius)
+    squared = degrees * jnp.expm1(-2 / degrees * log)
+    return jnp.sqrt(squared) * jnp.cos(2 * jnp.pi * angle)

@@ -1,0 +1,320 @@
+"""How well methods of pruning resist noise: kinds, levels, sparsities, seeds.
+
+Gradients of the pruned network are spoilt, or what they are taken of: labels, images,
+weights (`noise_kinds`). The test set stays clean. Every method sees the same spoilt
+data and the same draws for a seed, so that differences to linear regression are taken
+seed by seed.
+
+- one: one stage;
+- stages: 15 stages (8 on ResNet-20, 5 on digits), no training between;
+- sgd: the same with an epoch of SGD after each (learning rate 1e-3, momentum 0.5,
+  batches of 64), as in the released SWAP code, on the spoilt data;
+- tuned: the same at a rate that linear regression does best with, `TUNED`.
+
+"first order" marks methods with the first-order step, which trains. On a CPU a run of
+MLPNet in 15 stages takes 15 to 60 s, one of ResNet-20 minutes: `--networks resnet20`.
+All runs are hours; those that tell most come first, so stop it when you like.
+
+Writes results.csv after every run and goes on where it stopped; then results.png, the
+gain of each method over linear regression, and curves beside the folder.
+"""
+
+import dataclasses
+import functools
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import noise_pictures as pictures
+import noise_report as report
+import optax
+import tyro
+from noise_kinds import KINDS
+from noise_report import Run
+from shared import DATA, RESULTS, complete_csv, console, start
+
+import swapjax
+from swapjax.core.types import Params
+from swapjax.experiments import datasets, models, plot, runner
+from swapjax.pruning import Method
+
+TUNED = 0.03
+METHODS: dict[str, Callable[[], Method]] = {
+    "magnitude": swapjax.magnitude,
+    "linear-regression": lambda: swapjax.linear_regression(first_order=False),
+    "swap": lambda: swapjax.swap(first_order=False),
+    "kfac": lambda: swapjax.linear_regression(ridge="kfac", first_order=False),
+    "kfac, fixed": lambda: swapjax.linear_regression(
+        ridge="kfac", kappa=4.0, support="magnitude", first_order=False
+    ),
+    "kfac-swap": lambda: swapjax.swap(ridge="kfac", first_order=False),
+    "layerwise-obs": swapjax.layerwise_obs,
+    "chita": swapjax.chita,
+    "woodfisher": swapjax.woodfisher,
+    "swap, epsilon 1": lambda: swapjax.swap(epsilon=1.0, first_order=False),
+    "swap, exact": lambda: swapjax.swap(target="exact", first_order=False),
+    "linear-regression, first order": swapjax.linear_regression,
+    "swap, first order": swapjax.swap,
+    "kfac, first order": lambda: swapjax.linear_regression(ridge="kfac"),
+    "kfac-swap, first order": lambda: swapjax.swap(ridge="kfac"),
+}
+# What is off these comes later, the later the more of it is.
+CORE: dict[str, tuple] = {
+    "recipe": ("stages",),
+    "kind": ("clean", "gaussian-4-0.5", "labels-0.4", "fgsm-0.1"),
+    "method": ("magnitude", "linear-regression", "swap", "kfac"),
+    "sparsity": (0.98,),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """What is pruned, and how much it sees of its data.
+
+    Attributes:
+        name: of the model.
+        data: digits, or a file below the folder of data.
+        weights: a file below that of checkpoints; None to train.
+        stages: of the recipes with several.
+        samples: rows a stage.
+        batch: images a row.
+        options: of `datasets.load`.
+        exclude: leaves that are not pruned.
+        images: that batch norm is estimated anew on after each stage.
+    """
+
+    name: str
+    data: str
+    weights: str | None
+    stages: int
+    samples: int
+    batch: int
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    exclude: str | tuple[str, ...] = ()
+    images: int = 0
+
+
+NETWORKS = {
+    "mlpnet": Network("mlpnet", "mnist.npz", "mlpnet_mnist.npz", 15, 1000, 16),
+    "resnet20": Network(
+        "resnet20",
+        "cifar10_jpeg.npz",
+        "resnet20_cifar10_jpeg.npz",
+        stages=8,
+        samples=500,
+        batch=16,
+        options={"mean": 0.5, "std": 0.5},
+        exclude="downsample",
+        images=10_000,
+    ),
+    "digits": Network("mlpnet", "digits", None, 5, 200, 4),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Prune under noise in every way, and compare with linear regression."""
+
+    networks: tuple[str, ...] = ("mlpnet",)
+    """mlpnet (MNIST), resnet20 (CIFAR-10), digits."""
+    recipes: tuple[str, ...] = ("stages", "one", "sgd", "tuned")
+    """one, stages, sgd, tuned."""
+    kinds: tuple[str, ...] = tuple(KINDS)
+    """Any of the kinds of noise."""
+    methods: tuple[str, ...] = tuple(METHODS)
+    """Any of the methods."""
+    sparsities: tuple[float, ...] = (0.5, 0.8, 0.9, 0.95, 0.98)
+    """How far."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Of samples, noise and shuffles."""
+    quick: bool = False
+    """A minute's choice of digits in place of all these."""
+    out: Path = RESULTS / "noise"
+    """The folder for results.csv and results.png."""
+    data: Path = DATA / "data"
+    """The folder of mnist.npz and cifar10_jpeg.npz."""
+    checkpoints: Path = DATA / "checkpoints"
+    """The folder of published weights."""
+
+    def chosen(self) -> "Options":
+        """Put the quick choice in place of axes."""
+        if not self.quick:
+            return self
+        return dataclasses.replace(
+            self,
+            networks=("digits",),
+            recipes=("stages",),
+            kinds=tuple(k for k in CORE["kind"][:3] if k in KINDS),
+            methods=CORE["method"],
+            sparsities=(0.9,),
+            seeds=(0, 1),
+        )
+
+
+def main(options: Options) -> None:
+    """Do what is left to do, then show everything."""
+    options = options.chosen()
+    wanted = plan_runs(options)
+    options.out.mkdir(parents=True, exist_ok=True)
+    target = options.out / "results.csv"
+    score = functools.partial(measure, options)
+    runs = list(complete_csv(target, wanted, score).values())
+    for network, recipe in dict.fromkeys((run.network, run.recipe) for run in runs):
+        console.print(report.table(runs, network, recipe))
+    for name, found in report.halves(runs).items():
+        console.print(report.ranking(name, found))
+    plot.save(pictures.heat_map(runs), options.out / "results.png")
+    curves = options.out.with_name(f"{options.out.name}_curves.png")
+    plot.save(pictures.curves(runs), curves)
+    console.print(f"Written to {options.out} and {curves}.", soft_wrap=True)
+
+
+def plan_runs(options: Options) -> list[Run]:
+    """All runs asked for, those first that tell most; seeds take turns."""
+    known: dict[str, Any] = {"networks": NETWORKS, "recipes": RECIPES, "kinds": KINDS}
+    for axis, table in {**known, "methods": METHODS}.items():
+        for name in getattr(options, axis):
+            if name not in table:
+                sys.exit(f"--{axis} must be of {', '.join(table)}, got {name}")
+    runs = [
+        Run(network, recipe, kind, method, sparsity, seed)
+        for network in options.networks
+        for seed in options.seeds
+        for kind in options.kinds
+        for recipe in options.recipes
+        for sparsity in sorted(options.sparsities, reverse=True)
+        for method in options.methods
+    ]
+
+    def off(run: Run) -> int:
+        return sum(getattr(run, axis) not in core for axis, core in CORE.items())
+
+    return sorted(runs, key=off)
+
+
+@functools.cache
+def set_up(options: Options, name: str) -> runner.Setting:
+    """Load a network and its data, or train."""
+    network = NETWORKS[name]
+    path = options.data / network.data
+    weights = None if network.weights is None else options.checkpoints / network.weights
+    for file in () if weights is None else (path, weights):
+        if not file.exists():
+            sys.exit(f"{file}: not there; name its folder with --data, --checkpoints")
+    data = datasets.load("digits" if weights is None else path, **network.options)
+    model = models.create(network.name, data.shape, data.classes)
+    setting = runner.set_up(data, model, weights=weights)
+    accuracy, loss = runner.evaluate(setting, setting.params)
+    console.print(f"Dense {name}: {accuracy:.2f}%, loss {loss:.4f}.")
+    return setting
+
+
+@functools.lru_cache(maxsize=3)
+def spoilt(options: Options, name: str, kind: str, seed: int) -> Any:
+    """Make the training examples of a kind once for all that prune on them."""
+    return KINDS[kind].examples(set_up(options, name), seed)
+
+
+def measure(options: Options, run: Run) -> Run:
+    """Prune, and fill in what came of it, for all alike that see no examples."""
+    method, network = make(run.method), NETWORKS[run.network]
+    looks = method.needs_rows or method.needs_layers or network.images
+    if (
+        looks
+        or KINDS[run.kind].memory is not None
+        or run.recipe not in ("one", "stages")
+    ):
+        return carry_out(options, run)
+    found = carry_out(options, dataclasses.replace(run, kind="clean", seed=0))
+    return dataclasses.replace(found, kind=run.kind, seed=run.seed)
+
+
+@functools.lru_cache(maxsize=16)
+def carry_out(options: Options, run: Run) -> Run:
+    """Prune, and measure."""
+    network, setting = NETWORKS[run.network], set_up(options, run.network)
+    kind = KINDS[run.kind]
+    x, y = spoilt(options, run.network, run.kind, run.seed)
+    params = kind.weights(setting, run.seed)
+    plan = swapjax.plan(
+        params,
+        run.sparsity,
+        exclude=network.exclude,
+        loss_fn=setting.model.loss_fn,
+        batch=(x[: network.batch], y[: network.batch]),
+    )
+    started = time.process_time()
+    pruned = swapjax.prune(
+        setting.model.loss_fn,
+        params,
+        (x, y),
+        plan=plan,
+        method=make(run.method),
+        samples=network.samples,
+        batch=network.batch,
+        key=jax.random.key(run.seed),
+        noise=kind.noise,
+        recalibrate=recalibration(setting, x, network.images),
+        **RECIPES[run.recipe](network, len(y)),
+    )
+    accuracy, loss = runner.evaluate(setting, pruned.params)
+    worst = max((stage.status for stage in pruned.history), key=int)
+    return dataclasses.replace(
+        run,
+        accuracy=round(accuracy, 4),
+        loss=round(loss, 6),
+        cpu=round(time.process_time() - started, 2),
+        status=worst.name.lower(),
+    )
+
+
+@functools.cache
+def make(method: str) -> Method:
+    """Make a method once, so that all runs share its programs."""
+    return METHODS[method]()
+
+
+def recalibration(
+    setting: runner.Setting, images: jax.Array, count: int
+) -> Callable[[Params], Params] | None:
+    """Make the function that estimates the statistics of batch norm anew."""
+    statistics = setting.model.statistics
+    if statistics is None or not count:
+        return None
+    batches = [jnp.asarray(images[i : i + 500]) for i in range(0, count, 500)]
+    return lambda params: swapjax.recalibrate_batchnorm(statistics, params, batches)
+
+
+def _one(network: Network, examples: int) -> dict[str, Any]:
+    return {"stages": 1}
+
+
+def _stages(network: Network, examples: int) -> dict[str, Any]:
+    return {"stages": network.stages}
+
+
+def _trained(network: Network, examples: int, rate: float) -> dict[str, Any]:
+    tune = swapjax.FineTune(_sgd(rate), steps=examples // 64, batch=64)
+    return _stages(network, examples) | {"finetune": tune}
+
+
+@functools.cache
+def _sgd(rate: float) -> optax.GradientTransformation:
+    """One object for all runs, so that its step is compiled once."""
+    return optax.sgd(rate, momentum=0.5)
+
+
+RECIPES: dict[str, Callable[[Network, int], dict[str, Any]]] = {
+    "one": _one,
+    "stages": _stages,
+    "sgd": functools.partial(_trained, rate=1e-3),
+    "tuned": functools.partial(_trained, rate=TUNED),
+}
+
+
+if __name__ == "__main__":
+    start(main, tyro.cli(Options))
