@@ -168,14 +168,11 @@ def _look(
         batch=settings.batch, chunk=rows.chunk,
     )  # fmt: skip
     stacks = (role.stack for role in layout.roles)
-    return (
-        rows,
-        judge,
-        tuple(
-            None if layer is None else layer.split(shape, stack)
-            for layer, shape, stack in zip(layers, layout.shapes, stacks, strict=True)
-        ),
+    split = tuple(
+        None if layer is None else layer.split(shape, stack)
+        for layer, shape, stack in zip(layers, layout.shapes, stacks, strict=True)
     )
+    return rows, judge, split
 
 
 def _owners(method: Method) -> tuple:
