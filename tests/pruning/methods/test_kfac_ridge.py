@@ -94,7 +94,8 @@ def test_large_kappa_is_the_layerwise_refit():
     read, old = np.asarray(x, np.float64), np.asarray(params["kernel"], np.float64)
     moment = read.T @ read / len(read)
     mask, got = np.asarray(found.masks["kernel"]), np.asarray(found.params["kernel"])
-    assert found.history[0].status == swapjax.Status.CONVERGED
+    # Rounding hides a damping this small.
+    assert found.history[0].status == swapjax.Status.DAMPED
     for out in range(old.shape[1]):
         kept = mask[:, out]
         lost = moment[np.ix_(kept, ~kept)] @ old[~kept, out]
