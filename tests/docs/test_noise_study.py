@@ -81,7 +81,8 @@ def test_those_that_tell_most_come_first():
     first = runs[: runs.index(next(r for r in runs if r.seed == 1))]
     for axis, core in noise.CORE.items():
         assert {getattr(run, axis) for run in first} == set(core)
-    assert {run.kind for run in runs} == set(KINDS)
+    assert {run.kind for run in runs} == set(noise.MAIN_KINDS) <= set(KINDS)
+    assert {run.method for run in runs} == set(noise.MAIN_METHODS) <= set(noise.METHODS)
 
 
 def test_pictures_of_few_runs_and_of_none():
