@@ -2,12 +2,14 @@
 
 from swapjax.corruptions.attacks import fgsm, pgd
 from swapjax.corruptions.images import IMAGE_CORRUPTIONS, corrupt_images
+from swapjax.corruptions.jpeg import compress_jpeg
 from swapjax.corruptions.labels import flip_labels
 from swapjax.corruptions.memory import AnalogMemory, in_analog_memory
 
 __all__ = [
     "IMAGE_CORRUPTIONS",
     "AnalogMemory",
+    "compress_jpeg",
     "corrupt_images",
     "fgsm",
     "flip_labels",

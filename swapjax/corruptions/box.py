@@ -1,6 +1,7 @@
-"""The range that values of images lie in, and what is checked of images against it."""
+"""The range that values of images lie in: checked, and scaled to 0 and 1."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -47,6 +48,45 @@ def take_images(name: str, images: Any, box: Box | None) -> tuple[jax.Array, Box
                 f"{least:g} to {largest:g}; box= takes another"
             )
     return jnp.asarray(array), (low, high)
+
+
+def take_layout(images: jax.Array) -> None:
+    """Raise unless images have a height and a width.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    if images.ndim not in (3, 4):
+        raise ValueError(
+            "images must have shape [n, height, width] or [n, height, width, "
+            f"channels], got {list(images.shape)}"
+        )
+
+
+def in_unit(
+    images: jax.Array, box: Box, spoil: Callable[[jax.Array], jax.Array]
+) -> jax.Array:
+    """Spoil images whose values are in [0, 1].
+
+    Args:
+        images: [n, height, width] or [n, height, width, channels].
+        box: their least and largest value. A constant under jit: XLA computes with
+            constants in another order of roundings, and so what is compiled by itself
+            is the same as within a larger program.
+        spoil: a function of floats [n, height, width, channels].
+
+    Returns:
+        What it returned, in the box again, in the shape and dtype of images.
+    """
+    low, high = box
+    # No half precision: the levels of 8 bits are to be told apart.
+    wide = jnp.float64 if images.dtype == jnp.float64 else jnp.float32
+    x = images.reshape(*images.shape[:3], -1).astype(wide)
+    x = jnp.clip(spoil((x - low) / (high - low)), 0, 1) * (high - low) + low
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        x = jnp.round(x)
+    # Products with the width of the box are off by a rounding.
+    return jnp.clip(x, low, high).astype(images.dtype).reshape(images.shape)
 
 
 def _take_box(box: Any) -> Box:

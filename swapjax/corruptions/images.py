@@ -1,4 +1,4 @@
-"""Common corruptions of images: noise, blur, brightness, contrast, pixels.
+"""Common corruptions of images: noise, blur, brightness, contrast, pixels, JPEG.
 
 Their kinds and strengths are those of CIFAR-10-C (Hendrycks and Dietterich, ICLR 2019,
 arXiv:1903.12261), written anew: boundaries, roundings and random numbers are not those
@@ -14,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from swapjax.core.checks import require_count
-from swapjax.corruptions.box import Box, take_images
+from swapjax.corruptions.along import along_both
+from swapjax.corruptions.box import Box, in_unit, take_images, take_layout
+from swapjax.corruptions.jpeg import lose
 
 _SEVERITIES = 5
 
@@ -39,6 +41,7 @@ def corrupt_images(
     ``brightness``     this is added to the value of HSV .05, .1, .15, .2, .3
     ``contrast``       distances from the mean, times    .75, .5, .4, .3, .15
     ``pixelate``       as few pixels a side, averaged    .95, .9, .85, .75, .65
+    ``jpeg``           `compress_jpeg` of this quality   80, 65, 58, 50, 40
     ================== ================================= ==========================
 
     The strengths are the published ones, for 32 x 32 pixels; images of other sizes get
@@ -48,7 +51,8 @@ def corrupt_images(
         key: a JAX PRNG key; the same key gives the same images. Kinds that draw
             nothing do not look at it.
         images: [n, height, width] or [n, height, width, channels], any n; floats in the
-            box, or uint8. Brightness takes all channels of a pixel together.
+            box, or uint8. Brightness takes all channels of a pixel together, and jpeg
+            three of them for red, green and blue.
         kind: one of `IMAGE_CORRUPTIONS`.
         severity: 1 to 5.
         box: the least and the largest value of an image, by default 0 and 1, or 0 and
@@ -78,11 +82,7 @@ def corrupt_images(
     if severity > _SEVERITIES:
         raise ValueError(f"severity must be {_SEVERITIES} or less, got {severity}")
     images, box = take_images("images", images, box)
-    if images.ndim not in (3, 4):
-        raise ValueError(
-            "images must have shape [n, height, width] or [n, height, width, "
-            f"channels], got {list(images.shape)}"
-        )
+    take_layout(images)
     if not images.size:
         return images
     return _corrupt(key, images, box, kind, int(severity))
@@ -95,16 +95,7 @@ def _corrupt(
     key: jax.Array, images: jax.Array, box: Box, kind: str, severity: int
 ) -> jax.Array:
     spoil, strengths = _KINDS[kind]
-    # No half precision: the levels of 8 bits are to be told apart.
-    wide = jnp.float64 if images.dtype == jnp.float64 else jnp.float32
-    low, high = box
-    x = images.reshape(*images.shape[:3], -1).astype(wide)
-    x = spoil(key, (x - low) / (high - low), strengths[severity - 1])
-    x = jnp.clip(x, 0, 1) * (high - low) + low
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        x = jnp.round(x)
-    # Products with the width of the box are off by a rounding.
-    return jnp.clip(x, low, high).astype(images.dtype).reshape(images.shape)
+    return in_unit(images, box, lambda x: spoil(key, x, strengths[severity - 1]))
 
 
 def _gaussian_noise(key: jax.Array, x: jax.Array, deviation: float) -> jax.Array:
@@ -135,7 +126,7 @@ def _gaussian_blur(key: jax.Array, x: jax.Array, deviation: float) -> jax.Array:
             np.add.at(matrix, (np.arange(size), place), weight)
         return matrix
 
-    return _along_both(blur, x)
+    return along_both(blur, x)
 
 
 def _brightness(key: jax.Array, x: jax.Array, more: float) -> jax.Array:
@@ -166,16 +157,12 @@ def _pixelate(key: jax.Array, x: jax.Array, share: float) -> jax.Array:
         average = np.maximum(overlap, 0) * few / size
         return average[((pixels + 0.5) * few / size).astype(int)]
 
-    return _along_both(there_and_back, x)
+    return along_both(there_and_back, x)
 
 
-def _along_both(matrix: Callable[[int], np.ndarray], x: jax.Array) -> jax.Array:
-    """Apply a linear map along the height, and along the width, of [n, h, w, c]."""
-    rows, columns = (jnp.asarray(matrix(size), x.dtype) for size in x.shape[1:3])
-    # In full precision on accelerators, too: pixels have 8 bits.
-    full = jax.lax.Precision.HIGHEST
-    x = jnp.einsum("ih,nhwc->niwc", rows, x, precision=full)
-    return jnp.einsum("jw,niwc->nijc", columns, x, precision=full)
+def _jpeg(key: jax.Array, x: jax.Array, quality: int) -> jax.Array:
+    del key
+    return lose(x, quality)
 
 
 _KINDS: dict[str, tuple[Callable[..., jax.Array], tuple[float, ...]]] = {
@@ -186,6 +173,7 @@ _KINDS: dict[str, tuple[Callable[..., jax.Array], tuple[float, ...]]] = {
     "brightness": (_brightness, (0.05, 0.1, 0.15, 0.2, 0.3)),
     "contrast": (_contrast, (0.75, 0.5, 0.4, 0.3, 0.15)),
     "pixelate": (_pixelate, (0.95, 0.9, 0.85, 0.75, 0.65)),
+    "jpeg": (_jpeg, (80, 65, 58, 50, 40)),
 }
 IMAGE_CORRUPTIONS = tuple(_KINDS)
 """The kinds of `corrupt_images`."""
