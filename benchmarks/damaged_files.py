@@ -186,8 +186,8 @@ def _read_state(run: Callable[[Path], Any]) -> Callable[[Path], Arrays]:
 def _rows(folder: Path) -> Kind:
     path = folder / "rows.json"
     rows = [
-        Row(method=method, sparsity=0.9, seed=seed, noise=(1.0, 0.25), accuracy=91.5,
-            loss=0.3 * seed, seconds=1.25, nonzeros=3236, total=32360,
+        Row(method=method, sparsity=0.9, seed=seed, noise="gaussian:1,0.25",
+            accuracy=91.5, loss=0.3 * seed, seconds=1.25, nonzeros=3236, total=32360,
             status="converged", settings=f"{method}()", setup="samples=100")
         for method in ("magnitude", "swap") for seed in (0, 1)
     ]  # fmt: skip

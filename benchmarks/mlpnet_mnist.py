@@ -32,6 +32,7 @@ from shared import DATA, RESULTS, complete_csv, console, start
 
 import swapjax
 from swapjax.experiments import datasets, models, plot, runner
+from swapjax.experiments.noise import CLEAN, Noise
 from swapjax.pruning import swap_released
 
 # Means that the better of the two regressions must reach from clean gradients.
@@ -192,12 +193,13 @@ def measure(setting: runner.Setting, run: Run) -> Run:
     else:
         tune = swapjax.FineTune(_sgd(), steps=len(setting.data.y_train) // 64, batch=64)
         recipe = {"stages": 14, "schedule": swapjax.cubic(), "finetune": tune}
+    pair = run.noise_pair
     row, _ = runner.run(
         setting,
         METHODS[run.method],
         sparsity=run.sparsity,
         seed=run.seed,
-        noise=run.noise_pair,
+        noise=CLEAN if pair is None else Noise("gaussian", pair),
         samples=1000,
         batch=16,
         **recipe,

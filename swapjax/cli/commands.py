@@ -1,6 +1,7 @@
 """Parse the options of a command, then import and run it."""
 
 import contextlib
+import functools
 import importlib
 import io
 from collections.abc import Callable, Sequence
@@ -8,7 +9,7 @@ from typing import Any
 
 import tyro
 
-from swapjax.cli import train_options
+from swapjax.cli import options, train_options
 from swapjax.cli.options import Compare, Demo, Inspect, Prune
 from swapjax.cli.train_options import Train
 from swapjax.core.text import printable
@@ -20,6 +21,13 @@ OPTIONS: dict[str, type] = {
     "compare": Compare,
     "inspect": Inspect,
     "demo": Demo,
+}
+
+# Of commands whose docstring does not tell all.
+_DESCRIPTIONS: dict[str, Callable[[], str]] = {
+    "prune": functools.partial(options.description, Prune),
+    "train": train_options.description,
+    "compare": functools.partial(options.description, Compare),
 }
 
 
@@ -35,12 +43,12 @@ def run(command: str, words: Sequence[str], loaded: Callable[[], None]) -> None:
         ValueError: for bad arguments and bad input.
         SystemExit: after --help, and for words that are no options.
     """
-    options = _parse(command, words)
+    chosen = _parse(command, words)
     work = getattr(importlib.import_module(f"swapjax.cli.{command}"), command)
     loaded()
     # All of it, beyond what stages do for themselves: losses and data have BLAS too.
     with one_blas_thread():
-        work(options)
+        work(chosen)
 
 
 def _parse(command: str, words: Sequence[str]) -> Any:
@@ -48,7 +56,7 @@ def _parse(command: str, words: Sequence[str]) -> Any:
         return tyro.cli(
             OPTIONS[command],
             prog=f"swapjax {command}",
-            description=train_options.description() if command == "train" else None,
+            description=_DESCRIPTIONS[command]() if command in _DESCRIPTIONS else None,
             args=words,
         )
 

@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from swapjax.cli import methods, setup
 from swapjax.cli.console import console, progress, require_writable
 from swapjax.cli.lock import exclusive
-from swapjax.cli.options import Compare, Options, check, check_seed
+from swapjax.cli.options import Compare, Options, check, check_seed, noises
 from swapjax.cli.output import draw
 from swapjax.core.text import printable
-from swapjax.experiments import plot, report, runner
+from swapjax.experiments import gains, plot, report, runner
+from swapjax.experiments.noise import CLEAN, Noise
 from swapjax.experiments.runner import Row, Setting
 
 # Stands between the options of a row and the data and network that it is of.
@@ -30,12 +29,13 @@ class Run:
     method: str
     sparsity: float
     seed: int
+    noise: Noise
 
     @functools.cached_property
     def key(self) -> tuple:
         """The values that identify the row of this run in a file of runs."""
         settings = str(methods.make(self.method, self.options))
-        return settings, self.sparsity, self.seed, self.setup
+        return settings, self.sparsity, self.seed, str(self.noise), self.setup
 
     @functools.cached_property
     def setup(self) -> str:
@@ -43,7 +43,7 @@ class Run:
 
         Data and weights are not told by name: see `setup.Inputs.origin`.
         """
-        own = {"methods", "sparsities", "seeds", "json", "out"}
+        own = {"methods", "sparsities", "seeds", "noise", "json", "out"}
         own |= {"data", "data_dir", "checkpoint"}
         own |= {"method", "sparsity", "storage"} | methods.OPTIONS
         fields = dataclasses.asdict(self.options).items()
@@ -69,23 +69,29 @@ def compare(options: Compare) -> None:
     if options.out is not None:
         require_writable(options.out, "--out")
         target = target or options.out / "compare.json"
+    # What is spoilt alike comes together, and need not be spoilt again.
     runs = [
-        Run(options, method, sparsity, seed)
+        Run(options, method, sparsity, seed, noise)
+        for noise in noises(options)
+        for seed in seeds
         for method in names
         for sparsity in sparsities
-        for seed in seeds
     ]
-    picture = None if options.out is None else options.out / "compare.png"
-    if picture is not None and picture.is_dir():
-        raise ValueError(f"--out {options.out}: {picture} is a folder")
-    carry_out(runs, sparsities, target, picture)
+    pictures = []
+    if options.out is not None:
+        pictures = [options.out / name for name in ("compare.png", "gains.png")]
+    for picture in pictures:
+        if picture.is_dir():
+            raise ValueError(f"--out {options.out}: {picture} is a folder")
+    carry_out(runs, sparsities, target, *pictures)
 
 
 def carry_out(
     runs: Sequence[Run],
     sparsities: Sequence[float],
     target: Path | None,
-    picture: Path | None,
+    picture: Path | None = None,
+    heat: Path | None = None,
 ) -> None:
     """Train or load, do the runs that are not done, show all.
 
@@ -94,6 +100,7 @@ def carry_out(
         sparsities: of the runs.
         target: the file of runs, or None.
         picture: the file of the picture, or None.
+        heat: the file of a picture of gains, where noise was asked for, or None.
 
     Raises:
         ValueError: for bad data and a file of other runs, before any training, and
@@ -115,20 +122,24 @@ def carry_out(
         rows = run_all(runs, setting, target, done, origin)
         console.print(f"Test accuracy in percent; the dense network has {dense:.2f}.")
         console.print(report.comparison_table(rows))
+        found = gains.gains(rows) if any(r.noise != str(CLEAN) for r in rows) else []
+        if found:
+            told = "bold where a paired t-test at 5 % tells them from 0"
+            console.print(f"Points gained over {gains.CONTROL}, {told}:")
+            console.print(gains.gains_table(found))
         if target is not None:
             console.print(f"Written to {printable(target)}.", soft_wrap=True)
         if picture is not None:
             picture.parent.mkdir(parents=True, exist_ok=True)
-            draw(functools.partial(_figure, options, setting, rows, dense), picture)
+            title = f"{options.model} on {setting.data.name}, "
+            title += f"{len(setting.data.y_train):,} examples to train"
+            draw(
+                lambda: plot.comparison_figure(rows, dense=dense, title=title), picture
+            )
             console.print(f"Drawn in {printable(picture)}.", soft_wrap=True)
-
-
-def _figure(
-    options: Options, setting: Setting, rows: Sequence[Row], dense: float
-) -> Figure:
-    title = f"{options.model} on {setting.data.name}, {len(setting.data.y_train):,}"
-    title += " examples to train"
-    return plot.comparison_figure(rows, dense=dense, title=title)
+            if found and heat is not None:
+                draw(lambda: gains.gains_figure(found, title=title), heat)
+                console.print(f"Gains drawn in {printable(heat)}.", soft_wrap=True)
 
 
 def run_all(
@@ -154,16 +165,21 @@ def run_all(
     todo = [run for run in runs if _find(run, done) is None]
     if done:
         console.print(f"{len(runs) - len(todo)} of {len(runs)} runs are done already.")
+    at, spoilt = None, None
     with progress("pruning", sum(run.options.stages for run in todo)) as (bar, task):
         for run in todo:
-            bar.update(
-                task, description=f"{run.method} to {run.sparsity:g}, seed {run.seed}"
-            )
+            told = f"{run.method} to {run.sparsity:g}, {run.noise}, seed {run.seed}"
+            bar.update(task, description=told)
+            if spoilt is None or at != (run.noise, run.seed):
+                at = run.noise, run.seed
+                spoilt = runner.spoil(setting, *at)
             row, _ = runner.run(
                 setting,
                 methods.make(run.method, run.options),
                 plan=setup.make_plan(run.options, setting.params, run.sparsity),
                 seed=run.seed,
+                noise=run.noise,
+                spoilt=spoilt,
                 callback=lambda _: bar.advance(task),
                 **setup.run_options(run.options),
             )
@@ -222,7 +238,7 @@ def require_origin(target: Path | None, row: Row, origin: str) -> None:
 
 def _key(row: Row) -> tuple:
     options, _, _ = row.setup.rpartition(_MARK)
-    return row.settings, row.sparsity, row.seed, options
+    return row.settings, row.sparsity, row.seed, row.noise, options
 
 
 def _find(run: Run, rows: Sequence[Row]) -> Row | None:

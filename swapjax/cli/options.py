@@ -1,6 +1,7 @@
 """The options of the commands as data, and what finds bad ones."""
 
 import dataclasses
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -8,7 +9,8 @@ from typing import Annotated, Any, Literal
 from swapjax.cli import methods
 from swapjax.cli.methods import users
 from swapjax.core import extras
-from swapjax.gradients.noise import GradientNoise
+from swapjax.core.text import printable
+from swapjax.experiments.noise import KINDS, Noise, parse
 
 try:
     import tyro
@@ -77,10 +79,11 @@ class Options(Network):
     """Gradient rows a stage."""
     batch: int = 1
     """Training examples averaged into a row: 16 sees 16 times the data."""
-    noise: Annotated[
-        tuple[float, float] | None, shown("SCALE PROPORTION", "(default: none)")
-    ] = None
-    """Add noise of SCALE standard deviations to this PROPORTION of each gradient."""
+    noise: Annotated[tuple[str, ...], shown("KIND[:LEVEL]…", "(default: clean)")] = (
+        "clean",
+    )
+    """Spoil what pruning looks at, never the test set, in a way that is told above;
+    compare takes several at once."""
     target: Literal["hybrid", "smoothed", "debiased", "exact"] = "hybrid"
     """The variant of swap; hybrid is half regression, half transport."""
     epsilon: Annotated[float | None, shown("E", "(default: 0)")] = None
@@ -135,7 +138,8 @@ class Compare(Options):
 
     Prints a table of test accuracies. With --json each run is one line of a JSON list;
     runs that are already there are not repeated, so that an interrupted comparison
-    goes on when it is called again in the same words.
+    goes on when it is called again in the same words. With --noise it takes one or more
+    kinds, and tells what each method gains over linear-regression under each.
     """
 
     methods: Annotated[str | None, shown("A,B,C", "")] = None
@@ -171,6 +175,17 @@ class Inspect:
     """A .safetensors or .npz file."""
 
 
+def description(command: type[Options]) -> str:
+    """Write what --help says of a command that prunes, a kind of noise in a line."""
+    first, _, last = (inspect.getdoc(command) or "").partition("\n\n")
+    noises = [parse(kind) for kind in KINDS]
+    lines = [f"- {n}: {n.told}." for n in noises if not KINDS[n.kind].images]
+    words = ", ".join(str(n) for n in noises if KINDS[n.kind].images)
+    lines.append(f"- {words}: images spoilt so, severity 1 to 5, as in CIFAR-10-C.")
+    told = "Kinds of noise, at the level that a name alone means:\n" + "\n".join(lines)
+    return f"{first}\n\n{told}\n\n{last}"
+
+
 def check(options: Options, names: Sequence[str]) -> None:
     """Find bad values before anything is loaded or trained.
 
@@ -192,11 +207,24 @@ def check(options: Options, names: Sequence[str]) -> None:
             f"--finetune-rate must be positive, got {options.finetune_rate}"
         )
     check_seed(options.seed, "--seed")
-    if options.noise is not None:
-        GradientNoise(*options.noise)
+    noises(options)
     for name in methods.NAMES:  # an option may be bad for a method not asked for
         methods.make(name, options)
     methods.require_use(names, options)
+
+
+def noises(options: Options) -> list[Noise]:
+    """Read the kinds of noise asked for, each once.
+
+    Raises:
+        ValueError: for what is none, and for several where one network is pruned.
+    """
+    found = list(dict.fromkeys(parse(word, "--noise") for word in options.noise))
+    if not found or (len(found) > 1 and isinstance(options, Prune)):
+        wanted = "one kind" if isinstance(options, Prune) else "one or more kinds"
+        got = " ".join(options.noise) or "none"
+        raise ValueError(f"--noise: {wanted} wanted, got {printable(got)}")
+    return found
 
 
 def require_counts(options: Network, *names: str) -> None:

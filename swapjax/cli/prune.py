@@ -8,10 +8,11 @@ from matplotlib.figure import Figure
 
 from swapjax.cli import dense, methods, setup
 from swapjax.cli.console import console, progress, require_writable
-from swapjax.cli.options import Prune, check
+from swapjax.cli.options import Prune, check, noises
 from swapjax.cli.output import Output, circumstances, draw, folder
 from swapjax.core.text import printable
 from swapjax.experiments import plot, report, runner
+from swapjax.experiments.noise import Noise
 from swapjax.experiments.runner import Row, Setting
 from swapjax.io import checkpoint
 from swapjax.pruning import Pruned, Stage
@@ -32,6 +33,7 @@ def prune(options: Prune) -> None:
     check(options, [options.method])
     methods.require_patterns([options.method], options.pattern, "--method")
     require_writable(options.out, "--out")
+    (noise,) = noises(options)
     (sparsity,) = setup.levels(options, [options.sparsity])
     with folder(options.out, _FILES) as output:
         inputs = setup.set_up(options, [sparsity])
@@ -47,7 +49,7 @@ def prune(options: Prune) -> None:
         )
         target = setup.make_plan(options, setting.params, sparsity)
         console.print(f"{target}\n", highlight=False)
-        row, pruned = _run(options, setting, target, trained)
+        row, pruned = _run(options, setting, target, noise, trained)
         _write(options, output, setting, measured, row, pruned)
         if trained is not None:
             trained.settle()
@@ -67,7 +69,11 @@ def prune(options: Prune) -> None:
 
 
 def _run(
-    options: Prune, setting: Setting, target: Plan, trained: dense.Dense | None
+    options: Prune,
+    setting: Setting,
+    target: Plan,
+    noise: Noise,
+    trained: dense.Dense | None,
 ) -> tuple[Row, Pruned]:
     """Prune, from where an earlier call has stopped if it has."""
     state = options.out / _STATE
@@ -91,6 +97,7 @@ def _run(
             methods.make(options.method, options),
             plan=target,
             seed=options.seed,
+            noise=noise,
             checkpoint=state,
             callback=advance,
             **setup.run_options(options),

@@ -8,7 +8,7 @@ import optax
 
 from swapjax.cli.console import console, progress
 from swapjax.cli.dense import Dense
-from swapjax.cli.options import SPARSITY, Network, Options
+from swapjax.cli.options import SPARSITY, Network, Options, noises
 from swapjax.core import identity
 from swapjax.core.text import printable
 from swapjax.core.types import Params
@@ -93,7 +93,7 @@ def _pattern(options: Options) -> NM | Channel | None:
 
 
 def run_options(options: Options) -> dict[str, Any]:
-    """Return what `experiments.runner.run` takes besides method, plan and seed."""
+    """Return what `runner.run` takes besides method, plan, seed and noise."""
     tune = None
     if options.finetune_steps:
         tune = FineTune(
@@ -106,7 +106,6 @@ def run_options(options: Options) -> dict[str, Any]:
         "one-shot": schedules.one_shot(),
     }[options.schedule]
     return {
-        "noise": options.noise,
         "stages": options.stages,
         "samples": options.samples,
         "batch": options.batch,
@@ -129,6 +128,8 @@ def set_up(options: Options, sparsities: Sequence[float]) -> Inputs:
     data, model = load(options)
     for sparsity in sparsities:
         make_plan(options, model.params, sparsity)
+    for noise in noises(options):
+        noise.require_fits(data)
     wanted, available = options.samples * options.batch, len(data.y_train)
     if wanted > available:
         raise ValueError(

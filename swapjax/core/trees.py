@@ -195,8 +195,12 @@ def wide(leaves: Leaves) -> jnp.dtype:
     return jnp.dtype(jnp.float64 if is_double else jnp.float32)
 
 
-def count_examples(data: Any) -> int:
+def count_examples(data: Any, what: str = "data") -> int:
     """Count the examples of a pytree of arrays with a leading example axis.
+
+    Args:
+        data: the pytree.
+        what: the argument that it came in.
 
     Raises:
         ValueError: when there is no array, or the leaves disagree.
@@ -205,7 +209,7 @@ def count_examples(data: Any) -> int:
     sizes = {shape[0] if shape else None for shape in shapes}
     if len(sizes) != 1 or None in sizes:
         raise ValueError(
-            "data: must be a pytree of arrays with one leading axis of examples, got "
-            f"shapes {shapes}"
+            f"{what}: must be a pytree of arrays with one leading axis of examples, "
+            f"got shapes {shapes}"
         )
     return shapes[0][0]

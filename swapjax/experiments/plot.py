@@ -13,11 +13,13 @@ from matplotlib.ticker import MaxNLocator
 
 from swapjax.core import files
 from swapjax.core.text import printable
+from swapjax.experiments.noise import parse
 from swapjax.experiments.runner import Row
 from swapjax.pruning import Stage
 from swapjax.pruning.methods import METHODS
 from swapjax.training import Epoch, Level, Recovery
 
+_ABREAST = 3  # panels of a comparison, at most
 _LEGEND = 12  # layers that are told apart by name
 _NAME, _TITLE = 40, 140  # the most characters drawn of a name, and of a title
 
@@ -60,9 +62,15 @@ def comparison_figure(rows: Sequence[Row], *, dense: float, title: str) -> Figur
     """
     noises = list(dict.fromkeys(row.noise for row in rows))
     levels = sorted({row.sparsity for row in rows})
-    figure = Figure(figsize=(5 * len(noises) + 0.5, 4), layout="constrained")
+    # As few lines of panels as there can be, all about as long.
+    high = math.ceil(len(noises) / _ABREAST)
+    wide = math.ceil(len(noises) / max(high, 1))
+    figure = Figure(figsize=(5 * wide + 0.5, 4 * high), layout="constrained")
     _entitle(figure, title)
-    panels = np.atleast_1d(figure.subplots(1, len(noises), sharey=True))
+    grid = figure.subplots(high, wide, sharey=True, squeeze=False)
+    panels, spare = grid.flat[: len(noises)], grid.flat[len(noises) :]
+    for axes in spare:
+        axes.remove()
     for axes, noise in zip(panels, noises, strict=True):
         axes.axhline(dense, color="black", lw=0.8, ls=":", label=f"dense ({dense:.1f})")
         group = [row for row in rows if row.noise == noise]
@@ -70,13 +78,10 @@ def comparison_figure(rows: Sequence[Row], *, dense: float, title: str) -> Figur
             _draw_method(axes, [r for r in group if r.method == method], levels)
         axes.set_xticks(range(len(levels)), [f"{level:g}" for level in levels])
         axes.set_xlabel("sparsity")
-        axes.set_title(
-            "clean gradients"
-            if noise is None
-            else f"noise of {noise[0]:g} deviations on {noise[1]:.0%} of the gradient"
-        )
+        axes.set_title(f"{noise}\n{parse(noise).told}", fontsize="medium")
         axes.grid(alpha=0.3)
-    panels[0].set_ylabel("test accuracy (%)")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("test accuracy (%)")
     _explain(panels[0])
     return figure
 

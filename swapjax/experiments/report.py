@@ -148,7 +148,7 @@ def comparison_table(rows: Sequence[Row]) -> Table:
             for level in levels
         ]
         if len(noises) > 1:
-            table.add_row(_gradients(noise), style="italic")
+            table.add_row(Text(printable(noise)), style="italic")
         for method, *cells in zip(methods, *columns, strict=True):
             seconds = float(np.median([r.seconds for r in group if r.method == method]))
             table.add_row(Text(printable(method)), *cells, f"{seconds:.1f} s")
@@ -215,12 +215,6 @@ def _best_in_bold(values: Sequence[list[float]]) -> list[Text]:
         Text(_spread(v), style="bold" if m >= best - 1e-9 else "")
         for v, m in zip(values, means, strict=True)
     ]
-
-
-def _gradients(noise: tuple[float, float] | None) -> str:
-    if noise is None:
-        return "clean gradients"
-    return f"noise {noise[0]:g} on {noise[1]:.0%}"
 
 
 def _spread(values: list[float]) -> str:

@@ -13,7 +13,7 @@ import optax
 from swapjax.core import identity
 from swapjax.core.types import Params
 from swapjax.experiments import datasets, models
-from swapjax.gradients.noise import GradientNoise
+from swapjax.experiments.noise import CLEAN, Noise, Scene, Spoilt, parse
 from swapjax.io import checkpoint
 from swapjax.loops.finetune import FineTune, finetune
 from swapjax.pruning import Method, Pruned, prune
@@ -22,6 +22,7 @@ from swapjax.sparsity.plan import Plan
 
 RECIPE = "adam, 64 a batch, rate 0.003 to 0 by a cosine"  # what trains networks here
 _TEST_BATCH = 1000
+_NOISE = 2**31  # folded into a key for noise; runs fold the numbers of stages in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Row:
         method: its name.
         sparsity: as asked for.
         seed: of the run.
-        noise: scale and proportion, or None.
+        noise: its word, as ``gaussian:4,0.5``.
         accuracy: percent of the whole test set that is classified correctly.
         loss: mean cross-entropy over the test set.
         seconds: wall time of its stages, compilation included.
@@ -61,7 +62,7 @@ class Row:
     method: str
     sparsity: float
     seed: int
-    noise: tuple[float, float] | None
+    noise: str
     accuracy: float
     loss: float
     seconds: float
@@ -90,6 +91,11 @@ class Row:
         if not isinstance(fields, dict) or set(fields) != set(names):
             found = sorted(fields) if isinstance(fields, dict) else repr(fields)[:60]
             raise ValueError(f"columns {', '.join(names)} wanted, got {found}")
+        if fields["noise"] is None or isinstance(fields["noise"], list):
+            raise ValueError(
+                f"noise is {str(fields['noise'])[:60]}, as in rows of before; "
+                f"kinds of noise have names now, as {parse('gaussian')}"
+            )
         for name, fits in _COLUMNS.items():
             if not fits(fields[name]):
                 raise ValueError(f"{name} is {repr(fields[name])[:60]}")
@@ -97,9 +103,8 @@ class Row:
             raise ValueError(
                 f"nonzeros is {fields['nonzeros']}, of {fields['total']} in all"
             )
-        noise = fields["noise"] and tuple(fields["noise"])
         lost = {k: math.nan for k in ("accuracy", "loss") if fields[k] is None}
-        return cls(**{**fields, "noise": noise, **lost})
+        return cls(**{**fields, **lost})
 
 
 def _is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
@@ -112,10 +117,10 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_noise(value: Any) -> bool:
-    if value is None:
-        return True
-    pair = isinstance(value, list) and len(value) == 2
-    return pair and _is_number(value[0], 0) and _is_number(value[1], 0, 1)
+    try:
+        return isinstance(value, str) and str(parse(value)) == value
+    except ValueError:
+        return False
 
 
 # What `Row.from_dict` takes in each column.
@@ -213,6 +218,22 @@ def evaluate(setting: Setting, params: Params) -> tuple[float, float]:
     return 100 * correct / len(y), loss / len(y)
 
 
+def spoil(setting: Setting, noise: Noise, seed: int) -> Spoilt:
+    """Spoil what a run looks at, attacks made with the dense network.
+
+    Args:
+        setting: network and data.
+        noise: the kind and its level.
+        seed: of the run.
+
+    Raises:
+        ValueError: for data that this noise cannot spoil.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), _NOISE)
+    scene = Scene(setting.data, setting.model.loss_fn, setting.params)
+    return noise.spoil(key, scene)
+
+
 def run(
     setting: Setting,
     method: Method,
@@ -220,7 +241,8 @@ def run(
     sparsity: float | None = None,
     plan: Plan | None = None,
     seed: int,
-    noise: tuple[float, float] | None = None,
+    noise: Noise = CLEAN,
+    spoilt: Spoilt | None = None,
     **options: Any,
 ) -> tuple[Row, Pruned]:
     """Prune once and measure what came of it.
@@ -231,21 +253,23 @@ def run(
         sparsity: how far.
         plan: instead of a sparsity.
         seed: of the samples, the noise and the fine-tuning.
-        noise: scale and proportion of `noise.GradientNoise`.
+        noise: what spoils data or gradients, never the test set.
+        spoilt: what it made of them for this seed, where `spoil` was called already.
         options: what else `prune` takes.
 
     Raises:
         ValueError: as `prune` does.
     """
+    data, corruption = spoil(setting, noise, seed) if spoilt is None else spoilt
     pruned = prune(
         setting.model.loss_fn,
         setting.params,
-        setting.data.train,
+        data,
         sparsity=sparsity,
         plan=plan,
         method=method,
         key=jax.random.key(seed),
-        noise=None if noise is None else GradientNoise(*noise),
+        noise=corruption,
         **options,
     )
     accuracy, loss = evaluate(setting, pruned.params)
@@ -258,7 +282,7 @@ def run(
         method=method.name,
         sparsity=float(level),
         seed=seed,
-        noise=noise,
+        noise=str(noise),
         accuracy=accuracy,
         loss=loss,
         seconds=sum(stage.seconds for stage in pruned.history),

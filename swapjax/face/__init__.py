@@ -4,6 +4,7 @@
 # isort: off
 
 # Prune a trained network, or one that is yet to be trained: a driver, and its methods.
+from swapjax.pruning.criterion import by_score
 from swapjax.pruning.prune import prune
 from swapjax.pruning.history import Pruned, Stage
 from swapjax.core.types import Status
@@ -39,7 +40,7 @@ from swapjax.sparsity.schedules import (
 from swapjax.sparsity.masks import apply_masks, churn, density, intersect
 
 # A method or a rule of one's own.
-from swapjax.pruning.method import Method, Problem, Solution, by_score
+from swapjax.pruning.method import Method, Problem, Solution
 from swapjax.training.rule import MaskStep, Rule
 from swapjax.sparsity.budget import Budget, select
 

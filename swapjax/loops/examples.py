@@ -20,8 +20,10 @@ class Source:
         data: a pytree of arrays with a leading axis of examples, or an iterator of
             such batches.
         wanted: examples per draw.
+        name: the argument that they came in, for messages.
 
     Attributes:
+        wanted: examples per draw.
         taken: batches taken from the iterator so far.
         spread: the devices that arrays are sharded over, or None.
 
@@ -30,21 +32,21 @@ class Source:
             than wanted, are not finite, or sharded in different ways.
     """
 
-    def __init__(self, data: Any, wanted: int) -> None:
-        self._wanted = wanted
+    def __init__(self, data: Any, wanted: int, name: str = "data") -> None:
+        self.wanted, self._name = wanted, name
         self._iterator = data if isinstance(data, Iterator) else None
         self._arrays = None if self._iterator is not None else data
         self.taken = 0
         self.spread = None
         if self._arrays is not None:
             self.spread = sharding.find_spread(self._arrays)
-            available = trees.count_examples(self._arrays)
+            available = trees.count_examples(self._arrays, name)
             if available < wanted:
                 raise ValueError(
-                    f"data: {available:,} examples, fewer than the {wanted:,} that "
+                    f"{name}: {available:,} examples, fewer than the {wanted:,} that "
                     "samples * batch asks for"
                 )
-            _require_finite(self._arrays)
+            _require_finite(self._arrays, name)
 
     def digest(self) -> str:
         """Compute a fingerprint of the data: a hash of arrays; iterators have none."""
@@ -96,23 +98,23 @@ class Source:
         if self._iterator is None:
             total = trees.count_examples(self._arrays)
             if key is None:
-                first = lambda x: jnp.asarray(x[: self._wanted])  # noqa: E731
+                first = lambda x: jnp.asarray(x[: self.wanted])  # noqa: E731
                 return jax.tree.map(first, self._arrays)
             leaves = jax.tree.leaves(self._arrays)
             if self.spread is None and all(isinstance(x, jax.Array) for x in leaves):
-                return _draw(key, self._arrays, self._wanted)
-            index = np.asarray(_choose(key, total, self._wanted))
+                return _draw(key, self._arrays, self.wanted)
+            index = np.asarray(_choose(key, total, self.wanted))
             return jax.tree.map(lambda x: jnp.asarray(x[index]), self._arrays)
         parts, have = [], 0
-        while have < self._wanted:
+        while have < self.wanted:
             (batch,) = take(self, 1)
             parts.append(batch)
             have += trees.count_examples(batch)
         drawn = jax.tree.map(
-            lambda *x: jnp.concatenate([jnp.asarray(y) for y in x])[: self._wanted],
+            lambda *x: jnp.concatenate([jnp.asarray(y) for y in x])[: self.wanted],
             *parts,
         )
-        _require_finite(drawn)
+        _require_finite(drawn, self._name)
         return drawn
 
 
@@ -145,6 +147,6 @@ def _draw(key: jax.Array, arrays: Any, wanted: int) -> Any:
     return jax.tree.map(lambda x: x[index], arrays)
 
 
-def _require_finite(data: Any) -> None:
+def _require_finite(data: Any, name: str) -> None:
     leaves = [jnp.asarray(x) for x in jax.tree.leaves(data)]
-    trees.require_finite(trees.paths(data), leaves, "data")
+    trees.require_finite(trees.paths(data), leaves, name)

@@ -1,8 +1,9 @@
 """Pruning after training, or before it, from gradients of the network as it is."""
 
 from swapjax.pruning import methods
+from swapjax.pruning.criterion import by_score
 from swapjax.pruning.history import Pruned, Stage
-from swapjax.pruning.method import Method, Problem, Solution, by_score
+from swapjax.pruning.method import Method, Problem, Solution
 from swapjax.pruning.methods import *
 from swapjax.pruning.prune import prune
 

@@ -37,8 +37,8 @@ class Stage:
             stack, the path of a leaf that is a layer by itself.
         objective: what the method minimised, before its first and after its last
             iteration; NaN for a method that minimises nothing.
-        loss_before: the mean loss of the stage's examples at its start; NaN without
-            data.
+        loss_before: the mean loss of the stage's examples at its start, of those of
+            validation where there are any; NaN without data.
         loss: the same at its end, after fine-tuning.
         seconds: wall time, compilation included.
         status: how the method ended.

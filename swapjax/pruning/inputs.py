@@ -19,6 +19,7 @@ from swapjax.loops.examples import Source
 from swapjax.loops.finetune import FineTune
 from swapjax.pruning.history import Stage
 from swapjax.pruning.method import Method
+from swapjax.pruning.validation import Validation, check_validation
 from swapjax.pruning.vector import layout_for, pack, pack_masks
 from swapjax.sparsity.bounds import allowed, keep_inside
 from swapjax.sparsity.budget import Budget
@@ -166,6 +167,7 @@ class Inputs:
         layout: of the prunable leaves as the method sees them.
         initial: the prunable leaves, in this layout.
         source: the examples; None without data.
+        validation: those that judge; None for the same.
         within: bool leaves outside of which nothing may be kept, or None.
         budgets: the counts of every stage.
     """
@@ -175,6 +177,7 @@ class Inputs:
     layout: Layout
     initial: Leaves
     source: Source | None
+    validation: Validation | None
     within: Leaves | None
     budgets: tuple[Budget, ...]
 
@@ -187,6 +190,7 @@ def place(
     sparsity: float | None,
     plan: Plan | None,
     within: Masks | None,
+    validation: Any = None,
 ) -> Inputs:
     """Check what is to be pruned against how, and leave its devices to the compiler.
 
@@ -197,12 +201,16 @@ def place(
         sparsity: how far.
         plan: instead of a sparsity.
         within: masks outside of which nothing may be kept, or None.
+        validation: a fraction of each stage's examples, or others, to judge by.
 
     Raises:
         ValueError: as `prune` does.
     """
     arrays = () if isinstance(data, Iterator) else data
-    sharding.require_same_devices(params=params, data=arrays, within=within)
+    others = () if isinstance(validation, Iterator) else validation
+    sharding.require_same_devices(
+        params=params, data=arrays, within=within, validation=others
+    )
     params, within = sharding.leave_to_compiler((params, within))
     first, data = _shapes(settings, data)
     loss_fn = settings.loss_fn if first is not None else None
@@ -212,12 +220,15 @@ def place(
     if not is_finite:
         trees.require_finite(trees.paths(params), jax.tree.leaves(params), "params")
     source = _source(settings, data)
+    judge = check_validation(
+        validation, first, source, samples=settings.samples, batch=settings.batch
+    )
     inside = None if within is None else allowed(within, params, target)
     table = settings.schedule.table(target.sparsity, settings.stages)
     budgets = _budgets([target.at(level) for level in table], inside, layout)
     if inside is not None and layout.is_flat:
         inside = pack_masks(inside, layout)
-    return Inputs(params, target, layout, initial, source, inside, budgets)
+    return Inputs(params, target, layout, initial, source, judge, inside, budgets)
 
 
 def _shapes(settings: Settings, data: Any) -> tuple[Any, Any]:

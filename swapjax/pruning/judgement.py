@@ -53,7 +53,7 @@ def never_worse(
     it stands for. Takes two evaluations of that loss, none if weights are as they were.
 
     Args:
-        rows: a recipe of the stage's examples, None without any: nothing is judged.
+        rows: a recipe of the examples that judge, None without any: nothing is judged.
         put: makes params of leaves as the method saw them.
         weights: these leaves before the stage.
         solution: of a method.

@@ -1,7 +1,7 @@
 """The three small types of pruning: problem, method, solution.
 
-A method of one's own is `by_score` of a criterion, or a `Method` of a function that
-makes a solution of a problem.
+A method of one's own is a `criterion`, or a `Method` of a function that makes a
+solution of a problem.
 """
 
 import dataclasses
@@ -14,12 +14,12 @@ import jax.numpy as jnp
 
 from swapjax.activations.layer import Layer
 from swapjax.core.configuration import lenient
-from swapjax.core.types import Leaves, Params, Status
+from swapjax.core.types import Leaves, Params
+from swapjax.gradients.matrix_free import MatrixFreeRows
 from swapjax.gradients.operator import GradientOperator
 from swapjax.gradients.unit import in_unit
-from swapjax.sparsity.budget import Budget, select
+from swapjax.sparsity.budget import Budget
 from swapjax.sparsity.layout import Layout
-from swapjax.sparsity.masks import apply_masks
 from swapjax.sparsity.stacking import Stacking
 
 _Part = TypeVar("_Part")
@@ -27,7 +27,15 @@ _Part = TypeVar("_Part")
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["weights", "initial", "rows", "within", "layers", "params"],
+    data_fields=[
+        "weights",
+        "initial",
+        "rows",
+        "within",
+        "layers",
+        "params",
+        "validation",
+    ],
     meta_fields=["layout"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +55,7 @@ class Problem:
         params: the whole network as it is now; None for a method that does without.
         layout: the paths, shapes and places of the prunable leaves in params; None for
             a problem that was made by hand.
+        validation: other examples to judge by; None to judge by those of the rows.
     """
 
     weights: Leaves
@@ -56,6 +65,18 @@ class Problem:
     layers: tuple[Layer | None, ...] | None = None
     params: Params | None = None
     layout: Layout | None = None
+    validation: MatrixFreeRows | None = None
+
+    def loss(self, leaves: Leaves) -> jax.Array:
+        """Compute the mean loss at other weights, by which a method may choose.
+
+        Of the examples that are there to judge, or of those of the rows.
+
+        Raises:
+            ValueError: for a problem without either.
+        """
+        judge = rows_of(self) if self.validation is None else self.validation
+        return judge.loss(leaves)
 
     @property
     def stacking(self) -> Stacking:
@@ -185,9 +206,9 @@ class Method:
                 f"solve must be a function of a problem and a budget, got "
                 f"{self.solve!r}"
             )
-        object.__setattr__(self, "settings", _pairs(self.settings))
+        object.__setattr__(self, "settings", pairs_of(self.settings))
         if self.identity is None:
-            identity = _identity(self.solve, self.settings)
+            identity = identity_of(self.solve, self.settings)
             object.__setattr__(self, "identity", identity)
 
     def __call__(self, problem: Problem, budget: Budget) -> Solution:
@@ -205,82 +226,7 @@ class Method:
         return f"{self.name}({inner})"
 
 
-def by_score(
-    name: str,
-    score: Callable[[Problem], Sequence[jax.Array]],
-    *,
-    settings: tuple[tuple[str, Any], ...] = (),
-    needs_rows: bool = True,
-    needs_layers: bool = False,
-    needs_params: bool = False,
-    needs_shapes: bool = True,
-) -> Method:
-    """Make a method of a criterion: the largest scores stay, weights as they are.
-
-    Args:
-        name: of the method.
-        score: a function of a `Problem` that is traced once: one array of floats for
-            each of ``problem.weights``, of its shape; large means keep. Scores compete
-            as the plan says: over all leaves, within a leaf, within a pattern.
-        settings: pairs of hyper-parameter and value that the score depends on. Methods
-            of one name, the same settings and the same code share what is compiled;
-            without settings they do so only if score is the same function.
-        needs_rows: whether score looks at ``problem.rows``, the gradients.
-        needs_layers: whether it looks at ``problem.layers``, what layers read.
-        needs_params: whether it looks at ``problem.params``, the whole network.
-        needs_shapes: whether it looks at shapes or number of weights; see `Method`.
-
-    Returns:
-        The method, for `swapjax.prune`. Its status says so where scores are not finite.
-
-    Raises:
-        ValueError: for a name that is no text, a score that is no function, and
-            settings that are no pairs or have no hash; when called, for scores that
-            do not belong to the weights.
-
-    Example:
-        >>> import jax, jax.numpy as jnp, swapjax
-        >>> from swapjax.pruning import by_score
-        >>> def root(problem):
-        ...     squares = problem.rows.mean_squares()
-        ...     return [abs(w) * f**0.5 for w, f in zip(problem.weights, squares)]
-        >>> params = {"kernel": jax.random.normal(jax.random.key(0), (8, 3))}
-        >>> x = jax.random.normal(jax.random.key(1), (50, 8))
-        >>> pruned = swapjax.prune(
-        ...     lambda p, x: jnp.mean((x @ p["kernel"] - 1) ** 2), params, x,
-        ...     sparsity=0.5, method=by_score("root", root), samples=50,
-        ...     key=jax.random.key(2))
-        >>> int(jnp.sum(pruned.masks["kernel"]))
-        12
-    """
-    if not callable(score):
-        raise ValueError(f"score must be a function of a problem, got {score!r}")
-    settings = _pairs(settings)
-
-    def solve(problem: Problem, budget: Budget) -> Solution:
-        try:
-            found = _check_scores(name, score(problem), problem)
-        except AttributeError as e:
-            hint = "needs_rows, needs_layers and needs_params say what a problem holds"
-            raise ValueError(f"score of {name}: {e}; {hint}") from e
-        mask = select(found, budget, problem.within)
-        finite = jnp.stack([jnp.all(jnp.isfinite(f)) for f in found]).all()
-        status = jnp.where(finite, Status.CONVERGED, Status.NOT_FINITE)
-        return Solution(
-            apply_masks(problem.weights, mask), mask, objective=None, details={},
-            iterations=jnp.zeros((), jnp.int32), status=status.astype(jnp.int32),
-        )  # fmt: skip
-
-    identity = _identity(score, settings)
-    try:
-        hash(identity)
-    except TypeError:
-        raise ValueError(f"score must have a hash, got {score!r}") from None
-    needs = needs_rows, needs_layers, needs_params
-    return Method(name, settings, solve, *needs, identity, needs_shapes)
-
-
-def _identity(function: Callable, settings: tuple) -> Hashable:
+def identity_of(function: Callable, settings: tuple) -> Hashable:
     """Find what two functions of equal methods share.
 
     A function made anew by the same lines is the same, if settings tell what it closes
@@ -291,7 +237,7 @@ def _identity(function: Callable, settings: tuple) -> Hashable:
     return getattr(function, "__code__", function) if settings else function
 
 
-def _pairs(settings: Any) -> tuple[tuple[str, Any], ...]:
+def pairs_of(settings: Any) -> tuple[tuple[str, Any], ...]:
     """Check settings.
 
     Raises:
@@ -307,23 +253,6 @@ def _pairs(settings: Any) -> tuple[tuple[str, Any], ...]:
             f"settings must be pairs of a name and a value with a hash, got {settings}"
         ) from None
     return settings
-
-
-def _check_scores(name: str, found: Any, problem: Problem) -> Leaves:
-    """Take what a score returned for leaves.
-
-    Raises:
-        ValueError: for another number of leaves, other shapes, and other than floats.
-    """
-    weights = problem.weights
-    if not isinstance(found, Sequence) or len(found) != len(weights):
-        got = f"{len(found)} of them" if isinstance(found, Sequence) else repr(found)
-        raise ValueError(
-            f"score of {name}: must return one array for each of the {len(weights)} "
-            f"prunable leaves, got {got}"
-        )
-    _check_leaves(f"score of {name}", found, problem, jnp.floating, "floats")
-    return tuple(found)
 
 
 def _check_solution(name: str, found: Any, problem: Problem) -> Solution:
@@ -342,11 +271,11 @@ def _check_solution(name: str, found: Any, problem: Problem) -> Solution:
                 f"method {name}: must return {what} of the {len(problem.weights)} "
                 f"prunable leaves, got {leaves!r}"
             )
-        _check_leaves(f"{what} of method {name}", leaves, problem, kind, of)
+        check_leaves(f"{what} of method {name}", leaves, problem, kind, of)
     return found
 
 
-def _check_leaves(
+def check_leaves(
     what: str, leaves: Sequence, problem: Problem, kind: Any, of: str
 ) -> None:
     """Raise unless arrays have the shapes of the weights, and a kind of entries.

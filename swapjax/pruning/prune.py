@@ -38,6 +38,7 @@ def prune(
     finetune: FineTune | None = None,
     recalibrate: Callable[[Params], Params] | None = None,
     within: Masks | None = None,
+    validation: Any = None,
     checkpoint: str | Path | None = None,
     noise: Corruption | None = None,
     storage: Storage = "auto",
@@ -82,6 +83,13 @@ def prune(
         within: masks outside of which nothing may be kept, to prune a sparse network
             further. A group of a pattern n:m with fewer than n entries keeps what it
             has.
+        validation: what judges, in the place of the examples that gradients are taken
+            of: choices within methods, how far they follow the gradient, whether a
+            re-fit is worse than none, and the losses in the history. A fraction in (0,
+            1) holds out that share of each stage's rows, one at least; a pytree like
+            data is a set of its own, clean where data may be wrong, of which each stage
+            takes ``samples * batch`` distinct examples, or as many whole rows as there
+            are.
         checkpoint: a file to keep the state in after each stage. If it exists, the run
             goes on from there, and ends bit for bit as if it had never stopped.
         noise: what corrupts the gradient rows, as `swapjax.GradientNoise`; methods
@@ -101,10 +109,11 @@ def prune(
 
     Raises:
         ValueError: for arguments out of range, data or a key that is missing, too few
-            examples, entries that are not finite in params, data or gradients, masks
-            that do not belong to params or are False in a leaf that is not prunable,
-            params and data on different devices, and a checkpoint of another run, in no
-            folder, or of a run of several processes.
+            examples, a validation of another structure or without data, entries that
+            are not finite in params, data or gradients, masks that do not belong to
+            params or are False in a leaf that is not prunable, params and data on
+            different devices, and a checkpoint of another run, in no folder, or of a
+            run of several processes.
 
     Example:
         >>> import jax, jax.numpy as jnp, swapjax
@@ -138,7 +147,10 @@ def prune(
     )
     if put_back is not None:
         settings = settings.of_whole(put_back)
-    inputs = place(settings, brought, data, sparsity=sparsity, plan=plan, within=within)
+    inputs = place(
+        settings, brought, data, sparsity=sparsity, plan=plan, within=within,
+        validation=validation,
+    )  # fmt: skip
     state = Saved(inputs.params, None, (), 0)
     if checkpoint is not None:
         resume.require_room(checkpoint)
@@ -169,6 +181,9 @@ def prune(
 def _fingerprint(settings: Settings, inputs: Inputs) -> dict[str, str]:
     """Tell the run apart from others, for its file."""
     target, source, within = inputs.plan, inputs.source, inputs.within
+    judge = inputs.validation
+    # Named where there is one: runs of before it could be given go on.
+    more = {} if judge is None else {"validation": judge.describe()}
     return resume.fingerprint(
         inputs.params,
         settings.key,
@@ -177,4 +192,5 @@ def _fingerprint(settings: Settings, inputs: Inputs) -> dict[str, str]:
         plan=target,
         data=source and source.digest(),
         within=within and identity.digest(within),
+        **more,
     )

@@ -54,10 +54,10 @@ def advance(
     target, source, method = inputs.plan, inputs.source, settings.method
     layout = inputs.layout
     draw_key, noise_key, tune_key = settings.keys(number)
-    free, layers = _look(settings, inputs, state.params, draw_key, noise_key)
-    before, rows = mean_loss(free, state.params), None
-    if free is not None and not math.isfinite(before):
-        raise _lost(free, state.params, "loss_fn", number + 1)
+    free, judge, layers = _look(settings, inputs, state.params, draw_key, noise_key)
+    before, rows = mean_loss(judge, state.params), None
+    if judge is not None and not math.isfinite(before):
+        raise _lost(judge, state.params, "loss_fn", number + 1)
     # The rows as the method sees them.
     seen = None if free is None else dataclasses.replace(free, layout=layout)
     if seen is not None and method.needs_rows:
@@ -71,7 +71,11 @@ def advance(
         layers=layers,
         params=state.params if method.needs_params else None,
         layout=layout,
-    )
+        validation=(
+            None if judge is free or judge is None
+            else dataclasses.replace(judge, layout=layout)
+        ),
+    )  # fmt: skip
     functions = () if free is None else free.functions
     budget, owners = inputs.budgets[number], (*_owners(method), *functions)
     # Only what has rows or layers may solve systems.
@@ -87,7 +91,7 @@ def advance(
         merged = target.layout.merge(cuts, state.params)
         return sharding.put_like(merged, inputs.params)
 
-    solution, loss = never_worse(free, put, problem.weights, solution)
+    solution, loss = never_worse(judge, put, problem.weights, solution)
     if rows is not None:
         assert rows.unit is not None
         details = {**solution.details, "unit": rows.unit}
@@ -109,11 +113,11 @@ def advance(
     if settings.recalibrate is not None:
         made["recalibrate"] = new = _recalibrate(settings, new, masks)
     new = sharding.put_like(new, inputs.params)
-    after = mean_loss(free, new) if loss is None or len(made) > 1 else loss
-    if free is not None and not math.isfinite(after):
-        lost = (k for k, p in made.items() if not math.isfinite(mean_loss(free, p)))
+    after = mean_loss(judge, new) if loss is None or len(made) > 1 else loss
+    if judge is not None and not math.isfinite(after):
+        lost = (k for k, p in made.items() if not math.isfinite(mean_loss(judge, p)))
         culprit = next(lost, "loss_fn")
-        raise _lost(free, made.get(culprit, new), culprit, number + 1)
+        raise _lost(judge, made.get(culprit, new), culprit, number + 1)
     stage = _report(number + 1, target, ended, solution, before, after, started)
     taken = 0 if source is None else source.taken
     spare = rows.matrices if isinstance(rows, StoredRows) else ()
@@ -126,20 +130,37 @@ def _look(
     params: Params,
     draw_key: jax.Array | None,
     noise_key: jax.Array | None,
-) -> tuple[MatrixFreeRows | None, tuple[Layer | None, ...] | None]:
-    """Draw examples: the rows that follow from them, unformed, and what layers read."""
+) -> tuple[
+    MatrixFreeRows | None, MatrixFreeRows | None, tuple[Layer | None, ...] | None
+]:
+    """Draw examples, and look at what follows from them.
+
+    Returns:
+        The rows, unformed; those that judge, which are the same without validation;
+        and what layers read.
+    """
     if inputs.source is None:
-        return None, None
+        return None, None, None
     assert settings.loss_fn is not None
     examples = inputs.source.draw(draw_key)
+    judging = None
+    if inputs.validation is not None:
+        examples, judging = inputs.validation.part(examples, draw_key)
     rows = recipe(
         settings.loss_fn, params, examples, inputs.plan,
         batch=settings.batch, dtype=settings.dtype, corruption=settings.corruption,
         key=noise_key, spread=inputs.source.spread,
         differentiable=settings.method.needs_rows,
     )  # fmt: skip
+    judge = rows
+    if inputs.validation is not None:
+        judge = recipe(
+            settings.loss_fn, params, judging, inputs.plan,
+            batch=inputs.validation.batch, spread=inputs.validation.spread,
+            differentiable=False,
+        )  # fmt: skip
     if not settings.method.needs_layers:
-        return rows, None
+        return rows, judge, None
     layout = inputs.plan.layout
     some = settings.method.needs_layers == "some"
     layers = (followed_moments if some else second_moments)(
@@ -147,10 +168,11 @@ def _look(
         batch=settings.batch, chunk=rows.chunk,
     )  # fmt: skip
     stacks = (role.stack for role in layout.roles)
-    return rows, tuple(
+    split = tuple(
         None if layer is None else layer.split(shape, stack)
         for layer, shape, stack in zip(layers, layout.shapes, stacks, strict=True)
     )
+    return rows, judge, split
 
 
 def _owners(method: Method) -> tuple:

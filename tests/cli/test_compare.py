@@ -90,7 +90,7 @@ def test_the_json_has_a_line_for_every_run(compare, tmp_path):
         assert row["nonzeros"] == round(200 * (1 - row["sparsity"]))
         assert row["total"] == 200
         assert row["status"] in ("converged", "not_refitted")
-        assert (row["seed"], row["noise"]) == (0, None)
+        assert (row["seed"], row["noise"]) == (0, "clean")
         assert row["seconds"] > 0
     lines = path.read_text().splitlines()[1:-1]
     assert [json.loads(line.rstrip(",")) for line in lines] == rows
@@ -113,7 +113,7 @@ def test_a_pattern_implies_the_sparsity(compare, tmp_path, capsys):
 
 def test_a_row_tells_what_prune_reports(compare, dense, tmp_path):
     path, out = tmp_path / "runs.json", tmp_path / "out"
-    options = ["--noise", "4", "0.5", "--sparsity", "0.7", "--seed", "3"]
+    options = ["--noise", "gaussian:4,.5", "--sparsity", "0.7", "--seed", "3"]
     assert compare(*options, "--method", "linear-regression", "--json", path) == 0
     options += ["--method", "linear-regression", "--stages", "2", "--samples", "50"]
     assert main(["prune", *options, "--checkpoint", str(dense), "--out", str(out)]) == 0
@@ -121,7 +121,7 @@ def test_a_row_tells_what_prune_reports(compare, dense, tmp_path):
     result = json.loads((out / "report.json").read_text())["result"]
     assert row.pop("setup") != result.pop("setup") == ""
     assert without_seconds([row]) == without_seconds([result])
-    assert row["noise"] == [4.0, 0.5]
+    assert row["noise"] == "gaussian:4,0.5"
 
 
 def test_accuracy_is_percent_of_the_whole_test_set(compare, digits, tmp_path):
@@ -191,6 +191,80 @@ def test_the_picture_goes_to_its_folder_when_the_rows_go_elsewhere(compare, tmp_
     assert compare("--out", out, "--json", path) == 0
     assert [p.name for p in out.iterdir()] == ["compare.png"]
     assert len(json.loads(path.read_text())) == 1
+
+
+# Noise
+
+
+@pytest.fixture
+def spoilt(monkeypatch):
+    """What is spoilt, as (noise, seed)."""
+    spoil, calls = runner.spoil, []
+
+    def counted(setting, noise, seed):
+        calls.append((str(noise), seed))
+        return spoil(setting, noise, seed)
+
+    monkeypatch.setattr(runner, "spoil", counted)
+    return calls
+
+
+NOISES = ("clean", "gaussian:8,1", "labels")
+
+
+def test_several_kinds_of_noise_are_a_section_and_a_panel_each(
+    compare, spoilt, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(console.console, "width", 120)
+    methods = ("--methods", "magnitude,linear-regression", "--seeds", "0,1")
+    assert compare("--noise", *NOISES, *methods, "--out", tmp_path) == 0
+    rows = json.loads((tmp_path / "compare.json").read_text())
+    words = ("clean", "gaussian:8,1", "labels:0.4")
+    assert list(dict.fromkeys(row["noise"] for row in rows)) == list(words)
+    # Once for all methods.
+    assert spoilt == [(word, seed) for word in words for seed in (0, 1)]
+    # Magnitude does not see what linear regression loses by.
+    found = {(r["method"], r["noise"], r["seed"]): r["accuracy"] for r in rows}
+    for seed in (0, 1):
+        assert len({found["magnitude", word, seed] for word in words}) == 1
+        assert len({found["linear-regression", word, seed] for word in words}) > 1
+    names = ["compare.json", "compare.png", "gains.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
+    assert (tmp_path / "gains.png").read_bytes().startswith(PNG)
+    accuracies, gains = capsys.readouterr().out.split("Points gained over linear-")
+    lines = [line.split()[0] for line in accuracies.splitlines() if line.strip()]
+    methods = ("magnitude", "linear-regression")
+    assert lines[3:] == [w for word in words for w in (word, *methods)]
+    lines = [line for line in gains.splitlines() if line.startswith("magnitude ")]
+    for line, word in zip(lines, words, strict=True):
+        pairs = [
+            found["magnitude", word, i] - found["linear-regression", word, i]
+            for i in (0, 1)
+        ]
+        assert line.split()[1].startswith(f"{np.mean(pairs):+.2f}±")
+
+
+def test_a_kind_of_noise_is_added_to_a_file_of_rows(compare, runs, tmp_path):
+    path = tmp_path / "runs.json"
+    for noises in (["clean"], ["clean", "labels:0.4"], ["labels"]):
+        options = ("--method", "linear-regression", "--json", path)
+        assert compare("--noise", *noises, *options) == 0
+    assert [row["noise"] for row in json.loads(path.read_text())] == [
+        "clean",
+        "labels:0.4",
+    ]
+    assert len(runs) == 2
+
+
+def test_images_that_have_no_neighbours_are_not_blurred(
+    compare, data, capsys, tmp_path
+):
+    path, write = data
+    rng = np.random.default_rng(0)
+    write(x_train=rng.random((100, 64)), x_test=rng.random((30, 64)))
+    assert compare("--noise", "gaussian-blur", "--data", path) == 2
+    saying = "noise gaussian-blur:3 wants images of [height, width] or [height, width, "
+    assert saying in capsys.readouterr().err
 
 
 # Going on
@@ -279,7 +353,7 @@ def test_a_file_of_runs_with_other_options_is_refused_and_untouched(
     before = path.read_bytes(), path.stat().st_mtime_ns
     capsys.readouterr()
     request.getfixturevalue("no_work")
-    for other in (["--samples", "60"], ["--noise", "1", "0.5"], ["--stages", "3"]):
+    for other in (["--samples", "60"], ["--stages", "3"]):
         assert compare("--json", path, *other) == 2
         error = capsys.readouterr().err
         assert error.startswith(f"swapjax: {path}: holds runs with other options")
@@ -324,6 +398,12 @@ def test_a_file_of_something_else_is_refused_and_untouched(
         ("--sparsities 0.5,,0.9", "--sparsities: numbers separated by commas wanted"),
         ("--seeds 0,1.5", "--seeds: whole numbers separated by commas wanted"),
         ("--seeds 0,-1", "--seeds must be from 0 to 4294967295, got -1"),
+        ("--noise clean labels:0.4,1", "--noise labels:0.4,1: labels:RATE wanted, as"),
+        (
+            "--noise 4 0.5",
+            "--noise 4: the name of a kind wanted; noise of 4 deviations",
+        ),
+        ("--noise", "--noise: one or more kinds wanted, got none"),
         ("--epsilon -1", "epsilon must be 0 or more, got -1.0"),
         ("--json {file}/runs.json", "is not a folder"),
         ("--json {folder}", "not a table of runs"),
@@ -463,7 +543,12 @@ def change(rows, column, value):
         (lambda rows: change(rows, "accuracy", 1e9), "row 1: accuracy is 1000000000.0"),
         (lambda rows: change(rows, "loss", float("nan")), "row 1: loss is nan"),
         (lambda rows: change(rows, "seed", True), "row 1: seed is True"),
-        (lambda rows: change(rows, "noise", [1]), "row 1: noise is [1]"),
+        (lambda rows: change(rows, "noise", [4.0, 0.5]), "noise is [4.0, 0.5], as in "),
+        (
+            lambda rows: change(rows, "noise", None),
+            "noise is None, as in rows of before",
+        ),
+        (lambda rows: change(rows, "noise", "much"), "row 1: noise is 'much'"),
         (lambda rows: change(rows, "nonzeros", 9999), "row 1: nonzeros is 9999, of"),
         (lambda rows: change(rows, "more", 1), "row 1: columns method, sparsity, "),
         (lambda rows: rows[0].pop("settings"), "row 1: columns method, sparsity, "),
@@ -560,8 +645,8 @@ def tiny_demo(dense, monkeypatch):
     """The demo with a trained network and few small runs."""
     demo = importlib.import_module("swapjax.cli.demo")
 
-    def options(**_):
-        return Options(samples=50, stages=2, checkpoint=dense)
+    def options(noise, **_):
+        return Options(samples=50, stages=2, checkpoint=dense, noise=noise)
 
     monkeypatch.setattr(demo, "Options", options)
     monkeypatch.setattr(demo, "_SPARSITIES", (0.5, 0.9))
@@ -574,14 +659,14 @@ def test_the_demo_shows_a_table_and_draws_a_picture(tmp_path, capsys):
     out = tmp_path / "new" / "demo"
     assert main(["demo", "--out", str(out)]) == 0
     text = capsys.readouterr().out
-    for words in ("magnitude", "linear-regression", "clean", "noise 4 on 50%"):
+    for words in ("magnitude", "linear-regression", "clean", "gaussian:4,0.5"):
         assert words in text
     assert f"Written to {out / 'demo.json'}." in text
     assert f"Drawn in {out / 'demo.png'}." in text
     assert (out / "demo.png").read_bytes().startswith(PNG)
     rows = json.loads((out / "demo.json").read_text())
     assert len(rows) == 2 * 2 * 2
-    assert {json.dumps(row["noise"]) for row in rows} == {"null", "[4.0, 0.5]"}
+    assert {row["noise"] for row in rows} == {"clean", "gaussian:4,0.5"}
 
 
 @pytest.mark.usefixtures("tiny_demo")

@@ -153,9 +153,9 @@ def test_the_screen_tells_dense_and_pruned_accuracy_and_where_files_are(
 @pytest.mark.parametrize(
     ("method", "more", "noise"),
     [
-        ("magnitude", [], None),
-        ("linear-regression", [], None),
-        ("swap", ["--noise", "4", "0.5"], [4.0, 0.5]),
+        ("magnitude", [], "clean"),
+        ("linear-regression", ["--noise", "labels:.5"], "labels:0.5"),
+        ("swap", ["--noise", "gaussian"], "gaussian:4,0.5"),
     ],
 )
 def test_every_method_prunes_to_the_exact_count(
@@ -400,8 +400,9 @@ def folders(tmp_path):
         ("--damping -1", "damping must be 0 or more, got -1.0"),
         ("--damping nan", "damping must be 0 or more, got nan"),
         ("--perplexity 1", "perplexity must be more than 1 and finite, got 1.0"),
-        ("--noise -1 0.5", "noise scale must be 0 or more, got -1.0"),
-        ("--noise 1 1.5", "noise proportion must be in [0, 1], got 1.5"),
+        ("--noise 4 0.5", "--noise 4: the name of a kind wanted; noise of 4 deviation"),
+        ("--noise gaussian:1,1.5", "--noise gaussian:1,1.5: PROPORTION must be a numb"),
+        ("--noise clean rows", "--noise: one kind wanted, got clean rows"),
         ("--stages 0", "--stages must be 1 or more, got 0"),
         ("--samples 0", "--samples must be 1 or more, got 0"),
         ("--batch 0", "--batch must be 1 or more, got 0"),
@@ -734,7 +735,6 @@ def test_a_trained_network_that_is_damaged_is_refused(damage, tmp_path, capsys):
         (["prune", "--out", "new", "--model", "vgg"], "mlpnet"),
         (["prune", "--out", "new", "--sparsity", "much"], "--sparsity"),
         (["prune", "--out", "new", "--stages", "1.5"], "--stages"),
-        (["prune", "--out", "new", "--noise", "1"], "--noise"),
         (["prune", "--out", "new", "--sparsness", "0.5"], "--sparsness"),
         (["inspect"], "PATH"),
     ],
@@ -763,7 +763,8 @@ def test_the_help_of_the_installed_command_tells_every_option():
         assert f"--{option} " in text
     for choice in ("digits", "tfds:NAME", "linear-regression", "magnitude", "swap"):
         assert choice in text
-    assert "SCALE PROPORTION" in text
+    for word in ("clean", "gaussian:4,0.5", "labels:0.4", "fgsm:0.1"):
+        assert f"- {word}: " in text
 
 
 def test_the_package_runs_as_a_module_and_tells_its_commands():

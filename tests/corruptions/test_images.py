@@ -123,6 +123,8 @@ def test_other_scales_are_spoilt_alike(kind):
     # Rounding moves a Poisson draw by a count at most, and seldom.
     off = np.abs(standard * deviation + mean - wanted) > 1e-5
     assert off.mean() <= (0.01 if kind == "shot_noise" else 0)
+    again = spoil(kind, 1, standard.astype(np.float64), box=box)
+    assert again.dtype == np.float32
     assert box[0] - 1e-6 <= standard.min() <= standard.max() <= box[1] + 1e-6
 
 

@@ -30,7 +30,7 @@ ROW = Row(
     method="swap",
     sparsity=0.9,
     seed=0,
-    noise=None,
+    noise="clean",
     accuracy=90.0,
     loss=0.5,
     seconds=2.0,
@@ -169,18 +169,18 @@ def test_one_line_a_noise_and_method_one_column_a_sparsity():
     rows = [
         row(method=method, sparsity=sparsity, noise=noise, accuracy=accuracy)
         for noise, method, sparsity, accuracy in [
-            (None, "magnitude", 0.9, 70),
-            (None, "magnitude", 0.5, 95),
-            (None, "swap", 0.5, 96),
-            (None, "swap", 0.9, 80),
-            ((4.0, 0.5), "swap", 0.9, 75),
+            ("clean", "magnitude", 0.9, 70),
+            ("clean", "magnitude", 0.5, 95),
+            ("clean", "swap", 0.5, 96),
+            ("clean", "swap", 0.9, 80),
+            ("gaussian:4,0.5", "swap", 0.9, 75),
         ]
     ]
     assert compared(rows) == [
-        "clean gradients",
+        "clean",
         "magnitude 95.00 70.00 2.0 s",
         "swap 96.00 80.00 2.0 s",
-        "noise 4 on 50%",
+        "gaussian:4,0.5",
         "swap 75.00 2.0 s",
     ]
 
@@ -191,7 +191,7 @@ def test_the_best_of_each_column_is_bold():
         row(method="magnitude", sparsity=0.9, accuracy=70),
         row(method="swap", sparsity=0.5, accuracy=94),
         row(method="swap", sparsity=0.9, accuracy=80),
-        row(method="swap", sparsity=0.9, accuracy=60, noise=(1.0, 0.5)),
+        row(method="swap", sparsity=0.9, accuracy=60, noise="gaussian:1,0.5"),
     ]
     assert bold(report.comparison_table(rows)) == ["95.00", "80.00", "60.00"]
 
@@ -249,7 +249,7 @@ def test_what_cannot_be_json_leaves_the_file_as_it_was(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("noise", [None, (4.0, 0.5)])
+@pytest.mark.parametrize("noise", ["clean", "gaussian:4,0.5"])
 def test_rows_come_back_as_they_were_written(noise, tmp_path):
     path = tmp_path / "rows.json"
     rows = [row(seed=seed, noise=noise) for seed in range(3)]
@@ -380,7 +380,7 @@ def test_the_report_draws_losses_and_the_densities_of_what_is_prunable():
 def test_a_comparison_has_a_panel_a_noise_and_a_line_a_method(tmp_path):
     rows = [
         row(method=method, sparsity=sparsity, noise=noise, accuracy=sparsity * 100)
-        for noise in (None, (4.0, 0.5))
+        for noise in ("clean", "gaussian:4,0.5")
         for method in ("magnitude", "swap", "of somebody else")
         for sparsity in (0.9, 0.5)
     ]
@@ -392,7 +392,10 @@ def test_a_comparison_has_a_panel_a_noise_and_a_line_a_method(tmp_path):
         assert len(axes.containers) == 3
         for container in axes.containers:
             assert list(container[0].get_ydata()) == [50.0, 90.0]
-    assert "noise of 4 deviations on 50%" in figure.axes[1].get_title()
+    assert (
+        "gaussian:4,0.5\nGaussian noise of 4 deviations on 50%"
+        in figure.axes[1].get_title()
+    )
     assert saved(figure, tmp_path).startswith(b"\x89PNG\r\n\x1a\n")
 
 

@@ -146,11 +146,11 @@ def _solve(
     supports = stack([first(rule) for rule in start])
     looked = jax.lax.map(
         lambda support: search(
-            rows, w, support, squares, budget, problem.within,
+            rows, w, support, squares, budget, problem.loss, problem.within,
             damping=damping[0], candidates=candidates, passes=passes,
         ),
         supports,
     )  # fmt: skip
     grid = jax.tree.map(lambda x: jnp.repeat(x, len(damping), axis=0), looked)
     lams = jnp.tile(jnp.asarray(damping, jnp.result_type(float)), len(start))
-    return best_of(finish, (grid, lams), rows.loss)
+    return best_of(finish, (grid, lams), problem.loss)

@@ -181,34 +181,30 @@ def _solve(
     # The first-order term is a shift of the targets, whatever solves for them.
     shift: jax.Array | float = 0.0
     if first_order:
-        shift = 1 / natural_step.bend(rows, wbar, apply_masks(wbar, first))
+        shift = 1 / natural_step.bend_of(problem, first)
     target = rows.project(wbar) - shift
     held = None
     if kappa is not None:
         held = Held.by(follow(problem, rows), target.dtype)
 
+    def held_by(setting: Setting) -> jax.Array:
+        lam = setting.damping if held is None else held.damping(setting)
+        assert lam is not None
+        return lam
+
     def refit(support: Leaves, setting: Setting) -> _Fit:
         if held is not None:
             return _refit_held(rows, support, wbar, target, held, setting)
-        kept, lam = apply_masks(wbar, support), setting.damping
-        assert lam is not None
-        lost = rows.project(optax.tree.sub(wbar, kept)) - shift
-        ridge = rows.n * lam
-        if block is None:
-            fit = backsolve(rows, support, lost, ridge)
-        else:
-            fit = sweep(rows, support, lost, ridge, block=block, sweeps=sweeps)
-        new = optax.tree.add(kept, trees.cast_like(fit.change, wbar))
-        values = jnp.stack([0.5 * jnp.vdot(lost, lost), fit.value])
-        return _Fit(new, values, fit.ridge / rows.n, fit.raised, {})
+        lam = held_by(setting)
+        return _refit(rows, support, wbar, shift, lam, block=block, sweeps=sweeps)
 
     def search_for(setting: Setting, lam: jax.Array) -> Shrunk:
-        """Find the support, weights on it, and the rounds that it took."""
         if search == "shrink":
             hold, stiffness = _ridge(rows, wbar, held, setting, lam)
             return shrink(
                 rows, wbar, target, budget, lambda mask: refit(mask, setting).weights,
-                hold=hold, stiffness=stiffness, step=step, iterations=iterations,
+                problem.loss, hold=hold, stiffness=stiffness, step=step,
+                iterations=iterations,
                 within=within,
             )  # fmt: skip
         if search == "iht":
@@ -221,8 +217,7 @@ def _solve(
         return Shrunk(first, apply_masks(wbar, first), jnp.zeros((), jnp.int32))
 
     def make(setting: Setting) -> Solution:
-        lam = setting.damping if held is None else held.damping(setting)
-        assert lam is not None
+        lam = held_by(setting)
         support, weights, rounds = search_for(setting, lam)
         if polish == "backsolve":
             fit = refit(support, setting)
@@ -243,7 +238,30 @@ def _solve(
         )
 
     identity = targets.none()
-    return best_of(make, every(damping, kappa, target.dtype), rows.loss)
+    return best_of(make, every(damping, kappa, target.dtype), problem.loss)
+
+
+def _refit(
+    rows: GradientOperator,
+    support: Leaves,
+    wbar: Leaves,
+    shift: jax.Array | float,
+    lam: jax.Array,
+    *,
+    block: int | None,
+    sweeps: int,
+) -> _Fit:
+    """Re-fit on a support by back-solves."""
+    kept = apply_masks(wbar, support)
+    lost = rows.project(optax.tree.sub(wbar, kept)) - shift
+    ridge = rows.n * lam
+    if block is None:
+        fit = backsolve(rows, support, lost, ridge)
+    else:
+        fit = sweep(rows, support, lost, ridge, block=block, sweeps=sweeps)
+    new = optax.tree.add(kept, trees.cast_like(fit.change, wbar))
+    values = jnp.stack([0.5 * jnp.vdot(lost, lost), fit.value])
+    return _Fit(new, values, fit.ridge / rows.n, fit.raised, {})
 
 
 def _refit_held(

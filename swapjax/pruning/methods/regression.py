@@ -212,7 +212,7 @@ def solve(
             held=held, with_products=algebra == "cg", least=least,
             rounds=rounds, tolerance=tolerance,
         )  # fmt: skip
-        return try_all(rows, problem.weights, plain, make, settings, first_order)
+        return try_all(problem, plain, make, settings, first_order)
 
     # Mapped and not unrolled: the program holds the network and the n x n algebra once.
     supports, swaps = stack([choose_support(rule) for rule in support])

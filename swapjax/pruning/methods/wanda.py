@@ -5,7 +5,8 @@ import jax.numpy as jnp
 
 from swapjax.activations.layer import Layer
 from swapjax.core.types import Leaves
-from swapjax.pruning.method import Method, Problem, by_score, layers_of
+from swapjax.pruning.criterion import by_score
+from swapjax.pruning.method import Method, Problem, layers_of
 
 
 def wanda(*, per_output: bool = True) -> Method:

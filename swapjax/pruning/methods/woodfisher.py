@@ -114,8 +114,7 @@ def _solve(
     bend = None
     if first_order:
         mask = select(scores.magnitude(problem.weights), budget, problem.within)
-        kept = apply_masks(problem.weights, mask)
-        bend = natural_step.bend(rows, problem.weights, kept)
+        bend = natural_step.bend_of(problem, mask)
     cut = None
     if block is not None:
         cut = blockwise.partition(problem.weights, block, output_axis, problem.layout)
@@ -167,7 +166,7 @@ def _solve(
             details={"damping": found.damping},
         )
 
-    return best_of(make, options, rows.loss)
+    return best_of(make, options, problem.loss)
 
 
 def _prune(

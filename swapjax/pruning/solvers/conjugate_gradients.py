@@ -1,6 +1,6 @@
 """The re-fit by conjugate gradients on G: no n x n array, two passes over G a step."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +52,62 @@ def prefers_cg(
     return gram * _FORMING > cg
 
 
+class _System(NamedTuple):
+    """``G_S^T M G_S + n R_SS``, as products.
+
+    Attributes:
+        rows: the operator G.
+        support: bool leaves S.
+        damping: lambda, of the identity.
+        ridge: R; None for the identity.
+    """
+
+    rows: GradientOperator
+    support: Leaves
+    damping: jax.Array
+    ridge: SupportRidge | None
+
+    def hold(self, v: Leaves) -> Leaves:
+        """Compute ``n lambda v``, or ``n R v``."""
+        n = self.rows.n
+        if self.ridge is None:
+            return tuple(n * self.damping * x for x in v)
+        return tuple(n * x for x in self.ridge.multiply(v))
+
+    def hold_support(self, v: Leaves) -> Leaves:
+        """Compute the same on the support."""
+        return masks.apply_masks(self.hold(v), self.support)
+
+    def solve(
+        self, fit: least_squares.Fit, right: jax.Array, besides: Leaves | None = None
+    ) -> tuple[Leaves, jax.Array]:
+        """Solve for the change that a residual calls for; tell if it converged.
+
+        Args:
+            fit: its metric is M.
+            right: the residual r, of which the right-hand side is ``G_S^T M r``.
+            besides: what is added to that.
+        """
+        dtype = right.dtype
+
+        def pull(residual: jax.Array) -> Leaves:
+            moved = least_squares.apply_metric(fit.metric, residual)
+            pulled = tuple(g.astype(dtype) for g in self.rows.pull_back(moved))
+            return masks.apply_masks(pulled, self.support)
+
+        def multiply(d: Leaves) -> Leaves:
+            return optax.tree.add(pull(self.rows.project(d)), self.hold_support(d))
+
+        vector = pull(right)
+        if besides is not None:
+            vector = optax.tree.add(vector, besides)
+        found, _ = jax.scipy.sparse.linalg.cg(
+            multiply, vector, tol=_RESIDUAL, maxiter=_STEPS
+        )
+        left = optax.tree.norm(optax.tree.sub(vector, multiply(found)))
+        return found, left <= 2 * _RESIDUAL * optax.tree.norm(vector)
+
+
 def refit(
     rows: GradientOperator,
     support: Leaves,
@@ -95,45 +151,16 @@ def refit(
     damping = jnp.asarray(damping, dtype)
     used = jnp.where(damping > 0, jnp.maximum(damping, jnp.finfo(dtype).eps), 0)
 
-    def hold(v: Leaves) -> Leaves:
-        """``n lambda v``, or ``n R v``."""
-        if ridge is None:
-            return tuple(n * used * x for x in v)
-        return tuple(n * x for x in ridge.multiply(v))
-
-    def held_on(v: Leaves) -> Leaves:
-        return masks.apply_masks(hold(v), support)
-
-    def pull(residual: jax.Array) -> Leaves:
-        pulled = tuple(g.astype(dtype) for g in rows.pull_back(residual))
-        return masks.apply_masks(pulled, support)
-
-    def solve(
-        fit: least_squares.Fit, right: jax.Array, besides: Leaves | None = None
-    ) -> tuple[Leaves, jax.Array]:
-        """Solve for the change that a residual calls for; tell if it converged."""
-
-        def multiply(d: Leaves) -> Leaves:
-            moved = pull(least_squares.apply_metric(fit.metric, rows.project(d)))
-            return optax.tree.add(moved, held_on(d))
-
-        vector = pull(least_squares.apply_metric(fit.metric, right))
-        if besides is not None:
-            vector = optax.tree.add(vector, besides)
-        found, _ = jax.scipy.sparse.linalg.cg(
-            multiply, vector, tol=_RESIDUAL, maxiter=_STEPS
-        )
-        left = optax.tree.norm(optax.tree.sub(vector, multiply(found)))
-        return found, left <= 2 * _RESIDUAL * optax.tree.norm(vector)
+    system = _System(rows, support, used, ridge)
 
     def value(fit: least_squares.Fit, d: Leaves, x: jax.Array) -> jax.Array:
         change = optax.tree.sub(d, off)
-        held = 0.5 * optax.tree.vdot(change, hold(change))
+        held = 0.5 * optax.tree.vdot(change, system.hold(change))
         return (least_squares.misfit(fit, x) + held).astype(dtype)
 
     def one_round(carry: tuple) -> tuple:
         i, _, fit, state, trace, _ = carry
-        d, reached = solve(fit, fit.targets - start, besides)
+        d, reached = system.solve(fit, fit.targets - start, besides)
         x = start + rows.project(d)
         fit, state = target.fit(state, x, y)
         trace = jnp.where(jnp.arange(rounds + 1) > i, value(fit, d, x), trace)
@@ -145,7 +172,7 @@ def refit(
         return (i < rounds) & (change > tolerance * jnp.abs(trace[i]))
 
     none = tuple(jnp.zeros(w.shape, dtype) for w in reference)
-    besides = None if ridge is None else held_on(off)
+    besides = None if ridge is None else system.hold_support(off)
     fit, state = target.fit(state, start, y)
     trace = jnp.full(rounds + 1, value(fit, none, start))
     carry = jnp.zeros((), jnp.int32), none, fit, state, trace, jnp.asarray(True)
@@ -155,7 +182,7 @@ def refit(
     i, d, fit, state, trace, reached = carry
 
     one = jnp.ones(n, dtype)
-    step = () if bend is None else trees.cast_like(solve(fit, one)[0], kept)
+    step = () if bend is None else trees.cast_like(system.solve(fit, one)[0], kept)
     settled = jnp.abs(trace[i - 1] - trace[i]) <= tolerance * jnp.abs(trace[i])
     return Refit(
         weights=optax.tree.add(kept, trees.cast_like(d, kept)),

@@ -22,7 +22,9 @@ import optax
 
 from swapjax.core.types import Leaves
 from swapjax.gradients.operator import GradientOperator
+from swapjax.pruning.method import Problem, rows_of
 from swapjax.pruning.solvers.dual_system import System
+from swapjax.sparsity.masks import apply_masks
 
 _ROUNDING = 1e-4  # of a loss: smaller changes of it say nothing of its curvature
 
@@ -38,8 +40,8 @@ def bend(
     rows: GradientOperator,
     weights: Leaves,
     kept: Leaves,
-    before: jax.Array | None = None,
-    after: jax.Array | None = None,
+    before: jax.Array,
+    after: jax.Array,
 ) -> jax.Array:
     """Measure c, how many Fishers of the rows the Hessian of the loss is.
 
@@ -52,14 +54,12 @@ def bend(
         rows: the operator G at the weights.
         weights: the leaves.
         kept: the same on a support, zero off it.
-        before: the mean loss at the weights, evaluated if it is not known.
-        after: the mean loss at those kept, likewise.
+        before: the mean loss at the weights.
+        after: the mean loss at those kept.
 
     Returns:
         c in units of the rows, a positive number.
     """
-    before = rows.loss(weights) if before is None else before
-    after = rows.loss(kept) if after is None else after
     v = rows.project(optax.tree.sub(kept, weights))
     unit = jnp.ones((), v.dtype) if rows.unit is None else rows.unit.astype(v.dtype)
     rise = ((after - before) / unit).astype(v.dtype)
@@ -69,6 +69,13 @@ def bend(
     size = jnp.sqrt(jnp.mean(jnp.square(rows.project(weights))) / rows.batch)
     instead = 1 / jnp.where(size > 0, size, 1)
     return jnp.where(told, 2 * over / jnp.where(told, square, 1), instead)
+
+
+def bend_of(problem: Problem, support: Leaves) -> jax.Array:
+    """Measure c on the way to a problem's weights on a support; see `bend`."""
+    weights, kept = problem.weights, apply_masks(problem.weights, support)
+    losses = problem.loss(weights), problem.loss(kept)
+    return bend(rows_of(problem), weights, kept, *losses)
 
 
 def trusted_length(system: System, residual: jax.Array, bend: jax.Array) -> jax.Array:

@@ -1,5 +1,6 @@
 """The search by exchanges: pairs of removed and kept weights change places."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -59,6 +60,7 @@ def search(
     support: Leaves,
     squares: Leaves,
     budget: Budget,
+    loss_of: Callable[[Leaves], jax.Array],
     within: Leaves | None,
     *,
     damping: float,
@@ -81,6 +83,7 @@ def search(
         support: the first mask.
         squares: ``(1/n) sum_i G_iq^2``, leaves.
         budget: its groups, within which pairs are exchanged, and its floors.
+        loss_of: the mean loss of weights, which judges.
         within: entries outside of which nothing may be kept.
         damping: lambda.
         candidates: of either kind, per group.
@@ -113,7 +116,7 @@ def search(
         # Added up, since a place may be listed twice, if only once to change.
         flat ^= jnp.zeros_like(flat).at[places].max(swapped)
         support = trees.split_flat(flat, support)
-        loss = rows.loss(apply_masks(weights, support))
+        loss = loss_of(apply_masks(weights, support))
         better = loss < best[1]
         kept = (support, loss, exchanges + count)
         best = jax.tree.map(lambda a, b: jnp.where(better, a, b), kept, best)
@@ -124,7 +127,7 @@ def search(
         return (i < passes) & (last > 0)
 
     none = jnp.zeros((), jnp.int32)
-    best = (support, rows.loss(apply_masks(weights, support)), none)
+    best = (support, loss_of(apply_masks(weights, support)), none)
     carry = none, support, none + 1, none, best
     i, last, _, _, (support, _, exchanges) = jax.lax.while_loop(moving, one_pass, carry)
     value = _evaluate(rows, weights, own, support, damping)[0]

@@ -35,6 +35,7 @@ def shrink(
     target: jax.Array,
     budget: Budget,
     refit: Callable[[Leaves], Leaves],
+    loss_of: Callable[[Leaves], jax.Array],
     *,
     hold: Callable[[Leaves], Leaves],
     stiffness: Leaves,
@@ -55,13 +56,14 @@ def shrink(
         target: t, [n].
         budget: the counts to arrive at; patterns are reached at once.
         refit: from a support to the weights on it.
+        loss_of: the mean loss of weights, which judges.
         hold: from leaves v to ``n R v``; for the identity ``n lambda v``.
         stiffness: ``n R_qq``.
         step: the share of entries that is kept at a time, in [0, 1).
         iterations: thresholdings at the final density.
         within: entries outside of which none is kept.
     """
-    dtype = jax.eval_shape(rows.loss, reference).dtype
+    dtype = jax.eval_shape(loss_of, reference).dtype
     start = jnp.asarray(jnp.inf, dtype)
     pairs = zip(rows.mean_squares(), stiffness, strict=True)
     below = tuple(rows.n * f + held for f, held in pairs)
@@ -83,7 +85,7 @@ def shrink(
         weights = refit(mask)
         arrived = jnp.all(count <= budget.keep)
         # On the way there nobody asks for it.
-        loss = jax.lax.cond(arrived, lambda: rows.loss(weights), lambda: start)
+        loss = jax.lax.cond(arrived, lambda: loss_of(weights), lambda: start)
         better = loss < lowest
         best = jax.tree.map(
             lambda new, old: jnp.where(better, new, old), (mask, weights), best

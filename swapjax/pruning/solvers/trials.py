@@ -9,7 +9,7 @@ import optax
 
 from swapjax.core import trees
 from swapjax.core.types import Leaves
-from swapjax.gradients.operator import GradientOperator
+from swapjax.pruning.method import Problem, rows_of
 from swapjax.pruning.solvers import natural_step
 from swapjax.pruning.solvers.candidates import lowest, pick
 from swapjax.pruning.solvers.natural_step import FRACTIONS
@@ -37,8 +37,7 @@ class _Search(NamedTuple):
 
 
 def try_all(
-    rows: GradientOperator,
-    weights: Leaves,
+    problem: Problem,
     plain: Leaves,
     make: Callable[[Any, jax.Array | None], Refit],
     settings: Any,
@@ -51,9 +50,8 @@ def try_all(
     wherever its loss is taken, and that is most of what there is to compile.
 
     Args:
-        rows: the operator G.
-        weights: the leaves before the stage.
-        plain: the same on the support.
+        problem: of the stage.
+        plain: its weights on the support.
         make: a re-fit, of a setting and a bend, None for no step.
         settings: those to try, dampings and what goes with them: arrays [m].
         first_order: whether to follow the gradient.
@@ -62,6 +60,7 @@ def try_all(
         The fit with the lowest loss, its length in units of a full step and its step
         dropped; this loss; and that of plain.
     """
+    rows, weights = rows_of(problem), problem.weights
     first = jax.tree.leaves(settings)[0]
     count, dtype = len(first), first.dtype
     refit = lambda one, bend: make(one, bend if first_order else None)  # noqa: E731
@@ -84,7 +83,7 @@ def try_all(
         if first_order:
             moved = optax.tree.add_scale(fit.weights, -length, fit.step)
             moved = trees.cast_like(moved, fit.weights)
-        loss = rows.loss(moved).astype(dtype)
+        loss = problem.loss(moved).astype(dtype)
         before = jnp.where(i == 0, loss, seen.before)
         after = jnp.where(i == 1, loss, seen.after)
         bend = jax.lax.cond(

@@ -24,7 +24,7 @@ from swapjax.pruning.solvers.kfac import Kronecker
 
 _COLUMNS = 1024  # of the blocks that are solved at a time
 _NARROWEST = 16
-_WIDENING = 4  # from each width to the next
+_WIDENING = 2  # from each width to the next
 _Work = Callable[[Any, jax.Array, jax.Array, jax.Array], Any]
 
 

@@ -46,7 +46,7 @@ class TestCBS:
         found = jax.jit(
             lambda rows: search(
                 rows, problem.weights, (support,), rows.mean_squares(), target.budget,
-                None, damping=0.01, candidates=100, passes=50,
+                rows.loss, None, damping=0.01, candidates=100, passes=50,
             )
         )(problem.rows)  # fmt: skip
         keep = flat(found.last).astype(bool)
@@ -77,7 +77,7 @@ class TestCBS:
             found = jax.jit(
                 lambda rows, budget: search(
                     rows, problem.weights, start, rows.mean_squares(), budget,
-                    None, damping=0.01, candidates=20, passes=9,
+                    rows.loss, None, damping=0.01, candidates=20, passes=9,
                 )
             )(problem.rows, budget)  # fmt: skip
             counts = [int(m.sum()) for m in found.last]

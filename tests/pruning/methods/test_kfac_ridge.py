@@ -39,7 +39,10 @@ def prune(network, method, include=".*", **options):
     params, data = network
     return swapjax.prune(
         loss_fn, params, data,
-        plan=swapjax.plan(params, 0.5, include=include), method=method,
+        plan=swapjax.plan(
+            params, 0.5, include=include, loss_fn=loss_fn, batch=jax.tree.map(lambda x: x[:1], data)
+        ),
+        method=method,
         **{"samples": 40, "key": jax.random.key(7), **options},
     )  # fmt: skip
 

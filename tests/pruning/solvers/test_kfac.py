@@ -197,4 +197,4 @@ def test_widths_hold_every_block():
 
     assert _widths(5) == (5,)
     assert _widths(16) == (16,)
-    assert _widths(100) == (16, 64, 100)
+    assert _widths(100) == (16, 32, 64, 100)
