@@ -56,6 +56,12 @@ METHODS: dict[str, Callable[[], Method]] = {
     "kfac, fixed": lambda: swapjax.linear_regression(
         ridge="kfac", kappa=4.0, support="magnitude", first_order=False
     ),
+    "kfac, nobody asked": lambda: swapjax.linear_regression(
+        ridge="kfac", kappa=4.0, support="magnitude", judge="none", first_order=False
+    ),
+    "kfac, left out": lambda: swapjax.linear_regression(
+        ridge="kfac", judge="loo", first_order=False
+    ),
     "kfac-swap": lambda: swapjax.swap(ridge="kfac", first_order=False),
     "layerwise-obs": swapjax.layerwise_obs,
     "chita": swapjax.chita,
