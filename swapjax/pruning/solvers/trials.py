@@ -11,7 +11,7 @@ from swapjax.core import trees
 from swapjax.core.types import Leaves
 from swapjax.pruning.method import Problem, rows_of
 from swapjax.pruning.solvers import natural_step
-from swapjax.pruning.solvers.candidates import lowest, pick, stack
+from swapjax.pruning.solvers.candidates import lowest, pick
 from swapjax.pruning.solvers.natural_step import FRACTIONS
 from swapjax.pruning.solvers.refit import Refit
 
