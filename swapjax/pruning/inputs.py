@@ -11,6 +11,7 @@ import numpy as np
 
 from swapjax.core import identity, sharding, trees
 from swapjax.core.checks import require_count, require_float, take_key
+from swapjax.core.losses import require_scalar
 from swapjax.core.static_leaves import take_arrays
 from swapjax.core.types import Leaves, LossFn, Masks, Params
 from swapjax.gradients.build import check_storage
@@ -230,6 +231,7 @@ def place(
     judge = check_validation(
         validation, first, source, samples=settings.samples, batch=settings.batch
     )
+    _check_criterion(settings, params, first, source)
     inside = None if within is None else allowed(within, params, target)
     table = settings.schedule.table(target.sparsity, settings.stages)
     budgets = _budgets([target.at(level) for level in table], inside, layout)
@@ -255,6 +257,19 @@ def _shapes(settings: Settings, data: Any) -> tuple[Any, Any]:
     # Without their devices: a few examples may not be spread over all of them.
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), examples)
     return jax.eval_shape(lambda t: jax.tree.map(lambda x: x[:size], t), shapes), data
+
+
+def _check_criterion(
+    settings: Settings, params: Params, first: Any, source: Source | None
+) -> None:
+    """Raise for a criterion without examples, and one that returns no scalar."""
+    if settings.criterion is None:
+        return
+    if source is None:
+        raise ValueError("criterion: there is nothing to judge by without data")
+    if first is not None:
+        returned = jax.eval_shape(settings.criterion, params, first)
+        require_scalar(returned, differentiable=False, name="criterion")
 
 
 def _source(settings: Settings, data: Any) -> Source | None:
