@@ -50,6 +50,7 @@ class Settings:
     storage: Storage
     dtype: Any
     callback: Callable[[Stage], None] | None
+    criterion: LossFn | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.schedule, Schedule):
@@ -79,7 +80,7 @@ class Settings:
             raise ValueError(
                 f"finetune must be a swapjax.FineTune, got {self.finetune!r}"
             )
-        for name in ("recalibrate", "callback"):
+        for name in ("recalibrate", "callback", "criterion"):
             value = getattr(self, name)
             if value is not None and not callable(value):
                 raise ValueError(f"{name} must be a function, got {value!r}")
@@ -105,6 +106,7 @@ class Settings:
             ValueError: for a method that looks at the whole network itself.
         """
         loss_fn, recalibrate = self.loss_fn, self.recalibrate
+        criterion = self.criterion
         if self.method.needs_params:
             raise ValueError(
                 f"params: functions are among them, which the method "
@@ -120,9 +122,14 @@ class Settings:
             assert recalibrate is not None
             return take_arrays(recalibrate(put_back(params)), "recalibrate")[0]
 
+        def measure(params: Params, batch: Any) -> jax.Array:
+            assert criterion is not None
+            return criterion(put_back(params), batch)
+
         return dataclasses.replace(
             self,
             loss_fn=loss if callable(loss_fn) else loss_fn,
+            criterion=None if criterion is None else measure,
             recalibrate=None if recalibrate is None else again,
         )
 

@@ -75,8 +75,13 @@ def bend(
 def bend_of(problem: Problem, support: Leaves) -> jax.Array:
     """Measure c on the way to a problem's weights on a support; see `bend`."""
     weights, kept = problem.weights, apply_masks(problem.weights, support)
-    losses = problem.loss(weights), problem.loss(kept)
-    return bend(rows_of(problem), weights, kept, *losses)
+    return bend(rows_of(problem), weights, kept, *losses_of(problem, weights, kept))
+
+
+def losses_of(problem: Problem, *several: Leaves) -> tuple[jax.Array, ...]:
+    """Take losses that tell how the loss bends, as a criterion does not."""
+    loss = rows_of(problem).loss if problem.has_criterion else problem.loss
+    return tuple(map(loss, several))
 
 
 def trusted_length(system: System, residual: jax.Array, bend: jax.Array) -> jax.Array:

@@ -11,7 +11,7 @@ from swapjax.core import trees
 from swapjax.core.types import Leaves
 from swapjax.pruning.method import Problem, rows_of
 from swapjax.pruning.solvers import natural_step
-from swapjax.pruning.solvers.candidates import lowest, pick, stack
+from swapjax.pruning.solvers.candidates import lowest, pick
 from swapjax.pruning.solvers.natural_step import FRACTIONS
 from swapjax.pruning.solvers.refit import Refit
 
@@ -64,6 +64,13 @@ def try_all(
     first = jax.tree.leaves(settings)[0]
     count, dtype = len(first), first.dtype
     refit = lambda one, bend: make(one, bend if first_order else None)  # noqa: E731
+
+    def bend_of(before: jax.Array, after: jax.Array) -> jax.Array:
+        known: tuple[jax.Array, ...] = before, after
+        if problem.has_criterion:
+            known = natural_step.losses_of(problem, weights, plain)
+        return natural_step.bend(rows, weights, plain, *known)
+
     fractions = jnp.asarray(FRACTIONS if first_order else (0.0,), dtype)
 
     def look(seen: _Search, i: jax.Array) -> tuple[_Search, None]:
@@ -88,7 +95,7 @@ def try_all(
         after = jnp.where(i == 1, loss, seen.after)
         bend = jax.lax.cond(
             first_order & (i == 1),
-            lambda: natural_step.bend(rows, weights, plain, before, after),
+            lambda: bend_of(before, after),
             lambda: seen.bend,
         )
         share = fraction * (fit.length * bend).astype(fit.length.dtype)
@@ -139,7 +146,7 @@ def try_unasked(
     """
     weights, bend = problem.weights, None
     if first_order:
-        losses = jax.lax.map(problem.loss, stack([weights, plain]))
+        losses = natural_step.losses_of(problem, weights, plain)
         bend = natural_step.bend(rows_of(problem), weights, plain, *losses)
 
     def one(setting: Any) -> tuple[Refit, jax.Array]:
