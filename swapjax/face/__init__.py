@@ -47,6 +47,7 @@ from swapjax.sparsity.budget import Budget, select
 # The gradients that methods learn from, and what happens between stages.
 from swapjax.gradients.build import per_example_gradients
 from swapjax.gradients.noise import GradientNoise
+from swapjax.gradients.own_labels import own_labels
 from swapjax.loops.finetune import FineTune
 from swapjax.loops.batchnorm import recalibrate_batchnorm
 from swapjax.loops.convolutions.canonical import canonical_convolutions
@@ -90,6 +91,7 @@ __all__ = [
     "magnitude_masks",
     "masks_of",
     "one_shot",
+    "own_labels",
     "per_example_gradients",
     "plan",
     "prune",
