@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -39,7 +39,7 @@ def prune(
     recalibrate: Callable[[Params], Params] | None = None,
     within: Masks | None = None,
     validation: Any = None,
-    criterion: LossFn | None = None,
+    criterion: LossFn | Literal["loss", "bounded"] | None = None,
     checkpoint: str | Path | None = None,
     noise: Corruption | None = None,
     storage: Storage = "auto",
@@ -91,9 +91,12 @@ def prune(
             data is a set of its own, clean where data may be wrong, of which each stage
             takes ``samples * batch`` distinct examples, or as many whole rows as there
             are.
-        criterion: ``criterion(params, batch)``, a mean over examples like loss_fn, less
-            is better: what judges measures by, in the place of the loss. The rate of
-            errors, say; of wrong labels `swapjax.bounded` of the loss is less misled.
+        criterion: what judges measure, less is better: the ``"loss"``; what is
+            ``"bounded"`` of it, so that examples with wrong labels, which a good
+            network loses most on, do not decide (`swapjax.gradients.bounded`); or
+            ``criterion(params, batch)``, a mean over examples as loss_fn, the rate of
+            errors, say. By default what the method asks for. Losses in the history
+            stay those of loss_fn.
         checkpoint: a file to keep the state in after each stage. If it exists, the run
             goes on from there, and ends bit for bit as if it had never stopped.
         noise: what corrupts the gradient rows, as `swapjax.GradientNoise`; methods
