@@ -47,6 +47,7 @@ from swapjax.sparsity.budget import Budget, select
 # The gradients that methods learn from, and what happens between stages.
 from swapjax.gradients.build import per_example_gradients
 from swapjax.gradients.noise import GradientNoise
+from swapjax.core.losses import bounded
 from swapjax.loops.finetune import FineTune
 from swapjax.loops.batchnorm import recalibrate_batchnorm
 from swapjax.loops.convolutions.canonical import canonical_convolutions
@@ -74,6 +75,7 @@ __all__ = [
     "Stage",
     "Status",
     "apply_masks",
+    "bounded",
     "by_score",
     "canonical_convolutions",
     "check_state",
