@@ -11,6 +11,7 @@ from noise_kinds import KINDS
 from rich.table import Table
 
 FIRST = ", first order"
+CLEAN = ", clean set"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +158,7 @@ def markdown(runs: Sequence[Run]) -> dict[str, str]:
             gains = [gain(group, cell, method) for method in others]
             if own.seeds:
                 told = [f"{more:+}" if more.seeds else "" for more in gains]
-                row = [KINDS[cell[2]].title, str(own.seeds), str(own), *told]
+                row = [KINDS[cell[2]], str(own.seeds), str(own), *told]
                 lines.append("| " + " | ".join(row) + " |")
         found[title] = "\n".join(lines)
     return found

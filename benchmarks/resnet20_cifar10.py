@@ -45,6 +45,18 @@ METHODS: dict[str, tuple[Method, bool]] = {
         swapjax.linear_regression(),
         True,
     ),
+    "linear-regression, kfac": (
+        swapjax.linear_regression(ridge="kfac", first_order=False),
+        False,
+    ),
+    "linear-regression, kfac, batch statistics": (
+        swapjax.linear_regression(ridge="kfac", first_order=False),
+        True,
+    ),
+    "linear-regression, kfac, kappa 32, batch statistics": (
+        swapjax.linear_regression(ridge="kfac", kappa=32.0, first_order=False),
+        True,
+    ),
     "swap": (swapjax.swap(first_order=False), False),
     "layerwise-obs": (swapjax.layerwise_obs(), False),
     "layerwise-obs, initial": (swapjax.layerwise_obs(reference="initial"), False),

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from swapjax.cli import methods
 from swapjax.cli.methods import users
 from swapjax.core import extras
+from swapjax.core.checks import require_fraction
 from swapjax.core.text import printable
 from swapjax.experiments.noise import KINDS, Noise, parse
 
@@ -84,6 +85,8 @@ class Options(Network):
     )
     """Spoil what pruning looks at, never the test set, in a way that is told above;
     compare takes several at once."""
+    validation: Annotated[float | None, shown("FRACTION", "(default: none)")] = None
+    """Hold this part of each stage's rows out, and judge by the loss on them."""
     target: Literal["hybrid", "smoothed", "debiased", "exact"] = "hybrid"
     """The variant of swap; hybrid is half regression, half transport."""
     epsilon: Annotated[float | None, shown("E", "(default: 0)")] = None
@@ -207,6 +210,8 @@ def check(options: Options, names: Sequence[str]) -> None:
             f"--finetune-rate must be positive, got {options.finetune_rate}"
         )
     check_seed(options.seed, "--seed")
+    if options.validation is not None:
+        require_fraction("--validation", options.validation, zero=False)
     noises(options)
     for name in methods.NAMES:  # an option may be bad for a method not asked for
         methods.make(name, options)

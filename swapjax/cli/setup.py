@@ -112,6 +112,7 @@ def run_options(options: Options) -> dict[str, Any]:
         "schedule": schedule,
         "finetune": tune,
         "storage": options.storage,
+        "validation": options.validation,
     }
 
 

@@ -5,13 +5,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from swapjax.core.types import LossFn, Params
 
-def require_scalar(returned: Any, *, differentiable: bool = True) -> None:
+
+def require_scalar(
+    returned: Any, *, differentiable: bool = True, name: str = "loss_fn"
+) -> None:
     """Raise unless a loss function returns one real number.
 
     Args:
         returned: what it returns, or the shapes and dtypes of that.
         differentiable: whether gradients of it are wanted, which only floats have.
+        name: of the function.
 
     Raises:
         ValueError: for anything else, naming what is wanted.
@@ -20,21 +25,44 @@ def require_scalar(returned: Any, *, differentiable: bool = True) -> None:
     if not jax.tree_util.treedef_is_leaf(treedef) or len(leaves) != 1:
         kind = type(returned).__name__
         raise ValueError(
-            "loss_fn must return one scalar, the mean loss of a batch, got a "
+            f"{name} must return one scalar, the mean loss of a batch, got a "
             f"{kind} of {len(leaves)}; return the loss alone, there is no has_aux here"
         )
     shape, dtype = jnp.shape(leaves[0]), jnp.result_type(leaves[0])
     got = f"{dtype}[{','.join(map(str, shape))}]"
     if shape:
         raise ValueError(
-            f"loss_fn must return one scalar, the mean loss of a batch, got {got}"
+            f"{name} must return one scalar, the mean loss of a batch, got {got}"
         )
     if jnp.issubdtype(dtype, jnp.complexfloating):
         raise ValueError(
-            f"loss_fn must return a real number, got {got}; take jnp.real or jnp.abs"
+            f"{name} must return a real number, got {got}; take jnp.real or jnp.abs"
         )
     if differentiable and not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(
-            f"loss_fn must return a float to have gradients, got {got}; such a loss "
+            f"{name} must return a float to have gradients, got {got}; such a loss "
             "will do for methods that look at weights alone"
         )
+
+
+def bounded(loss_fn: LossFn) -> LossFn:
+    """Measure ``1 - exp(-loss)`` of single examples, at most 1 of each.
+
+    Of a log-likelihood that is what the label lacks in probability: the mean absolute
+    error, which labels that were flipped at random mislead less than the loss, a few of
+    which outweigh all others (Ghosh et al., AAAI 2017, arXiv:1712.09482). For
+    ``prune(criterion=)``, which asks for it and takes no gradients of it.
+
+    Args:
+        loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch, in nats.
+
+    Returns:
+        A function of the same arguments.
+    """
+
+    def measure(params: Params, batch: Any) -> jax.Array:
+        single = jax.tree.map(lambda x: x[:, None], batch)
+        losses = jax.vmap(lambda one: loss_fn(params, one))(single)
+        return jnp.mean(-jnp.expm1(-losses))
+
+    return measure

@@ -41,7 +41,8 @@ def take_images(name: str, images: Any, box: Box | None) -> tuple[jax.Array, Box
     if is_float and array.size and not isinstance(array, jax.core.Tracer):
         least, largest = map(float, _ends(array))
         # What was standardised with a mean and a deviation is off by roundings.
-        slack = 8 * float(jnp.finfo(array.dtype).eps) * max(abs(low), abs(high))
+        narrow = jnp.finfo(array.dtype if array.dtype.itemsize < 4 else jnp.float32)
+        slack = 8 * float(narrow.eps) * max(abs(low), abs(high))
         if not (low - slack <= least and largest <= high + slack):
             raise ValueError(
                 f"{name} must lie in the box from {low:g} to {high:g}, got values from "

@@ -17,6 +17,7 @@ from swapjax.core.checks import require_count
 from swapjax.corruptions.along import along_both
 from swapjax.corruptions.box import Box, in_unit, take_images, take_layout
 from swapjax.corruptions.jpeg import lose
+from swapjax.corruptions.poisson import poisson
 
 _SEVERITIES = 5
 
@@ -102,8 +103,8 @@ def _gaussian_noise(key: jax.Array, x: jax.Array, deviation: float) -> jax.Array
     return x + deviation * jax.random.normal(key, x.shape, x.dtype)
 
 
-def _shot_noise(key: jax.Array, x: jax.Array, most: float) -> jax.Array:
-    return jax.random.poisson(key, most * jnp.clip(x, 0, 1)).astype(x.dtype) / most
+def _shot_noise(key: jax.Array, x: jax.Array, most: int) -> jax.Array:
+    return poisson(key, most * jnp.clip(x, 0, 1), most).astype(x.dtype) / most
 
 
 def _impulse_noise(key: jax.Array, x: jax.Array, share: float) -> jax.Array:

@@ -11,6 +11,7 @@ import numpy as np
 
 from swapjax.core import identity, sharding, trees
 from swapjax.core.checks import require_count, require_float, take_key
+from swapjax.core.losses import require_scalar
 from swapjax.core.static_leaves import take_arrays
 from swapjax.core.types import Leaves, LossFn, Masks, Params
 from swapjax.gradients.build import check_storage
@@ -50,6 +51,7 @@ class Settings:
     storage: Storage
     dtype: Any
     callback: Callable[[Stage], None] | None
+    criterion: LossFn | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.schedule, Schedule):
@@ -79,7 +81,7 @@ class Settings:
             raise ValueError(
                 f"finetune must be a swapjax.FineTune, got {self.finetune!r}"
             )
-        for name in ("recalibrate", "callback"):
+        for name in ("recalibrate", "callback", "criterion"):
             value = getattr(self, name)
             if value is not None and not callable(value):
                 raise ValueError(f"{name} must be a function, got {value!r}")
@@ -105,6 +107,7 @@ class Settings:
             ValueError: for a method that looks at the whole network itself.
         """
         loss_fn, recalibrate = self.loss_fn, self.recalibrate
+        criterion = self.criterion
         if self.method.needs_params:
             raise ValueError(
                 f"params: functions are among them, which the method "
@@ -120,9 +123,14 @@ class Settings:
             assert recalibrate is not None
             return take_arrays(recalibrate(put_back(params)), "recalibrate")[0]
 
+        def measure(params: Params, batch: Any) -> jax.Array:
+            assert criterion is not None
+            return criterion(put_back(params), batch)
+
         return dataclasses.replace(
             self,
             loss_fn=loss if callable(loss_fn) else loss_fn,
+            criterion=None if criterion is None else measure,
             recalibrate=None if recalibrate is None else again,
         )
 
@@ -223,6 +231,7 @@ def place(
     judge = check_validation(
         validation, first, source, samples=settings.samples, batch=settings.batch
     )
+    _check_criterion(settings, params, first, source)
     inside = None if within is None else allowed(within, params, target)
     table = settings.schedule.table(target.sparsity, settings.stages)
     budgets = _budgets([target.at(level) for level in table], inside, layout)
@@ -248,6 +257,19 @@ def _shapes(settings: Settings, data: Any) -> tuple[Any, Any]:
     # Without their devices: a few examples may not be spread over all of them.
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), examples)
     return jax.eval_shape(lambda t: jax.tree.map(lambda x: x[:size], t), shapes), data
+
+
+def _check_criterion(
+    settings: Settings, params: Params, first: Any, source: Source | None
+) -> None:
+    """Raise for a criterion without examples, and one that returns no scalar."""
+    if settings.criterion is None:
+        return
+    if source is None:
+        raise ValueError("criterion: there is nothing to judge by without data")
+    if first is not None:
+        returned = jax.eval_shape(settings.criterion, params, first)
+        require_scalar(returned, differentiable=False, name="criterion")
 
 
 def _source(settings: Settings, data: Any) -> Source | None:

@@ -36,7 +36,7 @@ _Part = TypeVar("_Part")
         "params",
         "validation",
     ],
-    meta_fields=["layout"],
+    meta_fields=["layout", "has_criterion"],
 )
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -55,7 +55,8 @@ class Problem:
         params: the whole network as it is now; None for a method that does without.
         layout: the paths, shapes and places of the prunable leaves in params; None for
             a problem that was made by hand.
-        validation: other examples to judge by; None to judge by those of the rows.
+        validation: what judges; None for the loss of the examples of the rows.
+        has_criterion: whether that measures something else than the loss.
     """
 
     weights: Leaves
@@ -66,6 +67,7 @@ class Problem:
     params: Params | None = None
     layout: Layout | None = None
     validation: MatrixFreeRows | None = None
+    has_criterion: bool = False
 
     def loss(self, leaves: Leaves) -> jax.Array:
         """Compute the mean loss at other weights, by which a method may choose.

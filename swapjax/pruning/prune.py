@@ -39,6 +39,7 @@ def prune(
     recalibrate: Callable[[Params], Params] | None = None,
     within: Masks | None = None,
     validation: Any = None,
+    criterion: LossFn | None = None,
     checkpoint: str | Path | None = None,
     noise: Corruption | None = None,
     storage: Storage = "auto",
@@ -90,6 +91,9 @@ def prune(
             data is a set of its own, clean where data may be wrong, of which each stage
             takes ``samples * batch`` distinct examples, or as many whole rows as there
             are.
+        criterion: ``criterion(params, batch)``, a mean over examples like loss_fn, less
+            is better: what judges measures by, in the place of the loss. The rate of
+            errors, say; of wrong labels `swapjax.bounded` of the loss is less misled.
         checkpoint: a file to keep the state in after each stage. If it exists, the run
             goes on from there, and ends bit for bit as if it had never stopped.
         noise: what corrupts the gradient rows, as `swapjax.GradientNoise`; methods
@@ -144,6 +148,7 @@ def prune(
         storage=storage,
         dtype=dtype,
         callback=callback,
+        criterion=criterion,
     )
     if put_back is not None:
         settings = settings.of_whole(put_back)

@@ -75,8 +75,11 @@ def advance(
             None if judge is free or judge is None
             else dataclasses.replace(judge, layout=layout)
         ),
+        has_criterion=settings.criterion is not None,
     )  # fmt: skip
-    functions = () if free is None else free.functions
+    functions = () if free is None or judge is None else free.functions
+    if judge is not free and judge is not None:
+        functions += judge.functions
     budget, owners = inputs.budgets[number], (*_owners(method), *functions)
     # Only what has rows or layers may solve systems.
     solves = rows is not None or layers is not None
@@ -152,12 +155,17 @@ def _look(
         key=noise_key, spread=inputs.source.spread,
         differentiable=settings.method.needs_rows,
     )  # fmt: skip
-    judge = rows
+    judge, criterion = rows, settings.criterion or settings.loss_fn
     if inputs.validation is not None:
         judge = recipe(
-            settings.loss_fn, params, judging, inputs.plan,
+            criterion, params, judging, inputs.plan,
             batch=inputs.validation.batch, spread=inputs.validation.spread,
             differentiable=False,
+        )  # fmt: skip
+    elif settings.criterion is not None:
+        judge = recipe(
+            criterion, params, examples, inputs.plan, batch=settings.batch,
+            spread=inputs.source.spread, differentiable=False,
         )  # fmt: skip
     if not settings.method.needs_layers:
         return rows, judge, None

@@ -256,6 +256,17 @@ def test_a_kind_of_noise_is_added_to_a_file_of_rows(compare, runs, tmp_path):
     assert len(runs) == 2
 
 
+def test_rows_held_out_judge_in_the_place_of_those_that_are_fitted(compare, tmp_path):
+    path = tmp_path / "runs.json"
+    wrong = ("--noise", "labels:0.4", "--method", "linear-regression")
+    assert compare(*wrong, "--json", path) == 0
+    other = tmp_path / "other.json"
+    assert compare(*wrong, "--validation", "0.3", "--json", other) == 0
+    (without,), (judged,) = (json.loads(p.read_text()) for p in (path, other))
+    assert "validation=0.3" in judged["setup"]
+    assert judged["loss"] != without["loss"]
+
+
 def test_images_that_have_no_neighbours_are_not_blurred(
     compare, data, capsys, tmp_path
 ):
@@ -353,7 +364,7 @@ def test_a_file_of_runs_with_other_options_is_refused_and_untouched(
     before = path.read_bytes(), path.stat().st_mtime_ns
     capsys.readouterr()
     request.getfixturevalue("no_work")
-    for other in (["--samples", "60"], ["--stages", "3"]):
+    for other in (["--samples", "60"], ["--validation", "0.5"]):
         assert compare("--json", path, *other) == 2
         error = capsys.readouterr().err
         assert error.startswith(f"swapjax: {path}: holds runs with other options")
@@ -404,6 +415,8 @@ def test_a_file_of_something_else_is_refused_and_untouched(
             "--noise 4: the name of a kind wanted; noise of 4 deviations",
         ),
         ("--noise", "--noise: one or more kinds wanted, got none"),
+        ("--validation 0", "--validation must be in (0, 1), got 0.0"),
+        ("--validation 1", "--validation must be in (0, 1), got 1.0"),
         ("--epsilon -1", "epsilon must be 0 or more, got -1.0"),
         ("--json {file}/runs.json", "is not a folder"),
         ("--json {folder}", "not a table of runs"),

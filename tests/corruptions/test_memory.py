@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import network
 import numpy as np
 import pytest
-from gradient_rows import make
+from gradient_rows import grad, make
 
 import swapjax
 from swapjax.corruptions import AnalogMemory, in_analog_memory
@@ -18,6 +18,7 @@ ALL = AnalogMemory(
     levels=9, multiplicative=0.1, additive=0.05, drift=0.05, drift_deviation=0.02,
     time=100.0,
 )  # fmt: skip
+SHORT = AnalogMemory(levels=9, additive=0.05)
 
 
 def read(kernel=KERNEL, key=KEY, **options):
@@ -98,13 +99,13 @@ def test_jit_reads_the_same_and_keys_differ():
 
 def test_gradients_are_those_at_the_weights_as_read():
     params, batch = network.make(), network.data(30)
-    loss = in_analog_memory(network.loss_fn, ALL, KEY)
-    as_read = ALL.read(KEY, params)
-    value, got = jax.value_and_grad(loss)(params, batch)
-    wanted = jax.grad(network.loss_fn)(as_read, batch)
+    loss = in_analog_memory(network.loss_fn, SHORT, KEY)
+    as_read = SHORT.read(KEY, params)
+    value, got = jax.jit(jax.value_and_grad(loss))(params, batch)
+    wanted = jax.jit(jax.grad(network.loss_fn))(as_read, batch)
     assert abs(value - network.loss_fn(as_read, batch)) < 1e-6
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), got, wanted)
-    ahead = jax.jvp(lambda p: loss(p, batch), (params,), (params,))[1]
+    ahead = jax.jit(lambda p: jax.jvp(lambda p: loss(p, batch), (p,), (p,)))(params)[1]
     backward = sum(map(jnp.vdot, jax.tree.leaves(got), jax.tree.leaves(params)))
     assert abs(ahead - backward) < 1e-5
 
@@ -112,20 +113,18 @@ def test_gradients_are_those_at_the_weights_as_read():
 def test_each_row_may_be_read_with_a_key_of_its_own():
     params, (x, y) = network.make(), network.data(30)
     keys = jax.random.split(jax.random.key(2), 30)
-    loss = in_analog_memory(network.loss_fn, ALL)
+    loss = in_analog_memory(network.loss_fn, SHORT)
     plan = swapjax.plan(params, 0.5)
     g = per_example_gradients(loss, params, (x, y, keys), plan, storage="stored")
     for i in (0, 17):
-        one = jax.grad(network.loss_fn)(
-            ALL.read(keys[i], params), (x[i : i + 1], y[i : i + 1])
-        )
+        one = grad(SHORT.read(keys[i], params), (x[i : i + 1], y[i : i + 1]))
         np.testing.assert_allclose(g.matrices[0][i], one["fc1"]["kernel"], atol=1e-5)
     with pytest.raises(ValueError, match="batch must end with a PRNG key an example"):
         loss(params, (x, y))
 
 
 @pytest.mark.parametrize(
-    "corruption", [ALL, GradientNoise(3.0, 0.4, degrees=3)], ids=["memory", "tails"]
+    "corruption", [SHORT, GradientNoise(3.0, 0.4, degrees=3)], ids=["memory", "tails"]
 )
 def test_rows_that_are_stored_and_recomputed_are_corrupted_alike(corruption):
     params, data, target = make(10, dtype=jnp.float32)

@@ -10,7 +10,7 @@ import pytest
 from noise_kinds import KINDS
 from noise_report import Run
 
-CELLS = [("clean", 0.9), ("gaussian-4-0.5", 0.9), ("labels-0.4", 0.98)]
+CELLS = [("clean", 0.9), ("gaussian:4,0.5", 0.9), ("labels:0.4", 0.98)]
 METHODS = ("linear-regression", "swap", "magnitude", "swap, first order")
 
 
@@ -57,7 +57,7 @@ def test_ranks_equal_a_count_by_hand():
     found = noise_report.halves(runs)
     assert set(found) == {"choosing", "confirming", "all"}
     # Kinds and seeds take turns: clean and labels on 0, 2; Gaussian on 1, 3.
-    chosen = [c for c in CELLS if c[0] != "gaussian-4-0.5"]
+    chosen = [c for c in CELLS if c[0] != "gaussian:4,0.5"]
     for method in METHODS[:3]:
         ranks, tied, behind = [], 0, []
         for kind, _ in chosen:
@@ -81,7 +81,8 @@ def test_those_that_tell_most_come_first():
     first = runs[: runs.index(next(r for r in runs if r.seed == 1))]
     for axis, core in noise.CORE.items():
         assert {getattr(run, axis) for run in first} == set(core)
-    assert {run.kind for run in runs} == set(KINDS)
+    assert {run.kind for run in runs} == set(noise.MAIN_KINDS) <= set(KINDS)
+    assert {run.method for run in runs} == set(noise.MAIN_METHODS) <= set(noise.METHODS)
 
 
 def test_pictures_of_few_runs_and_of_none():
@@ -94,7 +95,7 @@ def test_runs_on_digits_and_goes_on(tmp_path, capsys):
     options = noise.Options(
         networks=("digits",),
         recipes=("stages",),
-        kinds=("gaussian-4-0.5",),
+        kinds=("gaussian:4,0.5",),
         methods=("magnitude", "linear-regression"),
         sparsities=(0.9,),
         seeds=(0, 1),

@@ -204,8 +204,7 @@ def _solve(
             return shrink(
                 rows, wbar, target, budget, lambda mask: refit(mask, setting).weights,
                 problem.loss, hold=hold, stiffness=stiffness, step=step,
-                iterations=iterations,
-                within=within,
+                iterations=iterations, within=within,
             )  # fmt: skip
         if search == "iht":
             path = iht(

@@ -15,11 +15,12 @@ from swapjax.pruning.solvers import targets
 from swapjax.pruning.solvers.candidates import lowest, pick, stack
 from swapjax.pruning.solvers.conjugate_gradients import Algebra, prefers_cg
 from swapjax.pruning.solvers.hard_thresholding import iht
+from swapjax.pruning.solvers.judges import Judge, check_judge, named
 from swapjax.pruning.solvers.kfac import Kronecker
 from swapjax.pruning.solvers.refit import Refit
 from swapjax.pruning.solvers.settings import Held, Ridge, every, follow, on_support
 from swapjax.pruning.solvers.targets import Target
-from swapjax.pruning.solvers.trials import try_all
+from swapjax.pruning.solvers.trials import try_all, try_unasked
 from swapjax.sparsity import scores
 from swapjax.sparsity.budget import Budget, select
 from swapjax.sparsity.masks import apply_masks
@@ -41,6 +42,7 @@ def linear_regression(
     iterations: int = 10,
     tolerance: float = 1e-4,
     algebra: Algebra = "auto",
+    judge: Judge = "loss",
 ) -> Method:
     """Re-fit on a support so that each example's projection stays where it was.
 
@@ -73,13 +75,22 @@ def linear_regression(
             on products with G, which need no n x n array; by default what
             `swapjax.pruning.solvers.conjugate_gradients.prefers_cg` expects to be
             faster.
+        judge: who chooses among supports, dampings and kappas: ``"loss"``, of the
+            stage's examples or of the validation of `swapjax.prune`; ``"loo"``, the
+            error of the projections of rows left out one by one, in closed form;
+            ``"gcv"``, generalised cross-validation, where no single row decides; or
+            ``"none"``: the first of each, nothing else is tried. With the last three
+            the first-order step is followed in the length that rows left out confirm,
+            and the n x n system is solved, unless nothing asks for leverages.
 
     Returns:
         The method, for `swapjax.prune`. Its details are ``support_rule``, which of the
         supports was taken, by its number from 0; ``support_swaps``, the entries that
         iht exchanged; ``loss``, the mean loss of the stage's examples with the weights
-        returned; ``damping``, the lambda used, in the units of the argument; and
-        ``first_order``, the share of the mean gradient that was followed, in [0, 1].
+        returned, or ``left_out``, the mean squared error of rows left out, where
+        ``"loo"`` or ``"gcv"`` judges; ``damping``, the lambda used, in the units of the
+        argument; and ``first_order``, the share of the mean gradient that was followed,
+        in [0, 1].
         With ``ridge="kfac"`` also ``kappa``, the one used, and ``unfollowed_leaves``,
         how many leaves enter no product that could be followed, so that T is the
         diagonal of the Fisher there.
@@ -89,7 +100,7 @@ def linear_regression(
     """
     common = check_common(
         ridge, damping, kappa, support, first_order, reference, iterations, 1,
-        tolerance, algebra,
+        tolerance, algebra, judge,
     )  # fmt: skip
     identity = targets.none()
     settings = {k: v for k, v in common.items() if k != "rounds"}
@@ -113,6 +124,7 @@ def check_common(
     rounds: int,
     tolerance: float,
     algebra: Algebra,
+    judge: Judge,
 ) -> dict[str, Any]:
     """Check the arguments that `linear_regression` and `swap` share.
 
@@ -136,6 +148,8 @@ def check_common(
         raise ValueError(f"reference must be 'current' or 'initial', got {reference!r}")
     if algebra not in ("auto", "gram", "cg"):
         raise ValueError(f"algebra must be 'auto', 'gram' or 'cg', got {algebra!r}")
+    if check_judge(judge, algebra, first_order):
+        algebra = "gram"
     for name, value in (("iterations", iterations), ("rounds", rounds)):
         require_count(name, value)
     if not tolerance >= 0:
@@ -150,6 +164,7 @@ def check_common(
         "rounds": rounds,
         "tolerance": tolerance,
         "algebra": algebra,
+        **({} if judge == "loss" else {"judge": judge}),
     }
 
 
@@ -167,12 +182,13 @@ def solve(
     tolerance: float,
     algebra: Algebra,
     kappa: tuple[float, ...] | None = None,
+    judge: Judge = "loss",
 ) -> Solution:
     """Prune by regression on a target; the arguments are those of `swap`, checked.
 
     Every support is factorised once. On each, every damping is tried, and from every
-    re-fit a few lengths of the first-order step; the weights with the lowest loss on
-    the stage's examples are the answer.
+    re-fit a few lengths of the first-order step; the weights with the lowest loss are
+    the answer, or those that another judge takes.
 
     Raises:
         ValueError: for a problem without rows.
@@ -185,6 +201,8 @@ def solve(
     held = Held.by(kronecker, y.dtype)
     # What shares a system is told apart by one of the two alone.
     shared = kappa if damping is None else damping if kappa is None else None
+    if judge == "none":
+        support, settings = support[:1], jax.tree.map(lambda x: x[:1], settings)
     least = None if shared is None else min(shared)
 
     def choose_support(rule: Support) -> tuple[Leaves, jax.Array]:
@@ -210,22 +228,24 @@ def solve(
         make = on_support(
             rows, mask, wbar, y, target, state,
             held=held, with_products=algebra == "cg", least=least,
-            rounds=rounds, tolerance=tolerance,
+            rounds=rounds, tolerance=tolerance, judge=judge,
         )  # fmt: skip
-        return try_all(problem, plain, make, settings, first_order)
+        attempt = try_all if judge == "loss" else try_unasked
+        return attempt(problem, plain, make, settings, first_order)
 
     # Mapped and not unrolled: the program holds the network and the n x n algebra once.
     supports, swaps = stack([choose_support(rule) for rule in support])
-    fits, losses, without = jax.lax.map(fit_on, supports)
-    # The loss decides: at high sparsity every support is far from the reference, where
-    # the local model cannot tell them apart, and noise calls for more damping. That of
-    # weights that are not re-fitted counts too: `prune` takes them if they do better.
-    best = lowest(jnp.fmin(losses, without))
-    mask, fit, loss, swaps = pick(best, (supports, fits, losses, swaps))
+    fits, values, without = jax.lax.map(fit_on, supports)
+    # By default the loss decides: at high sparsity every support is far from the
+    # reference, where the local model cannot tell them apart, and noise calls for more
+    # damping. That of weights that are not re-fitted counts too: `prune` takes them if
+    # they do better.
+    best = lowest(jnp.fmin(values, without))
+    mask, fit, value, swaps = pick(best, (supports, fits, values, swaps))
     details = {
         "support_rule": best,
         "support_swaps": swaps,
-        "loss": loss,
+        **named(judge, value),
         "damping": fit.damping,
         # 1 follows the mean gradient in full, 0 not at all.
         "first_order": fit.length,
@@ -235,7 +255,7 @@ def solve(
         assert held is not None
         details["unfollowed_leaves"] = held.unfollowed
     plain = apply_masks(problem.weights, mask)
-    return _conclude(fit, mask, plain, details)
+    return _conclude(fit, value, mask, plain, details)
 
 
 def _rank(
@@ -254,6 +274,7 @@ def _rank(
 
 def _conclude(
     fit: Refit,
+    value: jax.Array,
     mask: Leaves,
     thresholded: Leaves,
     details: dict[str, jax.Array],
@@ -262,11 +283,12 @@ def _conclude(
 
     Args:
         fit: the best one.
+        value: by which it is.
         mask: its support.
         thresholded: the weights before the stage, on it.
         details: what to tell.
     """
-    finite = jnp.isfinite(fit.objective[-1]) & jnp.isfinite(details["loss"])
+    finite = jnp.isfinite(fit.objective[-1]) & jnp.isfinite(value)
     finite &= jnp.stack([jnp.all(jnp.isfinite(w)) for w in fit.weights]).all()
     transported = fit.couplings.get("transport_converged", jnp.asarray(True))
     status = jnp.select(

@@ -13,6 +13,7 @@ from swapjax.pruning.methods.regression import (
 )
 from swapjax.pruning.solvers import sinkhorn, targets
 from swapjax.pruning.solvers.conjugate_gradients import Algebra
+from swapjax.pruning.solvers.judges import Judge
 from swapjax.pruning.solvers.settings import Ridge
 
 
@@ -33,6 +34,7 @@ def swap(
     tolerance: float = 1e-4,
     max_sinkhorn: int = sinkhorn.DEFAULT_ITERATIONS,
     algebra: Algebra = "auto",
+    judge: Judge = "loss",
 ) -> Method:
     """Re-fit on a support so that projections come close to transported ones (SWAP).
 
@@ -77,6 +79,9 @@ def swap(
             on products with G, which need no n x n array; by default what
             `swapjax.pruning.solvers.conjugate_gradients.prefers_cg` expects to be
             faster.
+        judge: who chooses among supports, dampings and kappas, as in
+            `linear_regression`. Rows left out are compared with their own projections,
+            wherever transport would draw them.
 
     Returns:
         The method, for `swapjax.prune`. Its details are those of `linear_regression`,
@@ -107,7 +112,7 @@ def swap(
     require_count("max_sinkhorn", max_sinkhorn)
     common = check_common(
         ridge, damping, kappa, support, first_order, reference, iterations, rounds,
-        tolerance, algebra,
+        tolerance, algebra, judge,
     )  # fmt: skip
     if epsilon is None and perplexity is None:
         epsilon, perplexity = (0.0, None) if target == "hybrid" else (None, 2.0)

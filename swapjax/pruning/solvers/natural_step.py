@@ -24,6 +24,7 @@ from swapjax.core.types import Leaves
 from swapjax.gradients.operator import GradientOperator
 from swapjax.pruning.method import Problem, rows_of
 from swapjax.pruning.solvers.dual_system import System
+from swapjax.pruning.solvers.judges import LEAST
 from swapjax.sparsity.masks import apply_masks
 
 _ROUNDING = 1e-4  # of a loss: smaller changes of it say nothing of its curvature
@@ -74,8 +75,13 @@ def bend(
 def bend_of(problem: Problem, support: Leaves) -> jax.Array:
     """Measure c on the way to a problem's weights on a support; see `bend`."""
     weights, kept = problem.weights, apply_masks(problem.weights, support)
-    losses = problem.loss(weights), problem.loss(kept)
-    return bend(rows_of(problem), weights, kept, *losses)
+    return bend(rows_of(problem), weights, kept, *losses_of(problem, weights, kept))
+
+
+def losses_of(problem: Problem, *several: Leaves) -> tuple[jax.Array, ...]:
+    """Take losses that tell how the loss bends, as a criterion does not."""
+    loss = rows_of(problem).loss if problem.has_criterion else problem.loss
+    return tuple(map(loss, several))
 
 
 def trusted_length(system: System, residual: jax.Array, bend: jax.Array) -> jax.Array:
@@ -94,8 +100,7 @@ def trusted_length(system: System, residual: jax.Array, bend: jax.Array) -> jax.
     Returns:
         s, between 0 and ``1/c``.
     """
-    # A row of leverage 1 is fitted by itself alone: leaving it out says nothing.
-    left = jnp.maximum(system.rest_diagonal(), 1e-6)
+    left = jnp.maximum(system.rest_diagonal(), LEAST)
     missed = -system.rest(residual) / left
     follow = 1 - system.rest(jnp.ones_like(residual)) / left
     # The predicted mean loss is mean(v) + c/2 mean(v^2), v = missed - s follow.

@@ -9,7 +9,7 @@ import optax
 from swapjax.core import trees
 from swapjax.core.types import Leaves
 from swapjax.gradients.operator import GradientOperator
-from swapjax.pruning.solvers import dual_system, least_squares, natural_step
+from swapjax.pruning.solvers import dual_system, judges, least_squares, natural_step
 from swapjax.pruning.solvers.targets import State, Target, describe
 from swapjax.pruning.solvers.unit_blocks import SupportRidge
 from swapjax.sparsity import masks
@@ -56,6 +56,7 @@ class Refit(NamedTuple):
         step: the leaves of a first-order step, to be subtracted; empty for none.
         length: how much of it the rows left out confirm, between 0 and 1/c.
         couplings: what is to be told of the last couplings, by name; scalars.
+        left_out: the error of rows left out, see `judges.left_out`; empty for none.
     """
 
     weights: Leaves
@@ -68,6 +69,7 @@ class Refit(NamedTuple):
     step: Leaves
     length: jax.Array
     couplings: dict[str, jax.Array]
+    left_out: jax.Array | tuple[()] = ()
 
 
 def prepare(
@@ -126,6 +128,7 @@ def refit(
     bend: jax.Array | None,
     rounds: int,
     tolerance: float,
+    judge: judges.Judge = "loss",
 ) -> Refit:
     """Find the weights on a support that bring the projections nearest the targets.
 
@@ -144,6 +147,7 @@ def refit(
         bend: c of the first-order step, see `natural_step.bend`; None for no step.
         rounds: the most alternations.
         tolerance: the relative change of Q at which to stop.
+        judge: who chooses among re-fits.
     """
     n, start, gram = rows.n, ground.start, ground.spectrum.gram
     fit, state = ground.fit, ground.state
@@ -204,4 +208,5 @@ def refit(
         step=step,
         length=length,
         couplings=describe(state),
+        left_out=judges.left_out(judge, system, fit.targets, start, y),
     )

@@ -11,6 +11,7 @@ from swapjax.core.types import Leaves
 from swapjax.gradients.operator import GradientOperator
 from swapjax.pruning.method import Problem, some_layers_of
 from swapjax.pruning.solvers import conjugate_gradients
+from swapjax.pruning.solvers.judges import Judge
 from swapjax.pruning.solvers.kfac import Kronecker, estimate
 from swapjax.pruning.solvers.refit import Refit, prepare, refit
 from swapjax.pruning.solvers.targets import State, Target
@@ -98,6 +99,7 @@ def on_support(
     least: float | None,
     rounds: int,
     tolerance: float,
+    judge: Judge = "loss",
 ) -> Callable[[Setting, jax.Array | None], Refit]:
     """Make the re-fit on a support, a function of a setting and a bend.
 
@@ -114,8 +116,10 @@ def on_support(
             kappas do not share a system, since each has dampings of its own.
         rounds: the most alternations.
         tolerance: the relative change of Q at which they stop.
+        judge: who chooses among re-fits.
     """
     limits: dict[str, Any] = {"rounds": rounds, "tolerance": tolerance}
+    judged = limits | {"judge": judge}
     problem = rows, support, reference, y, target, state
 
     def ridge_of(setting: Setting) -> SupportRidge | None:
@@ -138,7 +142,7 @@ def on_support(
         ridge = ridge_of(setting)
         assert ridge is not None
         ground = prepare(*problem, 1.0, ridge)
-        fit = refit(rows, ground, y, target, damping=1.0, bend=bend, **limits)
+        fit = refit(rows, ground, y, target, damping=1.0, bend=bend, **judged)
         return _tell(fit, ridge)
 
     if with_products:
@@ -154,7 +158,7 @@ def on_support(
     def shared(setting: Setting, bend: jax.Array | None) -> Refit:
         times = setting.damping if tied is None else setting.kappa
         assert times is not None
-        fit = refit(rows, ground, y, target, damping=times, bend=bend, **limits)
+        fit = refit(rows, ground, y, target, damping=times, bend=bend, **judged)
         return fit if tied is None else _tell(fit, tied)
 
     return shared

@@ -1,4 +1,4 @@
-"""All that is tried on one support: dampings, and lengths of the first-order step."""
+"""All that is tried on one support: settings, and lengths of the first-order step."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -64,6 +64,13 @@ def try_all(
     first = jax.tree.leaves(settings)[0]
     count, dtype = len(first), first.dtype
     refit = lambda one, bend: make(one, bend if first_order else None)  # noqa: E731
+
+    def bend_of(before: jax.Array, after: jax.Array) -> jax.Array:
+        known: tuple[jax.Array, ...] = before, after
+        if problem.has_criterion:
+            known = natural_step.losses_of(problem, weights, plain)
+        return natural_step.bend(rows, weights, plain, *known)
+
     fractions = jnp.asarray(FRACTIONS if first_order else (0.0,), dtype)
 
     def look(seen: _Search, i: jax.Array) -> tuple[_Search, None]:
@@ -88,7 +95,7 @@ def try_all(
         after = jnp.where(i == 1, loss, seen.after)
         bend = jax.lax.cond(
             first_order & (i == 1),
-            lambda: natural_step.bend(rows, weights, plain, before, after),
+            lambda: bend_of(before, after),
             lambda: seen.bend,
         )
         share = fraction * (fit.length * bend).astype(fit.length.dtype)
@@ -111,3 +118,57 @@ def try_all(
     trials = jnp.arange(2 + count * fractions.size, dtype=jnp.int32)
     seen, _ = jax.lax.scan(look, seen, trials)
     return seen.best, seen.loss, seen.after
+
+
+def try_unasked(
+    problem: Problem,
+    plain: Leaves,
+    make: Callable[[Any, jax.Array | None], Refit],
+    settings: Any,
+    first_order: bool,
+) -> tuple[Refit, jax.Array, jax.Array]:
+    """Re-fit with every setting, and let rows left out choose, not the loss.
+
+    The mean gradient is followed as far as the same rows trust it, in full. Its length
+    is measured by two losses, which choose nothing.
+
+    Args:
+        problem: of the stage.
+        plain: its weights on the support.
+        make: a re-fit, of a setting and a bend, that tells the error of rows left out;
+            of those that tell nothing the first setting counts.
+        settings: those to try: arrays [m].
+        first_order: whether to follow the gradient.
+
+    Returns:
+        As `try_all`, with this error for the loss, 0 if nothing is told, and infinity
+        for that of plain, which is no choice.
+    """
+    weights, bend = problem.weights, None
+    if first_order:
+        losses = natural_step.losses_of(problem, weights, plain)
+        bend = natural_step.bend(rows_of(problem), weights, plain, *losses)
+
+    def one(setting: Any) -> tuple[Refit, jax.Array]:
+        fit = make(setting, bend)
+        moved, length = fit.weights, fit.length
+        if bend is not None:
+            moved = optax.tree.add_scale(moved, -length, fit.step)
+            moved = trees.cast_like(moved, fit.weights)
+            length = (length * bend).astype(length.dtype)
+        told = fit.left_out
+        error = jnp.zeros_like(length) if isinstance(told, tuple) else told
+        return fit._replace(weights=moved, length=length, step=(), left_out=()), error
+
+    def look(best: tuple, setting: Any) -> tuple[tuple, None]:
+        found = one(setting)
+        # The first of the lowest; NaN counts as the highest.
+        is_lower = (found[1] < best[1]) | jnp.isnan(best[1])
+        return jax.lax.cond(is_lower, lambda: found, lambda: best), None
+
+    none = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, pick(0, settings))
+    )
+    start = none[0], jnp.full_like(none[1], jnp.nan)
+    best, _ = jax.lax.scan(look, start, settings)
+    return *best, jnp.full_like(best[1], jnp.inf)

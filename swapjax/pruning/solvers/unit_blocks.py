@@ -42,7 +42,7 @@ class Units:
         gammas: [units].
         moments: all moments, flat; then a zero, for units without one.
         alone: [slots], what T has on its diagonal beside that.
-        largest: no block has a larger trace.
+        traces: [units], of the blocks.
     """
 
     first: np.ndarray
@@ -53,7 +53,7 @@ class Units:
     gammas: jax.Array
     moments: jax.Array
     alone: jax.Array
-    largest: jax.Array
+    traces: jax.Array
 
 
 def units_of(kronecker: Kronecker, dtype: jnp.dtype) -> Units:
@@ -77,7 +77,7 @@ def units_of(kronecker: Kronecker, dtype: jnp.dtype) -> Units:
             gammas.append(jnp.zeros(count, dtype))
             found = jnp.where(slots < diagonal.size, slots + offset, total)
             alone.append(jnp.pad(diagonal.ravel().astype(dtype), (0, spare)))
-            traces.append(jnp.max(diagonal, initial=0).astype(dtype))
+            traces.append(jnp.sum(alone[-1].reshape(count, _NARROWEST), axis=1))
         else:
             assert gamma is not None
             groups, inputs, outputs = layer.index.shape
@@ -89,7 +89,7 @@ def units_of(kronecker: Kronecker, dtype: jnp.dtype) -> Units:
             moments.append(layer.moment.ravel().astype(dtype))
             length += layer.moment.size
             trace = jnp.trace(layer.moment, axis1=1, axis2=2)[:, None, None]
-            traces.append(jnp.max(gamma * trace, initial=0).astype(dtype))
+            traces.append((gamma * trace).ravel().astype(dtype))
             index = layer.index.swapaxes(1, 2).ravel()
             found = jnp.where(index < 0, total, index + offset)
             alone.append(jnp.zeros(found.size, dtype))
@@ -106,7 +106,7 @@ def units_of(kronecker: Kronecker, dtype: jnp.dtype) -> Units:
         gammas=jnp.concatenate(gammas),
         moments=jnp.concatenate([*moments, jnp.zeros(1, dtype)]),
         alone=jnp.concatenate(alone),
-        largest=jnp.stack(traces).max(),
+        traces=jnp.concatenate(traces),
     )
 
 
@@ -119,8 +119,8 @@ class SupportRidge:
         units: its blocks.
         support: bool leaves.
         kappa: the weight of T.
-        damping: lambda as it is used.
-        raised: whether that is more than what was asked for.
+        damping: lambda.
+        raised: whether rounding hides it in some block, which has more of it then.
     """
 
     kronecker: Kronecker
@@ -139,10 +139,9 @@ class SupportRidge:
         kappa: jax.Array,
         damping: jax.Array,
     ) -> "SupportRidge":
-        """Make a ridge; where rounding would hide the damping, raise it."""
-        least = resolution(kappa * units.largest).astype(damping.dtype)
-        used = jnp.maximum(damping, least)
-        return cls(kronecker, units, support, kappa, used, used > damping)
+        """Make a ridge, and tell whether rounding hides its damping."""
+        hidden = jnp.any(damping < resolution(kappa * units.traces))
+        return cls(kronecker, units, support, kappa, damping, hidden)
 
     def multiply(self, vectors: Leaves) -> Leaves:
         """Compute ``R v`` with all of R, not only what is on the support."""
@@ -257,7 +256,9 @@ class SupportRidge:
         blocks = self.kappa * units.gammas[unit][:, None, None] * units.moments[index]
         both = there[:, :, None] & there[:, None, :]
         alone = jnp.take(units.alone, slot, mode="fill", fill_value=0)
-        diagonal = jnp.where(there, self.kappa * alone + self.damping, 1)
+        least = resolution(self.kappa * units.traces[unit])
+        damping = jnp.maximum(self.damping, least)[:, None]
+        diagonal = jnp.where(there, self.kappa * alone + damping, 1)
         eye = jnp.eye(slot.shape[1], dtype=blocks.dtype)
         return jnp.where(both, blocks, 0) + diagonal[:, :, None] * eye
 

@@ -1,0 +1,81 @@
+"""Something else than the loss judges."""
+
+import jax
+import jax.numpy as jnp
+import network
+import numpy as np
+import pytest
+from prune_runs import prune
+from trees import equal
+
+import swapjax
+from swapjax import Status
+
+DAMPINGS = (1e-4, 1e-1, 10.0)
+
+
+def errors(params, batch):
+    x, y = batch
+    return jnp.mean(jnp.argmax(network.apply(params, x), 1) != jnp.argmax(y, 1))
+
+
+def test_the_loss_as_a_criterion_changes_nothing(problem):
+    method = swapjax.linear_regression(damping=DAMPINGS)
+    plain = prune(problem, method=method, stages=2)
+    same = prune(problem, method=method, stages=2, criterion=network.loss_fn)
+    assert equal(plain.masks, same.masks)
+    for a, b in zip(*map(jax.tree.leaves, (plain.params, same.params)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_criterion_chooses_and_is_what_the_history_tells(problem):
+    _, data = problem
+    method = swapjax.linear_regression(damping=DAMPINGS, first_order=False)
+    each = [
+        prune(problem, samples=200, criterion=errors, method=one)
+        for one in (
+            swapjax.linear_regression(damping=lam, first_order=False)
+            for lam in DAMPINGS
+        )
+    ]
+    best = prune(problem, samples=200, criterion=errors, method=method)
+    rates = [float(errors(p.params, data)) for p in (*each, best)]
+    assert rates[-1] == pytest.approx(min(rates))
+    assert best.history[0].loss == pytest.approx(rates[-1])
+
+
+def test_a_refit_that_the_criterion_finds_worse_is_not_taken(problem):
+    def zero(params, batch):
+        return sum(
+            jnp.sum(jnp.abs(w)) for w in jax.tree.leaves(params)
+        ) + 0 * network.loss_fn(params, batch)
+
+    def double(problem, budget):
+        found = swapjax.magnitude().solve(problem, budget)
+        return found._replace(weights=tuple(2 * w for w in found.weights))
+
+    method = swapjax.pruning.Method("doubled", (), double, needs_rows=False)
+    judged = prune(problem, method=method, criterion=zero)
+    assert judged.history[0].status is Status.NOT_REFITTED
+    assert equal(judged.params, prune(problem, method=swapjax.magnitude()).params)
+
+
+def test_bounded_takes_examples_one_by_one(problem):
+    params, (x, y) = problem
+    each = [
+        float(network.loss_fn(params, (x[i : i + 1], y[i : i + 1]))) for i in (0, 1)
+    ]
+    found = swapjax.bounded(network.loss_fn)(params, (x[:2], y[:2]))
+    assert float(found) == pytest.approx(np.mean(1 - np.exp(-np.array(each))), rel=1e-5)
+
+
+def test_what_is_no_criterion_is_named(problem):
+    with pytest.raises(ValueError, match="criterion must be a function, got 3"):
+        prune(problem, criterion=3)
+    with pytest.raises(ValueError, match="criterion must return one scalar"):
+        prune(problem, criterion=lambda params, batch: jnp.zeros(2))
+    with pytest.raises(ValueError, match="criterion: there is nothing to judge by"):
+        swapjax.prune(
+            None, problem[0], None, sparsity=0.5, method=swapjax.magnitude(),
+            criterion=errors,
+        )  # fmt: skip
