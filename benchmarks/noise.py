@@ -41,7 +41,7 @@ from noise_report import Run
 from shared import DATA, RESULTS, complete_csv, console, start
 
 import swapjax
-from swapjax.core.types import LossFn, Params
+from swapjax.core.types import Params
 from swapjax.experiments import datasets, models, plot, runner
 from swapjax.experiments.noise import Spoilt, parse
 from swapjax.pruning import Method
@@ -283,9 +283,7 @@ def carry_out(options: Options, run: Run) -> Run:
         batch=network.batch,
         recalibrate=recalibration(setting, spoiled.data[0], network.images),
         validation=(x[trusted], y[trusted]) if report.CLEAN in run.method else None,
-        criterion=(
-            bounded(setting.model.loss_fn) if report.BOUNDED in run.method else None
-        ),
+        criterion="bounded" if report.BOUNDED in run.method else "loss",
         **RECIPES[run.recipe](network, len(y)),
     )
     return dataclasses.replace(
@@ -295,12 +293,6 @@ def carry_out(options: Options, run: Run) -> Run:
         cpu=round(time.process_time() - started, 2),
         status=row.status,
     )
-
-
-@functools.cache
-def bounded(loss_fn: LossFn) -> LossFn:
-    """Bound a loss, once, so that all runs share its programs."""
-    return swapjax.bounded(loss_fn)
 
 
 @functools.cache
