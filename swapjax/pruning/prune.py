@@ -16,7 +16,7 @@ from swapjax.pruning import history
 from swapjax.pruning.history import Pruned, Saved, Stage
 from swapjax.pruning.inputs import Inputs, Settings, place
 from swapjax.pruning.method import Method
-from swapjax.pruning.methods.swap import swap
+from swapjax.pruning.methods.kfac_regression import kfac_regression
 from swapjax.pruning.stage import advance
 from swapjax.sparsity import schedules
 from swapjax.sparsity.plan import Plan
@@ -68,7 +68,7 @@ def prune(
             program of ``loss_fn`` multiplies data with is prunable, or without data
             what the names of leaves tell to be a matrix.
         plan: instead of a sparsity, made by `swapjax.plan` with rules of its own.
-        method: `swap` by default, or `linear_regression`, or `magnitude`.
+        method: `kfac_regression` by default, or `linear_regression`, or `magnitude`.
         stages: how many rounds.
         samples: gradient rows a stage.
         batch: examples averaged into one row. Rows of 16 examples see 16 times as
@@ -139,7 +139,7 @@ def prune(
     brought, put_back = take_arrays(params, "params")
     settings = Settings(
         loss_fn=loss_fn,
-        method=swap() if method is None else method,
+        method=kfac_regression() if method is None else method,
         stages=stages,
         samples=samples,
         batch=batch,
