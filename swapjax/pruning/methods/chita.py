@@ -275,11 +275,12 @@ def _refit_held(
     """Re-fit on a support with a Kronecker-factored ridge."""
     identity = targets.none()
     state = identity.prepare(target)
+    one = jax.tree.map(lambda x: x[None], setting)
     fit = on_support(
-        rows, support, wbar, target, identity, state,
-        held=held, with_products=prefers_cg(rows, wbar, 1), least=None, rounds=1,
-        tolerance=0.0,
-    )(setting, None)  # fmt: skip
+        rows, support, wbar, target, identity, state, one,
+        held=held, with_products=prefers_cg(rows, wbar, 1), first_order=False,
+        least=None, rounds=1, tolerance=0.0,
+    )(setting._replace(number=jnp.zeros((), jnp.int32)), None)  # fmt: skip
     told = {"kappa": fit.couplings["kappa"], "unfollowed_leaves": held.unfollowed}
     return _Fit(fit.weights, fit.objective, fit.damping, fit.raised, told)
 

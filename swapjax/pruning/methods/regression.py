@@ -227,9 +227,9 @@ def solve(
     def fit_on(mask: Leaves) -> tuple[Refit, jax.Array, jax.Array]:
         plain = apply_masks(problem.weights, mask)
         make = on_support(
-            rows, mask, wbar, y, target, state,
-            held=held, with_products=algebra == "cg", least=least,
-            rounds=rounds, tolerance=tolerance, judge=judge,
+            rows, mask, wbar, y, target, state, settings,
+            held=held, with_products=algebra == "cg", first_order=first_order,
+            least=least, rounds=rounds, tolerance=tolerance, judge=judge,
         )  # fmt: skip
         attempt = try_all if judge == "loss" else try_unasked
         return attempt(problem, plain, make, settings, first_order)

@@ -16,6 +16,8 @@ Taken in full it descends the sampling noise of few examples along with the grad
 So the rows say how far to trust it, and the loss has the last word.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -84,26 +86,44 @@ def losses_of(problem: Problem, *several: Leaves) -> tuple[jax.Array, ...]:
     return tuple(map(loss, several))
 
 
-def trusted_length(system: System, residual: jax.Array, bend: jax.Array) -> jax.Array:
-    """How far to go, by leaving each row out in turn.
+class Trust(NamedTuple):
+    """What rows left out say of the step: means over rows, of v and of its square.
+
+    The predicted mean loss is ``mean(v) + c/2 mean(v^2)`` with
+    ``v = missed - s follow``.
+    """
+
+    follow: jax.Array
+    both: jax.Array
+    square: jax.Array
+
+    def length(self, bend: jax.Array) -> jax.Array:
+        """Find the length under which the rows left out predict the smallest loss.
+
+        Args:
+            bend: c, how many Fishers of the rows the Hessian is.
+
+        Returns:
+            s, between 0 and ``1/c``.
+        """
+        rise = self.follow + bend * self.both
+        curved = bend * self.square
+        return jnp.clip(rise / jnp.where(curved > 0, curved, 1), 0, 1 / bend)
+
+
+def trust(system: System, residual: jax.Array) -> Trust:
+    """Ask rows left out how far to go, each in turn.
 
     For a re-fit without row i, ridge regression has the change that row i would see in
     closed form: its fitted value and its leverage are enough (with a plan as the metric
-    this is an approximation). The length under which
-    the rows left out predict the smallest loss, to second order, is the one to trust.
+    this is an approximation).
 
     Args:
         system: of the support, [n, n].
         residual: ``t - G_S wbar_S``, what the re-fit makes up for, [n].
-        bend: c, how many Fishers of the rows the Hessian is.
-
-    Returns:
-        s, between 0 and ``1/c``.
     """
     left = jnp.maximum(system.rest_diagonal(), LEAST)
     missed = -system.rest(residual) / left
     follow = 1 - system.rest(jnp.ones_like(residual)) / left
-    # The predicted mean loss is mean(v) + c/2 mean(v^2), v = missed - s follow.
-    rise = jnp.mean(follow) + bend * jnp.mean(missed * follow)
-    curved = bend * jnp.mean(jnp.square(follow))
-    return jnp.clip(rise / jnp.where(curved > 0, curved, 1), 0, 1 / bend)
+    means = map(jnp.mean, (follow, missed * follow, jnp.square(follow)))
+    return Trust(*means)

@@ -118,38 +118,51 @@ def prepare(
     return Ground(support, kept, lost, start, spectrum, fit, state, ridge)
 
 
-def refit(
-    rows: GradientOperator,
+class Dual(NamedTuple):
+    """A re-fit in R^n: `finish` makes weights of it, with what G pulls back.
+
+    Attributes:
+        change: c, ``G_S^T c`` is the change from kept, in the metric of the ridge.
+        step: the same of the first-order step; empty for none.
+        trust: what rows left out say of its length.
+        fit: all that is known by now of the re-fit, no leaves among it.
+    """
+
+    change: jax.Array
+    step: jax.Array | tuple[()]
+    trust: natural_step.Trust | tuple[()]
+    fit: Refit
+
+
+def solve(
     ground: Ground,
     y: jax.Array,
     target: Target,
     *,
     damping: jax.Array | float,
-    bend: jax.Array | None,
+    first_order: bool,
     rounds: int,
     tolerance: float,
     judge: judges.Judge = "loss",
-) -> Refit:
-    """Find the weights on a support that bring the projections nearest the targets.
+) -> Dual:
+    """Find the projections on a support nearest the targets; no leaves are touched.
 
     With the coupling held the answer is one product with the solved n x n system
     (Woodbury); the coupling then follows the new projections. Each half lowers Q for a
     target whose fit majorises it, which all but ``"debiased"`` do; the round that
-    raises it is the last, and does not count. Leaves are touched at the end only, in
-    reverse mode.
+    raises it is the last, and does not count.
 
     Args:
-        rows: the operator G, of n rows.
         ground: from `prepare`.
         y: ``G wbar``, [n].
         target: the variant of the objective.
         damping: lambda; may be traced; 1 with a ridge of its own.
-        bend: c of the first-order step, see `natural_step.bend`; None for no step.
+        first_order: whether there is to be a first-order step.
         rounds: the most alternations.
         tolerance: the relative change of Q at which to stop.
         judge: who chooses among re-fits.
     """
-    n, start, gram = rows.n, ground.start, ground.spectrum.gram
+    start, gram = ground.start, ground.spectrum.gram
     fit, state = ground.fit, ground.state
     system = dual_system.damp(ground.spectrum, damping)
 
@@ -182,31 +195,93 @@ def refit(
     if target.moves:
         carry = jax.lax.while_loop(unsettled, one_round, carry)
     i, c, fit, state, trace = carry
-
-    def pull_back(residual: jax.Array) -> Leaves:
-        """``G_S^T r``, in the metric of the ridge and the dtypes of the weights."""
-        pulled = rows.pull_back(residual)
-        if ground.ridge is not None:
-            pulled = ground.ridge.solve(pulled)
-        pulled = trees.cast_like(pulled, ground.kept)
-        return masks.apply_masks(pulled, ground.support)
-
-    step: Leaves = ()
-    length = jnp.zeros_like(trace[0])
-    if bend is not None:
-        step = pull_back(natural_step.direction(system))
-        length = natural_step.trusted_length(system, fit.targets - start, bend)
     settled = jnp.abs(trace[i - 1] - trace[i]) <= tolerance * jnp.abs(trace[i])
-    return Refit(
-        weights=optax.tree.add(ground.kept, pull_back(c)),
+    known = Refit(
+        weights=(),
         objective=trace,
         rounds=i,
         settled=settled | (not target.moves),
         deficient=system.deficient,
-        damping=system.ridge / n,
+        damping=system.ridge / len(start),
         raised=system.raised,
-        step=step,
-        length=length,
+        step=(),
+        length=jnp.zeros_like(trace[0]),
         couplings=describe(state),
         left_out=judges.left_out(judge, system, fit.targets, start, y),
     )
+    if not first_order:
+        return Dual(c, (), (), known)
+    trust = natural_step.trust(system, fit.targets - start)
+    return Dual(c, natural_step.direction(system), trust, known)
+
+
+def pull_back(rows: GradientOperator, ground: Ground, residual: jax.Array) -> Leaves:
+    """Compute ``G_S^T r``, in the metric of the ridge and the dtypes of the weights.
+
+    Args:
+        rows: the operator G.
+        ground: from `prepare`.
+        residual: r, [n].
+    """
+    pulled = rows.pull_back(residual)
+    if ground.ridge is not None:
+        pulled = ground.ridge.solve(pulled)
+    pulled = trees.cast_like(pulled, ground.kept)
+    return masks.apply_masks(pulled, ground.support)
+
+
+def finish(
+    ground: Ground, dual: Dual, change: Leaves, step: Leaves, bend: jax.Array | None
+) -> Refit:
+    """Make weights of a re-fit in R^n.
+
+    Args:
+        ground: from `prepare`.
+        dual: from `solve`.
+        change: its change, pulled back.
+        step: its first-order step, pulled back; empty for none.
+        bend: c of the first-order step, see `natural_step.bend`; None for no step.
+    """
+    weights = optax.tree.add(ground.kept, change)
+    if bend is None:
+        return dual.fit._replace(weights=weights)
+    assert isinstance(dual.trust, natural_step.Trust)
+    length = dual.trust.length(bend)
+    return dual.fit._replace(weights=weights, step=step, length=length)
+
+
+def refit(
+    rows: GradientOperator,
+    ground: Ground,
+    y: jax.Array,
+    target: Target,
+    *,
+    damping: jax.Array | float,
+    bend: jax.Array | None,
+    rounds: int,
+    tolerance: float,
+    judge: judges.Judge = "loss",
+) -> Refit:
+    """Find the weights on a support that bring the projections nearest the targets.
+
+    Leaves are touched at the end only, in reverse mode.
+
+    Args:
+        rows: the operator G, of n rows.
+        ground: from `prepare`.
+        y: ``G wbar``, [n].
+        target: the variant of the objective.
+        damping: lambda; may be traced; 1 with a ridge of its own.
+        bend: c of the first-order step, see `natural_step.bend`; None for no step.
+        rounds: the most alternations.
+        tolerance: the relative change of Q at which to stop.
+        judge: who chooses among re-fits.
+    """
+    dual = solve(
+        ground, y, target, damping=damping, first_order=bend is not None,
+        rounds=rounds, tolerance=tolerance, judge=judge,
+    )  # fmt: skip
+    step: Leaves = ()
+    if not isinstance(dual.step, tuple):
+        step = pull_back(rows, ground, dual.step)
+    return finish(ground, dual, pull_back(rows, ground, dual.change), step, bend)

@@ -1,5 +1,6 @@
 """The re-fit on a support as a function of what holds the weights, in any algebra."""
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -11,13 +12,17 @@ from swapjax.core.types import Leaves
 from swapjax.gradients.operator import GradientOperator
 from swapjax.pruning.method import Problem, some_layers_of
 from swapjax.pruning.solvers import conjugate_gradients
+from swapjax.pruning.solvers.candidates import pick
 from swapjax.pruning.solvers.judges import Judge
 from swapjax.pruning.solvers.kfac import Kronecker, estimate
-from swapjax.pruning.solvers.refit import Refit, prepare, refit
+from swapjax.pruning.solvers.natural_step import Trust
+from swapjax.pruning.solvers.refit import Dual, Ground, Refit, prepare, refit, solve
 from swapjax.pruning.solvers.targets import State, Target
 from swapjax.pruning.solvers.unit_blocks import SupportRidge, Units, units_of
 
 Ridge = Literal["identity", "kfac"]
+
+_Problem = tuple[GradientOperator, Leaves, Leaves, jax.Array, Target, State]
 
 TIED = 2e-5  # the damping that goes with kappa = 1, unless one is given
 
@@ -28,10 +33,12 @@ class Setting(NamedTuple):
     Attributes:
         damping: lambda of the identity; None where it follows kappa.
         kappa: of the Kronecker-factored ridge; None without.
+        number: which of the settings it is.
     """
 
     damping: jax.Array | None
     kappa: jax.Array | None
+    number: jax.Array
 
 
 def every(
@@ -40,14 +47,14 @@ def every(
     dtype: jnp.dtype,
 ) -> Setting:
     """Pair every damping with every kappa, kappas first."""
-    if kappa is None or damping is None:
-        return Setting(
-            None if damping is None else jnp.asarray(damping, dtype),
-            None if kappa is None else jnp.asarray(kappa, dtype),
-        )
-    pairs = list(itertools.product(kappa, damping))
-    kappas, dampings = zip(*pairs, strict=True)
-    return Setting(jnp.asarray(dampings, dtype), jnp.asarray(kappas, dtype))
+    if kappa is not None and damping is not None:
+        pairs = list(itertools.product(kappa, damping))
+        kappa, damping = zip(*pairs, strict=True)
+    one, other = (
+        None if v is None else jnp.asarray(v, dtype) for v in (damping, kappa)
+    )
+    count = len(damping or kappa or ())
+    return Setting(one, other, jnp.arange(count, dtype=jnp.int32))
 
 
 class Held(NamedTuple):
@@ -93,9 +100,11 @@ def on_support(
     y: jax.Array,
     target: Target,
     state: State,
+    settings: Setting,
     *,
     held: Held | None,
     with_products: bool,
+    first_order: bool,
     least: float | None,
     rounds: int,
     tolerance: float,
@@ -110,8 +119,10 @@ def on_support(
         y: ``G wbar``, [n].
         target: the variant of the objective.
         state: as the target prepared it for y.
+        settings: all that it will be asked for.
         held: T, or None for the identity alone.
         with_products: whether to solve by conjugate gradients, and not in n x n.
+        first_order: whether there is to be a first-order step.
         least: the smallest damping there will be, or the smallest kappa; None where
             kappas do not share a system, since each has dampings of its own.
         rounds: the most alternations.
@@ -119,7 +130,6 @@ def on_support(
         judge: who chooses among re-fits.
     """
     limits: dict[str, Any] = {"rounds": rounds, "tolerance": tolerance}
-    judged = limits | {"judge": judge}
     problem = rows, support, reference, y, target, state
 
     def ridge_of(setting: Setting) -> SupportRidge | None:
@@ -129,39 +139,112 @@ def on_support(
         of = held.kronecker, held.units, support
         return SupportRidge.of(*of, setting.kappa, held.damping(setting))
 
-    def by_products(setting: Setting, bend: jax.Array | None) -> Refit:
-        ridge = ridge_of(setting)
-        damping = jnp.ones((), y.dtype) if ridge is not None else setting.damping
-        assert damping is not None
-        fit = conjugate_gradients.refit(
-            *problem, damping=damping, bend=bend, ridge=ridge, **limits
-        )
-        return fit if ridge is None else _tell(fit, ridge)
-
-    def by_ridge(setting: Setting, bend: jax.Array | None) -> Refit:
-        ridge = ridge_of(setting)
-        assert ridge is not None
-        ground = prepare(*problem, 1.0, ridge)
-        fit = refit(rows, ground, y, target, damping=1.0, bend=bend, **judged)
-        return _tell(fit, ridge)
-
     if with_products:
+
+        def by_products(setting: Setting, bend: jax.Array | None) -> Refit:
+            ridge = ridge_of(setting)
+            damping = jnp.ones((), y.dtype) if ridge is not None else setting.damping
+            assert damping is not None
+            fit = conjugate_gradients.refit(
+                *problem, damping=damping, bend=bend, ridge=ridge, **limits
+            )
+            return fit if ridge is None else _tell(fit, ridge)
+
         return by_products
-    tied = None
-    if held is not None:
-        if least is None:
-            return by_ridge
-        tied = ridge_of(Setting(None, jnp.ones((), y.dtype)))
-    # One Gram matrix serves all dampings, and all kappas that they are tied to.
-    ground = prepare(*problem, 0.0 if least is None else least, tied)
 
-    def shared(setting: Setting, bend: jax.Array | None) -> Refit:
-        times = setting.damping if tied is None else setting.kappa
-        assert times is not None
-        fit = refit(rows, ground, y, target, damping=times, bend=bend, **judged)
-        return fit if tied is None else _tell(fit, tied)
+    limits["judge"] = judge
+    if held is None:
+        # One Gram matrix serves all dampings.
+        ground = prepare(*problem, 0.0 if least is None else least)
 
-    return shared
+        def by_damping(setting: Setting, bend: jax.Array | None) -> Refit:
+            assert setting.damping is not None
+            return refit(
+                rows, ground, y, target, damping=setting.damping, bend=bend, **limits
+            )
+
+        return by_damping
+    limits["first_order"] = first_order
+    if least is None:
+        found = jax.lax.map(
+            functools.partial(_one_ridge, problem, ridge_of, limits), settings
+        )
+    else:
+        ridge = ridge_of(Setting(None, jnp.ones((), y.dtype), settings.number))
+        assert ridge is not None
+        found = _tied(problem, ridge, least, settings, limits)
+
+    def looked_up(setting: Setting, bend: jax.Array | None) -> Refit:
+        ahead: _Ahead = pick(setting.number, found)
+        if bend is None:
+            return ahead.fit
+        assert isinstance(ahead.trust, Trust)
+        return ahead.fit._replace(length=ahead.trust.length(bend))
+
+    return looked_up
+
+
+class _Ahead(NamedTuple):
+    """A re-fit whose blocks were solved in advance, with those of other settings."""
+
+    fit: Refit
+    trust: Trust | tuple[()]
+
+
+def _one_ridge(
+    problem: _Problem,
+    ridge_of: Callable[[Setting], SupportRidge | None],
+    limits: dict[str, Any],
+    setting: Setting,
+) -> _Ahead:
+    """Re-fit with a ridge of its own."""
+    ridge = ridge_of(setting)
+    assert ridge is not None
+    ground = prepare(*problem, 1.0, ridge)
+    once = jnp.ones(1, ground.start.dtype)
+    found: _Ahead = pick(0, _together(problem, ground, once, limits))
+    return found
+
+
+def _tied(
+    problem: _Problem,
+    ridge: SupportRidge,
+    least: float,
+    settings: Setting,
+    limits: dict[str, Any],
+) -> _Ahead:
+    """Re-fit with all kappas that dampings are tied to: one system, one sweep."""
+    assert settings.kappa is not None
+    ground = prepare(*problem, least, ridge)
+    return _together(problem, ground, settings.kappa, limits)
+
+
+def _together(
+    problem: _Problem, ground: Ground, times: jax.Array, limits: dict[str, Any]
+) -> _Ahead:
+    """Re-fit with a ridge taken several times, [m], in one sweep over its blocks."""
+    rows, _, _, y, target, _ = problem
+    ridge = ground.ridge
+    assert ridge is not None
+    duals: Dual = jax.lax.map(
+        lambda lam: solve(ground, y, target, damping=lam, **limits), times
+    )
+    residuals = [duals.change]
+    if not isinstance(duals.step, tuple):
+        residuals.append(duals.step)
+    pulled = jax.lax.map(rows.pull_back, jnp.concatenate(residuals))
+    solved = tuple(
+        jnp.where(mask, v.astype(w.dtype), 0)
+        for v, w, mask in zip(
+            ridge.solve_several(pulled), ground.kept, ground.support, strict=True
+        )
+    )
+    count = len(times)
+    fit = duals.fit._replace(
+        weights=tuple(w + v[:count] for w, v in zip(ground.kept, solved, strict=True)),
+        step=tuple(v[count:] for v in solved) if len(residuals) > 1 else (),
+    )
+    return _Ahead(_tell(fit, ridge), duals.trust)
 
 
 def _tell(fit: Refit, ridge: SupportRidge) -> Refit:

@@ -153,23 +153,33 @@ class SupportRidge:
 
     def solve(self, vectors: Leaves) -> Leaves:
         """Compute ``R_SS^-1 v_S``, zero off the support."""
-        dtype = self.units.moments.dtype
-        flat = jnp.concatenate([v.ravel().astype(dtype) for v in vectors])
+        one = self.solve_several(tuple(v[None] for v in vectors))
+        return tuple(v[0] for v in one)
+
+    def solve_several(self, vectors: Leaves) -> Leaves:
+        """Compute the same of several vectors, along a leading axis, at once."""
+        dtype, count = self.units.moments.dtype, len(vectors[0])
+        flat = jnp.concatenate(
+            [v.reshape(count, -1).astype(dtype) for v in vectors], axis=1
+        )
 
         def work(
             found: jax.Array, places: jax.Array, blocks: jax.Array, _: jax.Array
         ) -> jax.Array:
-            right = jnp.take(flat, places, mode="fill", fill_value=0)
+            right = jnp.take(flat, places, axis=1, mode="fill", fill_value=0)
 
             def one(item: tuple[jax.Array, jax.Array]) -> jax.Array:
                 block, b = item
                 lower = jax.lax.linalg.cholesky(block, symmetrize_input=False)
                 return jax.scipy.linalg.cho_solve((lower, True), b)
 
-            return found.at[places].set(jax.lax.map(one, (blocks, right)), mode="drop")
+            # [units, width, vectors]
+            solved = jax.lax.map(one, (blocks, jnp.moveaxis(right, 0, 2)))
+            return found.at[:, places].set(jnp.moveaxis(solved, 2, 0), mode="drop")
 
         found = self._sweep(work, jnp.zeros_like(flat))
-        return trees.cast_like(trees.split_flat(found, vectors), vectors)
+        parts = jax.vmap(lambda f: trees.split_flat(f, tuple(v[0] for v in vectors)))
+        return trees.cast_like(parts(found), vectors)
 
     def gram(self, rows: GradientOperator) -> jax.Array:
         """Compute ``G_S R_SS^-1 G_S^T``, [n, n]."""

@@ -60,7 +60,7 @@ def test_methods_tell_kappa_and_what_was_not_followed(network, name):
     assert details["unfollowed_leaves"] == 1
     settings = dict(METHODS[name].settings)
     assert details["kappa"] in settings["kappa"]
-    assert pruned.history[-1].loss < 1.2
+    assert 0 < details["loss"] < 1
     kept = sum(int(jnp.sum(m)) for m in jax.tree.leaves(pruned.masks))
     assert kept == pruned.history[-1].kept
 

@@ -119,7 +119,7 @@ class TestFirstOrder:
             bend * (follow**2).mean()
         )
         system = damp(diagonalise(jnp.asarray(g @ g.T)), damping)
-        length = natural_step.trusted_length(system, jnp.asarray(residual), bend)
+        length = natural_step.trust(system, jnp.asarray(residual)).length(bend)
         np.testing.assert_allclose(length, np.clip(expected, 0, 1 / bend), rtol=1e-8)
 
     def test_never_raises_the_loss_of_the_rows(self):
