@@ -17,7 +17,7 @@ _COLOURS = {
     "chita": "#ff7f0e",
     "woodfisher": "#2ca02c",
     "layerwise-obs": "#17becf",
-    "kfac": "#000000",
+    "kfac-regression": "#111111",
     "kfac-swap": "#9467bd",
 }
 _LARGEST = 15.0  # points at which colours of the heat map end

@@ -11,7 +11,7 @@ from noise_kinds import KINDS
 from rich.table import Table
 
 FIRST = ", first order"
-BOUNDED, CLEAN = ", bounded", ", clean set"  # who judges, but for the loss
+LOSS, BOUNDED, CLEAN = ", by loss", ", bounded", ", clean set"  # who judges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +107,7 @@ def baseline(method: str) -> str:
 
 def without_judge(method: str) -> str:
     """Drop from the name of a method who judges."""
-    return method.removesuffix(BOUNDED).removesuffix(CLEAN)
+    return method.removesuffix(LOSS).removesuffix(BOUNDED).removesuffix(CLEAN)
 
 
 def gain(runs: Sequence[Run], cell: tuple, method: str) -> Mean:
