@@ -59,8 +59,9 @@ class Options(Network):
     """Trained weights, .safetensors or .npz, PyTorch's names and layouts included."""
     epochs: int = 60
     """Passes over the training set, if the network is trained first."""
-    method: Annotated[str, one_of(methods.NAMES, "swap")] = "swap"
-    """How to choose and re-fit; the documentation has a page on each."""
+    method: Annotated[str, one_of(methods.KNOWN, "swap")] = "swap"
+    """How to choose and re-fit; the documentation has a page on each. With +kfac
+    weights are held by what layers read, too, which resists noise on gradients."""
     sparsity: float = SPARSITY
     """The fraction of prunable weights to remove."""
     pattern: Annotated[str | None, shown("N:M|channel", "(default: any entries)")] = (
@@ -146,7 +147,7 @@ class Compare(Options):
     """
 
     methods: Annotated[str | None, shown("A,B,C", "")] = None
-    """Separated by commas, or all. By default --method alone."""
+    """Separated by commas, or all but those with +kfac. By default --method alone."""
     sparsities: Annotated[str | None, shown("S1,S2", "")] = None
     """Separated by commas. By default --sparsity alone."""
     seeds: Annotated[str | None, shown("I,J", "")] = None
@@ -154,7 +155,8 @@ class Compare(Options):
     json: Annotated[Path | None, shown("FILE", "")] = None
     """The file to write the runs to."""
     out: Annotated[Path | None, shown("DIR", "")] = None
-    """A folder for compare.png, and compare.json unless --json says where."""
+    """A folder for compare.png, under noise gains.png, and compare.json unless --json
+    says where."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """swapjax prune: one network, one method, one sparsity."""
 
+import dataclasses
 import functools
 
 import jax
@@ -92,7 +93,7 @@ def _run(
             keep()  # only now was a state that was there found to be of this run
             bar.update(task, completed=stage.stage, description="pruning")
 
-        done = runner.run(
+        row, pruned = runner.run(
             setting,
             methods.make(options.method, options),
             plan=target,
@@ -103,7 +104,7 @@ def _run(
             **setup.run_options(options),
         )
     keep()
-    return done
+    return dataclasses.replace(row, method=options.method), pruned
 
 
 def _write(
