@@ -47,7 +47,7 @@ from swapjax.sparsity.budget import Budget, select
 # The gradients that methods learn from, and what happens between stages.
 from swapjax.gradients.build import per_example_gradients
 from swapjax.gradients.noise import GradientNoise
-from swapjax.core.losses import bounded
+from swapjax.gradients.own_labels import own_labels
 from swapjax.loops.finetune import FineTune
 from swapjax.loops.batchnorm import recalibrate_batchnorm
 from swapjax.loops.convolutions.canonical import canonical_convolutions
@@ -75,7 +75,6 @@ __all__ = [
     "Stage",
     "Status",
     "apply_masks",
-    "bounded",
     "by_score",
     "canonical_convolutions",
     "check_state",
@@ -92,6 +91,7 @@ __all__ = [
     "magnitude_masks",
     "masks_of",
     "one_shot",
+    "own_labels",
     "per_example_gradients",
     "plan",
     "prune",
