@@ -184,8 +184,7 @@ def run_all(
                 **setup.run_options(run.options),
             )
             told = f"{run.setup}{_MARK}{origin}"
-            row = dataclasses.replace(row, method=run.method, sparsity=run.sparsity)
-            done.append(dataclasses.replace(row, setup=told))
+            done.append(dataclasses.replace(row, sparsity=run.sparsity, setup=told))
             if target is not None:
                 report.write_rows(target, done)
     found = (_find(run, done) for run in runs)
@@ -255,8 +254,8 @@ def _methods(options: Compare) -> list[str]:
         return [name for name in methods.NAMES if every or methods.takes_patterns(name)]
     names = [name.strip() for name in options.methods.split(",")]
     for name in names:
-        if name not in methods.KNOWN:
-            known = ", ".join(methods.KNOWN)
+        if name not in methods.NAMES:
+            known = ", ".join(methods.NAMES)
             raise ValueError(f"--methods: {name!r} is not one of {known}, or all")
     methods.require_patterns(names, options.pattern, "--methods")
     return list(dict.fromkeys(names))

@@ -1,22 +1,13 @@
 """The methods that the command line offers, and the options that concern them."""
 
 import dataclasses
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
 from swapjax.pruning import Method
-from swapjax.pruning.methods import METHODS, MethodInfo
+from swapjax.pruning.methods import METHODS
 
 NAMES = tuple(name for name, row in METHODS.items() if row.kind == "trained")
-KFAC = "+kfac"
-# The methods that can hold weights by what layers read.
-HELD = tuple(
-    name + KFAC
-    for name in NAMES
-    if "ridge" in inspect.signature(METHODS[name].factory).parameters
-)
-KNOWN = (*NAMES, *HELD)
 # All options that some method takes.
 OPTIONS = frozenset(option for name in NAMES for option in METHODS[name].options)
 
@@ -25,21 +16,16 @@ def make(name: str, options: Any) -> Method:
     """Make a method with the options that concern it.
 
     Args:
-        name: one of `KNOWN`.
+        name: one of `NAMES`.
         options: with an attribute for every option that the method takes; None leaves
             the method's own default.
 
     Raises:
         ValueError: for a value that the method cannot take.
     """
-    row = _row(name)
+    row = METHODS[name]
     given = {option: getattr(options, option) for option in row.options}
-    given["ridge"] = "kfac" if name.endswith(KFAC) else None
     return row.factory(**{k: v for k, v in given.items() if v is not None})
-
-
-def _row(name: str) -> MethodInfo:
-    return METHODS[name.removesuffix(KFAC)]
 
 
 def users(option: str) -> str:
@@ -60,7 +46,7 @@ def require_use(names: Sequence[str], options: Any) -> None:
     Raises:
         ValueError: naming the option.
     """
-    taken = {option for name in names for option in _row(name).options}
+    taken = {option for name in names for option in METHODS[name].options}
     for field in dataclasses.fields(options):
         unused = field.name in OPTIONS - taken and field.default is None
         if unused and getattr(options, field.name) is not None:
@@ -74,7 +60,7 @@ def require_use(names: Sequence[str], options: Any) -> None:
 
 def takes_patterns(name: str) -> bool:
     """Tell whether a method can prune to a pattern."""
-    return "patterns" not in _row(name).unsupported
+    return "patterns" not in METHODS[name].unsupported
 
 
 def require_patterns(names: Sequence[str], pattern: str | None, option: str) -> None:

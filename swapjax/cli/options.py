@@ -59,9 +59,8 @@ class Options(Network):
     """Trained weights, .safetensors or .npz, PyTorch's names and layouts included."""
     epochs: int = 60
     """Passes over the training set, if the network is trained first."""
-    method: Annotated[str, one_of(methods.KNOWN, "swap")] = "swap"
-    """How to choose and re-fit; the documentation has a page on each. With +kfac
-    weights are held by what layers read, too, which resists noise on gradients."""
+    method: Annotated[str, one_of(methods.NAMES, "swap")] = "swap"
+    """How to choose and re-fit; the documentation has a page on each."""
     sparsity: float = SPARSITY
     """The fraction of prunable weights to remove."""
     pattern: Annotated[str | None, shown("N:M|channel", "(default: any entries)")] = (
@@ -149,7 +148,7 @@ class Compare(Options):
     """
 
     methods: Annotated[str | None, shown("A,B,C", "")] = None
-    """Separated by commas, or all but those with +kfac. By default --method alone."""
+    """Separated by commas, or all. By default --method alone."""
     sparsities: Annotated[str | None, shown("S1,S2", "")] = None
     """Separated by commas. By default --sparsity alone."""
     seeds: Annotated[str | None, shown("I,J", "")] = None

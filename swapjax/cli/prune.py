@@ -1,6 +1,5 @@
 """swapjax prune: one network, one method, one sparsity."""
 
-import dataclasses
 import functools
 
 import jax
@@ -93,7 +92,7 @@ def _run(
             keep()  # only now was a state that was there found to be of this run
             bar.update(task, completed=stage.stage, description="pruning")
 
-        row, pruned = runner.run(
+        done = runner.run(
             setting,
             methods.make(options.method, options),
             plan=target,
@@ -104,7 +103,7 @@ def _run(
             **setup.run_options(options),
         )
     keep()
-    return dataclasses.replace(row, method=options.method), pruned
+    return done
 
 
 def _write(

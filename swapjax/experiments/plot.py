@@ -204,8 +204,7 @@ def _shorten(name: str, length: int = _NAME) -> str:
 
 def _draw_method(axes: Axes, rows: list[Row], levels: list[float]) -> None:
     method = rows[0].method
-    name, *held = method.split("+")  # linear-regression+kfac, say
-    known = METHODS.get(name)
+    known = METHODS.get(method)
     colour, marker = (known.colour, known.marker) if known else (None, "o")
     values = [[r.accuracy for r in rows if r.sparsity == level] for level in levels]
     at = [i for i, v in enumerate(values) if v]
@@ -217,7 +216,6 @@ def _draw_method(axes: Axes, rows: list[Row], levels: list[float]) -> None:
         ],
         color=colour,
         marker=marker,
-        ls="--" if held else "-",
         ms=5,
         capsize=3,
         label=_shorten(method),

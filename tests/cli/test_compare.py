@@ -256,17 +256,6 @@ def test_a_kind_of_noise_is_added_to_a_file_of_rows(compare, runs, tmp_path):
     assert len(runs) == 2
 
 
-def test_a_method_stands_beside_itself_held_by_what_layers_read(compare, tmp_path):
-    path, names = tmp_path / "runs.json", ["linear-regression+kfac", "magnitude"]
-    names.insert(0, "linear-regression")
-    options = ("--methods", ",".join(names), "--noise", "labels", "--json", path)
-    assert compare(*options, "--exclude", "fc[12]") == 0
-    rows = json.loads(path.read_text())
-    assert [row["method"] for row in rows] == names
-    assert ["kfac" in row["settings"] for row in rows] == [False, True, False]
-    assert rows[0]["loss"] != rows[1]["loss"]
-
-
 def test_rows_held_out_judge_in_the_place_of_those_that_are_fitted(compare, tmp_path):
     path = tmp_path / "runs.json"
     wrong = ("--noise", "labels:0.4", "--method", "linear-regression")
@@ -415,7 +404,6 @@ def test_a_file_of_something_else_is_refused_and_untouched(
     ("options", "saying"),
     [
         ("--methods magnitude,best", "--methods: 'best' is not one of magnitude, "),
-        ("--methods obd+kfac", "--methods: 'obd+kfac' is not one of magnitude, "),
         ("--methods ,", "--methods: '' is not one of magnitude, "),
         ("--sparsities 0.5,much", "--sparsities: numbers separated by commas wanted"),
         ("--sparsities 0.5,,0.9", "--sparsities: numbers separated by commas wanted"),
