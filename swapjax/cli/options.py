@@ -156,7 +156,8 @@ class Compare(Options):
     json: Annotated[Path | None, shown("FILE", "")] = None
     """The file to write the runs to."""
     out: Annotated[Path | None, shown("DIR", "")] = None
-    """A folder for compare.png, and compare.json unless --json says where."""
+    """A folder for compare.png, under noise gains.png, and compare.json unless --json
+    says where."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -289,7 +289,7 @@ KINDS: Mapping[str, Kind] = {
         (Number("SCALE", 16), Number("PROPORTION", 0.25, high=1)),
     ),
     "tails": Kind(
-        "heavy-tailed noise of {0:g} deviations on {1:.0%} of each gradient",
+        "heavy-tailed noise, {0:g} times the deviation, on {1:.0%} of each gradient",
         functools.partial(_noisy, degrees=_DEGREES),
         (Number("SCALE", 1), Number("PROPORTION", 0.5, high=1)),
     ),
