@@ -11,9 +11,9 @@ seed by seed.
   batches of 64), as in the released SWAP code, on the spoilt data;
 - tuned: the same at a rate that linear regression does best with, `TUNED`.
 
-"clean set" after the name of a method is one whose choices are judged on 1,000 training
-examples as they were (``prune(validation=)``).
-"first order" marks methods with the first-order step, which trains. On one core of a
+"first order" marks methods with the first-order step, which trains. "clean set" and
+"bounded", after any name, mark those whose choices 1,000 training examples judge as
+they were (``prune(validation=)``), or a bounded loss (``criterion=``). On one core of a
 CPU a run of MLPNet in 15 stages takes 15 to 45 s, one of ResNet-20 minutes. The default
 is the main part, MLPNet without training, about ten hours; options add the rest. Runs
 that tell most come first, so stop it when you like.
@@ -79,14 +79,15 @@ MAIN_KINDS = (
     *("labels:0.4", "pairs:0.4", "fgsm:0.1"),
 )
 MAIN_METHODS = (
-    *("magnitude", "linear-regression", "swap", "kfac", "layerwise-obs", "chita"),
+    *("magnitude", "linear-regression", "swap", "kfac", "kfac, bounded"),
+    *("layerwise-obs", "chita"),
     *(f"{name}, first order" for name in ("linear-regression", "swap", "kfac")),
 )
 # What is off these comes later, the later the more of it is.
 CORE: dict[str, tuple] = {
     "recipe": ("stages",),
     "kind": ("clean", "gaussian:4,0.5", "labels:0.4", "fgsm:0.1"),
-    "method": ("magnitude", "linear-regression", "swap", "kfac"),
+    "method": ("magnitude", "linear-regression", "swap", "kfac", "kfac, bounded"),
     "sparsity": (0.98,),
 }
 
@@ -198,7 +199,7 @@ def plan_runs(options: Options) -> list[Run]:
     known: dict[str, Any] = {"networks": NETWORKS, "recipes": RECIPES, "kinds": KINDS}
     for axis, table in {**known, "methods": METHODS}.items():
         for name in getattr(options, axis):
-            if name.replace(report.CLEAN, "") not in table:
+            if report.without_judge(name) not in table:
                 sys.exit(f"--{axis} must be of {', '.join(table)}, got {name}")
     runs = [
         Run(network, recipe, kind, method, sparsity, seed)
@@ -282,6 +283,7 @@ def carry_out(options: Options, run: Run) -> Run:
         batch=network.batch,
         recalibrate=recalibration(setting, spoiled.data[0], network.images),
         validation=(x[trusted], y[trusted]) if report.CLEAN in run.method else None,
+        criterion="bounded" if report.BOUNDED in run.method else "loss",
         **RECIPES[run.recipe](network, len(y)),
     )
     return dataclasses.replace(
@@ -296,7 +298,7 @@ def carry_out(options: Options, run: Run) -> Run:
 @functools.cache
 def make(method: str) -> Method:
     """Make a method once, so that all runs share its programs."""
-    return METHODS[method.replace(report.CLEAN, "")]()
+    return METHODS[report.without_judge(method)]()
 
 
 def recalibration(

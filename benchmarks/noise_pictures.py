@@ -90,7 +90,7 @@ def curves(runs: Sequence[Run]) -> Figure:
 
     Bands are a standard error to both sides. Methods without the first-order step.
     """
-    runs = [run for run in runs if not run.method.endswith(FIRST)]
+    runs = [run for run in runs if FIRST not in run.method]
     rows = list(dict.fromkeys((run.network, run.recipe) for run in runs))
     kinds = [k for k in KINDS if any(run.kind == k for run in runs)]
     size = 3.1 * max(1, len(kinds)) + 1.9, 2.9 * max(1, len(rows))

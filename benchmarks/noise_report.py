@@ -11,7 +11,7 @@ from noise_kinds import KINDS
 from rich.table import Table
 
 FIRST = ", first order"
-CLEAN = ", clean set"
+BOUNDED, CLEAN = ", bounded", ", clean set"  # who judges, but for the loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,12 @@ def by_seed(runs: Sequence[Run], cell: tuple, method: str) -> dict[int, float]:
 
 def baseline(method: str) -> str:
     """Name the linear regression that trains as much as a method."""
-    return "linear-regression" + (FIRST if method.endswith(FIRST) else "")
+    return "linear-regression" + (FIRST if FIRST in method else "")
+
+
+def without_judge(method: str) -> str:
+    """Drop from the name of a method who judges."""
+    return method.removesuffix(BOUNDED).removesuffix(CLEAN)
 
 
 def gain(runs: Sequence[Run], cell: tuple, method: str) -> Mean:
@@ -139,18 +144,18 @@ def markdown(runs: Sequence[Run]) -> dict[str, str]:
     error; in brackets what is less than two of them from 0.
     """
     found = {}
-    groups = {(r.network, r.recipe, r.sparsity, r.method.endswith(FIRST)) for r in runs}
+    groups = {(r.network, r.recipe, r.sparsity, FIRST in r.method) for r in runs}
     for network, recipe, sparsity, trains in sorted(groups):
         title = f"{network}, {recipe}, {sparsity:g}{FIRST if trains else ''}"
         group = [
             run
             for run in runs
             if (run.network, run.recipe, run.sparsity) == (network, recipe, sparsity)
-            and run.method.endswith(FIRST) == trains
+            and (FIRST in run.method) == trains
         ]
         base = baseline(FIRST if trains else "")
         others = [m for m in dict.fromkeys(r.method for r in group) if m != base]
-        names = [m.removesuffix(FIRST) for m in others]
+        names = [m.replace(FIRST, "") for m in others]
         head = ["noise", "seeds", "linear-regression", *names]
         lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
         for cell in ordered(group):
@@ -193,7 +198,7 @@ def halves(runs: Sequence[Run]) -> dict[str, dict[str, Rank]]:
 
     Kinds and seeds take turns in their order: of kinds the first, third and so on with
     the even seeds choose, the others with the odd seeds confirm. Methods with the
-    first-order step are ranked among themselves.
+    first-order step are ranked among themselves, those with a clean set not at all.
     """
     kinds = [k for k in KINDS if any(run.kind == k for run in runs)]
     parts: dict[str, Callable[[Run], bool]] = {
@@ -208,8 +213,9 @@ def halves(runs: Sequence[Run]) -> dict[str, dict[str, Rank]]:
                 run
                 for run in runs
                 if run.kind in kinds
+                and CLEAN not in run.method
                 and belongs(run)
-                and run.method.endswith(FIRST) == trains
+                and (FIRST in run.method) == trains
             ]
             ranks = rank(some)
             if ranks:

@@ -97,6 +97,8 @@ class Options(Network):
         None
     )
     """The ridge that holds weights, relative to gradients; more for noisier ones."""
+    kappa: Annotated[float | None, shown("K", "(default: whichever of several)")] = None
+    """How firmly what layers read holds weights; for kfac-regression."""
     block: Annotated[
         int | None,
         shown(

@@ -5,8 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from swapjax.core.types import LossFn, Params
-
 
 def require_scalar(
     returned: Any, *, differentiable: bool = True, name: str = "loss_fn"
@@ -43,26 +41,3 @@ def require_scalar(
             f"{name} must return a float to have gradients, got {got}; such a loss "
             "will do for methods that look at weights alone"
         )
-
-
-def bounded(loss_fn: LossFn) -> LossFn:
-    """Measure ``1 - exp(-loss)`` of single examples, at most 1 of each.
-
-    Of a log-likelihood that is what the label lacks in probability: the mean absolute
-    error, which labels that were flipped at random mislead less than the loss, a few of
-    which outweigh all others (Ghosh et al., AAAI 2017, arXiv:1712.09482). For
-    ``prune(criterion=)``, which asks for it and takes no gradients of it.
-
-    Args:
-        loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch, in nats.
-
-    Returns:
-        A function of the same arguments.
-    """
-
-    def measure(params: Params, batch: Any) -> jax.Array:
-        single = jax.tree.map(lambda x: x[:, None], batch)
-        losses = jax.vmap(lambda one: loss_fn(params, one))(single)
-        return jnp.mean(-jnp.expm1(-losses))
-
-    return measure

@@ -48,7 +48,6 @@ from swapjax.sparsity.budget import Budget, select
 from swapjax.gradients.build import per_example_gradients
 from swapjax.gradients.noise import GradientNoise
 from swapjax.gradients.own_labels import own_labels
-from swapjax.core.losses import bounded
 from swapjax.loops.finetune import FineTune
 from swapjax.loops.batchnorm import recalibrate_batchnorm
 from swapjax.loops.convolutions.canonical import canonical_convolutions
@@ -76,7 +75,6 @@ __all__ = [
     "Stage",
     "Status",
     "apply_masks",
-    "bounded",
     "by_score",
     "canonical_convolutions",
     "check_state",

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,8 @@ from swapjax.sparsity.plan import Plan
 from swapjax.sparsity.planned import planned
 from swapjax.sparsity.schedules import Schedule
 
+CRITERIA = ("loss", "bounded")
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -51,7 +53,7 @@ class Settings:
     storage: Storage
     dtype: Any
     callback: Callable[[Stage], None] | None
-    criterion: LossFn | None = None
+    criterion: LossFn | Literal["loss", "bounded"] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.schedule, Schedule):
@@ -81,7 +83,12 @@ class Settings:
             raise ValueError(
                 f"finetune must be a swapjax.FineTune, got {self.finetune!r}"
             )
-        for name in ("recalibrate", "callback", "criterion"):
+        if not (self.criterion in (None, *CRITERIA) or callable(self.criterion)):
+            raise ValueError(
+                "criterion must be 'loss', 'bounded' or a function, got "
+                f"{self.criterion!r}"
+            )
+        for name in ("recalibrate", "callback"):
             value = getattr(self, name)
             if value is not None and not callable(value):
                 raise ValueError(f"{name} must be a function, got {value!r}")
@@ -124,13 +131,13 @@ class Settings:
             return take_arrays(recalibrate(put_back(params)), "recalibrate")[0]
 
         def measure(params: Params, batch: Any) -> jax.Array:
-            assert criterion is not None
+            assert callable(criterion)
             return criterion(put_back(params), batch)
 
         return dataclasses.replace(
             self,
             loss_fn=loss if callable(loss_fn) else loss_fn,
-            criterion=None if criterion is None else measure,
+            criterion=measure if callable(criterion) else criterion,
             recalibrate=None if recalibrate is None else again,
         )
 
@@ -267,7 +274,7 @@ def _check_criterion(
         return
     if source is None:
         raise ValueError("criterion: there is nothing to judge by without data")
-    if first is not None:
+    if first is not None and callable(settings.criterion):
         returned = jax.eval_shape(settings.criterion, params, first)
         require_scalar(returned, differentiable=False, name="criterion")
 

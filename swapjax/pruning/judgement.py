@@ -1,8 +1,10 @@
 """The loss as the judge of a stage: no re-fit may be worse than none."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +14,13 @@ from swapjax.core import trees
 from swapjax.core.compiled import Compiled
 from swapjax.core.configuration import lenient
 from swapjax.core.types import Leaves, Params, Status
+from swapjax.gradients.bounded import SHARE, bounded_loss
+from swapjax.gradients.build import recipe
 from swapjax.gradients.matrix_free import MatrixFreeRows, each_loss
+from swapjax.pruning.inputs import Inputs, Settings
+from swapjax.pruning.look import Seen
 from swapjax.pruning.method import Solution
+from swapjax.sparsity.layout import Layout
 from swapjax.sparsity.masks import apply_masks
 
 
@@ -41,29 +48,108 @@ def _each(rows: MatrixFreeRows, params: Params) -> jax.Array:
     return each_loss(moved, rows.layout.split(params))
 
 
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """Who measures weights, less is better.
+
+    Attributes:
+        rows: a recipe of the examples that judge, None without any: nothing is judged.
+        has_criterion: whether they measure something else than the loss.
+        bound: of a bounded loss its unit; None for the mean.
+    """
+
+    rows: MatrixFreeRows | None
+    has_criterion: bool = False
+    bound: jax.Array | None = None
+
+    def __call__(self, params: Params) -> float:
+        """Measure params."""
+        assert self.rows is not None
+        if self.bound is None:
+            return mean_loss(self.rows, params)
+        owners = self.rows.functions
+        return float(_bounded((), self.rows, params, self.bound, owners=owners))
+
+    def describe(self, free: MatrixFreeRows | None, layout: Layout) -> dict[str, Any]:
+        """Tell the fields of a problem, that of rows which judge themselves left out.
+
+        Args:
+            free: the rows that gradients are taken of, unformed.
+            layout: of the prunable leaves as the method sees them.
+        """
+        if self.rows is None or self.rows is free:
+            return {}
+        return {
+            "validation": dataclasses.replace(self.rows, layout=layout),
+            "has_criterion": self.has_criterion,
+            "bound": self.bound,
+        }
+
+
+@Compiled
+def _bounded(rows: MatrixFreeRows, params: Params, bound: jax.Array) -> jax.Array:
+    moved = dataclasses.replace(rows, params=params)
+    return bounded_loss(moved, rows.layout.split(params), bound)
+
+
+def appoint(settings: Settings, inputs: Inputs, params: Params, seen: Seen) -> Judge:
+    """Choose who judges a stage.
+
+    A bounded loss has for its unit a share of the loss with all prunable weights zero.
+    Where that is not more than zero, and finite, the loss judges itself.
+
+    Args:
+        settings: how to prune.
+        inputs: what to prune.
+        params: as they are now.
+        seen: examples, and the rows that tell losses.
+    """
+    teller = seen.teller
+    criterion = settings.criterion or settings.method.criterion
+    if teller is None or criterion == "loss":
+        return Judge(teller)
+    again: dict[str, Any] = {"spread": seen.spread, "differentiable": False}
+    of = params, seen.examples, inputs.plan
+    if callable(criterion):
+        return Judge(recipe(criterion, *of, batch=teller.batch, **again), True)
+    unknown = mean_loss(teller, _without(params, inputs.plan.layout))
+    if not 0 < unknown < math.inf:
+        return Judge(teller)
+    assert settings.loss_fn is not None
+    rows = recipe(settings.loss_fn, *of, batch=1, **again)
+    return Judge(rows, True, jnp.asarray(np.float32(SHARE * unknown)))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _without(params: Params, layout: Layout) -> Params:
+    """Set all prunable weights to zero."""
+    zeros = tuple(jnp.zeros_like(w) for w in layout.take(params))
+    return layout.put(zeros, params)
+
+
 def never_worse(
-    rows: MatrixFreeRows | None,
+    judge: Judge,
     put: Callable[[Leaves], Params],
     weights: Leaves,
     solution: Solution,
 ) -> tuple[Solution, float | None]:
-    """Keep weights as they were on a support where a re-fit raises the loss.
+    """Keep weights as they were on a support where a re-fit is judged to be worse.
 
     Whatever a method minimises is a model, and the loss of the stage's examples is what
-    it stands for. Takes two evaluations of that loss, none if weights are as they were.
+    it stands for. Takes two evaluations of that loss, or of what stands for it, none if
+    weights are as they were.
 
     Args:
-        rows: a recipe of the examples that judge, None without any: nothing is judged.
+        judge: who measures weights.
         put: makes params of leaves as the method saw them.
         weights: these leaves before the stage.
         solution: of a method.
 
     Returns:
         The solution, or the thresholded weights on its support, with a status that says
-        so; and its loss, where it was looked at. A loss that is NaN counts as the worse
-        one.
+        so; and what it measures, where that was looked at. NaN counts as the worse.
     """
-    if rows is None:
+    if judge.rows is None:
         return solution, None
     with lenient():
         plain, moved = _threshold(weights, solution)
@@ -71,8 +157,8 @@ def never_worse(
         return solution, None
     # By the program that tells the loss of a stage: one of its own would hold the
     # network once more.
-    after = mean_loss(rows, put(trees.cast_like(solution.weights, weights)))
-    before = mean_loss(rows, put(plain))
+    after = judge(put(trees.cast_like(solution.weights, weights)))
+    before = judge(put(plain))
     if after <= before:
         return solution, after
     pairs = zip(solution.weights, plain, strict=True)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from swapjax.activations.layer import Layer
 from swapjax.core.configuration import lenient
 from swapjax.core.types import Leaves, Params
+from swapjax.gradients.bounded import bounded_loss
 from swapjax.gradients.matrix_free import MatrixFreeRows
 from swapjax.gradients.operator import GradientOperator
 from swapjax.gradients.unit import in_unit
@@ -35,6 +36,7 @@ _Part = TypeVar("_Part")
         "layers",
         "params",
         "validation",
+        "bound",
     ],
     meta_fields=["layout", "has_criterion"],
 )
@@ -57,6 +59,7 @@ class Problem:
             a problem that was made by hand.
         validation: what judges; None for the loss of the examples of the rows.
         has_criterion: whether that measures something else than the loss.
+        bound: of a bounded loss the unit u, see `loss`; None for the mean.
     """
 
     weights: Leaves
@@ -68,17 +71,22 @@ class Problem:
     layout: Layout | None = None
     validation: MatrixFreeRows | None = None
     has_criterion: bool = False
+    bound: jax.Array | None = None
 
     def loss(self, leaves: Leaves) -> jax.Array:
-        """Compute the mean loss at other weights, by which a method may choose.
+        """Measure other weights by what a method may choose by; less is better.
 
-        Of the examples that are there to judge, or of those of the rows.
+        The mean loss of the examples that are there to judge, or of those of the rows;
+        or another criterion: `judgement.bounded_loss` is one.
 
         Raises:
             ValueError: for a problem without either.
         """
-        judge = rows_of(self) if self.validation is None else self.validation
-        return judge.loss(leaves)
+        if self.validation is None:
+            return rows_of(self).loss(leaves)
+        if self.bound is None:
+            return self.validation.loss(leaves)
+        return bounded_loss(self.validation, leaves, self.bound)
 
     @property
     def stacking(self) -> Stacking:
@@ -182,6 +190,8 @@ class Method:
         identity: what else two equal methods must share: by default the code of solve
             if there are settings, which then tell all that it closes over, and
             otherwise solve itself.
+        criterion: what its re-fits are judged by, unless `prune` is told: the
+            ``"loss"`` or what is ``"bounded"`` of it.
         needs_shapes: whether it looks at the shapes of the leaves, or at their number.
             Without, it may get all as one vector, which compiles several times as fast.
 
@@ -199,6 +209,7 @@ class Method:
     needs_params: bool = False
     identity: Hashable = None
     needs_shapes: bool = True
+    criterion: Literal["loss", "bounded"] = "loss"
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:

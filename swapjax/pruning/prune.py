@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -16,7 +16,7 @@ from swapjax.pruning import history
 from swapjax.pruning.history import Pruned, Saved, Stage
 from swapjax.pruning.inputs import Inputs, Settings, place
 from swapjax.pruning.method import Method
-from swapjax.pruning.methods.swap import swap
+from swapjax.pruning.methods.kfac_regression import kfac_regression
 from swapjax.pruning.stage import advance
 from swapjax.sparsity import schedules
 from swapjax.sparsity.plan import Plan
@@ -39,7 +39,7 @@ def prune(
     recalibrate: Callable[[Params], Params] | None = None,
     within: Masks | None = None,
     validation: Any = None,
-    criterion: LossFn | None = None,
+    criterion: LossFn | Literal["loss", "bounded"] | None = None,
     checkpoint: str | Path | None = None,
     noise: Corruption | None = None,
     storage: Storage = "auto",
@@ -68,7 +68,7 @@ def prune(
             program of ``loss_fn`` multiplies data with is prunable, or without data
             what the names of leaves tell to be a matrix.
         plan: instead of a sparsity, made by `swapjax.plan` with rules of its own.
-        method: `swap` by default, or `linear_regression`, or `magnitude`.
+        method: `kfac_regression` by default, or `linear_regression`, or `magnitude`.
         stages: how many rounds.
         samples: gradient rows a stage.
         batch: examples averaged into one row. Rows of 16 examples see 16 times as
@@ -91,9 +91,12 @@ def prune(
             data is a set of its own, clean where data may be wrong, of which each stage
             takes ``samples * batch`` distinct examples, or as many whole rows as there
             are.
-        criterion: ``criterion(params, batch)``, a mean over examples like loss_fn, less
-            is better: what judges measures by, in the place of the loss. The rate of
-            errors, say; of wrong labels `swapjax.bounded` of the loss is less misled.
+        criterion: what judges measure, less is better: the ``"loss"``; what is
+            ``"bounded"`` of it, so that examples with wrong labels, which a good
+            network loses most on, do not decide (`swapjax.gradients.bounded`); or
+            ``criterion(params, batch)``, a mean over examples as loss_fn, the rate of
+            errors, say. By default what the method asks for. Losses in the history
+            stay those of loss_fn.
         checkpoint: a file to keep the state in after each stage. If it exists, the run
             goes on from there, and ends bit for bit as if it had never stopped.
         noise: what corrupts the gradient rows, as `swapjax.GradientNoise`; methods
@@ -136,7 +139,7 @@ def prune(
     brought, put_back = take_arrays(params, "params")
     settings = Settings(
         loss_fn=loss_fn,
-        method=swap() if method is None else method,
+        method=kfac_regression() if method is None else method,
         stages=stages,
         samples=samples,
         batch=batch,

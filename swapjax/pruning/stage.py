@@ -9,21 +9,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from swapjax.activations.layer import Layer
-from swapjax.activations.trace import followed_moments, second_moments
 from swapjax.core import counts, sharding, trees
 from swapjax.core.compiled import Compiled
 from swapjax.core.configuration import lenient
 from swapjax.core.threads import one_blas_thread
 from swapjax.core.types import Leaves, Masks, Params, Status
-from swapjax.gradients.build import recipe
 from swapjax.gradients.matrix_free import MatrixFreeRows
 from swapjax.gradients.stored import StoredRows
 from swapjax.gradients.unit import form_in_unit
 from swapjax.loops.finetune import finetune as tune
 from swapjax.pruning.history import Saved, Stage
 from swapjax.pruning.inputs import Inputs, Settings
-from swapjax.pruning.judgement import losses_of_rows, mean_loss, never_worse
+from swapjax.pruning.judgement import (
+    appoint,
+    losses_of_rows,
+    mean_loss,
+    never_worse,
+)
+from swapjax.pruning.look import look
 from swapjax.pruning.method import Method, Problem, Solution
 from swapjax.pruning.vector import Ended, cut, pack, unpack
 from swapjax.sparsity import masks as masking
@@ -54,35 +57,33 @@ def advance(
     target, source, method = inputs.plan, inputs.source, settings.method
     layout = inputs.layout
     draw_key, noise_key, tune_key = settings.keys(number)
-    free, judge, layers = _look(settings, inputs, state.params, draw_key, noise_key)
-    before, rows = mean_loss(judge, state.params), None
-    if judge is not None and not math.isfinite(before):
-        raise _lost(judge, state.params, "loss_fn", number + 1)
+    seen = look(settings, inputs, state.params, draw_key, noise_key)
+    free, teller = seen.rows, seen.teller
+    before, rows = mean_loss(teller, state.params), None
+    if teller is not None and not math.isfinite(before):
+        raise _lost(teller, state.params, "loss_fn", number + 1)
+    judge = appoint(settings, inputs, state.params, seen)
     # The rows as the method sees them.
-    seen = None if free is None else dataclasses.replace(free, layout=layout)
-    if seen is not None and method.needs_rows:
-        rows = form_in_unit(seen, target, settings.storage, spare)
+    if free is not None and method.needs_rows:
+        own = dataclasses.replace(free, layout=layout)
+        rows = form_in_unit(own, target, settings.storage, spare)
     weights, _ = pack(state.params, layout)
     problem = Problem(
         weights=weights,
         initial=inputs.initial,
         rows=rows,
         within=inputs.within,
-        layers=layers,
+        layers=seen.layers,
         params=state.params if method.needs_params else None,
         layout=layout,
-        validation=(
-            None if judge is free or judge is None
-            else dataclasses.replace(judge, layout=layout)
-        ),
-        has_criterion=settings.criterion is not None,
-    )  # fmt: skip
-    functions = () if free is None or judge is None else free.functions
-    if judge is not free and judge is not None:
-        functions += judge.functions
+        **judge.describe(free, layout),
+    )
+    functions = () if free is None else free.functions
+    if judge.rows is not None and judge.rows is not free:
+        functions += judge.rows.functions
     budget, owners = inputs.budgets[number], (*_owners(method), *functions)
     # Only what has rows or layers may solve systems.
-    solves = rows is not None or layers is not None
+    solves = rows is not None or seen.layers is not None
     one_thread = one_blas_thread(problem.weights) if solves else nullcontext()
     with lenient(), one_thread:
         solution = _solve((method,), problem, budget, owners=owners)
@@ -116,71 +117,16 @@ def advance(
     if settings.recalibrate is not None:
         made["recalibrate"] = new = _recalibrate(settings, new, masks)
     new = sharding.put_like(new, inputs.params)
-    after = mean_loss(judge, new) if loss is None or len(made) > 1 else loss
-    if judge is not None and not math.isfinite(after):
-        lost = (k for k, p in made.items() if not math.isfinite(mean_loss(judge, p)))
+    known = loss is not None and judge.rows is teller and len(made) == 1
+    after = loss if known and loss is not None else mean_loss(teller, new)
+    if teller is not None and not math.isfinite(after):
+        lost = (k for k, p in made.items() if not math.isfinite(mean_loss(teller, p)))
         culprit = next(lost, "loss_fn")
-        raise _lost(judge, made.get(culprit, new), culprit, number + 1)
+        raise _lost(teller, made.get(culprit, new), culprit, number + 1)
     stage = _report(number + 1, target, ended, solution, before, after, started)
     taken = 0 if source is None else source.taken
     spare = rows.matrices if isinstance(rows, StoredRows) else ()
     return Saved(new, masks, (*state.history, stage), taken), spare
-
-
-def _look(
-    settings: Settings,
-    inputs: Inputs,
-    params: Params,
-    draw_key: jax.Array | None,
-    noise_key: jax.Array | None,
-) -> tuple[
-    MatrixFreeRows | None, MatrixFreeRows | None, tuple[Layer | None, ...] | None
-]:
-    """Draw examples, and look at what follows from them.
-
-    Returns:
-        The rows, unformed; those that judge, which are the same without validation;
-        and what layers read.
-    """
-    if inputs.source is None:
-        return None, None, None
-    assert settings.loss_fn is not None
-    examples = inputs.source.draw(draw_key)
-    judging = None
-    if inputs.validation is not None:
-        examples, judging = inputs.validation.part(examples, draw_key)
-    rows = recipe(
-        settings.loss_fn, params, examples, inputs.plan,
-        batch=settings.batch, dtype=settings.dtype, corruption=settings.corruption,
-        key=noise_key, spread=inputs.source.spread,
-        differentiable=settings.method.needs_rows,
-    )  # fmt: skip
-    judge, criterion = rows, settings.criterion or settings.loss_fn
-    if inputs.validation is not None:
-        judge = recipe(
-            criterion, params, judging, inputs.plan,
-            batch=inputs.validation.batch, spread=inputs.validation.spread,
-            differentiable=False,
-        )  # fmt: skip
-    elif settings.criterion is not None:
-        judge = recipe(
-            criterion, params, examples, inputs.plan, batch=settings.batch,
-            spread=inputs.source.spread, differentiable=False,
-        )  # fmt: skip
-    if not settings.method.needs_layers:
-        return rows, judge, None
-    layout = inputs.plan.layout
-    some = settings.method.needs_layers == "some"
-    layers = (followed_moments if some else second_moments)(
-        settings.loss_fn, params, examples, layout.paths,
-        batch=settings.batch, chunk=rows.chunk,
-    )  # fmt: skip
-    stacks = (role.stack for role in layout.roles)
-    split = tuple(
-        None if layer is None else layer.split(shape, stack)
-        for layer, shape, stack in zip(layers, layout.shapes, stacks, strict=True)
-    )
-    return rows, judge, split
 
 
 def _owners(method: Method) -> tuple:

@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import network
 import numpy as np
 import pytest
-from prune_runs import prune
+from prune_runs import KEY, prune
 from trees import equal
 
 import swapjax
 from swapjax import Status
 
 DAMPINGS = (1e-4, 1e-1, 10.0)
+BOUNDED = swapjax.linear_regression(ridge="kfac", kappa=1.0)
 
 
 def errors(params, batch):
@@ -28,7 +29,7 @@ def test_the_loss_as_a_criterion_changes_nothing(problem):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_a_criterion_chooses_and_is_what_the_history_tells(problem):
+def test_a_criterion_chooses_and_is_what_details_tell(problem):
     _, data = problem
     method = swapjax.linear_regression(damping=DAMPINGS, first_order=False)
     each = [
@@ -41,7 +42,7 @@ def test_a_criterion_chooses_and_is_what_the_history_tells(problem):
     best = prune(problem, samples=200, criterion=errors, method=method)
     rates = [float(errors(p.params, data)) for p in (*each, best)]
     assert rates[-1] == pytest.approx(min(rates))
-    assert best.history[0].loss == pytest.approx(rates[-1])
+    assert best.history[0].details["loss"] == pytest.approx(rates[-1])
 
 
 def test_a_refit_that_the_criterion_finds_worse_is_not_taken(problem):
@@ -60,17 +61,45 @@ def test_a_refit_that_the_criterion_finds_worse_is_not_taken(problem):
     assert equal(judged.params, prune(problem, method=swapjax.magnitude()).params)
 
 
-def test_bounded_takes_examples_one_by_one(problem):
+@pytest.mark.parametrize("validation", [None, 0.3])
+def test_bounded_takes_examples_one_by_one(problem, validation):
+    """Against NumPy, whatever the number of examples in a row, in any unit."""
     params, (x, y) = problem
-    each = [
-        float(network.loss_fn(params, (x[i : i + 1], y[i : i + 1]))) for i in (0, 1)
-    ]
-    found = swapjax.bounded(network.loss_fn)(params, (x[:2], y[:2]))
-    assert float(found) == pytest.approx(np.mean(1 - np.exp(-np.array(each))), rel=1e-5)
+    wrong = y.copy()
+    wrong[::3] *= -20
+    found = {}
+    for unit in (1.0, 1e3):
+
+        def loss_fn(params, batch, unit=unit):
+            return unit * network.loss_fn(params, batch)
+
+        options = {"samples": 50, "batch": 4, "key": KEY, "sparsity": 0.8}
+        pruned = swapjax.prune(
+            loss_fn, params, (x, wrong), method=BOUNDED, validation=validation,
+            **options,
+        )  # fmt: skip
+        found[unit] = pruned
+        details, record = pruned.history[0].details, pruned.history[0]
+        assert 0 < details["loss"] < 1
+        assert record.loss > unit  # of wrong labels, and still that of loss_fn
+    assert equal(found[1.0].masks, found[1e3].masks)
+    if validation is None:
+        each = np.array([
+            float(network.loss_fn(found[1.0].params, (x[i : i + 1], wrong[i : i + 1])))
+            for i in range(len(x))
+        ])  # fmt: skip
+        zeros = jax.tree_util.tree_map_with_path(
+            lambda path, w: w * (path[-1].key != "kernel"), params
+        )
+        unknown = float(network.loss_fn(zeros, (x, wrong)))
+        value = np.mean(1 - np.exp(-each / (unknown / 2)))
+        assert details["loss"] == pytest.approx(value, rel=1e-4)
 
 
 def test_what_is_no_criterion_is_named(problem):
-    with pytest.raises(ValueError, match="criterion must be a function, got 3"):
+    with pytest.raises(
+        ValueError, match="criterion must be 'loss', 'bounded' or a function, got 3"
+    ):
         prune(problem, criterion=3)
     with pytest.raises(ValueError, match="criterion must return one scalar"):
         prune(problem, criterion=lambda params, batch: jnp.zeros(2))

@@ -40,8 +40,9 @@ def test_several_stages_lose_less_than_one(problem):
     assert loss_fn(often.params, data) < loss_fn(once.params, data)
 
 
-def test_the_default_method_is_swap(problem):
-    default, named = prune(problem, method=None), prune(problem, method=swapjax.swap())
+def test_the_default_method_is_the_regression_that_resists_noise(problem):
+    default = prune(problem, method=None)
+    named = prune(problem, method=swapjax.kfac_regression())
     assert equal(default.params, named.params)
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 from swapjax.pruning.method import Method
 from swapjax.pruning.methods.cbs import cbs
 from swapjax.pruning.methods.chita import chita
+from swapjax.pruning.methods.kfac_regression import kfac_regression
 from swapjax.pruning.methods.layerwise_obs import layerwise_obs
 from swapjax.pruning.methods.regression import linear_regression
 from swapjax.pruning.methods.scored import (
@@ -34,6 +35,7 @@ __all__ = [
     "cbs",
     "chita",
     "grasp",
+    "kfac_regression",
     "layerwise_obs",
     "linear_regression",
     "linear_regression_released",
@@ -63,7 +65,7 @@ class MethodInfo:
         source: the paper with its arXiv id, or its venue where it has none; empty for
             the controls.
         needs: what it looks at besides the weights, with default arguments: nothing,
-            gradients of the loss, what layers read, or the whole network.
+            gradients of the loss, what layers read, both, or the whole network.
         kind: ``"trained"`` for the methods that prune a trained network, which the
             command line and its comparison offer; ``"untrained"`` for those that prune
             before training; ``"released"`` for replicas of released code.
@@ -79,7 +81,7 @@ class MethodInfo:
     name: str
     summary: str
     source: str
-    needs: Literal["nothing", "gradients", "activations", "network"]
+    needs: Literal["nothing", "gradients", "activations", "both", "network"]
     kind: Literal["trained", "untrained", "released"] = "trained"
     options: tuple[str, ...] = ()
     unsupported: tuple[Literal["patterns"], ...] = ()
@@ -176,9 +178,19 @@ _ROWS = (
         marker="o",
     ),
     MethodInfo(
+        factory=kfac_regression,
+        name="kfac-regression",
+        summary="the same, held by what layers read: it resists noise; the default",
+        source="Martens and Grosse, ICML 2015, arXiv:1503.05671",
+        needs="both",
+        options=("damping", "kappa", "first_order"),
+        colour="#111111",
+        marker="X",
+    ),
+    MethodInfo(
         factory=swap,
         name="swap",
-        summary="the same, with targets moved by optimal transport",
+        summary="G w kept at transported targets, on a support",
         source="You and Cheng, ICLR 2024, arXiv:2310.04918",
         needs="gradients",
         options=("target", "epsilon", "perplexity", "damping", "first_order"),

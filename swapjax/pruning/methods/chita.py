@@ -146,6 +146,7 @@ def chita(
         settings=tuple(settings.items()),
         solve=functools.partial(_solve, **settings),
         needs_layers="some" if kappas is not None else False,
+        criterion="bounded" if kappas is not None else "loss",
         needs_shapes=False,
     )
 

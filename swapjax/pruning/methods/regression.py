@@ -109,6 +109,7 @@ def linear_regression(
         settings=tuple(settings.items()),
         solve=functools.partial(solve, target=identity, **common),
         needs_layers="some" if ridge == "kfac" else False,
+        criterion="bounded" if ridge == "kfac" else "loss",
         needs_shapes=False,
     )
 

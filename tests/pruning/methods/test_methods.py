@@ -62,7 +62,7 @@ EVERY = LISTED | VARIANTS
 
 NARROW = (
     "magnitude", "hybrid in order", "swap-released", "woodfisher in blocks", "chita",
-    "grasp", "random", "synflow",
+    "grasp", "random", "synflow", "kfac-regression",
 )  # fmt: skip
 
 
@@ -89,12 +89,18 @@ def test_variants_keep_the_contract(name):
     keeps_the_contract(name)
 
 
+def with_layers(method, problem, target):
+    """The problem with what its layers read, if the method looks at it."""
+    if not method.needs_layers:
+        return problem
+    data = jax.tree.map(lambda x: x[:, 0], problem.rows.source.examples)
+    layers = second_moments(loss_fn, problem.params, data, target.layout.paths)
+    return dataclasses.replace(problem, layers=layers)
+
+
 def keeps_the_contract(name):
     problem, target = setting(jnp.float32)
-    if EVERY[name].needs_layers:
-        data = jax.tree.map(lambda x: x[:, 0], problem.rows.source.examples)
-        layers = second_moments(loss_fn, problem.params, data, target.layout.paths)
-        problem = dataclasses.replace(problem, layers=layers)
+    problem = with_layers(EVERY[name], problem, target)
     solution = solve(EVERY[name], problem, target.budget)
     check_contract(solution, target, "float32")
     assert Status(int(solution.status)).sentence.endswith(".")
@@ -109,6 +115,7 @@ def keeps_the_contract(name):
 def test_narrow_weights_keep_the_contract_within_masks(name):
     problem, target = setting(jnp.bfloat16)
     problem, target = limited(problem), target.at(0.8)
+    problem = with_layers(EVERY[name], problem, target)
     solution = solve(EVERY[name], problem, target.budget)
     check_contract(solution, target, "bfloat16")
     require_inside(solution, problem)
@@ -199,6 +206,7 @@ class TestTable:
             "nothing": (False, False, False),
             "gradients": (True, False, False),
             "activations": (False, True, False),
+            "both": (True, "some", False),
             "network": (False, False, True),
         }
         got = (method.needs_rows, method.needs_layers, method.needs_params)
