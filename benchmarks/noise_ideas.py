@@ -10,20 +10,21 @@ idea over what it stands beside, seed by seed.
 """
 
 import dataclasses
+import functools
 import time
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import noise
 import numpy as np
 import tyro
-from noise_kinds import KINDS
 from noise_refit import Idea, Pruning
 from rich.table import Table
-from shared import RESULTS, complete_csv, console, start
+from shared import DATA, RESULTS, complete_csv, console, start
 
-from swapjax.experiments import runner
+from swapjax import GradientNoise
+from swapjax.corruptions import fgsm, flip_labels
+from swapjax.experiments import datasets, models, runner
 
 LEVELS = [0.98 - 0.88 * (1 - t / 14) ** 3 for t in range(7, 15)]
 
@@ -119,7 +120,8 @@ class Options:
     bases: tuple[str, ...] = ("linear-regression", "kfac")
     """linear-regression, kfac."""
     kinds: tuple[str, ...] = ("labels-0.4", "gaussian-4-0.5", "clean", "fgsm-0.1")
-    """Any of the kinds of noise of noise.py."""
+    """labels-0.4: the share that is flipped; gaussian-4-0.5: deviations of rows, on
+    that share of entries; fgsm-0.1: what pixels move by; clean."""
     seeds: tuple[int, ...] = (0, 1)
     """Of examples and noise."""
     out: Path = RESULTS / "noise_ideas"
@@ -184,20 +186,46 @@ def table(runs: list[Run]) -> Table:
     return result
 
 
+@functools.cache
+def set_up() -> runner.Setting:
+    """Load the network and its data."""
+    data = datasets.load(DATA / "data" / "mnist.npz")
+    model = models.create("mlpnet", data.shape, data.classes)
+    weights = DATA / "checkpoints" / "mlpnet_mnist.npz"
+    return runner.set_up(data, model, weights=weights)
+
+
+@functools.lru_cache(maxsize=2)
+def examples(kind: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Spoil labels or images, if it is these that are spoilt."""
+    setting = set_up()
+    data, (x, y) = setting.data, map(jnp.asarray, setting.data.train)
+    if kind == "labels-0.4":
+        key = jax.random.fold_in(jax.random.key(seed), 1)
+        y, _ = flip_labels(key, y, 0.4, classes=data.classes)
+    if kind == "fgsm-0.1":
+        box = -data.mean / data.std, (1 - data.mean) / data.std
+        attack = functools.partial(fgsm, setting.model.loss_fn, setting.params)
+        parts = zip(jnp.split(x, 30), jnp.split(y, 30), strict=True)
+        x = jnp.concatenate([attack(p, 0.1 / data.std, box=box) for p in parts])
+    return np.asarray(x), np.asarray(y)
+
+
 def measure(run: Run) -> Run:
     """Prune as a run says, and fill in what came of it."""
-    setting = noise.set_up(noise.Options(), "mlpnet")
-    x, y = map(np.asarray, noise.spoilt(noise.Options(), "mlpnet", run.kind, run.seed))
-    idea, started = IDEAS[run.idea], time.process_time()
+    setting, idea, started = set_up(), IDEAS[run.idea], time.process_time()
+    x, y = examples(run.kind, run.seed)
     if idea.data is not None:
         logits = setting.model.apply(setting.params, jnp.asarray(x))
+        # What `swapjax.own_labels` does, in one draw.
         own = jax.random.categorical(jax.random.key(run.seed), logits)
         x, y = idea.data(x, y, np.asarray(own), np.asarray(jnp.argmax(logits, axis=1)))
+    noise = GradientNoise(4, 0.5) if run.kind == "gaussian-4-0.5" else None
     pruning = Pruning(
         setting,
         idea,
         ridge=run.base == "kfac",
-        noise=KINDS[run.kind].noise,
+        noise=noise,
         seed=run.seed,
     )
     for stage, level in enumerate(LEVELS):
