@@ -59,7 +59,7 @@ class Options(Network):
     """Trained weights, .safetensors or .npz, PyTorch's names and layouts included."""
     epochs: int = 60
     """Passes over the training set, if the network is trained first."""
-    method: Annotated[str, one_of(methods.NAMES, "swap")] = "swap"
+    method: Annotated[str, one_of(methods.NAMES, "kfac-regression")] = "kfac-regression"
     """How to choose and re-fit; the documentation has a page on each."""
     sparsity: float = SPARSITY
     """The fraction of prunable weights to remove."""

@@ -434,7 +434,8 @@ def test_bad_options_are_one_sentence_and_exit_code_2(
     [
         ("--method cbs --pattern 2:4", "--method: cbs does not take --pattern; leave"),
         ("--method magnitude --damping 0.1", "--damping: magnitude has no use for it; "
-         "leave it out (it is for woodfisher, cbs, chita, linear-regression, swap)"),
+         "leave it out (it is for woodfisher, cbs, chita, linear-regression, "
+         "kfac-regression, swap)"),
         ("--method chita --epsilon 0", "--epsilon: chita has no use for it; leave it"),
         ("--method obd --perplexity 5", "--perplexity: obd has no use for it; leave "),
         ("--method swap --block 50", "--block: swap has no use for it; leave it out"),
