@@ -48,6 +48,9 @@ def _each(rows: MatrixFreeRows, params: Params) -> jax.Array:
     return each_loss(moved, rows.layout.split(params))
 
 
+_APART = 1e-2  # of a loss: examples one by one may differ so much from their batches
+
+
 @dataclasses.dataclass(frozen=True)
 class Judge:
     """Who measures weights, less is better.
@@ -96,7 +99,8 @@ def appoint(settings: Settings, inputs: Inputs, params: Params, seen: Seen) -> J
     """Choose who judges a stage.
 
     A bounded loss has for its unit a share of the loss with all prunable weights zero.
-    Where that is not more than zero, and finite, the loss judges itself.
+    Where that is not more than zero, and finite, the loss judges itself; and where it
+    is no mean over examples, as one that compares those of a batch.
 
     Args:
         settings: how to prune.
@@ -117,6 +121,10 @@ def appoint(settings: Settings, inputs: Inputs, params: Params, seen: Seen) -> J
         return Judge(teller)
     assert settings.loss_fn is not None
     rows = recipe(settings.loss_fn, *of, batch=1, **again)
+    if teller.batch > 1:
+        whole, apart = mean_loss(teller, params), mean_loss(rows, params)
+        if not math.isclose(whole, apart, rel_tol=_APART):
+            return Judge(teller)
     return Judge(rows, True, jnp.asarray(np.float32(SHARE * unknown)))
 
 

@@ -12,7 +12,7 @@ import swapjax
 from swapjax import Status
 
 DAMPINGS = (1e-4, 1e-1, 10.0)
-BOUNDED = swapjax.linear_regression(ridge="kfac", kappa=1.0)
+BOUNDED = swapjax.linear_regression(ridge="kfac", kappa=1.0, first_order=False)
 
 
 def errors(params, batch):
@@ -94,6 +94,20 @@ def test_bounded_takes_examples_one_by_one(problem, validation):
         unknown = float(network.loss_fn(zeros, (x, wrong)))
         value = np.mean(1 - np.exp(-each / (unknown / 2)))
         assert details["loss"] == pytest.approx(value, rel=1e-4)
+
+
+def test_a_loss_that_compares_examples_judges_itself(problem):
+    params, data = problem
+
+    def spread(params, batch):
+        outputs = network.apply(params, batch[0])
+        return network.loss_fn(params, batch) / (0.1 + jnp.var(outputs))
+
+    found = swapjax.prune(
+        spread, params, data, method=BOUNDED, sparsity=0.8, samples=30, batch=4,
+        key=KEY,
+    )  # fmt: skip
+    assert found.history[0].details["loss"] == pytest.approx(found.history[0].loss)
 
 
 def test_what_is_no_criterion_is_named(problem):
