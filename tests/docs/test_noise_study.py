@@ -84,7 +84,7 @@ def test_those_that_tell_most_come_first():
         assert {getattr(run, axis) for run in first} == set(core)
     assert {run.kind for run in runs} == set(noise.MAIN_KINDS) <= set(KINDS)
     assert {run.method for run in runs} == set(noise.MAIN_METHODS)
-    named = {noise_report.without_judge(run.method) for run in runs}
+    named = {noise_report.bare(run.method) for run in runs}
     assert named <= set(STUDIED)
 
 
