@@ -13,7 +13,8 @@ seed by seed.
 
 "first order" marks methods with the first-order step, which trains. After any name,
 "clean set" lets 1,000 training examples judge as they were (``prune(validation=)``),
-"bounded" a bounded loss and "by loss" the loss (``criterion=``). On one core of a
+"bounded" a bounded loss and "by loss" the loss (``criterion=``); "own labels" takes
+labels that the dense network draws, not those of the data. On one core of a
 CPU a run of MLPNet in 15 stages takes 15 to 45 s, one of ResNet-20 minutes. The default
 is the main part, MLPNet without training, about ten hours; options add the rest. Runs
 that tell most come first, so stop it when you like.
@@ -36,9 +37,10 @@ import noise_pictures as pictures
 import noise_report as report
 import optax
 import tyro
-from noise_kinds import KINDS, WEIGHTS, spoil_weights
+from noise_kinds import KINDS, MAIN_KINDS, WEIGHTS, spoil_weights
+from noise_methods import MAIN_METHODS, METHODS
 from noise_report import Run
-from shared import DATA, RESULTS, complete_csv, console, start
+from shared import DATA, RESULTS, complete_csv, console, read_runs, start
 
 import swapjax
 from swapjax.core.types import Params
@@ -48,41 +50,6 @@ from swapjax.pruning import Method
 
 TUNED = 0.03
 TRUSTED = 1000  # training examples as they were, of methods with a clean set
-METHODS: dict[str, Callable[[], Method]] = {
-    "magnitude": swapjax.magnitude,
-    "linear-regression": lambda: swapjax.linear_regression(first_order=False),
-    "swap": lambda: swapjax.swap(first_order=False),
-    "kfac-regression": lambda: swapjax.kfac_regression(first_order=False),
-    "kfac-regression, fixed": lambda: swapjax.kfac_regression(
-        kappa=4.0, support="magnitude", first_order=False
-    ),
-    "kfac-regression, left out": lambda: swapjax.kfac_regression(
-        judge="loo", first_order=False
-    ),
-    "kfac-swap": lambda: swapjax.swap(ridge="kfac", first_order=False),
-    "layerwise-obs": swapjax.layerwise_obs,
-    "chita": swapjax.chita,
-    "kfac-chita": lambda: swapjax.chita(ridge="kfac"),
-    "woodfisher": swapjax.woodfisher,
-    "swap, epsilon 1": lambda: swapjax.swap(epsilon=1.0, first_order=False),
-    "swap, exact": lambda: swapjax.swap(target="exact", first_order=False),
-    "linear-regression, first order": swapjax.linear_regression,
-    "swap, first order": swapjax.swap,
-    "kfac-regression, first order": swapjax.kfac_regression,
-    "kfac-swap, first order": lambda: swapjax.swap(ridge="kfac"),
-}
-MAIN_KINDS = (
-    *("clean", "gaussian:1,0.25", "gaussian:4,0.5", "gaussian:8,0.5", "rows:16,0.25"),
-    *("labels:0.4", "pairs:0.4", "fgsm:0.1"),
-)
-MAIN_METHODS = (
-    *("magnitude", "linear-regression", "swap", "kfac-regression"),
-    *("layerwise-obs", "chita"),
-    *(
-        f"{name}, first order"
-        for name in ("linear-regression", "swap", "kfac-regression")
-    ),
-)
 # What is off these comes later, the later the more of it is.
 CORE: dict[str, tuple] = {
     "recipe": ("stages",),
@@ -154,6 +121,8 @@ class Options:
     """Of samples, noise and shuffles."""
     quick: bool = False
     """A minute's choice of digits in place of all these."""
+    show: bool = False
+    """Only show and draw what the file of results holds."""
     out: Path = RESULTS / "noise"
     """The folder for results.csv and results.png."""
     data: Path = DATA / "data"
@@ -179,11 +148,12 @@ class Options:
 def main(options: Options) -> None:
     """Do what is left to do, then show everything."""
     options = options.chosen()
-    wanted = plan_runs(options)
     options.out.mkdir(parents=True, exist_ok=True)
     target = options.out / "results.csv"
     score = functools.partial(measure, options)
-    runs = list(complete_csv(target, wanted, score).values())
+    if not options.show:
+        complete_csv(target, plan_runs(options), score)
+    runs = read_runs(target, Run)
     for network, recipe in dict.fromkeys((run.network, run.recipe) for run in runs):
         console.print(report.table(runs, network, recipe))
     for name, found in report.halves(runs).items():
@@ -199,7 +169,7 @@ def plan_runs(options: Options) -> list[Run]:
     known: dict[str, Any] = {"networks": NETWORKS, "recipes": RECIPES, "kinds": KINDS}
     for axis, table in {**known, "methods": METHODS}.items():
         for name in getattr(options, axis):
-            if report.without_judge(name) not in table:
+            if report.bare(name) not in table:
                 sys.exit(f"--{axis} must be of {', '.join(table)}, got {name}")
     runs = [
         Run(network, recipe, kind, method, sparsity, seed)
@@ -278,7 +248,7 @@ def carry_out(options: Options, run: Run) -> Run:
         make(run.method),
         plan=plan,
         seed=run.seed,
-        spoilt=spoiled,
+        spoilt=own(options, run) if report.OWN in run.method else spoiled,
         samples=network.samples,
         batch=network.batch,
         recalibrate=recalibration(setting, spoiled.data[0], network.images),
@@ -295,6 +265,16 @@ def carry_out(options: Options, run: Run) -> Run:
     )
 
 
+@functools.lru_cache(maxsize=3)
+def own(options: Options, run: Run) -> Spoilt:
+    """Let the dense network draw labels for the images that pruning sees."""
+    setting, spoiled = spoilt(options, run.network, run.kind, run.seed)
+    x, _ = spoiled.data
+    key = jax.random.fold_in(jax.random.key(run.seed), 2**29)
+    y = swapjax.own_labels(key, setting.model.apply, setting.params, x)
+    return spoiled._replace(data=(x, y))
+
+
 def criterion(method: str) -> Literal["loss", "bounded"] | None:
     """Tell what a method is judged by, None for its own choice."""
     if report.LOSS in method:
@@ -305,7 +285,7 @@ def criterion(method: str) -> Literal["loss", "bounded"] | None:
 @functools.cache
 def make(method: str) -> Method:
     """Make a method once, so that all runs share its programs."""
-    return METHODS[report.without_judge(method)]()
+    return METHODS[report.bare(method)]()
 
 
 def recalibration(

@@ -42,3 +42,9 @@ def spoil_weights(setting: Setting, seed: int) -> Setting:
     """Read the dense weights from analog memory once."""
     key = jax.random.fold_in(jax.random.key(seed), _OF_MEMORY)
     return dataclasses.replace(setting, params=_MEMORY.read(key, setting.params))
+
+
+MAIN_KINDS = (
+    *("clean", "gaussian:1,0.25", "gaussian:4,0.5", "gaussian:8,0.5", "rows:16,0.25"),
+    *("labels:0.4", "pairs:0.4", "fgsm:0.1"),
+)

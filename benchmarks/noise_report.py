@@ -12,6 +12,7 @@ from rich.table import Table
 
 FIRST = ", first order"
 LOSS, BOUNDED, CLEAN = ", by loss", ", bounded", ", clean set"  # who judges
+OWN = ", own labels"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,9 +106,11 @@ def baseline(method: str) -> str:
     return "linear-regression" + (FIRST if FIRST in method else "")
 
 
-def without_judge(method: str) -> str:
-    """Drop from the name of a method who judges."""
-    return method.removesuffix(LOSS).removesuffix(BOUNDED).removesuffix(CLEAN)
+def bare(method: str) -> str:
+    """Drop from the name of a method who judges, and whose labels."""
+    for end in (LOSS, BOUNDED, CLEAN, OWN):
+        method = method.removesuffix(end)
+    return method
 
 
 def gain(runs: Sequence[Run], cell: tuple, method: str) -> Mean:
