@@ -20,7 +20,7 @@ from swapjax.pruning.solvers.kfac import Kronecker
 from swapjax.pruning.solvers.refit import Refit
 from swapjax.pruning.solvers.settings import Held, Ridge, every, follow, on_support
 from swapjax.pruning.solvers.targets import Target
-from swapjax.pruning.solvers.trials import try_all, try_in_turn, try_unasked
+from swapjax.pruning.solvers.trials import attempt_of
 from swapjax.sparsity import scores
 from swapjax.sparsity.budget import Budget, select
 from swapjax.sparsity.masks import apply_masks
@@ -231,9 +231,7 @@ def solve(
             held=held, with_products=algebra == "cg", first_order=first_order,
             least=least, rounds=rounds, tolerance=tolerance, judge=judge,
         )  # fmt: skip
-        attempt = try_all if problem.bound is None else try_in_turn
-        if judge != "loss":
-            attempt = try_unasked
+        attempt = attempt_of(problem, judge)
         return attempt(problem, plain, make, settings, first_order)
 
     # Mapped and not unrolled: the program holds the network and the n x n algebra once.

@@ -12,6 +12,7 @@ from swapjax.core.types import Leaves
 from swapjax.pruning.method import Problem, rows_of
 from swapjax.pruning.solvers import natural_step
 from swapjax.pruning.solvers.candidates import lowest, pick
+from swapjax.pruning.solvers.judges import Judge
 from swapjax.pruning.solvers.natural_step import FRACTIONS
 from swapjax.pruning.solvers.refit import Refit
 
@@ -34,6 +35,13 @@ class _Search(NamedTuple):
     fit: Refit
     best: Refit
     loss: jax.Array
+
+
+def attempt_of(problem: Problem, judge: Judge) -> Callable[..., Any]:
+    """Find how to choose among what is tried: one of the functions below."""
+    if judge != "loss":
+        return try_unasked
+    return try_all if problem.bound is None else try_in_turn
 
 
 def try_all(
