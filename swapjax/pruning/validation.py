@@ -136,11 +136,16 @@ def _require_like(validation: Any, like: Any) -> None:
                 f"validation: {path or 'it'} must have the shape "
                 f"{('any', *np.shape(of)[1:])} of data, got {shape}"
             )
-        kind, own = (jax.dtypes.canonicalize_dtype(x.dtype) for x in (of, leaf))
+        kind, own = (_canonical(x.dtype) for x in (of, leaf))
         if kind != own:
             raise ValueError(
                 f"validation: {path or 'it'} must be {kind} as in data, got {own}"
             )
+
+
+def _canonical(dtype: Any) -> Any:
+    """Take the dtype that JAX gives; that of PRNG keys is its own."""
+    return jax.dtypes.canonicalize_dtype(dtype, allow_extended_dtype=True)
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -216,3 +216,20 @@ def test_a_judge_without_data_or_of_one_row_is_an_error(problem):
         )
     with pytest.raises(ValueError, match=r"^validation: .* draws 1 of them"):
         prune(problem, samples=1, validation=0.5)
+
+
+def test_a_set_may_hold_keys(problem):
+    """As data do whose weights are read from analog memory."""
+    params, (x, y) = problem
+    batch = x, y, jax.random.split(KEY, len(x))
+    own = jax.tree.map(lambda a: a[:10], batch)
+
+    def run(validation):
+        return swapjax.prune(
+            lambda params, batch: network.loss_fn(params, batch[:2]), params, batch,
+            sparsity=0.5, method=swapjax.magnitude(), validation=validation,
+        )  # fmt: skip
+
+    assert np.isfinite(run(own).history[0].loss)
+    with pytest.raises(ValueError, match="validation: 2 must be key<fry> as in data"):
+        run((*own[:2], np.zeros(10, np.uint32)))
