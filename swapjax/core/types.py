@@ -96,7 +96,7 @@ _SENTENCES = {
         "to what details report."
     ),
     Status.NOT_REFITTED: (
-        "The re-fit would have raised the loss of the stage's examples, so that the "
-        "weights that are kept stayed as they were."
+        "The re-fit was judged worse than none, by the loss of the stage's examples or "
+        "by another criterion, so that the weights that are kept stayed as they were."
     ),
 }

@@ -103,6 +103,11 @@ class Settings:
         return self.noise if self.method.needs_rows else None
 
     @property
+    def judged_by(self) -> LossFn | Literal["loss", "bounded"]:
+        """The criterion, or what the method asks for without one."""
+        return self.method.criterion if self.criterion is None else self.criterion
+
+    @property
     def needs_examples(self) -> bool:
         """Whether the method looks at examples at all."""
         return self.method.needs_rows or bool(self.method.needs_layers)

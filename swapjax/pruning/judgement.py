@@ -109,7 +109,7 @@ def appoint(settings: Settings, inputs: Inputs, params: Params, seen: Seen) -> J
         seen: examples, and the rows that tell losses.
     """
     teller = seen.teller
-    criterion = settings.criterion or settings.method.criterion
+    criterion = settings.judged_by
     if teller is None or criterion == "loss":
         return Judge(teller)
     again: dict[str, Any] = {"spread": seen.spread, "differentiable": False}

@@ -77,7 +77,7 @@ class Problem:
         """Measure other weights by what a method may choose by; less is better.
 
         The mean loss of the examples that are there to judge, or of those of the rows;
-        or another criterion: `judgement.bounded_loss` is one.
+        or another criterion, as `swapjax.gradients.bounded` is one.
 
         Raises:
             ValueError: for a problem without either.
@@ -196,9 +196,9 @@ class Method:
             Without, it may get all as one vector, which compiles several times as fast.
 
     Raises:
-        ValueError: for a name that is no text, a solve that is no function, and
-            settings that are no pairs or have no hash; when called, for what is no
-            solution of the problem.
+        ValueError: for a name that is no text, a solve that is no function, settings
+            that are no pairs or have no hash, and another criterion; when called, for
+            what is no solution of the problem.
     """
 
     name: str
@@ -218,6 +218,10 @@ class Method:
             raise ValueError(
                 f"solve must be a function of a problem and a budget, got "
                 f"{self.solve!r}"
+            )
+        if self.criterion not in ("loss", "bounded"):
+            raise ValueError(
+                f"criterion must be 'loss' or 'bounded', got {self.criterion!r}"
             )
         object.__setattr__(self, "settings", pairs_of(self.settings))
         if self.identity is None:

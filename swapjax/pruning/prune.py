@@ -189,9 +189,11 @@ def prune(
 def _fingerprint(settings: Settings, inputs: Inputs) -> dict[str, str]:
     """Tell the run apart from others, for its file."""
     target, source, within = inputs.plan, inputs.source, inputs.within
-    judge = inputs.validation
+    judge, criterion = inputs.validation, settings.judged_by
     # Named where there is one: runs of before it could be given go on.
     more = {} if judge is None else {"validation": judge.describe()}
+    if criterion != "loss":
+        more["criterion"] = identity.describe(criterion)
     return resume.fingerprint(
         inputs.params,
         settings.key,

@@ -122,3 +122,18 @@ def test_what_is_no_criterion_is_named(problem):
             None, problem[0], None, sparsity=0.5, method=swapjax.magnitude(),
             criterion=errors,
         )  # fmt: skip
+
+
+def test_a_run_goes_on_with_the_criterion_that_it_began_with(problem, tmp_path):
+    state = tmp_path / "state"
+    options = {"method": swapjax.magnitude(), "checkpoint": state, "samples": 20}
+    first = prune(problem, criterion=errors, **options)
+    assert equal(prune(problem, criterion=errors, **options).params, first.params)
+    for another in (None, "bounded", network.loss_fn):
+        with pytest.raises(ValueError, match=r"another run \(criterion"):
+            prune(problem, criterion=another, **options)
+
+
+def test_a_method_names_what_it_is_judged_by():
+    with pytest.raises(ValueError, match="criterion must be 'loss' or 'bounded', got"):
+        swapjax.pruning.Method("one", (), lambda p, b: None, criterion="error")

@@ -98,8 +98,9 @@ def chita(
         The method, for `swapjax.prune`. Its details are ``damping``, the lambda used,
         in the units of the argument; ``support_swaps``, the entries kept that are not
         among the largest weights; of several settings ``loss``, the mean loss of
-        the stage's examples with the weights returned; and with ``ridge="kfac"``
-        ``kappa`` and ``unfollowed_leaves``, as in `linear_regression`.
+        the stage's examples with the weights returned, or what else judges them; and
+        with ``ridge="kfac"`` ``kappa`` and ``unfollowed_leaves``, as in
+        `linear_regression`.
 
     Raises:
         ValueError: for values out of range, naming the argument; when called, for

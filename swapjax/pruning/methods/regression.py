@@ -59,12 +59,15 @@ def linear_regression(
         damping: lambda, in units of the mean squared norm of the gradient rows. Of
             several values each stage takes the one with the lowest loss; noise calls
             for more. With the identity they share one factorisation; iht takes the
-            first. By default (1e-4, 1e-3, 1e-2), and 1e-3 with ``"kfac"``.
-        kappa: of ``"kfac"``, one value or several, tried with every damping.
+            first. By default (1e-4, 1e-3, 1e-2), and with ``"kfac"`` 2e-5 kappa, so
+            that all kappas share one.
+        kappa: of ``"kfac"``, one value or several, tried with every damping; by
+            default (0.1, 0.5, 2, 8, 32).
         support: how to choose what to keep: ``"magnitude"``, ``"obd"`` (``w^2 F_qq``),
             with ``ridge="kfac"`` also ``"kfac"`` (``w^2 T_qq``), or ``"iht"`` (gradient
             steps from magnitude, thresholded, under the identity). Of several the one
-            with the lowest loss is taken; by default all but the last.
+            with the lowest loss is taken; by default magnitude, and obd or, with
+            ``ridge="kfac"``, kfac.
         first_order: whether to follow the mean gradient too, as far as rows left out
             confirm it and the loss falls. The step shares the system; it trains as
             much as it prunes. Turn it off to compare pruning alone.
@@ -76,7 +79,8 @@ def linear_regression(
             `swapjax.pruning.solvers.conjugate_gradients.prefers_cg` expects to be
             faster.
         judge: who chooses among supports, dampings and kappas: ``"loss"``, of the
-            stage's examples or of the validation of `swapjax.prune`; ``"loo"``, the
+            stage's examples or of the validation of `swapjax.prune`, with
+            ``ridge="kfac"`` bounded unless its criterion is another; ``"loo"``, the
             error of the projections of rows left out one by one, in closed form;
             ``"gcv"``, generalised cross-validation, where no single row decides; or
             ``"none"``: the first of each, nothing else is tried. With the last three
@@ -87,10 +91,10 @@ def linear_regression(
         The method, for `swapjax.prune`. Its details are ``support_rule``, which of the
         supports was taken, by its number from 0; ``support_swaps``, the entries that
         iht exchanged; ``loss``, the mean loss of the stage's examples with the weights
-        returned, or ``left_out``, the mean squared error of rows left out, where
-        ``"loo"`` or ``"gcv"`` judges; ``damping``, the lambda used, in the units of the
-        argument; and ``first_order``, the share of the mean gradient that was followed,
-        in [0, 1].
+        returned, or what else judges them, or ``left_out``, the mean squared error of
+        rows left out, where ``"loo"`` or ``"gcv"`` judges; ``damping``, the lambda
+        used, in the units of the argument; and ``first_order``, the share of the mean
+        gradient that was followed, in [0, 1].
         With ``ridge="kfac"`` also ``kappa``, the one used, and ``unfollowed_leaves``,
         how many leaves enter no product that could be followed, so that T is the
         diagonal of the Fisher there.

@@ -25,6 +25,7 @@ from swapjax.pruning.solvers.kfac import Kronecker
 _COLUMNS = 1024  # of the blocks that are solved at a time
 _NARROWEST = 16
 _WIDENING = 2  # from each width to the next
+_MOST = 2**31 - 1  # entries that an int32 numbers
 _Work = Callable[[Any, jax.Array, jax.Array, jax.Array], Any]
 
 
@@ -221,6 +222,7 @@ class SupportRidge:
         counts = running[units.first + units.sizes] - before
         order = jnp.argsort(-counts, stable=True).astype(jnp.int32)
         slots = kept.size
+        _require_numbers(max(slots, flat.size, units.moments.size))
         # The i-th entry kept is at the i-th of these slots.
         (compact,) = jnp.nonzero(kept, size=slots, fill_value=slots)
         widths = _widths(int(units.sizes.max()))
@@ -271,6 +273,19 @@ class SupportRidge:
         diagonal = jnp.where(there, self.kappa * alone + damping, 1)
         eye = jnp.eye(slot.shape[1], dtype=blocks.dtype)
         return jnp.where(both, blocks, 0) + diagonal[:, :, None] * eye
+
+
+def _require_numbers(entries: int) -> None:
+    """Raise where an int32 cannot number all entries.
+
+    Raises:
+        ValueError: for more.
+    """
+    if entries > _MOST:
+        raise ValueError(
+            f"ridge: the blocks of 'kfac' have {entries:,} entries, more than the "
+            f"{_MOST:,} that an int32 numbers; take algebra='cg', which forms none"
+        )
 
 
 def _widths(largest: int) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from swapjax.pruning.solvers.refit import prepare, refit
 from swapjax.pruning.solvers.unit_blocks import SupportRidge, units_of
 
 N = 7
-SHAPES = ((6, 5), (3,), (2, 4, 3))
+SHAPES = ((6, 5), (3,), (7, 3))
 
 
 class Rows:
@@ -46,8 +46,9 @@ def layers(seed, dtype=jnp.float64):
 
     one = Layer(moment(1, 6), jnp.arange(30, dtype=jnp.int32).reshape(1, 6, 5))
     # Two groups; the second lacks an input, which is entry -1.
-    index = np.arange(24).reshape(2, 4, 3)
-    two = Layer(moment(2, 4), jnp.asarray(index, jnp.int32))
+    index = np.where(np.arange(24) < 21, np.arange(24), -1).reshape(2, 4, 3)
+    reads = moment(2, 4).at[1, 3].set(0).at[1, :, 3].set(0)
+    two = Layer(reads, jnp.asarray(index, jnp.int32), filled=True)
     return one, None, two
 
 
@@ -81,8 +82,10 @@ def dense(found):
         else:
             index, moment = np.asarray(layer.index), np.asarray(layer.moment)
             for g, o in np.ndindex(index.shape[0], index.shape[2]):
-                at = offset + index[g, :, o]
-                matrix[np.ix_(at, at)] = moment[g] * float(gamma[g, 0, o])
+                there = index[g, :, o] >= 0
+                at = offset + index[g, there, o]
+                block = moment[g][np.ix_(there, there)]
+                matrix[np.ix_(at, at)] = block * float(gamma[g, 0, o])
         offset += diagonal.size
     return matrix
 
@@ -198,3 +201,14 @@ def test_widths_hold_every_block():
     assert _widths(5) == (5,)
     assert _widths(16) == (16,)
     assert _widths(100) == (16, 32, 64, 100)
+
+
+def test_more_entries_than_an_int32_numbers_are_too_many(monkeypatch):
+    from swapjax.pruning.solvers import unit_blocks
+
+    _, weights, found = make()
+    units, one = units_of(found, jnp.dtype(jnp.float64)), jnp.asarray(1.0)
+    ridge = SupportRidge.of(found, units, supports(0), one, one)
+    monkeypatch.setattr(unit_blocks, "_MOST", 60)
+    with pytest.raises(ValueError, match=r"ridge: the blocks of .kfac. have .* than"):
+        ridge.solve(weights)
