@@ -122,7 +122,7 @@ class Options:
     quick: bool = False
     """A minute's choice of digits in place of all these."""
     show: bool = False
-    """Only show and draw what the file of results holds."""
+    """Only show and draw what the file holds, with the tables of the docs."""
     out: Path = RESULTS / "noise"
     """The folder for results.csv and results.png."""
     data: Path = DATA / "data"
@@ -159,9 +159,13 @@ def main(options: Options) -> None:
     for name, found in report.halves(runs).items():
         console.print(report.ranking(name, found))
     plot.save(pictures.heat_map(runs), options.out / "results.png")
+    for title, text in report.markdown(runs).items() if options.show else ():
+        console.print(f"{title}\n{text}", soft_wrap=True)
+    console.print(f"Written to {options.out}.", soft_wrap=True)
     curves = options.out.with_name(f"{options.out.name}_curves.png")
-    plot.save(pictures.curves(runs), curves)
-    console.print(f"Written to {options.out} and {curves}.", soft_wrap=True)
+    if len({run.sparsity for run in runs}) > 1:
+        plot.save(pictures.curves(runs), curves)
+        console.print(f"Drawn in {curves}.", soft_wrap=True)
 
 
 def plan_runs(options: Options) -> list[Run]:

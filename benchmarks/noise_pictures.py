@@ -88,10 +88,18 @@ def _draw_gains(
 def curves(runs: Sequence[Run]) -> Figure:
     """Draw accuracy against sparsity, one panel a recipe and kind of noise.
 
-    Bands are a standard error to both sides. Methods without the first-order step.
+    Bands are a standard error to both sides. Methods without the first-order step, on
+    networks that were pruned to several sparsities.
     """
-    runs = [run for run in runs if FIRST not in run.method]
-    rows = list(dict.fromkeys((run.network, run.recipe) for run in runs))
+    levels: dict[tuple, set[float]] = {}
+    for run in runs:
+        levels.setdefault((run.network, run.recipe), set()).add(run.sparsity)
+    rows = [row for row, several in levels.items() if len(several) > 1]
+    runs = [
+        run
+        for run in runs
+        if (run.network, run.recipe) in rows and FIRST not in run.method
+    ]
     kinds = [k for k in KINDS if any(run.kind == k for run in runs)]
     size = 3.1 * max(1, len(kinds)) + 1.9, 2.9 * max(1, len(rows))
     figure = Figure(figsize=size, layout="constrained")
@@ -101,12 +109,12 @@ def curves(runs: Sequence[Run]) -> Figure:
     handles = {}
     for line, (network, recipe) in zip(grid, rows, strict=True):
         part = [run for run in runs if (run.network, run.recipe) == (network, recipe)]
-        levels = sorted({run.sparsity for run in part})
+        ticks = sorted(levels[network, recipe])
         for ax, kind in zip(line, kinds, strict=True):
             group = [run for run in part if run.kind == kind]
             for method in dict.fromkeys(run.method for run in group):
-                handles[method] = _draw_curve(ax, group, method, levels)
-            ax.set_xticks(range(len(levels)), [f"{s:g}" for s in levels])
+                handles[method] = _draw_curve(ax, group, method, ticks)
+            ax.set_xticks(range(len(ticks)), [f"{s:g}" for s in ticks])
             ax.set_title(f"{recipe}: {kind}", fontsize=9)
             ax.grid(alpha=0.3)
             if not group:

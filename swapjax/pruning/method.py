@@ -88,11 +88,6 @@ class Problem:
             return self.validation.loss(leaves)
         return bounded_loss(self.validation, leaves, self.bound)
 
-    def plain_loss(self, leaves: Leaves) -> jax.Array:
-        """Compute the mean loss of the examples that judge, where a bound judges."""
-        judge = rows_of(self) if self.validation is None else self.validation
-        return judge.loss(leaves)
-
     @property
     def stacking(self) -> Stacking:
         """The layers of each prunable leaf."""

@@ -110,4 +110,4 @@ def test_runs_on_digits_and_goes_on(tmp_path, capsys):
     noise.main(options)
     assert target.read_text() == before
     assert "4 of 4 runs are done already" in capsys.readouterr().out
-    assert (tmp_path / "noise_curves.png").exists()
+    assert (target.parent / "results.png").exists()

@@ -7,8 +7,10 @@ import re
 import statistics
 from collections import defaultdict
 
+import noise_report
 import pytest
 from pages import DOCS, ROOT
+from shared import read_runs
 
 RESULTS = ROOT / "benchmarks" / "results"
 # What a row of the page is called in the file.
@@ -259,3 +261,14 @@ def test_kills():
         killed = sum(code != "0" for r in some for code in r["codes"].split())
         differ, leave = (sum(bool(r[key]) for r in some) for key in ("differs", "left"))
         assert list(map(int, cells)) == [len(some), killed, differ, leave]
+
+
+def test_noise():
+    runs = read_runs(RESULTS / "noise" / "results.csv", noise_report.Run)
+    made = noise_report.markdown(runs)
+    page = (DOCS / "results" / "noise.md").read_text()
+    tables = re.findall(r"(?:^\|.*\|$\n?)+", page, re.MULTILINE)
+    found = [table.strip() for table in tables if "| seeds |" in table]
+    assert len(found) >= 2
+    for table in found:
+        assert table in made.values()

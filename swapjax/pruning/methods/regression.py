@@ -20,7 +20,7 @@ from swapjax.pruning.solvers.kfac import Kronecker
 from swapjax.pruning.solvers.refit import Refit
 from swapjax.pruning.solvers.settings import Held, Ridge, every, follow, on_support
 from swapjax.pruning.solvers.targets import Target
-from swapjax.pruning.solvers.trials import attempt_of
+from swapjax.pruning.solvers.trials import try_all, try_unasked
 from swapjax.sparsity import scores
 from swapjax.sparsity.budget import Budget, select
 from swapjax.sparsity.masks import apply_masks
@@ -113,7 +113,7 @@ def linear_regression(
         settings=tuple(settings.items()),
         solve=functools.partial(solve, target=identity, **common),
         needs_layers="some" if ridge == "kfac" else False,
-        criterion="bounded" if ridge == "kfac" else "loss",
+        criterion="bounded" if ridge == "kfac" and not first_order else "loss",
         needs_shapes=False,
     )
 
@@ -235,7 +235,7 @@ def solve(
             held=held, with_products=algebra == "cg", first_order=first_order,
             least=least, rounds=rounds, tolerance=tolerance, judge=judge,
         )  # fmt: skip
-        attempt = attempt_of(problem, judge)
+        attempt = try_all if judge == "loss" else try_unasked
         return attempt(problem, plain, make, settings, first_order)
 
     # Mapped and not unrolled: the program holds the network and the n x n algebra once.

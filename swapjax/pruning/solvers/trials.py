@@ -12,7 +12,6 @@ from swapjax.core.types import Leaves
 from swapjax.pruning.method import Problem, rows_of
 from swapjax.pruning.solvers import natural_step
 from swapjax.pruning.solvers.candidates import lowest, pick
-from swapjax.pruning.solvers.judges import Judge
 from swapjax.pruning.solvers.natural_step import FRACTIONS
 from swapjax.pruning.solvers.refit import Refit
 
@@ -35,13 +34,6 @@ class _Search(NamedTuple):
     fit: Refit
     best: Refit
     loss: jax.Array
-
-
-def attempt_of(problem: Problem, judge: Judge) -> Callable[..., Any]:
-    """Find how to choose among what is tried: one of the functions below."""
-    if judge != "loss":
-        return try_unasked
-    return try_all if problem.bound is None else try_in_turn
 
 
 def try_all(
@@ -180,63 +172,3 @@ def try_unasked(
     start = none[0], jnp.full_like(none[1], jnp.nan)
     best, _ = jax.lax.scan(look, start, settings)
     return *best, jnp.full_like(best[1], jnp.inf)
-
-
-def try_in_turn(
-    problem: Problem,
-    plain: Leaves,
-    make: Callable[[Any, jax.Array | None], Refit],
-    settings: Any,
-    first_order: bool,
-) -> tuple[Refit, jax.Array, jax.Array]:
-    """Choose a setting by a bounded loss, then by the loss how far to follow it down.
-
-    Wrong labels mislead the loss about settings; but the mean gradient is that of the
-    loss, which knows best how far it leads down. Where that would make the bounded loss
-    worse than no re-fit at all, it is not followed.
-
-    Args:
-        problem: of the stage.
-        plain: its weights on the support.
-        make: a re-fit, of a setting and a bend, None for no step.
-        settings: those to try: arrays [m].
-        first_order: whether to follow the gradient.
-
-    Returns:
-        As `try_all`, the losses bounded.
-    """
-    rows, weights, bend = rows_of(problem), problem.weights, None
-    if first_order:
-        losses = natural_step.losses_of(problem, weights, plain)
-        bend = natural_step.bend(rows, weights, plain, *losses)
-
-    def better(found: tuple, best: tuple) -> tuple:
-        # The first of the lowest; NaN counts as the highest.
-        is_lower = (found[1] < best[1]) | jnp.isnan(best[1])
-        return jax.lax.cond(is_lower, lambda: found, lambda: best)
-
-    def look(best: tuple, setting: Any) -> tuple[tuple, None]:
-        fit = make(setting, bend)
-        return better((fit, problem.loss(fit.weights)), best), None
-
-    shapes = jax.eval_shape(lambda one: make(one, bend), pick(0, settings))
-    none = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    before = problem.loss(plain)
-    start = none, jnp.full_like(before, jnp.nan)
-    (fit, after), _ = jax.lax.scan(look, start, settings)
-    if bend is None:
-        return fit._replace(step=(), left_out=()), after, before
-
-    def along(fraction: jax.Array) -> Leaves:
-        length = (fraction * fit.length).astype(fit.length.dtype)
-        moved = optax.tree.add_scale(fit.weights, -length, fit.step)
-        return trees.cast_like(moved, fit.weights)
-
-    fractions = jnp.asarray(FRACTIONS, fit.length.dtype)
-    falls = jax.lax.map(lambda f: problem.plain_loss(along(f)), fractions)
-    fraction = fractions[lowest(falls)]
-    moved = problem.loss(along(fraction))
-    fraction = jnp.where(moved <= before, fraction, 0)
-    share = (fraction * fit.length * bend).astype(fit.length.dtype)
-    fit = fit._replace(weights=along(fraction), length=share, step=(), left_out=())
-    return fit, jnp.where(moved <= before, moved, after), before
