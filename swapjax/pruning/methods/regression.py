@@ -80,12 +80,13 @@ def linear_regression(
             faster.
         judge: who chooses among supports, dampings and kappas: ``"loss"``, of the
             stage's examples or of the validation of `swapjax.prune`, with
-            ``ridge="kfac"`` bounded unless its criterion is another; ``"loo"``, the
-            error of the projections of rows left out one by one, in closed form;
-            ``"gcv"``, generalised cross-validation, where no single row decides; or
-            ``"none"``: the first of each, nothing else is tried. With the last three
-            the first-order step is followed in the length that rows left out confirm,
-            and the n x n system is solved, unless nothing asks for leverages.
+            ``ridge="kfac"`` and no first-order step bounded, unless its criterion is
+            another; ``"loo"``, the error of the projections of rows left out one by
+            one, in closed form; ``"gcv"``, generalised cross-validation, where no
+            single row decides; or ``"none"``: the first of each, nothing else is tried.
+            With the last three the first-order step is followed in the length that rows
+            left out confirm, and the n x n system is solved, unless nothing asks for
+            leverages.
 
     Returns:
         The method, for `swapjax.prune`. Its details are ``support_rule``, which of the
