@@ -7,7 +7,7 @@ BIN := .venv/bin
 help:  ## Show what there is.
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-demo: .venv/.cli  ## Prune real digits in three ways: a table, and the picture demo/demo.png.
+demo: .venv/.cli  ## Prune real digits in four ways: tables, and the picture demo/demo.png.
 	$(BIN)/swapjax demo
 
 test: .venv/.dev  ## Run the tests, the examples of the docs and the notebooks.

@@ -105,6 +105,8 @@ def prepare(
     if ridge is None:
         lost = optax.tree.norm(off, squared=True)
     else:
+        # In 16 bits the product would be rounded, and the inverse make much of that.
+        off = tuple(x.astype(y.dtype) for x in off)
         change = ridge.solve(ridge.multiply(off))
         kept = trees.cast_like(optax.tree.add(kept, change), kept)
         left = optax.tree.sub(change, off)

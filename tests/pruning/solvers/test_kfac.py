@@ -212,3 +212,26 @@ def test_more_entries_than_an_int32_numbers_are_too_many(monkeypatch):
     monkeypatch.setattr(unit_blocks, "_MOST", 60)
     with pytest.raises(ValueError, match=r"ridge: the blocks of .kfac. have .* than"):
         ridge.solve(weights)
+
+
+def test_weights_in_16_bits_are_held_in_full_precision():
+    rows, weights, found = make(1)
+    # What layers read is nearly alike, so that the inverse is large.
+    alike = tuple(
+        x and Layer(x.moment + 1e4 * (x.moment > -np.inf), x.index, filled=x.filled)
+        for x in found.layers[:1]
+    )
+    first = kfac.estimate((*alike, *layers(3)[1:]), weights, rows.squares)
+    reference = tuple(w.astype(jnp.bfloat16) for w in weights)
+    support, one = supports(1), jnp.asarray(1.0)
+    units = units_of(first, jnp.dtype(jnp.float64))
+    ridge = SupportRidge.of(first, units, support, one, jnp.asarray(1e-6))
+    target = targets.none()
+    y = jnp.zeros(N)
+    ground = prepare(rows, support, reference, y, target, target.prepare(y), 1, ridge)
+    mask, wbar = flat(support).astype(bool), np.float64(flat(reference))
+    full = dense(first) + 1e-6 * np.eye(len(mask))
+    off = full[np.ix_(mask, ~mask)] @ wbar[~mask]
+    wanted = wbar[mask] + np.linalg.solve(full[np.ix_(mask, mask)], off)
+    got = np.float64(flat(ground.kept))[mask]
+    np.testing.assert_allclose(got, wanted, atol=2**-8 * np.abs(wanted).max())
