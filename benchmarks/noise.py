@@ -9,7 +9,7 @@ seed by seed.
 - stages: 15 stages (8 on ResNet-20, 5 on digits), no training between;
 - sgd: the same with an epoch of SGD after each (learning rate 1e-3, momentum 0.5,
   batches of 64), as in the released SWAP code, on the spoilt data;
-- tuned: the same at a rate that linear regression does best with, `TUNED`.
+- tuned: the same at a larger rate, `TUNED`, a guess that is yet to be tuned.
 
 "first order" marks methods with the first-order step, which trains. After any name,
 "clean set" lets 1,000 training examples judge as they were (``prune(validation=)``),

@@ -663,6 +663,7 @@ def tiny_demo(dense, monkeypatch):
 
     monkeypatch.setattr(demo, "Options", options)
     monkeypatch.setattr(demo, "_SPARSITIES", (0.5, 0.9))
+    monkeypatch.setattr(demo, "_SEEDS", (0,))
     monkeypatch.setattr(demo, "METHODS", ("magnitude", "linear-regression"))
     monkeypatch.setattr(console.console, "width", 120)
 
