@@ -28,49 +28,44 @@ from swapjax.core.types import Leaves, LossFn, Params
 from swapjax.loops.convolutions.canonical import canonical_convolutions
 
 
-def followed_moments(
-    loss_fn: LossFn,
-    params: Params,
-    examples: Any,
-    paths: Sequence[str],
-    *,
-    batch: int = 1,
-    chunk: int = 256,
-) -> tuple[Layer | None, ...]:
-    """Do as `second_moments`, with None for leaves that cannot be followed.
+def followed(
+    loss_fn: LossFn, params: Params, batch: Any, paths: Sequence[str]
+) -> tuple[str, ...]:
+    """List the leaves that can be followed, from shapes alone.
 
-    Leaves are taken in turn, each with those before it that could be followed: of two
-    that are multiplied with each other the first has a layer.
+    All, or leaves in turn, each with those before it that could be followed: of two
+    that are multiplied with each other it is the first.
+
+    Args:
+        loss_fn: as in `second_moments`.
+        params: the network.
+        batch: of the loss, or its shapes and dtypes.
+        paths: of the leaves.
     """
-    arguments = loss_fn, params, examples
-    try:
-        return second_moments(*arguments, paths, batch=batch, chunk=chunk)
-    except ValueError:
-        known: list[str] = []
+    known = tuple(paths)
+    if _can_follow(loss_fn, params, batch, known):
+        return known
+    known = ()
     for path in paths:
-        if _can_follow(*arguments, (*known, path), batch):
-            known.append(path)
-    found: dict[str, Layer] = {}
-    if known:
-        layers = second_moments(*arguments, known, batch=batch, chunk=chunk)
-        found = dict(zip(known, layers, strict=True))
-    return tuple(found.get(path) for path in paths)
+        if _can_follow(loss_fn, params, batch, (*known, path)):
+            known = (*known, path)
+    return known
 
 
 def _can_follow(
-    loss_fn: LossFn, params: Params, examples: Any, paths: tuple[str, ...], batch: int
+    loss_fn: LossFn, params: Params, batch: Any, paths: tuple[str, ...]
 ) -> bool:
-    """Tell whether leaves can be followed, from shapes alone."""
+    """Tell whether leaves can be followed together."""
 
-    def look(params: Params, examples: Any) -> tuple[Layer, ...]:
-        batches = jax.tree.map(lambda x: x[:batch][None], examples)
+    def look(params: Params, batch: Any) -> tuple[Layer, ...]:
+        batches = jax.tree.map(lambda x: x[None], batch)
         several = _branches(loss_fn, params, batches, paths)
         products = _find(loss_fn, params, batches, paths, one_by_one=several)
         moments = [product.flat_moment() for product in products]
         return _layers(params, paths, products, moments)
 
     try:
-        jax.eval_shape(look, params, examples)
+        jax.eval_shape(look, params, batch)
     except ValueError:
         return False
     return True

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from swapjax.activations.trace import followed
 from swapjax.core import identity, sharding, trees
 from swapjax.core.checks import require_count, require_float, take_key
 from swapjax.core.losses import require_scalar
@@ -188,6 +189,7 @@ class Inputs:
         initial: the prunable leaves, in this layout.
         source: the examples; None without data.
         validation: those that judge; None for the same.
+        followed: the paths of the leaves whose layers the method looks at.
         within: bool leaves outside of which nothing may be kept, or None.
         budgets: the counts of every stage.
     """
@@ -198,6 +200,7 @@ class Inputs:
     initial: Leaves
     source: Source | None
     validation: Validation | None
+    followed: tuple[str, ...]
     within: Leaves | None
     budgets: tuple[Budget, ...]
 
@@ -249,7 +252,12 @@ def place(
     budgets = _budgets([target.at(level) for level in table], inside, layout)
     if inside is not None and layout.is_flat:
         inside = pack_masks(inside, layout)
-    return Inputs(params, target, layout, initial, source, judge, inside, budgets)
+    paths = target.layout.paths
+    if settings.method.needs_layers == "some" and loss_fn is not None:
+        paths = followed(loss_fn, params, first, paths)
+    return Inputs(
+        params, target, layout, initial, source, judge, paths, inside, budgets
+    )
 
 
 def _shapes(settings: Settings, data: Any) -> tuple[Any, Any]:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 
 from swapjax.activations.layer import Layer
-from swapjax.activations.trace import followed_moments, second_moments
+from swapjax.activations.trace import second_moments
 from swapjax.core.sharding import Spread
 from swapjax.core.types import Params
 from swapjax.gradients.build import recipe
@@ -69,15 +69,17 @@ def look(
     seen = Seen(rows, teller, None, examples if told is None else told, spread)
     if not settings.method.needs_layers:
         return seen
-    layout = inputs.plan.layout
-    some = settings.method.needs_layers == "some"
-    layers = (followed_moments if some else second_moments)(
-        settings.loss_fn, params, examples, layout.paths,
-        batch=settings.batch, chunk=rows.chunk,
-    )  # fmt: skip
-    stacks = (role.stack for role in layout.roles)
+    layout, paths = inputs.plan.layout, inputs.followed
+    found: dict[str, Layer] = {}
+    if paths:
+        layers = second_moments(
+            settings.loss_fn, params, examples, paths,
+            batch=settings.batch, chunk=rows.chunk,
+        )  # fmt: skip
+        found = dict(zip(paths, layers, strict=True))
+    leaves = zip(layout.paths, layout.shapes, layout.roles, strict=True)
     split = tuple(
-        None if layer is None else layer.split(shape, stack)
-        for layer, shape, stack in zip(layers, layout.shapes, stacks, strict=True)
+        found[path].split(shape, role.stack) if path in found else None
+        for path, shape, role in leaves
     )
     return seen._replace(layers=split)
