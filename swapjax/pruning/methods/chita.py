@@ -26,7 +26,7 @@ from swapjax.pruning.solvers.settings import (
     Ridge,
     Setting,
     every,
-    follow,
+    hold_by,
     on_support,
 )
 from swapjax.pruning.solvers.shrink import Shrunk, shrink
@@ -183,11 +183,9 @@ def _solve(
     # The first-order term is a shift of the targets, whatever solves for them.
     shift: jax.Array | float = 0.0
     if first_order:
-        shift = 1 / natural_step.bend_of(problem, first)
+        shift = 1 / natural_step.bend_of(problem, apply_masks(wbar, first))
     target = rows.project(wbar) - shift
-    held = None
-    if kappa is not None:
-        held = Held.by(follow(problem, rows), target.dtype)
+    held = None if kappa is None else hold_by(problem, rows, target.dtype)
 
     def held_by(setting: Setting) -> jax.Array:
         lam = setting.damping if held is None else held.damping(setting)
@@ -299,11 +297,9 @@ def _ridge(
         return lambda v: tuple(ridge * x for x in v), (ridge,) * len(wbar)
     kappa = setting.kappa
     assert kappa is not None
-    hold = lambda v: tuple(  # noqa: E731
-        rows.n * (kappa * t + lam * x).astype(x.dtype)
-        for t, x in zip(held.kronecker.multiply(v), v, strict=True)
-    )
-    return hold, tuple(rows.n * (kappa * d + lam) for d in held.kronecker.diagonal())
+    kronecker = held.kronecker
+    hold = lambda v: tuple(rows.n * x for x in kronecker.ridge(v, kappa, lam))  # noqa: E731
+    return hold, tuple(rows.n * (kappa * d + lam) for d in kronecker.diagonal())
 
 
 def _polish(

@@ -16,9 +16,8 @@ from swapjax.pruning.solvers.candidates import lowest, pick, stack
 from swapjax.pruning.solvers.conjugate_gradients import Algebra, prefers_cg
 from swapjax.pruning.solvers.hard_thresholding import iht
 from swapjax.pruning.solvers.judges import Judge, check_judge, named
-from swapjax.pruning.solvers.kfac import Kronecker
 from swapjax.pruning.solvers.refit import Refit
-from swapjax.pruning.solvers.settings import Held, Ridge, every, follow, on_support
+from swapjax.pruning.solvers.settings import Held, Ridge, every, hold_by, on_support
 from swapjax.pruning.solvers.targets import Target
 from swapjax.pruning.solvers.trials import try_all, try_unasked
 from swapjax.sparsity import scores
@@ -203,8 +202,7 @@ def solve(
     wbar = problem.weights if reference == "current" else problem.initial
     y = rows.project(wbar)
     state, settings = target.prepare(y), every(damping, kappa, y.dtype)
-    kronecker = None if kappa is None else follow(problem, rows)
-    held = Held.by(kronecker, y.dtype)
+    held = None if kappa is None else hold_by(problem, rows, y.dtype)
     # What shares a system is told apart by one of the two alone.
     shared = kappa if damping is None else damping if kappa is None else None
     if judge == "none":
@@ -212,7 +210,7 @@ def solve(
     least = None if shared is None else min(shared)
 
     def choose_support(rule: Support) -> tuple[Leaves, jax.Array]:
-        mask = select(_rank(problem, rows, rule, kronecker), budget, problem.within)
+        mask = select(_rank(problem, rows, rule, held), budget, problem.within)
         if rule != "iht":
             return mask, jnp.zeros((), jnp.int32)
         dampings = jnp.asarray(damping or DAMPINGS, y.dtype)
@@ -257,8 +255,7 @@ def solve(
         "first_order": fit.length,
         **fit.couplings,
     }
-    if kronecker is not None:
-        assert held is not None
+    if held is not None:
         details["unfollowed_leaves"] = held.unfollowed
     plain = apply_masks(problem.weights, mask)
     return _conclude(fit, value, mask, plain, details)
@@ -268,11 +265,11 @@ def _rank(
     problem: Problem,
     rows: GradientOperator,
     rule: Support,
-    kronecker: Kronecker | None,
+    held: Held | None,
 ) -> Leaves:
     if rule == "kfac":
-        assert kronecker is not None
-        return scores.fisher_diagonal(problem.weights, kronecker.diagonal())
+        assert held is not None
+        return scores.fisher_diagonal(problem.weights, held.kronecker.diagonal())
     if rule == "obd":
         return scores.fisher_diagonal(problem.weights, rows.mean_squares())
     return scores.magnitude(problem.weights)

@@ -114,7 +114,8 @@ def _solve(
     bend = None
     if first_order:
         mask = select(scores.magnitude(problem.weights), budget, problem.within)
-        bend = natural_step.bend_of(problem, mask)
+        kept = apply_masks(problem.weights, mask)
+        bend = natural_step.bend_of(problem, kept)
     cut = None
     if block is not None:
         cut = blockwise.partition(problem.weights, block, output_axis, problem.layout)

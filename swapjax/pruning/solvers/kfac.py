@@ -57,6 +57,13 @@ class Kronecker:
         )
         return self.pack(tuple(_multiply(*part) for part in parts))
 
+    def ridge(self, vectors: Leaves, kappa: jax.Array, damping: jax.Array) -> Leaves:
+        """Compute ``(kappa T + lambda I) v``, in the dtypes of v."""
+        return tuple(
+            (kappa * t + damping * v).astype(v.dtype)
+            for t, v in zip(self.multiply(vectors), vectors, strict=True)
+        )
+
     def diagonal(self) -> Leaves:
         """Take ``T_qq``, in the leaves of the problem."""
         return self.pack(self.diagonals)

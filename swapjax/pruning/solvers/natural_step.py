@@ -27,7 +27,6 @@ from swapjax.gradients.operator import GradientOperator
 from swapjax.pruning.method import Problem, rows_of
 from swapjax.pruning.solvers.dual_system import System
 from swapjax.pruning.solvers.judges import LEAST
-from swapjax.sparsity.masks import apply_masks
 
 _ROUNDING = 1e-4  # of a loss: smaller changes of it say nothing of its curvature
 
@@ -74,16 +73,12 @@ def bend(
     return jnp.where(told, 2 * over / jnp.where(told, square, 1), instead)
 
 
-def bend_of(problem: Problem, support: Leaves) -> jax.Array:
-    """Measure c on the way to a problem's weights on a support; see `bend`."""
-    weights, kept = problem.weights, apply_masks(problem.weights, support)
-    return bend(rows_of(problem), weights, kept, *losses_of(problem, weights, kept))
-
-
-def losses_of(problem: Problem, *several: Leaves) -> tuple[jax.Array, ...]:
-    """Take losses that tell how the loss bends, as a criterion does not."""
-    loss = rows_of(problem).loss if problem.has_criterion else problem.loss
-    return tuple(map(loss, several))
+def bend_of(problem: Problem, kept: Leaves) -> jax.Array:
+    """Measure c on the way from a problem's weights to those kept; see `bend`."""
+    rows, weights = rows_of(problem), problem.weights
+    # A criterion does not tell how the loss bends.
+    loss = rows.loss if problem.has_criterion else problem.loss
+    return bend(rows, weights, kept, loss(weights), loss(kept))
 
 
 class Trust(NamedTuple):

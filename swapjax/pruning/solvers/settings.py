@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from swapjax.core import trees
 from swapjax.core.types import Leaves
 from swapjax.gradients.operator import GradientOperator
 from swapjax.pruning.method import Problem, some_layers_of
@@ -69,28 +70,20 @@ class Held(NamedTuple):
         alone = sum(layer is None for layer in self.kronecker.layers)
         return jnp.asarray(alone, jnp.int32)
 
-    def damping(self, setting: "Setting") -> jax.Array:
+    def damping(self, setting: Setting) -> jax.Array:
         """Tell the damping of a setting."""
         if setting.damping is not None:
             return setting.damping
         assert setting.kappa is not None
         return setting.kappa * TIED
 
-    @classmethod
-    def by(cls, kronecker: Kronecker | None, dtype: jnp.dtype) -> "Held | None":
-        """Take a matrix with its blocks, once for all supports and settings."""
-        if kronecker is None:
-            return None
-        return cls(kronecker, units_of(kronecker, dtype))
 
-
-def follow(problem: Problem, rows: GradientOperator) -> Kronecker:
-    """Estimate the Kronecker-factored Fisher of a problem."""
-    layers, squares = some_layers_of(problem), rows.mean_squares()
-    if problem.layout is None:
-        return estimate(layers, problem.weights, squares)
-    ends = problem.layout.unpack, problem.layout.pack
-    return estimate(layers, problem.weights, squares, *ends)
+def hold_by(problem: Problem, rows: GradientOperator, dtype: jnp.dtype) -> Held:
+    """Estimate T of a problem, and list its blocks, for all supports and settings."""
+    layers, layout = some_layers_of(problem), problem.layout
+    ends = () if layout is None else (layout.unpack, layout.pack)
+    kronecker = estimate(layers, problem.weights, rows.mean_squares(), *ends)
+    return Held(kronecker, units_of(kronecker, dtype))
 
 
 def on_support(
@@ -233,12 +226,8 @@ def _together(
     if not isinstance(duals.step, tuple):
         residuals.append(duals.step)
     pulled = jax.lax.map(rows.pull_back, jnp.concatenate(residuals))
-    solved = tuple(
-        jnp.where(mask, v.astype(w.dtype), 0)
-        for v, w, mask in zip(
-            ridge.solve_several(pulled), ground.kept, ground.support, strict=True
-        )
-    )
+    # Zero off the support already.
+    solved = trees.cast_like(ridge.solve_several(pulled), ground.kept)
     count = len(times)
     fit = duals.fit._replace(
         weights=tuple(w + v[:count] for w, v in zip(ground.kept, solved, strict=True)),

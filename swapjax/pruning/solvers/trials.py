@@ -66,10 +66,9 @@ def try_all(
     refit = lambda one, bend: make(one, bend if first_order else None)  # noqa: E731
 
     def bend_of(before: jax.Array, after: jax.Array) -> jax.Array:
-        known: tuple[jax.Array, ...] = before, after
         if problem.has_criterion:
-            known = natural_step.losses_of(problem, weights, plain)
-        return natural_step.bend(rows, weights, plain, *known)
+            return natural_step.bend_of(problem, plain)
+        return natural_step.bend(rows, weights, plain, before, after)
 
     fractions = jnp.asarray(FRACTIONS if first_order else (0.0,), dtype)
 
@@ -144,10 +143,7 @@ def try_unasked(
         As `try_all`, with this error for the loss, 0 if nothing is told, and infinity
         for that of plain, which is no choice.
     """
-    weights, bend = problem.weights, None
-    if first_order:
-        losses = natural_step.losses_of(problem, weights, plain)
-        bend = natural_step.bend(rows_of(problem), weights, plain, *losses)
+    bend = natural_step.bend_of(problem, plain) if first_order else None
 
     def one(setting: Any) -> tuple[Refit, jax.Array]:
         fit = make(setting, bend)

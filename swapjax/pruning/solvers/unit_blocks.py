@@ -146,11 +146,7 @@ class SupportRidge:
 
     def multiply(self, vectors: Leaves) -> Leaves:
         """Compute ``R v`` with all of R, not only what is on the support."""
-        moved = self.kronecker.multiply(vectors)
-        return tuple(
-            (self.kappa * t + self.damping * v).astype(v.dtype)
-            for t, v in zip(moved, vectors, strict=True)
-        )
+        return self.kronecker.ridge(vectors, self.kappa, self.damping)
 
     def solve(self, vectors: Leaves) -> Leaves:
         """Compute ``R_SS^-1 v_S``, zero off the support."""
