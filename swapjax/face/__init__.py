@@ -4,7 +4,7 @@
 # isort: off
 
 # Prune a trained network, or one that is yet to be trained: a driver, and its methods.
-from swapjax.pruning.criterion import by_score
+from swapjax.pruning.by_score import by_score
 from swapjax.pruning.prune import prune
 from swapjax.pruning.history import Pruned, Stage
 from swapjax.core.types import Status

@@ -1,7 +1,7 @@
 """Pruning after training, or before it, from gradients of the network as it is."""
 
 from swapjax.pruning import methods
-from swapjax.pruning.criterion import by_score
+from swapjax.pruning.by_score import by_score
 from swapjax.pruning.history import Pruned, Stage
 from swapjax.pruning.method import Method, Problem, Solution
 from swapjax.pruning.methods import *

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from swapjax.gradients.operator import Corruption, Storage
 from swapjax.loops.examples import Source
 from swapjax.loops.finetune import FineTune
 from swapjax.pruning.history import Stage
-from swapjax.pruning.method import Method
+from swapjax.pruning.method import CRITERIA, Criterion, Method
 from swapjax.pruning.validation import Validation, check_validation
 from swapjax.pruning.vector import layout_for, pack, pack_masks
 from swapjax.sparsity.bounds import allowed, keep_inside
@@ -29,8 +29,6 @@ from swapjax.sparsity.layout import Layout
 from swapjax.sparsity.plan import Plan
 from swapjax.sparsity.planned import planned
 from swapjax.sparsity.schedules import Schedule
-
-CRITERIA = ("loss", "bounded")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +52,7 @@ class Settings:
     storage: Storage
     dtype: Any
     callback: Callable[[Stage], None] | None
-    criterion: LossFn | Literal["loss", "bounded"] | None = None
+    criterion: LossFn | Criterion | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.schedule, Schedule):
@@ -104,7 +102,7 @@ class Settings:
         return self.noise if self.method.needs_rows else None
 
     @property
-    def judged_by(self) -> LossFn | Literal["loss", "bounded"]:
+    def judged_by(self) -> LossFn | Criterion:
         """The criterion, or what the method asks for without one."""
         return self.method.criterion if self.criterion is None else self.criterion
 

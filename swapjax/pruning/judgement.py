@@ -73,7 +73,7 @@ class Judge:
         owners = self.rows.functions
         return float(_bounded((), self.rows, params, self.bound, owners=owners))
 
-    def describe(self, free: MatrixFreeRows | None, layout: Layout) -> dict[str, Any]:
+    def fields(self, free: MatrixFreeRows | None, layout: Layout) -> dict[str, Any]:
         """Tell the fields of a problem, that of rows which judge themselves left out.
 
         Args:
@@ -95,7 +95,9 @@ def _bounded(rows: MatrixFreeRows, params: Params, bound: jax.Array) -> jax.Arra
     return bounded_loss(moved, rows.layout.split(params), bound)
 
 
-def appoint(settings: Settings, inputs: Inputs, params: Params, seen: Seen) -> Judge:
+def appoint(
+    settings: Settings, inputs: Inputs, params: Params, seen: Seen, loss: float
+) -> Judge:
     """Choose who judges a stage.
 
     A bounded loss has for its unit a share of the loss with all prunable weights zero.
@@ -107,6 +109,7 @@ def appoint(settings: Settings, inputs: Inputs, params: Params, seen: Seen) -> J
         inputs: what to prune.
         params: as they are now.
         seen: examples, and the rows that tell losses.
+        loss: that they tell of params.
     """
     teller = seen.teller
     criterion = settings.judged_by
@@ -122,8 +125,8 @@ def appoint(settings: Settings, inputs: Inputs, params: Params, seen: Seen) -> J
     assert settings.loss_fn is not None
     rows = recipe(settings.loss_fn, *of, batch=1, **again)
     if teller.batch > 1:
-        whole, apart = mean_loss(teller, params), mean_loss(rows, params)
-        if not math.isclose(whole, apart, rel_tol=_APART):
+        apart = mean_loss(rows, params)
+        if not math.isclose(loss, apart, rel_tol=_APART):
             return Judge(teller)
     return Judge(rows, True, jnp.asarray(np.float32(SHARE * unknown)))
 

@@ -1,13 +1,13 @@
 """The three small types of pruning: problem, method, solution.
 
-A method of one's own is a `criterion`, or a `Method` of a function that makes a
-solution of a problem.
+A method of one's own is `by_score` of a criterion, or a `Method` of a function that
+makes a solution of a problem.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Literal, NamedTuple, TypeVar, cast
+from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,9 @@ from swapjax.gradients.unit import in_unit
 from swapjax.sparsity.budget import Budget
 from swapjax.sparsity.layout import Layout
 from swapjax.sparsity.stacking import Stacking
+
+Criterion = Literal["loss", "bounded"]
+CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
 
 _Part = TypeVar("_Part")
 
@@ -209,7 +212,7 @@ class Method:
     needs_params: bool = False
     identity: Hashable = None
     needs_shapes: bool = True
-    criterion: Literal["loss", "bounded"] = "loss"
+    criterion: Criterion = "loss"
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -219,7 +222,7 @@ class Method:
                 f"solve must be a function of a problem and a budget, got "
                 f"{self.solve!r}"
             )
-        if self.criterion not in ("loss", "bounded"):
+        if self.criterion not in CRITERIA:
             raise ValueError(
                 f"criterion must be 'loss' or 'bounded', got {self.criterion!r}"
             )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 
@@ -15,7 +15,7 @@ from swapjax.loops.finetune import FineTune
 from swapjax.pruning import history
 from swapjax.pruning.history import Pruned, Saved, Stage
 from swapjax.pruning.inputs import Inputs, Settings, place
-from swapjax.pruning.method import Method
+from swapjax.pruning.method import Criterion, Method
 from swapjax.pruning.methods.kfac_regression import kfac_regression
 from swapjax.pruning.stage import advance
 from swapjax.sparsity import schedules
@@ -39,7 +39,7 @@ def prune(
     recalibrate: Callable[[Params], Params] | None = None,
     within: Masks | None = None,
     validation: Any = None,
-    criterion: LossFn | Literal["loss", "bounded"] | None = None,
+    criterion: LossFn | Criterion | None = None,
     checkpoint: str | Path | None = None,
     noise: Corruption | None = None,
     storage: Storage = "auto",

@@ -62,7 +62,7 @@ def advance(
     before, rows = mean_loss(teller, state.params), None
     if teller is not None and not math.isfinite(before):
         raise _lost(teller, state.params, "loss_fn", number + 1)
-    judge = appoint(settings, inputs, state.params, seen)
+    judge = appoint(settings, inputs, state.params, seen, before)
     # The rows as the method sees them.
     if free is not None and method.needs_rows:
         own = dataclasses.replace(free, layout=layout)
@@ -76,7 +76,7 @@ def advance(
         layers=seen.layers,
         params=state.params if method.needs_params else None,
         layout=layout,
-        **judge.describe(free, layout),
+        **judge.fields(free, layout),
     )
     functions = () if free is None else free.functions
     if judge.rows is not None and judge.rows is not free:
@@ -117,8 +117,9 @@ def advance(
     if settings.recalibrate is not None:
         made["recalibrate"] = new = _recalibrate(settings, new, masks)
     new = sharding.put_like(new, inputs.params)
-    known = loss is not None and judge.rows is teller and len(made) == 1
-    after = loss if known and loss is not None else mean_loss(teller, new)
+    after = loss
+    if after is None or judge.rows is not teller or len(made) > 1:
+        after = mean_loss(teller, new)
     if teller is not None and not math.isfinite(after):
         lost = (k for k, p in made.items() if not math.isfinite(mean_loss(teller, p)))
         culprit = next(lost, "loss_fn")

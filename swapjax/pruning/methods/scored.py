@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from swapjax.core.checks import take_key
 from swapjax.core.types import Leaves
-from swapjax.pruning.criterion import by_score
+from swapjax.pruning.by_score import by_score
 from swapjax.pruning.method import Method, Problem, rows_of
 from swapjax.sparsity import scores
 

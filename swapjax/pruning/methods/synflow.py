@@ -19,7 +19,7 @@ from swapjax.core import trees
 from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves, Params
 from swapjax.loops.convolutions.canonical import canonical_convolutions
-from swapjax.pruning.criterion import by_score
+from swapjax.pruning.by_score import by_score
 from swapjax.pruning.method import Method, Problem, layout_of, params_of
 from swapjax.sparsity.masks import apply_masks
 
