@@ -9,7 +9,8 @@ import pytest
 HOUSE = Path(__file__).parents[1] / "swapjax"
 FLOORS = (
     {"core"}, {"roles"}, {"sparsity", "loops"}, {"corruptions", "gradients", "io"},
-    {"activations"}, {"pruning", "training"}, {"experiments"}, {"cli"}, {"face"},
+    {"activations"}, {"pruning", "robust", "training"},
+    {"experiments"}, {"cli"}, {"face"},
 )  # fmt: skip
 INSIDE = ("method", "solvers", "methods", "prune")  # of pruning, from below
 EXTRAS = {"flax", "matplotlib", "rich", "tyro", "sklearn", "PIL"}

@@ -1,0 +1,1 @@
+"""Training and testing where inputs are attacked or labels are wrong."""
