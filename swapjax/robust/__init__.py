@@ -1,5 +1,6 @@
 """Training and testing where inputs are attacked or labels are wrong."""
 
+from swapjax.robust.apgd import apgd
 from swapjax.robust.objectives import (
     OBJECTIVES,
     Scaled,
@@ -7,16 +8,21 @@ from swapjax.robust.objectives import (
     dlr,
     dlr_targeted,
     margin,
+    margin_targeted,
 )
 from swapjax.robust.pgd import fgsm, pgd
+from swapjax.robust.square import square
 
 __all__ = [
     "OBJECTIVES",
     "Scaled",
+    "apgd",
     "cross_entropy",
     "dlr",
     "dlr_targeted",
     "fgsm",
     "margin",
+    "margin_targeted",
     "pgd",
+    "square",
 ]
