@@ -126,7 +126,7 @@ class Admm:
             second_moment(inner, params)  # raises where there is none
         kind = wide(weights)
         sums = tuple(x.astype(kind) for x in weights)
-        kept = select(tuple(map(jnp.abs, sums)), laid.budget)
+        kept = _largest(tuple(map(jnp.abs, sums)), laid)
         # There is no residual yet.
         sums = tuple(jnp.where(m, v, 0) for m, v in zip(kept, sums, strict=True))
         trees = laid.layout.masks(kept), alone(laid, sums, params)
@@ -225,11 +225,16 @@ class Admm:
                 )
             broken = jnp.stack([~jnp.all(jnp.isfinite(s)) for s in scores])
             met = jnp.where(broken, Status.NOT_FINITE, Status.CONVERGED)
-            new = select(scores, laid.budget), sums, jnp.maximum(met, status)
+            new = _largest(scores, laid), sums, jnp.maximum(met, status)
             # Members of an ensemble may differ.
             return jax.tree.map(lambda a, b: jnp.where(due, a, b), new, given)
 
         return jax.lax.cond(any_member(due), project, lambda: given)
+
+
+def _largest(scores: Leaves, laid: Plan) -> Leaves:
+    """Choose what a plan keeps, on a mesh with explicit axes as well."""
+    return sharding.by_compiler(lambda s: select(s, laid.budget), scores)(scores)
 
 
 def _ramp(penalty: Penalty | None, steps: int) -> Callable[[jax.Array], Any]:
