@@ -16,6 +16,9 @@ from swapjax.pruning.methods import *
 from swapjax.training.sparse import sparse
 from swapjax.training.state import check_state, masks_of, until_mask_step
 from swapjax.training.gsm import gsm
+from swapjax.training.admm import admm
+from swapjax.training.elsa import elsa
+from swapjax.training.sharpness import sharpness_aware
 from swapjax.training.lottery import lottery
 from swapjax.training.plasticity import pruning_plasticity
 from swapjax.training import rules as _rules
@@ -76,6 +79,7 @@ __all__ = [
     "Solution",
     "Stage",
     "Status",
+    "admm",
     "apply_masks",
     "by_score",
     "canonical_convolutions",
@@ -84,6 +88,7 @@ __all__ = [
     "constant",
     "cubic",
     "density",
+    "elsa",
     "exponential",
     "geometric",
     "gsm",
@@ -100,6 +105,7 @@ __all__ = [
     "pruning_plasticity",
     "recalibrate_batchnorm",
     "select",
+    "sharpness_aware",
     "sparse",
     "until_mask_step",
 ]
