@@ -1,6 +1,8 @@
 """Training and testing where inputs are attacked or labels are wrong."""
 
 from swapjax.robust.apgd import apgd
+from swapjax.robust.evaluate import evaluate
+from swapjax.robust.evaluation import Attempt, Evaluation
 from swapjax.robust.objectives import (
     OBJECTIVES,
     Scaled,
@@ -12,14 +14,19 @@ from swapjax.robust.objectives import (
 )
 from swapjax.robust.pgd import fgsm, pgd
 from swapjax.robust.square import square
+from swapjax.robust.suite import Attack
 
 __all__ = [
     "OBJECTIVES",
+    "Attack",
+    "Attempt",
+    "Evaluation",
     "Scaled",
     "apgd",
     "cross_entropy",
     "dlr",
     "dlr_targeted",
+    "evaluate",
     "fgsm",
     "margin",
     "margin_targeted",
