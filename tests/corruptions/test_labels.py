@@ -95,7 +95,10 @@ def test_jit_draws_the_same_and_keys_differ(kind):
         ({"labels": [-1, 2]}, r"labels must be in \[0, 3\).*got -1 to 2"),
         ({"labels": [0.0, 1.0]}, "labels must be integers, got float"),
         ({"kind": "random"}, "kind must be 'symmetric', 'pairs', a mapping"),
-        ({"kind": None}, "kind must be 'symmetric', 'pairs', a mapping|kind must be a matrix"),
+        (
+            {"kind": None},
+            "kind must be 'symmetric', 'pairs', a mapping|kind must be a matrix",
+        ),
         ({"kind": MATRIX[:2]}, r"kind must be a matrix of shape \(3, 3\)"),
         ({"kind": 2 * MATRIX}, "kind must have rows that sum to 1, got 2 in row 0"),
         ({"kind": 1 - 2 * np.eye(3)}, "kind must hold probabilities, 0 or more"),
