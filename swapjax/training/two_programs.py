@@ -9,7 +9,7 @@ import optax
 
 from swapjax.core.types import LossFn, Params
 from swapjax.loops import steps
-from swapjax.training.state import is_sparse, mask_steps_every, until_mask_step
+from swapjax.training.state import has_masks, mask_steps_every, until_mask_step
 
 # Steps from a mask step to the next: with fewer the host would be asked too often.
 _LEAST = 10
@@ -33,7 +33,7 @@ class Steps:
         state: Any,
     ) -> None:
         self._loss_fn, self._optimizer = loss_fn, optimizer
-        self._every = mask_steps_every(state) if is_sparse(state) else 0
+        self._every = mask_steps_every(state) if has_masks(state) else 0
         if self._every >= _LEAST and not _takes(optimizer, params, state):
             self._every = 0
 
