@@ -40,6 +40,9 @@ from swapjax.loops import steps
 from swapjax.training import fit
 
 BATCH, SEEN, CALIBRATION = 128, 2500, 1000
+TOLD = {name: name for name in ("memorized", "recovered", "fitted")} | {
+    "largest_class": "largest_class_tested"
+}
 OTHERS = (
     *("gce, q = 0.01", "rce", "mae", "nce", "nfl", "ngce", "nce+mae", "nfl+rce"),
     *("aul", "agce", "ece+mae"),
@@ -136,8 +139,8 @@ def train(line: Line, data: datasets.Dataset) -> Line:
     curve = [epoch.accuracy or 0.0 for epoch in fitted.history]
     flips = [epoch.told.get("memorized", math.nan) for epoch in fitted.history]
     told = {
-        name: round(last.told[name], 4)
-        for name in ("memorized", "recovered", "fitted", "largest_class")
+        field: round(last.told[name], 4)
+        for field, name in TOLD.items()
         if name in last.told
     }
     return dataclasses.replace(

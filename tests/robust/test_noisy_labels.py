@@ -210,7 +210,7 @@ def test_the_evaluation_measures_in_parts():
     outputs = apply(PARAMS, X)
     hits = np.asarray(outputs).argmax(axis=1) == Y
     assert found["accuracy"] == pytest.approx(100 * hits[:7].mean())
-    assert found["largest_class"] == pytest.approx(
+    assert found["largest_class_tested"] == pytest.approx(
         100 * float(memory.largest_class(outputs[:7]))
     )
     wanted = memory.memorization(outputs, noisy, noisy != Y, Y)
