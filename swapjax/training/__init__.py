@@ -2,7 +2,8 @@
 
 from swapjax.training import rules
 from swapjax.training.drop_and_grow import exchange, random_score
-from swapjax.training.fit import Epoch, Fitted, fit
+from swapjax.training.epoch import Epoch
+from swapjax.training.fit import Fitted, fit
 from swapjax.training.gsm import gsm
 from swapjax.training.lottery import Level, Ticket, lottery, reinit, shuffle
 from swapjax.training.plasticity import Recovery, pruning_plasticity
