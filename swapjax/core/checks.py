@@ -1,5 +1,6 @@
 """Checks of arguments that many functions share."""
 
+import math
 import numbers
 import operator
 from typing import Any
@@ -46,6 +47,24 @@ def require_fraction(
     if not fits or (value == 0 and not zero) or (value == 1 and not one):
         low, high = "[" if zero else "(", "]" if one else ")"
         raise ValueError(f"{name} must be in {low}0, 1{high}, got {value!r}")
+
+
+def take_amount(name: str, value: Any, otherwise: str = "") -> float:
+    """Take a finite number that is not negative.
+
+    Args:
+        name: of the argument.
+        value: what was given.
+        otherwise: what else the argument takes, for the error.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not (real and 0 <= float(value) < math.inf):
+        more = f", {otherwise}" if otherwise else ""
+        raise ValueError(f"{name} must be a number, 0 or more{more}, got {value!r}")
+    return float(value)
 
 
 def take_key(key: Any, *, traced: bool = False) -> tuple[str, Any]:

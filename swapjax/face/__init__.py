@@ -16,6 +16,9 @@ from swapjax.pruning.methods import *
 from swapjax.training.sparse import sparse
 from swapjax.training.state import check_state, masks_of, until_mask_step
 from swapjax.training.gsm import gsm
+from swapjax.training.admm import admm
+from swapjax.training.elsa import elsa
+from swapjax.training.sharpness import sharpness_aware
 from swapjax.training.lottery import lottery
 from swapjax.training.plasticity import pruning_plasticity
 from swapjax.training import rules as _rules
@@ -52,8 +55,10 @@ from swapjax.loops.finetune import FineTune
 from swapjax.loops.batchnorm import recalibrate_batchnorm
 from swapjax.loops.convolutions.canonical import canonical_convolutions
 
-# What spoils data, labels and weights: `swapjax.corruptions`, a room of its own.
+# Rooms of their own: `swapjax.corruptions`, what spoils data, labels and weights, and
+# `swapjax.robust`, training and testing where they are spoilt.
 from swapjax import corruptions as corruptions
+from swapjax import robust as robust
 
 __all__ = [
     "NM",
@@ -74,6 +79,7 @@ __all__ = [
     "Solution",
     "Stage",
     "Status",
+    "admm",
     "apply_masks",
     "by_score",
     "canonical_convolutions",
@@ -82,6 +88,7 @@ __all__ = [
     "constant",
     "cubic",
     "density",
+    "elsa",
     "exponential",
     "geometric",
     "gsm",
@@ -98,6 +105,7 @@ __all__ = [
     "pruning_plasticity",
     "recalibrate_batchnorm",
     "select",
+    "sharpness_aware",
     "sparse",
     "until_mask_step",
 ]

@@ -17,15 +17,20 @@ from swapjax.training.rule import Rule
 from swapjax.training.state import SparseState
 
 
-def check_arguments(
-    optimizer: Any, rule: Rule, schedule: Schedule | None, steps: int | None
-) -> None:
-    """Raise for arguments of `sparse` that are of another kind, or do not fit."""
+def require_optimizer(optimizer: Any) -> None:
+    """Raise for what is no transformation of Optax."""
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         raise ValueError(
             "optimizer must be an Optax transformation, such as optax.adam(1e-3), got "
             f"{optimizer!r}"
         )
+
+
+def check_arguments(
+    optimizer: Any, rule: Rule, schedule: Schedule | None, steps: int | None
+) -> None:
+    """Raise for arguments of `sparse` that are of another kind, or do not fit."""
+    require_optimizer(optimizer)
     if not isinstance(schedule, Schedule | None):
         raise ValueError(
             "schedule must be what a function like swapjax.cubic(0, 1000, every=100) "

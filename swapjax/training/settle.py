@@ -8,10 +8,10 @@ import optax
 
 from swapjax.core.types import Params
 from swapjax.training.state import (
-    SparseState,
+    State,
     check_state,
     find_states,
-    is_sparse,
+    has_masks,
     last_mask_step,
 )
 
@@ -31,7 +31,7 @@ def require_settling(
         ValueError: with the updates that there will be, where a wrapper such as
             `optax.MultiSteps` makes one of several steps.
     """
-    if not is_sparse(state) or last_mask_step(state) < 0:
+    if not has_masks(state) or last_mask_step(state) < 0:
         return
     states = find_states(state)
     found = _count_updates(optimizer, state, params, steps)
@@ -54,13 +54,13 @@ def require_settling_of(
         state = jax.eval_shape(optimizer.init, params)
     except Exception:  # training itself will say what it cannot take
         return
-    if is_sparse(state):
+    if has_masks(state):
         require_settling(optimizer, optimizer.init(params), params, steps)
 
 
 def tell(state: Any) -> str:
     """Say what is wrong with the masks in the state of an optimizer; else nothing."""
-    if not is_sparse(state):
+    if not has_masks(state):
         return ""
     try:
         check_state(state)
@@ -71,7 +71,7 @@ def tell(state: Any) -> str:
 
 def tell_unsettled(state: Any) -> str:
     """Say after the last step whether mask steps are missing; else nothing."""
-    if not is_sparse(state):
+    if not has_masks(state):
         return ""
     for found in find_states(state):
         # Of members of an ensemble the one that is behind.
@@ -97,7 +97,7 @@ def _count_updates(
     Run with the nodes of params without leaves, where nothing but wrappers is left to
     do; labels and masks of `optax.partition` and its like fit these nodes.
     """
-    if isinstance(state, SparseState) and len(find_states(state)) == 1:
+    if isinstance(state, State) and len(find_states(state)) == 1:
         return [steps]
     nodes = jax.tree.map(lambda _: None, params)
 

@@ -16,6 +16,7 @@ from swapjax.core.types import Leaves, Masks, Params, Status
 from swapjax.sparsity.allocation import some
 from swapjax.sparsity.segments import Segments
 from swapjax.sparsity.stacking import Stacking
+from swapjax.training.admm_state import AdmmState
 from swapjax.training.rule import Rule
 
 _ENOUGH = 16  # entries without gradient to call growth blind
@@ -45,12 +46,16 @@ class SparseState(NamedTuple):
     extras: dict[str, Any]
 
 
+State = SparseState | AdmmState
+
+
 def masks_of(state: Any, params: Params | None = None) -> Masks:
     """Find the masks in the state of an optimizer.
 
     Args:
-        state: that of `sparse`, alone or anywhere in that of another transformation, or
-            several, each for leaves of its own, as in `optax.partition`.
+        state: that of `sparse` or `admm`, alone or anywhere in that of another
+            transformation, or several, each for leaves of its own, as in
+            `optax.partition`.
         params: whose tree to give them; needed only where the labels of
             `optax.partition`, or the mask of `optax.masked`, hold for more than one
             leaf, since a state does not know what is below.
@@ -142,9 +147,17 @@ def _until(count: int, first: int, every: int, last: int, waits: int) -> float:
     return due - t if due <= last else math.inf
 
 
-def is_sparse(state: Any) -> bool:
+def has_masks(state: Any) -> bool:
     """Return whether the state of an optimizer has masks in it."""
     return bool(_all(state))
+
+
+def is_sparse(state: Any) -> bool:
+    """Return whether the state has masks that hold params at zero while they train.
+
+    Those of `swapjax.admm` do not: they are for the cut that follows.
+    """
+    return any(isinstance(found, SparseState) for found in _all(state))
 
 
 def check_state(state: Any, params: Params | None = None) -> None:
@@ -192,15 +205,15 @@ def check_state(state: Any, params: Params | None = None) -> None:
         raise ValueError(f"state: {' '.join(told)}")
 
 
-def find_states(state: Any) -> list[SparseState]:
-    """Find the states of `sparse` in that of an optimizer.
+def find_states(state: Any) -> list[State]:
+    """Find the states of `sparse` and `admm` in that of an optimizer.
 
     Raises:
         ValueError: for none, and for several that prune one leaf.
     """
     found = _all(state)
     if not found:
-        raise ValueError("state: one state of swapjax.sparse wanted, found 0")
+        raise ValueError("state: one state of sparse or admm wanted, found 0")
     owners: dict[str, int] = {}
     for masks in map(_masks, found):
         for path, leaf in zip(trees.paths(masks), jax.tree.leaves(masks), strict=True):
@@ -209,19 +222,19 @@ def find_states(state: Any) -> list[SparseState]:
     shared = [path for path, count in owners.items() if count > 1]
     if shared:
         raise ValueError(
-            f"state: one state of swapjax.sparse wanted for each leaf, found "
+            "state: one state of sparse or admm wanted for each leaf, found "
             f"{owners[shared[0]]} for {shared[0] or 'the array'}"
         )
     return found
 
 
-def _all(state: Any) -> list[SparseState]:
-    is_ours = lambda x: isinstance(x, SparseState)  # noqa: E731
+def _all(state: Any) -> list[State]:
+    is_ours = lambda x: isinstance(x, State)  # noqa: E731
     found = [x for x in jax.tree.leaves(state, is_leaf=is_ours) if is_ours(x)]
     return [y for x in found for y in (x, *_all(x.inner))]
 
 
-def _masks(found: SparseState) -> Masks:
+def _masks(found: State) -> Masks:
     """Take the masks of a state; scalars for what no member of an ensemble prunes."""
     members = jnp.ndim(found.count)
     if not members:
@@ -231,7 +244,7 @@ def _masks(found: SparseState) -> Masks:
     )
 
 
-def _merged(states: list[SparseState]) -> Masks:
+def _merged(states: list[State]) -> Masks:
     """Lay the masks of several states over each other, without holes."""
     masks = functools.reduce(holes.merge, map(_masks, states))
     return holes.fill(masks, jnp.asarray(True))

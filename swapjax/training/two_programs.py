@@ -11,7 +11,7 @@ from swapjax.core.objective import Objective
 from swapjax.core.types import LossFn, Params
 from swapjax.loops import steps
 from swapjax.loops.steps import Carry, Told
-from swapjax.training.state import is_sparse, mask_steps_every, until_mask_step
+from swapjax.training.state import has_masks, mask_steps_every, until_mask_step
 
 # Steps from a mask step to the next: with fewer the host would be asked too often.
 _LEAST = 10
@@ -35,7 +35,7 @@ class Steps:
         state: Any,
     ) -> None:
         self._loss, self._optimizer = loss, optimizer
-        self._every = mask_steps_every(state) if is_sparse(state) else 0
+        self._every = mask_steps_every(state) if has_masks(state) else 0
         if self._every >= _LEAST and not _takes(optimizer, params, state):
             self._every = 0
 
