@@ -1,6 +1,5 @@
 """Images that an adversary has changed: FGSM and PGD in a ball of the largest norm."""
 
-import math
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ from swapjax.core.checks import require_count
 from swapjax.core.compiled import Compiled
 from swapjax.core.losses import require_scalar
 from swapjax.core.types import LossFn, Params
+from swapjax.corruptions.ball import cast, climb, draw, require_size
 from swapjax.corruptions.box import Box, take_images
 from swapjax.loops.convolutions.canonical import canonical_convolutions
 
@@ -46,7 +46,7 @@ def fgsm(
             loss that is not a scalar.
     """
     images, rest, box = _take_batch(batch, box)
-    _require_size("epsilon", epsilon)
+    require_size("epsilon", epsilon)
     return _fgsm((loss_fn,), params, images, rest, epsilon, box)
 
 
@@ -88,8 +88,8 @@ def pgd(
             steps than 1, and a start to draw without a key.
     """
     images, rest, box = _take_batch(batch, box)
-    _require_size("epsilon", epsilon)
-    _require_size("step", step)
+    require_size("epsilon", epsilon)
+    require_size("step", step)
     require_count("steps", steps)
     if random_start and key is None:
         raise ValueError("key: a random start needs a PRNG key, got None")
@@ -114,19 +114,8 @@ def _take_batch(batch: Any, box: Any) -> tuple[jax.Array, tuple, Box]:
     return images, tuple(batch[1:]), box
 
 
-def _require_size(name: str, value: Any) -> None:
-    if isinstance(value, jax.core.Tracer):
-        return
-    try:
-        fits = math.isfinite(value) and value >= 0
-    except TypeError:
-        fits = False
-    if not fits:
-        raise ValueError(f"{name} must be a number, 0 or more, got {value!r}")
-
-
-def _slope(loss_fn: LossFn, params: Params, images: jax.Array, rest: tuple) -> Any:
-    """Make the function that tells which way the loss rises, -1, 0 or 1 a value."""
+def _slope(loss_fn: LossFn, params: Params, rest: tuple) -> Any:
+    """Make the function that tells the gradient of the loss at images."""
 
     def loss(images: jax.Array, params: Params, rest: tuple) -> jax.Array:
         returned = loss_fn(params, (images, *rest))
@@ -134,7 +123,7 @@ def _slope(loss_fn: LossFn, params: Params, images: jax.Array, rest: tuple) -> A
         return returned
 
     gradient = canonical_convolutions(jax.grad(loss))
-    return lambda images: jnp.sign(gradient(images, params, rest))
+    return lambda images: gradient(images, params, rest)
 
 
 @Compiled
@@ -146,9 +135,9 @@ def _fgsm(
     epsilon: jax.Array,
     box: Any,
 ) -> jax.Array:
-    epsilon, low, high = _cast((epsilon, *box), images)
-    rise = _slope(loss_fn, params, images, rest)
-    return jnp.clip(images + epsilon * rise(images), low, high)
+    epsilon, low, high = cast((epsilon, *box), images)
+    signs = jnp.sign(_slope(loss_fn, params, rest)(images))
+    return jnp.clip(images + epsilon * signs, low, high)
 
 
 @Compiled
@@ -161,26 +150,15 @@ def _pgd(
     sizes: Any,
     box: Any,
 ) -> jax.Array:
-    epsilon, step, low, high = _cast((*sizes[:2], *box), images)
-    least = jnp.maximum(images - epsilon, low)
-    most = jnp.minimum(images + epsilon, high)
-    rise = _slope(loss_fn, params, images, rest)
-
-    def climb(_: jax.Array, x: jax.Array) -> jax.Array:
-        return jnp.clip(x + step * rise(x), least, most)
-
-    return jax.lax.fori_loop(0, sizes[2], climb, start)
+    epsilon, step, *ends = cast((*sizes[:2], *box), images)
+    slope = _slope(loss_fn, params, rest)
+    sizes = epsilon, step, sizes[2]
+    return climb(slope, images, start, sizes, "linf", tuple(ends))
 
 
 @jax.jit
 def _anywhere(
     key: jax.Array, images: jax.Array, epsilon: jax.Array, box: Any
 ) -> jax.Array:
-    """Draw a point of the ball that lies in the box."""
-    epsilon, low, high = _cast((epsilon, *box), images)
-    shift = jax.random.uniform(key, images.shape, images.dtype, -1, 1)
-    return jnp.clip(images + epsilon * shift, low, high)
-
-
-def _cast(numbers: tuple, images: jax.Array) -> tuple:
-    return tuple(jnp.asarray(x, images.dtype) for x in numbers)
+    epsilon, *ends = cast((epsilon, *box), images)
+    return draw(key, images, epsilon, "linf", tuple(ends))

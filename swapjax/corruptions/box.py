@@ -39,7 +39,8 @@ def take_images(name: str, images: Any, box: Box | None) -> tuple[jax.Array, Box
     if not is_float and (low, high) != whole:
         raise ValueError(f"box must be (0, 255) for {name} of uint8, got {box}")
     if is_float and array.size and not isinstance(array, jax.core.Tracer):
-        least, largest = map(float, _ends(array))
+        with jax.ensure_compile_time_eval():  # constants of what is being traced
+            least, largest = map(float, _ends(array))
         # What was standardised with a mean and a deviation is off by roundings.
         narrow = jnp.finfo(array.dtype if array.dtype.itemsize < 4 else jnp.float32)
         slack = 8 * float(narrow.eps) * max(abs(low), abs(high))

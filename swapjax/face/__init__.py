@@ -55,8 +55,10 @@ from swapjax.loops.finetune import FineTune
 from swapjax.loops.batchnorm import recalibrate_batchnorm
 from swapjax.loops.convolutions.canonical import canonical_convolutions
 
-# What spoils data, labels and weights: `swapjax.corruptions`, a room of its own.
+# Rooms of their own: `swapjax.corruptions`, what spoils data, labels and weights, and
+# `swapjax.robust`, training and testing where they are spoilt.
 from swapjax import corruptions as corruptions
+from swapjax import robust as robust
 
 __all__ = [
     "NM",

@@ -7,6 +7,7 @@ heavy. Gradients of wrong labels or images are gradients all the same: they show
 neither, and a little in heavy rows.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from swapjax.core.types import Leaves
 from swapjax.gradients.matrix_free import MatrixFreeRows
 from swapjax.gradients.stored import StoredRows
+from swapjax.sparsity.topk import top_k_masks
 
 _FLOOR = 0.02  # of the columns are taken to be noise alone
 _TOP = 0.05  # of the rows are looked at for a share beyond their number
@@ -78,17 +80,44 @@ def noise_level(rows: StoredRows | MatrixFreeRows) -> NoiseLevel:
     norms = jnp.where(norms > 0, norms, 1)
     # A few heavy rows would have most of the trace, and hide the noise of the others.
     values = jnp.linalg.eigvalsh(gram / norms / norms[:, None])
-    squares = _on(support, rows.mean_squares())
+    squares = rows.mean_squares()
+    floor = column_floor(squares, support)
     top = max(1, round(_TOP * rows.n))
     return NoiseLevel(
-        columns=jnp.nanquantile(squares, _FLOOR) / jnp.nanmean(squares),
+        columns=column_share(floor, squares, support),
         spectrum=jnp.maximum(jnp.median(values), 0) / jnp.mean(values),
         heaviest=energies[-1] / jnp.median(energies),
         heavy=jnp.sum(energies[-top:]) / jnp.sum(energies),
     )
 
 
-def _on(support: Leaves, leaves: Leaves) -> jax.Array:
-    """Lay leaves end to end, NaN off a support."""
-    pairs = zip(support, leaves, strict=True)
-    return jnp.concatenate([jnp.where(s, x, jnp.nan).ravel() for s, x in pairs])
+def column_floor(squares: Leaves, inside: Leaves) -> jax.Array:
+    """Take the 2 % quantile of the Fisher's diagonal: what noise raises columns to.
+
+    Args:
+        squares: ``F_qq``, the rows' `mean_squares`.
+        inside: bool leaves, the entries that count.
+    """
+    count = sum(jnp.sum(m, dtype=jnp.float32) for m in inside)
+    rank = jnp.maximum(jnp.ceil(_FLOOR * count), 1).astype(jnp.int32)
+    rank = jnp.minimum(rank, sum(math.prod(m.shape) for m in inside))
+    pairs = tuple(zip(squares, inside, strict=True))
+    lowest = top_k_masks(tuple(jnp.where(m, -f, -jnp.inf) for f, m in pairs), rank)
+    tops = [
+        jnp.max(jnp.where(low & m, f, 0), initial=0)
+        for low, (f, m) in zip(lowest, pairs, strict=True)
+    ]
+    return jnp.stack(tops).max()
+
+
+def column_share(floor: jax.Array, squares: Leaves, inside: Leaves) -> jax.Array:
+    """Tell the share of the Fisher's trace that is noise, if a floor is; NaN of none.
+
+    Args:
+        floor: from `column_floor`.
+        squares: ``F_qq``.
+        inside: bool leaves, the entries that count.
+    """
+    pairs = list(zip(squares, inside, strict=True))
+    count = sum(jnp.sum(m, dtype=jnp.float32) for m in inside)
+    return floor * count / sum(jnp.sum(jnp.where(m, f, 0)) for f, m in pairs)

@@ -96,10 +96,11 @@ def advance(
         return sharding.put_like(merged, inputs.params)
 
     solution, loss = never_worse(judge, put, problem.weights, solution)
+    told = {} if judge.bound is None else {"bound": judge.bound}
     if rows is not None:
         assert rows.unit is not None
-        details = {**solution.details, "unit": rows.unit}
-        solution = solution._replace(details=details)
+        told["unit"] = rows.unit
+    solution = solution._replace(details={**solution.details, **told})
     ended = unpack(solution, layout, target.layout)
     masks = target.layout.masks(ended.masks)
     new = target.layout.merge(ended.weights, state.params)

@@ -36,10 +36,11 @@ def test_the_reference_has_every_public_name_once(tables):
     assert set(names) == set(swapjax.__all__) - {"__version__"}
 
 
-def test_the_reference_has_every_corruption_once():
-    text = (DOCS / "reference" / "corruptions.md").read_text()
-    names = re.findall(r"^::: swapjax\.corruptions\.(\w+)$", text, re.MULTILINE)
-    assert sorted(names) == sorted(swapjax.corruptions.__all__)
+@pytest.mark.parametrize("room", ["corruptions", "robust"])
+def test_the_reference_has_every_name_of_a_room_once(room):
+    text = (DOCS / "reference" / f"{room}.md").read_text()
+    names = re.findall(rf"^::: swapjax\.{room}\.(\w+)$", text, re.MULTILINE)
+    assert sorted(names) == sorted(getattr(swapjax, room).__all__)
 
 
 def test_methods_and_rules_have_pages():

@@ -94,6 +94,7 @@ def test_bounded_takes_examples_one_by_one(problem, validation):
         unknown = float(network.loss_fn(zeros, (x, wrong)))
         value = np.mean(1 - np.exp(-each / (unknown / 2)))
         assert details["loss"] == pytest.approx(value, rel=1e-4)
+        assert details["bound"] == pytest.approx(1e3 * unknown / 2, rel=1e-4)
 
 
 def test_a_loss_that_compares_examples_judges_itself(problem):
@@ -108,6 +109,7 @@ def test_a_loss_that_compares_examples_judges_itself(problem):
         key=KEY,
     )  # fmt: skip
     assert found.history[0].details["loss"] == pytest.approx(found.history[0].loss)
+    assert "bound" not in found.history[0].details
 
 
 def test_what_is_no_criterion_is_named(problem):

@@ -99,8 +99,8 @@ def chita(
         in the units of the argument; ``support_swaps``, the entries kept that are not
         among the largest weights; of several settings ``loss``, the mean loss of
         the stage's examples with the weights returned, or what else judges them; and
-        with ``ridge="kfac"`` ``kappa`` and ``unfollowed_leaves``, as in
-        `linear_regression`.
+        with ``ridge="kfac"`` ``kappa``, ``unfollowed_leaves`` and ``noise_columns``, as
+        in `linear_regression`.
 
     Raises:
         ValueError: for values out of range, naming the argument; when called, for
@@ -280,7 +280,7 @@ def _refit_held(
         held=held, with_products=prefers_cg(rows, wbar, 1), first_order=False,
         least=None, rounds=1, tolerance=0.0,
     )(setting._replace(number=jnp.zeros((), jnp.int32)), None)  # fmt: skip
-    told = {"kappa": fit.couplings["kappa"], "unfollowed_leaves": held.unfollowed}
+    told = {"kappa": fit.couplings["kappa"], **held.told()}
     return _Fit(fit.weights, fit.objective, fit.damping, fit.raised, told)
 
 

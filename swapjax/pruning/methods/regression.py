@@ -95,9 +95,10 @@ def linear_regression(
         rows left out, where ``"loo"`` or ``"gcv"`` judges; ``damping``, the lambda
         used, in the units of the argument; and ``first_order``, the share of the mean
         gradient that was followed, in [0, 1].
-        With ``ridge="kfac"`` also ``kappa``, the one used, and ``unfollowed_leaves``,
-        how many leaves enter no product that could be followed, so that T is the
-        diagonal of the Fisher there.
+        With ``ridge="kfac"`` also ``kappa``, the one used; ``unfollowed_leaves``, how
+        many leaves enter no product that could be followed, so that T is the diagonal
+        of the Fisher there; and ``noise_columns``, the share of the rows' energy that
+        counts as noise, ``columns`` of `swapjax.gradients.noise_level`.
 
     Raises:
         ValueError: for values out of range, naming the argument.
@@ -256,7 +257,7 @@ def solve(
         **fit.couplings,
     }
     if held is not None:
-        details["unfollowed_leaves"] = held.unfollowed
+        details.update(held.told())
     plain = apply_masks(problem.weights, mask)
     return _conclude(fit, value, mask, plain, details)
 

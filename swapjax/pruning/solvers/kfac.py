@@ -12,7 +12,6 @@ output, above a floor that noise raises all columns to.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 
 import jax
@@ -20,9 +19,8 @@ import jax.numpy as jnp
 
 from swapjax.activations.layer import Layer
 from swapjax.core.types import Leaves
-from swapjax.sparsity.topk import top_k_masks
+from swapjax.gradients.noise_level import column_floor, column_share
 
-_FLOOR = 0.02  # the quantile of the Fisher's diagonal that counts as noise
 _LEAST = 1e-6  # of the largest gamma: no output may weigh nothing
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -36,6 +34,7 @@ class Kronecker:
             the diagonal of the Fisher.
         gammas: [groups, 1, outputs] of each layer.
         diagonals: ``T_qq`` of each leaf, of its shape.
+        noise: the share of the Fisher's trace below the floor, ``float[]``.
         unpack: makes leaves of what the problem calls leaves, perhaps one vector.
         pack: undoes it.
     """
@@ -43,6 +42,7 @@ class Kronecker:
     layers: tuple[Layer | None, ...]
     gammas: tuple[jax.Array | None, ...]
     diagonals: Leaves
+    noise: jax.Array
     unpack: Callable[[Leaves], Leaves]
     pack: Callable[[Leaves], Leaves]
 
@@ -121,26 +121,8 @@ def estimate(
         else layer.leaf((_reads(layer) * gamma).astype(f.dtype), f.shape)
         for layer, gamma, f in zip(layers, gammas, unpack(squares), strict=True)
     )
-    return Kronecker(layers, gammas, diagonals, unpack, pack)
-
-
-def column_floor(squares: Leaves, inside: Leaves) -> jax.Array:
-    """Take the 2 % quantile of the Fisher's diagonal: what noise raises columns to.
-
-    Args:
-        squares: ``F_qq``.
-        inside: bool leaves, the entries that count.
-    """
-    count = sum(jnp.sum(m, dtype=jnp.float32) for m in inside)
-    rank = jnp.maximum(jnp.ceil(_FLOOR * count), 1).astype(jnp.int32)
-    rank = jnp.minimum(rank, sum(math.prod(m.shape) for m in inside))
-    pairs = tuple(zip(squares, inside, strict=True))
-    lowest = top_k_masks(tuple(jnp.where(m, -f, -jnp.inf) for f, m in pairs), rank)
-    tops = [
-        jnp.max(jnp.where(low & m, f, 0), initial=0)
-        for low, (f, m) in zip(lowest, pairs, strict=True)
-    ]
-    return jnp.stack(tops).max()
+    noise = column_share(floor, squares, there)
+    return Kronecker(layers, gammas, diagonals, noise, unpack, pack)
 
 
 def _reads(layer: Layer) -> jax.Array:

@@ -64,11 +64,13 @@ class Held(NamedTuple):
     kronecker: Kronecker
     units: Units
 
-    @property
-    def unfollowed(self) -> jax.Array:
-        """The number of leaves that T knows the diagonal of alone."""
+    def told(self) -> dict[str, jax.Array]:
+        """Say how many leaves T knows the diagonal of alone, and how much is noise."""
         alone = sum(layer is None for layer in self.kronecker.layers)
-        return jnp.asarray(alone, jnp.int32)
+        return {
+            "unfollowed_leaves": jnp.asarray(alone, jnp.int32),
+            "noise_columns": self.kronecker.noise,
+        }
 
     def damping(self, setting: Setting) -> jax.Array:
         """Tell the damping of a setting."""

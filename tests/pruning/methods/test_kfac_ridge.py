@@ -58,6 +58,7 @@ def test_methods_tell_kappa_and_what_was_not_followed(network, name):
     pruned = prune(network, METHODS[name], stages=2)
     details = pruned.history[-1].details
     assert details["unfollowed_leaves"] == 1
+    assert 0 <= details["noise_columns"] < 1
     settings = dict(METHODS[name].settings)
     assert details["kappa"] in settings["kappa"]
     assert details.get("loss", 1.0) > 0  # of several settings

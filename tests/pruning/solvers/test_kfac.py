@@ -108,6 +108,7 @@ def test_gammas_follow_their_formula():
     found = kfac.estimate(layers(2), weights, rows.squares)
     squares, there = flat(rows.squares), flat(weights) != 0
     floor = np.sort(squares[there])[: int(np.ceil(0.02 * there.sum()))].max()
+    np.testing.assert_allclose(found.noise, floor / squares[there].mean(), rtol=1e-6)
     first = np.asarray(found.layers[0].moment)[0]
     inside = np.asarray(weights[0]) != 0
     above = np.where(inside, np.maximum(np.asarray(rows.squares[0]) - floor, 0), 0)

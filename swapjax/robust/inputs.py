@@ -1,0 +1,129 @@
+"""What attacks take: looked at before anything is computed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from swapjax.core.types import Params
+from swapjax.corruptions.ball import require_norm, require_size
+from swapjax.corruptions.box import Box, take_images
+from swapjax.robust.objectives import ExampleObjective, require_classes
+
+Apply = Callable[[Params, jax.Array], jax.Array]
+
+
+def take_batch(
+    apply: Apply,
+    params: Params,
+    images: Any,
+    labels: Any,
+    *,
+    epsilon: Any,
+    norm: Any,
+    box: Any,
+) -> tuple[jax.Array, Any, Box]:
+    """Check what every attack is given.
+
+    Args:
+        apply: ``(params, images [n, ...]) -> outputs [n, K]``.
+        params: of the network.
+        images: floats [n, ...] in the box.
+        labels: classes, integers [n]; or whatever else the objective takes with a
+            leading axis of n.
+        epsilon: radius of the ball.
+        norm: of the ball.
+        box: the least and the largest value of an image.
+
+    Returns:
+        Images and labels as arrays, and the box.
+
+    Raises:
+        ValueError: naming the argument. Values are compared where they are known, which
+            is not under jit.
+    """
+    require_norm(norm)
+    require_size("epsilon", epsilon)
+    dtype = jnp.result_type(images)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"images must be floats to have gradients, got {dtype}")
+    images, box = take_images("images", images, box)
+    if images.ndim < 2:
+        raise ValueError(f"images must have shape [n, ...], got {list(images.shape)}")
+    labels = jax.tree.map(jnp.asarray, labels)
+    for leaf in jax.tree.leaves(labels):
+        if leaf.shape[:1] != images.shape[:1]:
+            raise ValueError(
+                f"labels must have one entry for each of {images.shape[0]} images, "
+                f"got shape {list(leaf.shape)}"
+            )
+    known = not isinstance(images, jax.core.Tracer)
+    if known and are_classes(labels):
+        require_labels(apply, params, images, labels)
+    return images, labels, box
+
+
+def are_classes(labels: Any) -> bool:
+    """Whether labels are classes by their number, instead of what they may be else."""
+    return (
+        isinstance(labels, jax.Array)
+        and labels.ndim == 1
+        and jnp.issubdtype(labels.dtype, jnp.integer)
+    )
+
+
+def require_labels(
+    apply: Apply, params: Params, images: jax.Array, labels: jax.Array
+) -> None:
+    """Raise unless labels are classes that the network has an output for.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    outputs = jax.eval_shape(apply, params, images)
+    require_classes(outputs)
+    if isinstance(labels, jax.core.Tracer) or not labels.size:
+        return
+    found = np.asarray(labels)
+    least, largest = int(found.min()), int(found.max())
+    if least < 0 or largest >= outputs.shape[1]:
+        raise ValueError(
+            f"labels must be from 0 to {outputs.shape[1] - 1}, one of the "
+            f"{outputs.shape[1]} outputs, got values from {least} to {largest}"
+        )
+
+
+def outputs_of(apply: Apply, params: Params, images: jax.Array) -> jax.Array:
+    """Call a network, and look at what it returns.
+
+    Raises:
+        ValueError: for other than logits [n, K] of two classes or more.
+    """
+    outputs = apply(params, images)
+    require_classes(outputs)
+    if outputs.shape[0] != images.shape[0]:
+        raise ValueError(
+            f"apply must return a row for each of {images.shape[0]} images, got "
+            f"{outputs.shape[0]}"
+        )
+    return outputs
+
+
+def values_of(
+    objective: ExampleObjective, outputs: jax.Array, labels: Any
+) -> jax.Array:
+    """Call an objective, and look at what it returns.
+
+    Raises:
+        ValueError: for other than one float an image.
+    """
+    values = objective(outputs, labels)
+    wanted = outputs.shape[:1]
+    if jnp.shape(values) != wanted or not jnp.issubdtype(values.dtype, jnp.floating):
+        raise ValueError(
+            f"objective must return floats {list(wanted)}, one an image, got "
+            f"{jnp.result_type(values)}{list(jnp.shape(values))}"
+        )
+    return values
