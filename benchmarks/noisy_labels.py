@@ -138,7 +138,7 @@ def train(line: Line, data: datasets.Dataset) -> Line:
     last = fitted.history[-1]
     curve = [epoch.accuracy or 0.0 for epoch in fitted.history]
     flips = [epoch.told.get("memorized", math.nan) for epoch in fitted.history]
-    told = {
+    told: dict[str, Any] = {
         field: round(last.told[name], 4)
         for field, name in TOLD.items()
         if name in last.told
