@@ -45,7 +45,7 @@ FEW, MANY = 3, 13  # steps that are timed: their difference has no start and no 
 class Options:
     """Measure attacks."""
 
-    examples: int = 300
+    examples: int = 200
     """Test images, the first ones."""
     repeats: int = 5
     """Of each timing."""
