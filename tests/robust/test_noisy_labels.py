@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from swapjax.robust import memorization as memory
+from swapjax import robust as memory
 from swapjax.robust.label_losses import ce
 from swapjax.robust.sparse_regularization import (
     lp_penalty,
