@@ -107,6 +107,7 @@ def main(options: Options) -> None:
 
     def attack(item: tuple[str, str]) -> dict:
         network, how = item
+        state = options.out / f"{network} {how} {options.examples}.state"
         if network not in trained:
             trained[network] = train(model, images, labels, network)
         with warnings.catch_warnings(record=True) as caught:
@@ -114,7 +115,7 @@ def main(options: Options) -> None:
             found = robust.evaluate(
                 model.apply, trained[network], (tests, truth), epsilon=RADII[network],
                 key=jax.random.key(0), attacks=LISTS[how], alone=how == "alone",
-                batch=100, checkpoint=options.out / f"{network} {how}.state",
+                batch=100, checkpoint=state,
             )  # fmt: skip
         for warning in caught:
             console.print(f"  {warning.message}", highlight=False)
