@@ -13,8 +13,8 @@ norm from 1,000 of them.
 With ``--plan cifar10`` the same on CIFAR-10 with the authors' six convolutions, 120
 epochs and all of their rates, but without augmentation, for a machine with a GPU.
 
-Writes results.csv after every run and goes on where it stopped; then results.png. ``--report``
-prints the tables of docs/results/noisy-labels.md.
+Writes results.csv after every run and goes on where it stopped; then results.png.
+With ``--report`` it prints the tables of docs/results/noisy-labels.md.
 """
 
 import dataclasses

@@ -1,13 +1,14 @@
 """Training and testing where inputs are attacked or labels are wrong."""
 
 from swapjax.robust import label_losses
+from swapjax.robust.label_objective import LABEL_OBJECTIVES, label_objective
 from swapjax.robust.label_table import (
     LABEL_LOSSES,
     LABEL_SETTINGS,
     SPARSE_SETTINGS,
     Sparse,
 )
-from swapjax.robust.memorization import (
+from swapjax.robust.memorized import (
     NoisyLabels,
     best_to_last,
     class_shares,
@@ -32,6 +33,7 @@ from swapjax.robust.supervised import negative_learning, supervised
 
 __all__ = [
     "LABEL_LOSSES",
+    "LABEL_OBJECTIVES",
     "LABEL_SETTINGS",
     "OBJECTIVES",
     "SPARSE_SETTINGS",
@@ -45,6 +47,7 @@ __all__ = [
     "dlr_targeted",
     "fgsm",
     "label_losses",
+    "label_objective",
     "largest_class",
     "lp_penalty",
     "margin",
