@@ -1,6 +1,9 @@
 """Training and testing where inputs are attacked or labels are wrong."""
 
 from swapjax.robust import label_losses
+from swapjax.robust.apgd import apgd
+from swapjax.robust.evaluate import evaluate
+from swapjax.robust.evaluation import Attempt, Evaluation
 from swapjax.robust.label_objective import LABEL_OBJECTIVES, label_objective
 from swapjax.robust.label_table import (
     LABEL_LOSSES,
@@ -22,6 +25,7 @@ from swapjax.robust.objectives import (
     dlr,
     dlr_targeted,
     margin,
+    margin_targeted,
 )
 from swapjax.robust.pgd import fgsm, pgd
 from swapjax.robust.sparse_regularization import (
@@ -29,6 +33,8 @@ from swapjax.robust.sparse_regularization import (
     sharpen,
     sparse_regularized,
 )
+from swapjax.robust.square import square
+from swapjax.robust.suite import Attack
 from swapjax.robust.supervised import negative_learning, supervised
 
 __all__ = [
@@ -37,24 +43,31 @@ __all__ = [
     "LABEL_SETTINGS",
     "OBJECTIVES",
     "SPARSE_SETTINGS",
+    "Attack",
+    "Attempt",
+    "Evaluation",
     "NoisyLabels",
     "Scaled",
     "Sparse",
+    "apgd",
     "best_to_last",
     "class_shares",
     "cross_entropy",
     "dlr",
     "dlr_targeted",
+    "evaluate",
     "fgsm",
     "label_losses",
     "label_objective",
     "largest_class",
     "lp_penalty",
     "margin",
+    "margin_targeted",
     "memorization",
     "negative_learning",
     "pgd",
     "sharpen",
     "sparse_regularized",
+    "square",
     "supervised",
 ]

@@ -6,9 +6,9 @@ import numpy as np
 import optax
 import pytest
 
+from swapjax import robust as memory
 from swapjax.corruptions import flip_labels
 from swapjax.robust import NoisyLabels
-from swapjax.robust import memorized as memory
 from swapjax.robust.label_losses import ce
 from swapjax.robust.label_objective import LABEL_OBJECTIVES, label_objective
 from swapjax.robust.sparse_regularization import (
