@@ -4,13 +4,14 @@ from swapjax.robust import label_losses
 from swapjax.robust.apgd import apgd
 from swapjax.robust.evaluate import evaluate
 from swapjax.robust.evaluation import Attempt, Evaluation
+from swapjax.robust.label_objective import LABEL_OBJECTIVES, label_objective
 from swapjax.robust.label_table import (
     LABEL_LOSSES,
     LABEL_SETTINGS,
     SPARSE_SETTINGS,
     Sparse,
 )
-from swapjax.robust.memorization import (
+from swapjax.robust.memorized import (
     NoisyLabels,
     best_to_last,
     class_shares,
@@ -38,6 +39,7 @@ from swapjax.robust.supervised import negative_learning, supervised
 
 __all__ = [
     "LABEL_LOSSES",
+    "LABEL_OBJECTIVES",
     "LABEL_SETTINGS",
     "OBJECTIVES",
     "SPARSE_SETTINGS",
@@ -56,6 +58,7 @@ __all__ = [
     "evaluate",
     "fgsm",
     "label_losses",
+    "label_objective",
     "largest_class",
     "lp_penalty",
     "margin",
