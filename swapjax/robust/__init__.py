@@ -9,7 +9,7 @@ from swapjax.robust.label_table import (
     LABEL_LOSSES,
     LABEL_SETTINGS,
     SPARSE_SETTINGS,
-    Sparse,
+    SparseRegularization,
 )
 from swapjax.robust.memorized import (
     NoisyLabels,
@@ -48,7 +48,7 @@ __all__ = [
     "Evaluation",
     "NoisyLabels",
     "Scaled",
-    "Sparse",
+    "SparseRegularization",
     "apgd",
     "best_to_last",
     "class_shares",
