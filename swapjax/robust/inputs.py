@@ -10,7 +10,7 @@ import numpy as np
 from swapjax.core.types import Params
 from swapjax.corruptions.ball import require_norm, require_size
 from swapjax.corruptions.box import Box, take_images
-from swapjax.robust.objectives import ExampleObjective, require_classes
+from swapjax.robust.objectives import ExampleObjective, is_wrong, require_classes
 
 Apply = Callable[[Params, jax.Array], jax.Array]
 
@@ -82,16 +82,15 @@ def require_labels(
     Raises:
         ValueError: naming the argument.
     """
-    outputs = jax.eval_shape(apply, params, images)
-    require_classes(outputs)
+    classes = classes_of(apply, params, images)
     if isinstance(labels, jax.core.Tracer) or not labels.size:
         return
     found = np.asarray(labels)
     least, largest = int(found.min()), int(found.max())
-    if least < 0 or largest >= outputs.shape[1]:
+    if least < 0 or largest >= classes:
         raise ValueError(
-            f"labels must be from 0 to {outputs.shape[1] - 1}, one of the "
-            f"{outputs.shape[1]} outputs, got values from {least} to {largest}"
+            f"labels must be from 0 to {classes - 1}, one of the {classes} outputs, "
+            f"got values from {least} to {largest}"
         )
 
 
@@ -127,3 +126,34 @@ def values_of(
             f"{jnp.result_type(values)}{list(jnp.shape(values))}"
         )
     return values
+
+
+def judged(
+    apply: Apply,
+    objective: ExampleObjective,
+    params: Params,
+    images: jax.Array,
+    labels: Any,
+) -> tuple[jax.Array, jax.Array]:
+    """Tell which images are misclassified, and their objective, both [n].
+
+    Where labels are no classes, and no pair of classes and targets, none is.
+    """
+    outputs = outputs_of(apply, params, images)
+    values = values_of(objective, outputs, labels)
+    values = values.astype(jnp.promote_types(images.dtype, jnp.float32))
+    truth = labels[0] if isinstance(labels, tuple) else labels
+    if are_classes(truth):
+        return is_wrong(outputs, truth), values
+    return jnp.zeros(values.shape, bool), values
+
+
+def classes_of(apply: Apply, params: Params, images: jax.Array) -> int:
+    """Tell how many classes a network has an output for, without computing any.
+
+    Raises:
+        ValueError: for other than logits [n, K] of two classes or more.
+    """
+    outputs = jax.eval_shape(apply, params, images)
+    require_classes(outputs)
+    return outputs.shape[1]

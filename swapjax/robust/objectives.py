@@ -101,6 +101,27 @@ def dlr_targeted(outputs: jax.Array, labels: tuple[jax.Array, jax.Array]) -> jax
     return (_at(outputs, target) - _at(outputs, truth)) / (width + _TINY)
 
 
+def margin_targeted(
+    outputs: jax.Array, labels: tuple[jax.Array, jax.Array]
+) -> jax.Array:
+    """Compute by how much the network prefers a class to the label, ``z_t - z_y``.
+
+    Args:
+        outputs: logits, floats [n, K], K of 2 or more.
+        labels: two arrays of integers [n], the labels and the classes wanted instead.
+
+    Returns:
+        Floats [n], in float32 or wider.
+
+    Raises:
+        ValueError: for outputs of one class.
+    """
+    require_classes(outputs)
+    outputs = _wide(outputs)
+    truth, target = labels
+    return _at(outputs, target) - _at(outputs, truth)
+
+
 @dataclasses.dataclass(frozen=True)
 class Scaled:
     """An objective of outputs times a scale, for networks that return cosines.

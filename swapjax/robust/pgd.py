@@ -21,8 +21,9 @@ from swapjax.corruptions.ball import (
 )
 from swapjax.corruptions.box import Box
 from swapjax.loops.convolutions.canonical import canonical_convolutions
-from swapjax.robust.inputs import Apply, are_classes, outputs_of, take_batch, values_of
-from swapjax.robust.objectives import ExampleObjective, cross_entropy, is_wrong
+from swapjax.robust.inputs import Apply, judged, outputs_of, take_batch, values_of
+from swapjax.robust.objectives import ExampleObjective, cross_entropy
+from swapjax.robust.worst import nothing, worse
 
 
 def fgsm(
@@ -213,40 +214,4 @@ def _pgd(
         x = attack(i)
         return worse(best, (x, *judge(x, params, labels)))
 
-    count = images.shape[0]
-    nothing = images, jnp.zeros(count, bool), jnp.full(count, -jnp.inf)
-    return jax.lax.fori_loop(0, sizes[3], again, nothing)[0]
-
-
-def judged(
-    apply: Apply,
-    objective: ExampleObjective,
-    params: Params,
-    images: jax.Array,
-    labels: Any,
-) -> tuple[jax.Array, jax.Array]:
-    """Tell which images are misclassified, and their objective, both [n]."""
-    outputs = outputs_of(apply, params, images)
-    values = values_of(objective, outputs, labels)
-    if are_classes(labels):
-        return is_wrong(outputs, labels), values
-    return jnp.zeros(values.shape, bool), values
-
-
-def worse(one: tuple, other: tuple) -> tuple:
-    """Take of two attacks the worse for each image.
-
-    Args:
-        one: images [n, ...], whether they are misclassified [n], their objective [n].
-        other: the same of the other attack.
-
-    Returns:
-        The same of the worse: misclassified, then of larger objective.
-    """
-    more = (other[1] & ~one[1]) | ((other[1] == one[1]) & (other[2] > one[2]))
-    return tuple(choose(more, b, a) for a, b in zip(one, other, strict=True))
-
-
-def choose(where: jax.Array, yes: jax.Array, no: jax.Array) -> jax.Array:
-    """Choose between two arrays [n, ...] by example."""
-    return jnp.where(where.reshape(-1, *(1,) * (yes.ndim - 1)), yes, no)
+    return jax.lax.fori_loop(0, sizes[3], again, nothing(images))[0]
