@@ -59,8 +59,8 @@ def create(
         shape: of one image.
         classes: how many there are.
         seed: of the initial weights.
-        head: ``"linear"``, or ``"cosines"`` for the outputs of hypersphere embedding in place of logits,
-            with the same initial weights.
+        head: ``"linear"``, or ``"cosines"`` for the outputs of hypersphere embedding in
+            place of logits, with the same initial weights.
 
     Raises:
         ValueError: for an unknown name, images that the network cannot take, and one
