@@ -16,13 +16,14 @@ from swapjax.robust.hypersphere import (
     project_columns,
 )
 from swapjax.robust.inner import Options
+from swapjax.robust.label_objective import LABEL_OBJECTIVES, label_objective
 from swapjax.robust.label_table import (
     LABEL_LOSSES,
     LABEL_SETTINGS,
     SPARSE_SETTINGS,
     Sparse,
 )
-from swapjax.robust.memorization import (
+from swapjax.robust.memorized import (
     NoisyLabels,
     best_to_last,
     class_shares,
@@ -50,6 +51,7 @@ from swapjax.robust.supervised import negative_learning, supervised
 
 __all__ = [
     "LABEL_LOSSES",
+    "LABEL_OBJECTIVES",
     "LABEL_SETTINGS",
     "OBJECTIVES",
     "SPARSE_SETTINGS",
@@ -76,6 +78,7 @@ __all__ = [
     "free_at",
     "he_loss",
     "label_losses",
+    "label_objective",
     "largest_class",
     "lp_penalty",
     "margin",

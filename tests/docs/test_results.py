@@ -9,6 +9,7 @@ from collections import defaultdict
 
 import noise_report
 import pytest
+import robust_report
 from pages import DOCS, ROOT
 from shared import read_runs
 
@@ -60,7 +61,12 @@ MANY_STAGES = {
 RESNET20 = {
     "`magnitude()`": "magnitude",
     "`obd()`": "obd",
+    "`woodfisher()`": "woodfisher",
     "`chita()`": "chita",
+    "`linear_regression()`": "linear-regression, first order",
+    "`linear_regression(first_order=False)`": "linear-regression",
+    "`swap(first_order=False)`": "swap",
+    '`linear_regression(ridge="kfac", first_order=False)`': "linear-regression, kfac",
     '`layerwise_obs(weigh="output")`': "layerwise-obs, output",
 }
 
@@ -209,6 +215,21 @@ def test_plasticity():
             for regrown, part in enumerate(cell.replace("−", "-").split("/")):
                 mean = statistics.mean(found[epoch, rate, str(regrown)])
                 assert float(part) == pytest.approx(mean, abs=0.0051)
+
+
+def test_robust():
+    lines = read_runs(RESULTS / "robust" / "results.csv", robust_report.Line)
+    page = (DOCS / "results" / "robust.md").read_text()
+    assert robust_report.report(lines) in page
+    found = defaultdict(list)
+    for line in lines:
+        found[line.framework, line.head].append(line.robust)
+    _, _, *table = rows("robust.md")
+    for name, (head, count, _, robust, *_) in table[: len(found)]:
+        runs_of = found[name, head]
+        assert int(count) == len(runs_of)
+        mean = statistics.mean(runs_of)
+        assert float(robust.split()[0]) == pytest.approx(mean, abs=0.051)
 
 
 def test_damaged_files():
