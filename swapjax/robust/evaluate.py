@@ -34,7 +34,7 @@ def evaluate(
     *,
     epsilon: float,
     key: jax.Array,
-    attacks: Iterable[str | Attack] = suite.DEFAULT,
+    attacks: str | Attack | Iterable[str | Attack] = suite.DEFAULT,
     norm: Norm = "linf",
     batch: int = 250,
     scale: float | None = None,
@@ -56,7 +56,7 @@ def evaluate(
         data: images, floats [n, ...] in the box, and labels, integers [n].
         epsilon: radius of the ball, 0 or more, in the unit of the images.
         key: a JAX PRNG key, of all draws.
-        attacks: names, each as ``NAME`` or ``NAME:STEPS``, or `Attack`. The names:
+        attacks: one or several names, ``NAME`` or ``NAME:STEPS``, or `Attack`. Names:
             ``"fgsm"``; ``"pgd-ce"``, ``"pgd-margin"``, ``"pgd-dlr"`` of 20 steps, which
             go 2.5 epsilon together; ``"apgd-ce"``, ``"apgd-margin"``, ``"apgd-dlr"`` of
             100, ``"apgd-t"`` of 100 to each of nine classes; ``"square"`` of 5000

@@ -38,7 +38,7 @@ class Attempt:
     alone: float | None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # arrays have no one answer
 class Evaluation:
     """What `evaluate` found.
 

@@ -53,7 +53,11 @@ class Attack:
 
 
 def attacks_of(
-    wanted: Iterable[str | Attack], *, classes: int, scale: float | None, restarts: int
+    wanted: str | Attack | Iterable[str | Attack],
+    *,
+    classes: int,
+    scale: float | None,
+    restarts: int,
 ) -> tuple[tuple[Attack, ...], list[str]]:
     """Make the attacks that names stand for.
 
@@ -72,7 +76,7 @@ def attacks_of(
     """
     found: list[Attack] = []
     notes: list[str] = []
-    for each in wanted:
+    for each in (wanted,) if isinstance(wanted, str | Attack) else wanted:
         if isinstance(each, Attack):
             found.append(each)
             continue

@@ -1,6 +1,7 @@
 """Batches of images that attacks are tried on, and a look at what they hand back."""
 
 import math
+import numbers
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -74,7 +75,8 @@ def take(
     require_count("batch", batch)
     require_count("restarts", restarts)
     take_key(key)
-    if scale is not None and not (math.isfinite(scale) and scale > 0):
+    is_number = isinstance(scale, numbers.Real) and math.isfinite(scale)
+    if scale is not None and not (is_number and scale > 0):
         raise ValueError(f"scale must be a positive number, got {scale!r}")
     trees.require_arrays(params, "params")
     images, labels, box = take_batch(

@@ -132,7 +132,7 @@ def test_a_network_of_cosines_is_attacked_with_its_scale_and_without(params):
     found = evaluate(params, apply=cosines, scale=200, attacks=["fgsm", "pgd-margin:3"])
     names = [attempt.attack for attempt in found.attempts]
     assert names == ["fgsm, outputs times 200", "fgsm", "pgd-margin:3"]
-    plain = evaluate(params, attacks=["fgsm"])
+    plain = evaluate(params, attacks="fgsm")
     assert found.attempts[0].left == plain.robust
 
 
@@ -220,6 +220,7 @@ def no_number(key, apply, params, x, y, *, epsilon, norm, box):
         ({"batch": 0}, "batch must be 1 or more"),
         ({"restarts": 0}, "restarts must be 1 or more"),
         ({"scale": 0}, "scale must be a positive number, got 0"),
+        ({"scale": "15"}, "scale must be a positive number, got '15'"),
         ({"key": 0}, "key must be a JAX PRNG key"),
         ({"data": DATA[0]}, r"data must be \(images, labels\), got"),
         ({"data": (DATA[0] + 1, DATA[1])}, "images must lie in the box"),
