@@ -47,8 +47,9 @@ METHODS = (
     # With a loss for noisy labels in place of the cross-entropy.
     *("admm, gce", "safe, gce", "granet, gce"),
 )
-# What each is run with; the first is that of the sources, for runs of this length. The
-# last has a lower rate with the best of the others, of SAFE with the first of them.
+# What each is run with; the first is that of the sources, for runs of this length, of
+# ELSA the last. The fifth has a lower rate with the best of the others, of SAFE with
+# the first of them.
 LOWER = 0.3
 GRID: dict[str, tuple[dict[str, float], ...]] = {
     "dense": ({}, {"rate": LOWER}),
@@ -72,6 +73,7 @@ GRID: dict[str, tuple[dict[str, float], ...]] = {
         {"penalty": 1, "every": 8},
         {"penalty": 3, "every": 8},
         {"penalty": 3, "every": 8, "rate": LOWER},
+        {"penalty": 1, "every": 32, "ramp": False},
     ),
     "gmp": (
         {"end": 0.5}, {"end": 0.25}, {"end": 0.75}, {"end": 0.9},
@@ -291,12 +293,17 @@ def transformation(
         slow = optax.cosine_decay_schedule(1e-3 * times, total)
         adam = optax.adamw(slow, weight_decay=1e-4)
         inner = adam if method == "elsa" else sgd
-        return wrap(inner, sparsity=sparsity, steps=total, penalty=penalty, every=every)
+
+        def ramp(count: jax.Array) -> jax.Array:
+            return penalty * (1 - jnp.cos(jnp.pi * count / total)) / 2
+
+        when = ramp if given.get("ramp", True) else optax.constant_schedule(penalty)
+        return wrap(inner, sparsity=sparsity, steps=total, penalty=when, every=every)
     end, every = round(given.pop("end") * total), max(1, total // 50)
     rule = {"gmp": swapjax.gmp, "granet": swapjax.granet, "rigl": swapjax.rigl}[method]
-    when = swapjax.constant if method == "rigl" else swapjax.cubic
+    rise = swapjax.constant if method == "rigl" else swapjax.cubic
     return swapjax.sparse(
-        sgd, rule(**given), sparsity=sparsity, schedule=when(0, end, every=every),
+        sgd, rule(**given), sparsity=sparsity, schedule=rise(0, end, every=every),
         steps=total, key=jax.random.key(draws),
     )  # fmt: skip
 
