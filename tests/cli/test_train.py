@@ -284,6 +284,23 @@ def test_the_state_of_a_run_on_other_data_is_refused(
         ("--momentum 0.5", "--momentum: adam has none of its own; leave it out, or"),
         ("--seed -1", "--seed must be from 0 to 4294967295, got -1"),
         ("--algorithm gsm --optimizer adam", "--optimizer adam: gsm works by the"),
+        (
+            "--algorithm elsa --optimizer sgd",
+            "--optimizer sgd: elsa goes by the second",
+        ),
+        (
+            "--algorithm safe --radius -1",
+            "--radius must be a number, 0 or more, got -1",
+        ),
+        (
+            "--algorithm admm --penalty nan",
+            "--penalty must be a number, 0 or more, got",
+        ),
+        ("--algorithm admm --radius 0.1", "--radius: admm has no use for it; leave it"),
+        (
+            "--penalty 0.1",
+            "--penalty: granet has no use for it; leave it out (it is fo",
+        ),
         ("--data nowhere.npz", "nowhere.npz"),
         ("--optimizer sgd --learning-rate 1e38", "the loss became"),
     ],
