@@ -24,6 +24,7 @@ from rich.table import Table
 from shared import RESULTS, console, read_runs, start, write_runs
 
 import swapjax
+from swapjax.core.trees import trainable
 from swapjax.experiments import models
 from swapjax.gradients.build import recipe
 from swapjax.gradients.stored import store
@@ -126,7 +127,7 @@ def ways_of(
     loss_fn, params = model.training_loss, model.params
     inference = model.loss_fn
     optimizer = optax.sgd(1e-3)
-    state = optimizer.init(steps.trainable(params))
+    start = steps.Carry(params, optimizer.init(trainable(params)))
     index = jnp.arange(rows * batch).reshape(rows, batch)
     plan = swapjax.plan(params, 0.5)
     free = recipe(inference, params, data, plan, batch=batch)
@@ -151,11 +152,9 @@ def ways_of(
         "lax.scan rewritten": lambda: fast(parts),
         "rows": lambda: store(free),
         "projections": lambda: project(free),
-        "fit": lambda: steps.run(
-            inference, optimizer, params, state, None, data, index
-        ),
+        "fit": lambda: steps.run(inference, optimizer, start, None, data, index),
         "fit in training mode": lambda: steps.run(
-            loss_fn, optimizer, params, state, None, data, index
+            loss_fn, optimizer, start, None, data, index
         ),
     }
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import jax
 
-from swapjax.core.types import Params
+from swapjax.core import losses, trees
+from swapjax.core.types import LossFn, Params
 
 Loss = Callable[
     [Params, Any, Any, jax.Array], tuple[jax.Array, Any, dict[str, jax.Array]]
@@ -21,21 +22,25 @@ def _no_state(params: Params, batch: Any) -> tuple:
     return ()
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Objective:
     """What to minimise where ``loss_fn(params, batch)`` does not say it all.
 
     For losses that draw at random, as adversarial training does, that change from step
-    to step, or that remember something.
+    to step, or that remember something. Two of them are the same if they are one
+    object, as functions are: what is compiled for one is gone with it.
 
     Attributes:
         loss: ``(params, state, batch, key) -> (loss, state, aux)``, pure: the mean loss
-            of a batch, ``float[]``; the state for the next step, of the same shapes;
-            and scalars to report by name, of which loops keep the mean of an epoch.
+            of a batch, ``float[]``; the state for the next step, of the same shapes
+            and dtypes; and scalars to report by name, of which loops keep the mean of
+            an epoch.
         init: ``(params, batch) -> state``, before the first step; from shapes and
             dtypes of the batch, not from its values. By default there is none.
         gradient: ``(params, state, batch, key) -> (gradients, loss, state, aux)`` where
-            a step does not follow the derivative of `loss`; None where it does.
+            a step does not follow the derivative of `loss`; None where it does. Take
+            `value_and_grad` of this module for it: params may hold what has no
+            gradient.
         replays: steps that a batch is taken for in a row.
     """
 
@@ -53,7 +58,46 @@ class Objective:
 
         def loss(params: Params) -> tuple:
             value, new, aux = self.loss(params, state, batch, key)
-            return value, (value, new, aux)
+            return value, (new, aux)
 
-        gradients, (value, new, aux) = jax.grad(loss, has_aux=True)(params)
+        (value, (new, aux)), gradients = value_and_grad(loss, params)
         return gradients, value, new, aux
+
+
+def as_objective(loss: LossFn | Objective) -> Objective:
+    """Make an objective of a plain loss; one that is an objective stays as it is."""
+    if isinstance(loss, Objective):
+        return loss
+
+    def plain(params: Params, state: Any, batch: Any, key: Any) -> tuple:
+        del key
+        value = loss(params, batch)
+        losses.require_scalar(value)
+        return value, state, {}
+
+    return Objective(plain)
+
+
+def value_and_grad(
+    loss: Callable[[Any], tuple[jax.Array, Any]], params: Any
+) -> tuple[tuple[jax.Array, Any], Any]:
+    """Differentiate a loss by the floats of its params.
+
+    Args:
+        loss: ``params -> (loss, anything)``.
+        params: where; counters, flags and keys among them are constants.
+
+    Returns:
+        What the loss returns, and gradients in the tree of params, with ``float[]``
+        zeros in place of what has none.
+
+    Raises:
+        ValueError: for a loss that is no scalar.
+    """
+
+    def of_floats(seen: Any) -> tuple[jax.Array, Any]:
+        value, other = loss(trees.filled(seen, params))
+        losses.require_scalar(value, name="loss of the objective")
+        return value, other
+
+    return jax.value_and_grad(of_floats, has_aux=True)(trees.trainable(params))

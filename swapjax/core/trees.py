@@ -80,6 +80,21 @@ def is_trained(leaf: Any) -> bool:
     return bool(jnp.issubdtype(leaf.dtype, jnp.inexact))
 
 
+def trainable(params: Params) -> Params:
+    """Show an optimizer the real tree, a zero in place of what it cannot train.
+
+    Counters, flags and PRNG keys among params have no gradient, and no moments; masks
+    and labels that a user has made of params still fit.
+    """
+    zero = jnp.zeros(())
+    return jax.tree.map(lambda x: x if is_trained(x) else zero, params)
+
+
+def filled(seen: Params, params: Params) -> Params:
+    """Put what has no gradient back where `trainable` has taken it out."""
+    return jax.tree.map(lambda new, p: new if is_trained(p) else p, seen, params)
+
+
 def cast_like(tree: Params, reference: Params) -> Params:
     """Give every leaf of a tree the dtype of the leaf it stands for."""
     return jax.tree.map(lambda x, r: x.astype(r.dtype), tree, reference)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from swapjax.core.given_masks import take_masks
+from swapjax.core.trees import trainable
 from swapjax.core.types import LossFn, Masks, Params
 from swapjax.loops import steps
 from swapjax.loops.examples import take
@@ -73,20 +74,20 @@ def finetune(
             iterator that ends early, and a loss that is not finite.
     """
     masks = None if masks is None else take_masks(masks, params)
-    state = settings.optimizer.init(steps.trainable(params))
+    carry = steps.Carry(params, settings.optimizer.init(trainable(params)))
     done, loss = 0, jnp.zeros(())
     for batches, index in _chunks(data, settings, key):
-        params, state, losses = steps.run(
-            loss_fn, settings.optimizer, params, state, masks, batches, index
+        carry, told = steps.run(
+            loss_fn, settings.optimizer, carry, masks, batches, index
         )
-        done, loss = done + len(losses), losses[-1]
+        done, loss = done + len(told.loss), told.loss[-1]
         if callback is not None:
             callback(done, settings.steps)
     if not jnp.isfinite(loss):
         raise ValueError(
             f"finetune: the loss became {float(loss)}; take a smaller learning rate"
         )
-    return params
+    return carry.params
 
 
 def _chunks(data: Any, settings: FineTune, key: jax.Array) -> Iterator[tuple]:

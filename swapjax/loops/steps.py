@@ -2,15 +2,17 @@
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from swapjax.core import identity, losses, programs
+from swapjax.core import identity, programs, trees
 from swapjax.core.compiled import Compiled
-from swapjax.core.trees import count_examples, is_trained
+from swapjax.core.objective import Objective, as_objective
+from swapjax.core.trees import count_examples
 from swapjax.core.types import LossFn, Masks, Params
 from swapjax.loops.convolutions.canonical import canonical_convolutions
 
@@ -35,185 +37,249 @@ def per_epoch(data: Any, batch: int, name: str) -> int:
 
 
 def indices(
-    key: jax.Array, data: Any, batch: int, first: int, last: int
+    key: jax.Array, data: Any, batch: int, first: int, last: int, *, replays: int = 1
 ) -> Iterator[jax.Array]:
     """Yield the examples of each step, ``int32[steps, batch]``, some steps at a time.
 
-    Steps are counted from 0 through all epochs. Each epoch has an order of its own and
-    drops the examples that do not fill a batch.
+    Batches are counted from 0 through all epochs. Each epoch has an order of its own
+    and drops the examples that do not fill a batch.
 
     Args:
         key: seeds the shuffles.
         data: a pytree of arrays, at least a batch of examples.
         batch: examples per step.
-        first: the first step.
-        last: the step after the last one.
+        first: the first batch.
+        last: the batch after the last one.
+        replays: steps that take each batch, one after the other.
     """
     examples = count_examples(data)
-    whole = examples // batch
-    for start in range(first, last, _STEPS_PER_CALL):
-        stop, rows = min(start + _STEPS_PER_CALL, last), []
+    whole, chunk = examples // batch, max(1, _STEPS_PER_CALL // replays)
+    for start in range(first, last, chunk):
+        stop, rows = min(start + chunk, last), []
         for epoch in range(start // whole, (stop - 1) // whole + 1):
             order = jax.random.permutation(jax.random.fold_in(key, epoch), examples)
             low = max(start - epoch * whole, 0)
             high = min(stop - epoch * whole, whole)
             rows.append(order[low * batch : high * batch].reshape(-1, batch))
-        yield jnp.concatenate(rows)
+        found = jnp.concatenate(rows)
+        yield found if replays == 1 else jnp.repeat(found, replays, axis=0)
 
 
-def trainable(params: Params) -> Params:
-    """Show an optimizer the real tree, a zero in place of what it cannot train.
+def step_keys(key: jax.Array, first: int, count: int) -> jax.Array:
+    """Make a key for each of some steps, ``key[count]``, apart from those of orders.
 
-    Counters, flags and PRNG keys among params have no gradient, and no moments; masks
-    and labels that a user has made of params still fit.
+    Args:
+        key: of the run.
+        first: the first step, counted from 0 through all epochs.
+        count: how many.
     """
-    zero = jnp.zeros(())
-    return jax.tree.map(lambda x: x if is_trained(x) else zero, params)
+    return _step_keys(key, first, jnp.arange(count))
+
+
+@jax.jit
+def _step_keys(key: jax.Array, first: jax.Array, numbers: jax.Array) -> jax.Array:
+    # The orders fold in epochs, of which there are never so many.
+    own = jax.random.fold_in(key, np.uint32(2**32 - 1))
+    return jax.vmap(lambda i: jax.random.fold_in(own, first + i))(numbers)
+
+
+class Carry(NamedTuple):
+    """What steps pass on.
+
+    Attributes:
+        params: of the network.
+        state: of the optimizer.
+        memory: the state of the objective; none for plain losses.
+    """
+
+    params: Params
+    state: Any
+    memory: Any = ()
+
+
+class Told(NamedTuple):
+    """What steps tell, each before its update.
+
+    Attributes:
+        loss: ``float[steps]``.
+        aux: what the objective reports, ``float[steps]`` by name.
+    """
+
+    loss: jax.Array
+    aux: dict[str, jax.Array]
 
 
 def run(
-    loss_fn: LossFn,
+    loss: LossFn | Objective,
     optimizer: optax.GradientTransformation,
-    params: Params,
-    state: Any,
+    carry: Carry,
     masks: Masks | None,
     data: Any,
     index: jax.Array | None,
-) -> tuple[Params, Any, jax.Array]:
+    keys: jax.Array | None = None,
+) -> tuple[Carry, Told]:
     """Take a step on each ``data[index[i]]``, or ``data[i]`` without an index.
 
     Args:
-        loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch.
+        loss: ``loss_fn(params, batch)``, the mean loss of a batch, or an objective.
         optimizer: any Optax transformation.
-        params: where to start; what is no float stays as it is.
-        state: of the optimizer, initialised with `trainable` params.
+        carry: where to start. What is no float among params stays as it is; the state
+            of the optimizer is that of `swapjax.core.trees.trainable` params.
         masks: entries to keep; the others become zero. None to keep all, or if the
             optimizer itself keeps the others zero.
         data: a pytree of arrays.
         index: as from `indices`, or None.
-
-    Returns:
-        Params, state, and the loss of each step before it was taken.
+        keys: one a step, for an objective; from `step_keys`.
 
     Raises:
-        ValueError: for a loss that is no scalar, or has no gradient.
+        ValueError: for a loss that is no scalar, or has no gradient, and an objective
+            whose state changes its shapes or that reports other than scalars.
     """
-    return _run((loss_fn, optimizer.update), params, state, masks, data, index)
+    return _run((loss, optimizer.update), carry, masks, data, index, keys)
 
 
 @Compiled
 def _run(
-    loss_fn: LossFn,
+    loss: LossFn | Objective,
     update: Callable,
-    params: Params,
-    state: Any,
+    carry: Carry,
     masks: Masks | None,
     data: Any,
     index: jax.Array | None,
-) -> tuple[Params, Any, jax.Array]:
+    keys: jax.Array | None,
+) -> tuple[Carry, Told]:
     """Take the steps; see `run`."""
-    step = _make_step(loss_fn, update, masks)
+    step = _make_step(loss, update, masks)
 
-    def take(carry: tuple, i: Any) -> tuple[tuple, jax.Array]:
-        return step(carry, i if index is None else _pick(data, i))
+    def take(carry: Carry, i: Any) -> tuple[Carry, Told]:
+        rows, key = i
+        return step(carry, rows if index is None else _pick(data, rows), key)
 
     # Around the loop, which is one equation to do anew, not around each gradient.
     loop = canonical_convolutions(functools.partial(jax.lax.scan, take))
-    (params, state), values = loop((params, state), data if index is None else index)
-    return params, state, values
+    return loop(carry, (data if index is None else index, keys))
 
 
 def run_some(
-    loss_fn: LossFn,
+    loss: LossFn | Objective,
     optimizer: optax.GradientTransformation,
-    params: Params,
-    state: Any,
+    carry: Carry,
     data: Any,
     index: jax.Array,
+    keys: jax.Array | None,
     span: tuple[int, int],
     mask_step: bool,
-) -> tuple[Params, Any, jax.Array]:
+) -> tuple[Carry, Told]:
     """Take some of the steps of an index; one program serves for any number of them.
 
     Args:
-        loss_fn: as `run` takes it, like the arguments that follow.
+        loss: as `run` takes it, like the arguments that follow.
         optimizer: whose update takes `mask_step`, see `swapjax.sparse`.
-        params: where to start.
-        state: of the optimizer.
+        carry: where to start.
         data: a pytree of arrays.
         index: as from `indices`.
+        keys: one for each step of the index, or None.
         span: the first of these steps, and the one after the last.
         mask_step: which of the two programs of the optimizer to take.
 
     Returns:
-        Params, state, and the losses, [steps of the index], zero where none was taken.
+        As `run`, of all steps of the index, zero where none was taken.
     """
     return _run_some(
-        (loss_fn, optimizer.update, mask_step), params, state, data, index, *span
+        (loss, optimizer.update, mask_step), carry, data, index, keys, *span
     )
 
 
 @Compiled
 def _run_some(
-    loss_fn: LossFn,
+    loss: LossFn | Objective,
     update: Callable,
     mask_step: bool,
-    params: Params,
-    state: Any,
+    carry: Carry,
     data: Any,
     index: jax.Array,
+    keys: jax.Array | None,
     first: jax.Array,
     last: jax.Array,
-) -> tuple[Params, Any, jax.Array]:
+) -> tuple[Carry, Told]:
     """Take the steps; see `run_some`."""
     update = functools.partial(update, mask_step=mask_step)
-    step = _make_step(loss_fn, update, None)
+    step = _make_step(loss, update, None)
 
-    def take(i: jax.Array, carry: tuple) -> tuple:
-        now, values = carry
-        now, value = step(now, _pick(data, index[i]))
-        return now, values.at[i].set(value.astype(values.dtype))
+    def at(i: Any, carry: Carry) -> tuple[Carry, Told]:
+        return step(carry, _pick(data, index[i]), _pick(keys, i))
 
-    def loop(start: tuple) -> tuple:
+    def take(i: jax.Array, so_far: tuple[Carry, Told]) -> tuple[Carry, Told]:
+        carry, told = so_far
+        carry, now = at(i, carry)
+        add = lambda all_, x: all_.at[i].set(x.astype(all_.dtype))  # noqa: E731
+        return carry, jax.tree.map(add, told, now)
+
+    def loop(start: tuple[Carry, Told]) -> tuple[Carry, Told]:
         return jax.lax.fori_loop(first, last, take, start)
 
-    values = jnp.zeros(len(index), jnp.result_type(float))
-    (params, state), values = canonical_convolutions(loop)(((params, state), values))
-    return params, state, values
+    _, one = jax.eval_shape(at, 0, carry)
+    dtype = jnp.result_type(float)
+    told = jax.tree.map(lambda _: jnp.zeros(len(index), dtype), one)
+    return canonical_convolutions(loop)((carry, told))
 
 
 def _pick(data: Any, i: jax.Array) -> Any:
     return jax.tree.map(lambda x: x[i], data)
 
 
-def _make_step(loss_fn: LossFn, update: Callable, masks: Masks | None) -> Callable:
-    """Make ``((params, state), batch) -> ((params, state), loss)``."""
+def _make_step(
+    loss: LossFn | Objective, update: Callable, masks: Masks | None
+) -> Callable[[Carry, Any, Any], tuple[Carry, Told]]:
+    """Make a step: ``(carry, batch, key) -> (carry, told)``."""
+    objective = as_objective(loss)
 
-    def step(carry: tuple, batch: Any) -> tuple[tuple, jax.Array]:
-        params, state = carry
-        seen = trainable(params)
-
-        def loss(seen: Params) -> jax.Array:
-            found = loss_fn(_fill(seen, params), batch)
-            losses.require_scalar(found)
-            return found
-
-        value, grads = jax.value_and_grad(loss)(seen)
+    def step(carry: Carry, batch: Any, key: Any) -> tuple[Carry, Told]:
+        params, state, memory = carry
+        grads, value, new_memory, aux = objective.value_and_grad(
+            params, memory, batch, key
+        )
+        _require_same_shapes(memory, new_memory)
+        _require_scalars(aux)
+        seen = trees.trainable(params)
         updates, state = update(grads, state, seen)
         if masks is not None:
             # p + (-p) is exactly zero in every dtype.
             updates = jax.tree.map(
                 lambda m, u, p: jnp.where(m, u, -p), masks, updates, seen
             )
-        new = optax.apply_updates(seen, updates)
-        return (_fill(new, params), state), value
+        new = trees.filled(optax.apply_updates(seen, updates), params)
+        return Carry(new, state, new_memory), Told(value, aux)
 
     return step
 
 
-def _fill(seen: Params, params: Params) -> Params:
-    """Put what is no float back where `trainable` has taken it out."""
-    return jax.tree.map(lambda new, p: new if is_trained(p) else p, seen, params)
+def _require_same_shapes(before: Any, after: Any) -> None:
+    """Raise for an objective whose state no loop can carry."""
+    (was, old), (now, new) = map(_kinds, (before, after))
+    if old != new or was != now:
+        raise ValueError(
+            "loss of the objective: its state must keep its tree, shapes and dtypes, "
+            f"was {old} with {was}, is {new} with {now}"
+        )
+
+
+def _kinds(tree: Any) -> tuple[list[str], Any]:
+    leaves, treedef = jax.tree.flatten(tree)
+    arrays = [x if hasattr(x, "dtype") else jnp.asarray(x) for x in leaves]
+    return [f"{x.dtype}[{','.join(map(str, x.shape))}]" for x in arrays], treedef
+
+
+def _require_scalars(aux: Any) -> None:
+    """Raise for what an objective reports, where no mean of an epoch is made of it."""
+    fits = isinstance(aux, dict) and all(
+        isinstance(name, str) and jnp.ndim(x) == 0 for name, x in aux.items()
+    )
+    if not fits:
+        raise ValueError(
+            "loss of the objective: aux must be a dict of scalars by name, got "
+            f"{jax.tree.map(jnp.shape, aux)}"
+        )
 
 
 def describe(optimizer: optax.GradientTransformation, params: Params) -> str:
@@ -228,7 +294,7 @@ def describe(optimizer: optax.GradientTransformation, params: Params) -> str:
     """
     told = identity.describe(optimizer)
     try:
-        params = trainable(params)
+        params = trees.trainable(params)
         state = optimizer.init(params)
         program = jax.make_jaxpr(optimizer.update)(params, state, params)
     except Exception:  # it takes other params, or more arguments: what it holds must do

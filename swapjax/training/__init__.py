@@ -5,7 +5,8 @@ from swapjax.training.admm import admm
 from swapjax.training.admm_state import AdmmState, Residuals, residuals
 from swapjax.training.drop_and_grow import exchange, random_score
 from swapjax.training.elsa import elsa
-from swapjax.training.fit import Epoch, Fitted, fit
+from swapjax.training.epoch import Epoch
+from swapjax.training.fit import Fitted, fit
 from swapjax.training.gsm import gsm
 from swapjax.training.lottery import Level, Ticket, lottery, reinit, shuffle
 from swapjax.training.plasticity import Recovery, pruning_plasticity

@@ -1,10 +1,9 @@
 """A training loop that records what masks do, and resumes where it was stopped."""
 
-import dataclasses
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,49 +14,19 @@ import optax
 
 from swapjax.core import identity, sharding, trees
 from swapjax.core.checks import require_count
-from swapjax.core.counts import partial_counts, total
-from swapjax.core.types import LossFn, Masks, Params
+from swapjax.core.objective import Objective, as_objective
+from swapjax.core.types import LossFn, Params
 from swapjax.loops import steps
+from swapjax.loops.steps import Carry
 from swapjax.sparsity import masks as masking
-from swapjax.sparsity.planning import plan
+from swapjax.training.epoch import Epoch, compare, masks_at_first, masks_now
 from swapjax.training.settle import require_settling, tell, tell_unsettled
-from swapjax.training.state import is_sparse, masks_of
+from swapjax.training.state import is_sparse
 from swapjax.training.train_function import describe
 from swapjax.training.two_programs import Steps
 
 _KIND = "epochs"
-
-
-@dataclasses.dataclass(frozen=True)
-class Epoch:
-    """The record of one epoch.
-
-    Attributes:
-        epoch: its number, from 1.
-        steps: updates since the start.
-        loss: the mean over its steps, each before its update.
-        accuracy: what `evaluate` returned after it, None without one.
-        sparsity: the fraction of prunable entries that are zero after it.
-        densities: the fraction that is left, by the path of each prunable leaf.
-        churn: prunable entries that were active before or after it, but not both.
-        seconds: wall time, compilation and evaluation included.
-        status: what `swapjax.check_state` finds after it, and whether mask steps are
-            missing at the end; empty where all is well.
-    """
-
-    epoch: int
-    steps: int
-    loss: float
-    accuracy: float | None
-    sparsity: float
-    densities: dict[str, float]
-    churn: int
-    seconds: float
-    status: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Convert to what JSON takes."""
-        return dataclasses.asdict(self)
+_LOSS = "the loss"  # beside what an objective reports
 
 
 class Fitted(NamedTuple):
@@ -75,7 +44,7 @@ class Fitted(NamedTuple):
 
 
 def fit(
-    loss_fn: LossFn,
+    loss_fn: LossFn | Objective,
     params: Params,
     optimizer: optax.GradientTransformation,
     data: Any,
@@ -83,7 +52,7 @@ def fit(
     epochs: int,
     batch: int,
     key: jax.Array,
-    evaluate: Callable[[Params], float] | None = None,
+    evaluate: Callable[[Params], float | Mapping[str, float]] | None = None,
     checkpoint: str | Path | None = None,
     callback: Callable[[Epoch], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -91,20 +60,25 @@ def fit(
     """Train with an optimizer, sparse or not.
 
     Args:
-        loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch.
+        loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch; or a
+            `swapjax.core.objective.Objective`, whose state is kept with the run.
         params: any pytree of arrays and numbers. Under `swapjax.sparse` training starts
             from what its first masks leave of them.
         optimizer: any Optax transformation.
         data: a pytree of arrays with a leading axis of examples; it stays on the
             device. Each epoch has an order of its own and takes whole batches only.
-        epochs: how many.
+        epochs: how many passes over the data. An objective with replays takes each
+            batch for as many steps in a row, and so an epoch has as many times the
+            steps; schedules of masks and learning rates count steps.
         batch: examples a step.
-        key: a JAX PRNG key, for the orders.
-        evaluate: ``params -> accuracy`` after each epoch, for the history.
+        key: a JAX PRNG key, for the orders and for what an objective draws.
+        evaluate: ``params -> accuracy`` after each epoch, for the history; or a mapping
+            with ``"accuracy"`` and other numbers, which the history tells by name.
         checkpoint: a file to keep the state in after each epoch. If it exists, the run
             goes on from there, and ends bit for bit as if it had never stopped. It
-            cannot tell one loss from another.
-        callback: called with each finished epoch.
+            cannot tell one loss from another, but tells objectives apart.
+        callback: called with each finished epoch; training ends with that epoch if it
+            raises StopIteration, as in ``scipy.optimize``.
         progress: called now and then with the steps done and the steps in all.
 
     Returns:
@@ -140,70 +114,144 @@ def fit(
     require_count("epochs", epochs)
     require_count("batch", batch)
     params, data = _as_arrays(params, data)
-    per_epoch = steps.per_epoch(data, batch, "batch")
-    moved = steps.trainable(params)
+    pace = _Pace(key, batch, steps.per_epoch(data, batch, "batch"), loss_fn)
+    moved = trees.trainable(params)
     state = optimizer.init(moved)
-    require_settling(optimizer, state, moved, epochs * per_epoch)
-    sparse = is_sparse(state)
-    first = masks_of(state, params) if sparse else _prunable(params)
-
+    require_settling(optimizer, state, moved, epochs * pace.each)
+    memory = pace.objective.init(params, jax.tree.map(lambda x: x[:batch], data))
+    start = Carry(params, state, jax.tree.map(jnp.asarray, memory))
+    first = masks_at_first(params, state)
     found, run = None, {}
     if checkpoint is not None:
         # Imported here so that the core does without safetensors.
         from swapjax.io import resume
 
         resume.require_room(checkpoint)
+        own = {"objective": loss_fn} if isinstance(loss_fn, Objective) else {}
         run = resume.fingerprint(
             params, key, epochs=epochs, batch=batch, data=identity.digest(data),
             optimizer=steps.describe(optimizer, params), state=identity.digest(state),
-            evaluate=describe(evaluate),
+            evaluate=describe(evaluate), **own,
         )  # fmt: skip
-        found = _load(checkpoint, Fitted(params, state, ()), run, epochs)
+        found = _load(checkpoint, start, run, epochs)
     if found is None:
         # Dense weights would shape the first gradients otherwise.
-        start = masking.apply_masks(params, first) if sparse else params
-        found = Fitted(start, state, ())
+        sparse = is_sparse(state)
+        shaped = masking.apply_masks(params, first) if sparse else params
+        found = start._replace(params=shaped), ()
 
     take_steps = Steps(loss_fn, optimizer, moved, state)
-    masks = _masks_now(found, first)
-    for number in range(len(found.history) + 1, epochs + 1):
-        started, losses = time.perf_counter(), []
-        params, state, history = found
-        done = (number - 1) * per_epoch
-        for index in steps.indices(key, data, batch, done, number * per_epoch):
-            params, state, some = take_steps(params, state, data, index)
-            losses.extend(np.asarray(some, np.float64).tolist())
-            _require_finite(losses, number)
+    carry, history = found
+    masks = masks_now(carry.params, carry.state, first)
+    for number in range(len(history) + 1, epochs + 1):
+        started, told = time.perf_counter(), dict[str, list[float]]()
+        for index, keys in pace.steps(data, number):
+            carry, now = take_steps(carry, data, index, keys)
+            _add(told, {_LOSS: now.loss, **now.aux})
+            _require_finite(told[_LOSS], number)
             if progress is not None:
-                progress(done + len(losses), epochs * per_epoch)
-        accuracy = None if evaluate is None else float(evaluate(params))
-        found = Fitted(params, state, history)
-        before, masks = masks, _masks_now(found, first)
-        densities, sparsity, churn = _compare(before, masks)
+                done = (number - 1) * pace.each + len(told[_LOSS])
+                progress(done, epochs * pace.each)
+        means = {name: sum(values) / len(values) for name, values in told.items()}
+        loss = means.pop(_LOSS)
+        accuracy, others = _evaluate(evaluate, carry.params, means)
+        before, masks = masks, masks_now(carry.params, carry.state, first)
+        densities, sparsity, churn = compare(before, masks)
         epoch = Epoch(
             epoch=number,
-            steps=done + len(losses),
-            loss=sum(losses) / len(losses),
+            steps=number * pace.each,
+            loss=loss,
             accuracy=accuracy,
             sparsity=sparsity,
             densities=densities,
             churn=churn,
             seconds=time.perf_counter() - started,
-            status=_warn(found, last=number == epochs),
+            status=_warn(carry.state, history, last=number == epochs),
+            told=means | others,
         )
-        found = found._replace(history=(*history, epoch))
+        history = (*history, epoch)
         if checkpoint is not None:
-            _save(checkpoint, found, run)
+            _save(checkpoint, carry, history, run)
+        if _ends(callback, epoch):
+            if number < epochs:
+                _warn(carry.state, history, last=True)
+            break
+    return Fitted(carry.params, carry.state, history)
+
+
+class _Pace:
+    """Which examples and keys each step of a run takes.
+
+    Args:
+        key: of the run.
+        batch: examples a step.
+        batches: in an epoch.
+        loss: plain, or an objective.
+    """
+
+    def __init__(
+        self, key: jax.Array, batch: int, batches: int, loss: LossFn | Objective
+    ) -> None:
+        self._key, self._batch, self._batches = key, batch, batches
+        self._draws = isinstance(loss, Objective)
+        self.objective = as_objective(loss)
+        replays = self.objective.replays
+        require_count("replays of the objective", replays)
+        self.each = batches * replays  # steps of an epoch
+
+    def steps(self, data: Any, epoch: int) -> Iterator[tuple[jax.Array, Any]]:
+        """Yield the examples and the keys of some steps of an epoch at a time."""
+        first, done = (epoch - 1) * self._batches, (epoch - 1) * self.each
+        for index in steps.indices(
+            self._key, data, self._batch, first, first + self._batches,
+            replays=self.objective.replays,
+        ):  # fmt: skip
+            count = len(index)
+            keys = steps.step_keys(self._key, done, count) if self._draws else None
+            yield index, keys
+            done += count
+
+
+def _add(told: dict[str, list[float]], now: Mapping[str, Any]) -> None:
+    """Gather what steps tell."""
+    for name, values in now.items():
+        told.setdefault(name, []).extend(np.asarray(values, np.float64).tolist())
+
+
+def _ends(callback: Callable[[Epoch], None] | None, epoch: Epoch) -> bool:
+    """Tell of an epoch; whether training is to end with it."""
+    try:
         if callback is not None:
             callback(epoch)
-    return found
+    except StopIteration:
+        return True
+    return False
 
 
-def _warn(fitted: Fitted, last: bool) -> str:
+def _evaluate(
+    evaluate: Callable | None, params: Params, aux: Mapping[str, Any]
+) -> tuple[float | None, dict[str, float]]:
+    """Take the accuracy, and other numbers by name, of what evaluates."""
+    if evaluate is None:
+        return None, {}
+    found = evaluate(params)
+    if not isinstance(found, Mapping):
+        return float(found), {}
+    others = {name: float(x) for name, x in found.items() if name != "accuracy"}
+    if "accuracy" not in found or others.keys() & aux.keys():
+        raise ValueError(
+            "evaluate must return an accuracy, or a mapping with 'accuracy' and names "
+            f"that the objective does not report, got {sorted(found)} beside "
+            f"{sorted(aux)}"
+        )
+    return float(found["accuracy"]), others
+
+
+def _warn(state: Any, history: tuple[Epoch, ...], last: bool) -> str:
     """Say what is wrong with masks after an epoch, and warn of it if that is new."""
-    said = tell(fitted.state)
-    missing = tell_unsettled(fitted.state) if last else ""
-    before = {epoch.status for epoch in fitted.history}
+    said = tell(state)
+    missing = tell_unsettled(state) if last else ""
+    before = {epoch.status for epoch in history}
     for text in (said if said not in before else "", missing):
         if text:
             warnings.warn(f"fit: {text}", stacklevel=3)
@@ -220,46 +268,6 @@ def _as_arrays(params: Params, data: Any) -> tuple[Params, Any]:
     return params, jax.tree.map(jnp.asarray, data)
 
 
-def _masks_now(fitted: Fitted, first: Masks) -> Masks:
-    """Take the masks of the optimizer, or those of the zeros where it has none."""
-    if is_sparse(fitted.state):
-        return masks_of(fitted.state, fitted.params)
-    return masking.from_zeros(fitted.params, first)
-
-
-def _prunable(params: Params) -> Masks:
-    """Make masks that tell which leaves to count zeros of."""
-    try:
-        target = plan(params, 0.0)
-    except ValueError:  # there is none
-        return jax.tree.map(lambda _: jnp.asarray(True), params)
-    return target.layout.masks(target.layout.everything())
-
-
-def _compare(before: Masks, after: Masks) -> tuple[dict[str, float], float, int]:
-    """Measure the densities of leaves, the sparsity of all, and the entries that moved.
-
-    One call to the device, however many leaves there are.
-    """
-    paths = trees.paths(after)
-    leaves = zip(paths, jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
-    pairs = {path: (a, b) for path, a, b in leaves if np.ndim(b) and b.size}
-    counts = jax.device_get(_count(pairs))
-    kept = {path: total(count) for path, (count, _) in counts.items()}
-    sizes = {path: b.size for path, (_, b) in pairs.items()}
-    densities = {path: kept[path] / sizes[path] for path in pairs}
-    sparsity = 1 - sum(kept.values()) / sum(sizes.values()) if sizes else 0.0
-    return densities, sparsity, sum(total(changed) for _, changed in counts.values())
-
-
-@jax.jit
-def _count(pairs: dict[str, tuple]) -> dict[str, tuple]:
-    return {
-        path: (partial_counts(b), partial_counts(a != b))
-        for path, (a, b) in pairs.items()
-    }
-
-
 def _require_finite(losses: list[float], epoch: int) -> None:
     bad = [loss for loss in losses if not math.isfinite(loss)]
     if bad:
@@ -269,20 +277,21 @@ def _require_finite(losses: list[float], epoch: int) -> None:
         )
 
 
-def _save(path: str | Path, found: Fitted, run: dict[str, str]) -> None:
+def _save(
+    path: str | Path, carry: Carry, history: tuple[Epoch, ...], run: dict[str, str]
+) -> None:
     from swapjax.io import resume
 
-    kept = {"params": found.params, "state": found.state}
-    notes = {"history": [epoch.to_dict() for epoch in found.history]}
-    resume.save(path, resume.State(kept, notes), run, _KIND)
+    notes = {"history": [epoch.to_dict() for epoch in history]}
+    resume.save(path, resume.State(_named(carry), notes), run, _KIND)
 
 
 def _load(
-    path: str | Path, like: Fitted, run: dict[str, str], epochs: int
-) -> Fitted | None:
+    path: str | Path, like: Carry, run: dict[str, str], epochs: int
+) -> tuple[Carry, tuple[Epoch, ...]] | None:
     from swapjax.io import records, resume
 
-    kept = {"params": like.params, "state": like.state}
+    kept = _named(like)
     state = resume.load(path, kept, run, _KIND)
     if state is None:
         return None
@@ -290,4 +299,9 @@ def _load(
     history = records.read(
         path, state.notes, Epoch, lambda epoch: Epoch(**epoch), range(1, epochs + 1)
     )
-    return Fitted(kept["params"], kept["state"], history)
+    return Carry(kept["params"], kept["state"], kept["objective"]), history
+
+
+def _named(carry: Carry) -> dict[str, Any]:
+    """Name what a file keeps."""
+    return {"params": carry.params, "state": carry.state, "objective": carry.memory}

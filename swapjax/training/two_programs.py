@@ -7,8 +7,10 @@ import jax
 import numpy as np
 import optax
 
+from swapjax.core.objective import Objective
 from swapjax.core.types import LossFn, Params
 from swapjax.loops import steps
+from swapjax.loops.steps import Carry, Told
 from swapjax.training.state import has_masks, mask_steps_every, until_mask_step
 
 # Steps from a mask step to the next: with fewer the host would be asked too often.
@@ -19,7 +21,7 @@ class Steps:
     """The steps of an optimizer, in the programs that its masks call for.
 
     Args:
-        loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch.
+        loss: ``loss_fn(params, batch)``, the mean loss of a batch, or an objective.
         optimizer: any Optax transformation.
         params: any that it can be initialised with, what it cannot train left out.
         state: of the optimizer.
@@ -27,40 +29,41 @@ class Steps:
 
     def __init__(
         self,
-        loss_fn: LossFn,
+        loss: LossFn | Objective,
         optimizer: optax.GradientTransformation,
         params: Params,
         state: Any,
     ) -> None:
-        self._loss_fn, self._optimizer = loss_fn, optimizer
+        self._loss, self._optimizer = loss, optimizer
         self._every = mask_steps_every(state) if has_masks(state) else 0
         if self._every >= _LEAST and not _takes(optimizer, params, state):
             self._every = 0
 
     def __call__(
-        self, params: Params, state: Any, data: Any, index: jax.Array
-    ) -> tuple[Params, Any, np.ndarray]:
+        self, carry: Carry, data: Any, index: jax.Array, keys: jax.Array | None
+    ) -> tuple[Carry, Told]:
         """Take a step on each ``data[index[i]]``.
 
         Returns:
-            Params, state, and the loss of each step before it was taken.
+            What the last step passes on, and what each tells, on the host.
         """
         if self._every < _LEAST:
-            params, state, values = steps.run(
-                self._loss_fn, self._optimizer, params, state, None, data, index
+            carry, told = steps.run(
+                self._loss, self._optimizer, carry, None, data, index, keys
             )
-            return params, state, np.asarray(values)
-        done, losses = 0, []
+            return carry, jax.device_get(told)
+        done, parts = 0, []
         while done < len(index):
-            left = until_mask_step(state)
+            left = until_mask_step(carry.state)
             high = int(min(done + max(left, 1), len(index)))
-            params, state, values = steps.run_some(
-                self._loss_fn, self._optimizer, params, state, data, index,
-                (done, high), left == 0,
+            carry, told = steps.run_some(
+                self._loss, self._optimizer, carry, data, index, keys, (done, high),
+                left == 0,
             )  # fmt: skip
-            losses.append(np.asarray(values)[done:high])
+            now = slice(done, high)
+            parts.append(jax.tree.map(lambda x, now=now: np.asarray(x)[now], told))
             done = high
-        return params, state, np.concatenate(losses)
+        return carry, jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
 def _takes(optimizer: optax.GradientTransformation, params: Params, state: Any) -> bool:

@@ -10,6 +10,7 @@ import pytest
 from jax import lax
 
 import swapjax
+from swapjax.core.trees import trainable
 from swapjax.experiments import models
 from swapjax.gradients.build import recipe
 from swapjax.loops import steps
@@ -268,12 +269,11 @@ def test_loops_over_a_network_have_no_slow_convolution():
     plan = swapjax.plan(model.params, 0.5)
     free = recipe(model.loss_fn, model.params, data, plan, batch=2)
     leaves, optimizer = plan.layout.split(model.params), optax.sgd(0.1)
-    state = optimizer.init(steps.trainable(model.params))
+    start = steps.Carry(model.params, optimizer.init(trainable(model.params)))
 
     def all_of_it(free, data):
         step = steps.run(
-            model.loss_fn, optimizer, model.params, state, None, data,
-            jnp.arange(4).reshape(2, 2),
+            model.loss_fn, optimizer, start, None, data, jnp.arange(4).reshape(2, 2)
         )  # fmt: skip
         back = free.pull_back(free.project(leaves))
         return free.store(), back, free.loss(leaves), step
