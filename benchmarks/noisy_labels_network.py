@@ -40,7 +40,7 @@ class Plan(NamedTuple):
 
 PLANS: Mapping[str, Plan] = {
     "mnist": Plan(
-        "mnist.npz", 10_000, 15, ((16,), (32,)), 64, 0.01, 1e-3,
+        "mnist.npz", 10_000, 10, ((16,), (32,)), 64, 0.01, 1e-3,
         ("symmetric 0.8", "none", "symmetric 0.6", "asymmetric 0.4"), pool=False,
         growths=10,
     ),

@@ -9,7 +9,13 @@ from matplotlib.figure import Figure
 from swapjax.cli import setup, train_algorithms
 from swapjax.cli.console import console, require_writable
 from swapjax.cli.output import Output, circumstances, draw, folder
-from swapjax.cli.train_options import GRADUAL, Train, check, optimizer_name
+from swapjax.cli.train_options import (
+    DRAWN,
+    GRADUAL,
+    Train,
+    check,
+    optimizer_name,
+)
 from swapjax.cli.train_run import Outcome, carry_out
 from swapjax.core.text import printable
 from swapjax.experiments import plot, report, runner
@@ -79,6 +85,12 @@ def _introduction(options: Train, data: str, total: int) -> str:
         goes_on = GRADUAL[options.algorithm].factory().goes_on
         text += "; sparsity rises until" if goes_on else " until"
         text += f" step {end:,}"
+    elif options.algorithm in DRAWN:
+        penalty, every = train_algorithms.drawing(options, total)
+        text += f", drawn by up to {penalty:.2g} to a sparse copy that changes every "
+        text += f"{every} steps"
+        if options.algorithm == "safe":
+            text += f", gradients taken {train_algorithms.radius(options):.2g} away"
     elif options.algorithm == "lottery":
         levels = math.ceil(
             math.log1p(-options.sparsity) / math.log1p(-train_algorithms.rate(options))

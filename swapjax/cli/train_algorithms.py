@@ -6,8 +6,16 @@ import jax
 import optax
 
 from swapjax import training
-from swapjax.cli.train_options import BEFORE, GRADUAL, Train, optimizer_name
-from swapjax.core.types import Masks, Params
+from swapjax.cli.train_options import (
+    BEFORE,
+    DRAWN,
+    GRADUAL,
+    Train,
+    optimizer_name,
+)
+from swapjax.core.objective import Objective
+from swapjax.core.types import LossFn, Masks, Params
+from swapjax.experiments.models import Model
 from swapjax.experiments.runner import Setting
 from swapjax.pruning import prune
 from swapjax.sparsity import schedules
@@ -19,6 +27,7 @@ from swapjax.training.rules import RULES
 _SAMPLES = 1000  # examples that snip takes its gradient of
 _STAGES = 100  # of synflow, as its authors have
 _FADED = 1e-3  # what gsm leaves of a weight that it never chooses
+_PULL = 78.0  # steps times the penalty of ADMM
 
 
 def allocation(options: Train) -> Allocation:
@@ -70,7 +79,7 @@ def inner(options: Train, steps: int) -> optax.GradientTransformation:
 
 def settings(options: Train, steps: int) -> tuple[float, float, float]:
     """Return learning rate, momentum and weight decay, by default those that suit."""
-    gsm, sgd = options.algorithm == "gsm", options.optimizer == "sgd"
+    gsm, sgd = options.algorithm == "gsm", optimizer_name(options) == "sgd"
     fade = -math.log(_FADED) * 2 / steps  # a step, while rates fall from 1 to 0
     momentum = options.momentum
     if momentum is None:
@@ -88,6 +97,30 @@ def settings(options: Train, steps: int) -> tuple[float, float, float]:
     return rate, momentum, decay
 
 
+def drawing(options: Train, steps: int) -> tuple[float, int]:
+    """Return the penalty of ADMM, and the updates from one projection to the next."""
+    penalty = options.penalty
+    if penalty is None:
+        penalty = _PULL / steps
+        if optimizer_name(options) == "sgd":
+            # What it makes of a weight depends on the sum of rates / (1 - momentum).
+            rate, momentum, _ = settings(options, steps)
+            penalty *= (1 - momentum) / rate
+    return penalty, min(options.every or 32, steps)
+
+
+def objective(options: Train, model: Model) -> LossFn | Objective:
+    """Return what is minimised."""
+    if options.algorithm == "safe":
+        return training.sharpness_aware(model.loss_fn, radius(options))
+    return model.loss_fn
+
+
+def radius(options: Train) -> float:
+    """Return how far from params safe takes its gradients."""
+    return 0.1 if options.radius is None else options.radius
+
+
 def told(options: Train, steps: int) -> dict[str, float]:
     """Return what the report tells of a run beside the options, which leave much open.
 
@@ -101,6 +134,10 @@ def told(options: Train, steps: int) -> dict[str, float]:
         values["momentum"] = momentum
     if options.algorithm in GRADUAL:
         values["every"], values["last_mask_step"] = mask_steps(options, steps)
+    if options.algorithm in DRAWN:
+        values["penalty"], values["every"] = drawing(options, steps)
+    if options.algorithm == "safe":
+        values["radius"] = radius(options)
     if options.algorithm == "lottery":
         values["rate"] = rate(options)
     return values
@@ -126,6 +163,10 @@ def whole(
         return optimizer
     if options.algorithm == "gsm":
         return optax.chain(training.gsm(plan=target), optimizer)
+    if options.algorithm in DRAWN:
+        wrap = training.elsa if options.algorithm == "elsa" else training.admm
+        penalty, every = drawing(options, steps)
+        return wrap(optimizer, plan=target, steps=steps, penalty=penalty, every=every)
     rule, schedule = RULES.get(options.algorithm), None
     if rule is None:
         masks = before_training(options, setting, target, key)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from swapjax.cli.options import Network, check_seed, one_of, require_counts, shown
-from swapjax.core.checks import require_fraction
+from swapjax.core.checks import require_fraction, take_amount
 from swapjax.pruning.methods import METHODS
 from swapjax.training.rules import RULES
 
@@ -19,7 +19,15 @@ BEFORE = {
     for name, row in METHODS.items()
     if row.kind == "untrained" and row.needs in ("gradients", "network")
 }
-NAMES = ("dense", *RULES, *BEFORE, "gsm", "lottery")
+# Those that train all weights, and cut them in the end; of these, those by ADMM.
+CUT = {
+    "gsm": "most weights follow their decay alone, and are cut in the end",
+    "admm": "weights are drawn to a sparse copy of themselves, and cut in the end",
+    "safe": "as admm, along gradients from where the loss is worse nearby",
+    "elsa": "as admm, and Adam's second moment tells which weights matter",
+}
+DRAWN = ("admm", "safe", "elsa")
+NAMES = ("dense", *RULES, *BEFORE, *CUT, "lottery")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +56,7 @@ class Train(Network):
     """Examples a step."""
     optimizer: Annotated[
         Literal["sgd", "adam", "adamw"] | None,
-        shown("sgd|adam|adamw", "(default: adam, for gsm sgd)"),
+        shown("sgd|adam|adamw", "(default: adam, for gsm, admm, safe sgd)"),
     ] = None
     """What moves the weights; its learning rate falls to 0 along a cosine."""
     learning_rate: Annotated[
@@ -62,11 +70,17 @@ class Train(Network):
     ] = None
     """On kernels only. By default that of gsm is what a run of this length needs."""
     every: Annotated[int | None, shown("N", "(default: a 50th of the run)")] = None
-    """Steps between changes of masks. By default acdc has ten phases, ste no pause."""
+    """Steps between changes of masks. By default acdc has ten phases, ste no pause, and
+    admm, safe and elsa change their sparse copy every 32 steps."""
     stop: Annotated[float | None, shown("F", "(default: 0.75)")] = None
     """The fraction of the run after which masks stay; those of granet move on."""
     rate: Annotated[float | None, shown("F", "(default: 0.2)")] = None
     """lottery: the fraction of the weights left that goes after each level."""
+    penalty: Annotated[float | None, shown("P", "(default: 78 / steps)")] = None
+    """admm, safe, elsa: how firmly weights are drawn to their sparse copy in the end.
+    That of sgd is by default times (1 - momentum) / rate."""
+    radius: Annotated[float | None, shown("R", "(default: 0.1)")] = None
+    """safe: how far away gradients are taken."""
 
 
 def description() -> str:
@@ -76,7 +90,7 @@ def description() -> str:
         **{name: rule.summary for name, rule in RULES.items()},
         **{name: f"static masks, made before training by this method ({row.summary})"
            for name, row in BEFORE.items()},
-        "gsm": "most weights follow their decay alone, and are cut in the end",
+        **CUT,
         "lottery": "train, prune a little, go back to the start, again and again",
     }  # fmt: skip
     first, _, last = (inspect.getdoc(Train) or "").partition("\n\n")
@@ -108,6 +122,9 @@ def check(options: Train) -> None:
         require_fraction("--stop", options.stop, zero=False, one=True)
     if options.rate is not None:
         require_fraction("--rate", options.rate, zero=False)
+    for name in ("penalty", "radius"):
+        if getattr(options, name) is not None:
+            take_amount(f"--{name}", getattr(options, name))
     _check_use(options)
     check_seed(options.seed, "--seed")
 
@@ -121,8 +138,8 @@ def _check_use(options: Train) -> None:
     sparse = tuple(name for name in NAMES if name != "dense")
     gradual = tuple(GRADUAL)
     for name, users in (
-        ("every", gradual), ("stop", gradual), ("rate", ("lottery",)),
-        ("allocation", sparse),
+        ("every", (*gradual, *DRAWN)), ("stop", gradual), ("rate", ("lottery",)),
+        ("allocation", sparse), ("penalty", DRAWN), ("radius", ("safe",)),
     ):  # fmt: skip
         if getattr(options, name) is not None and options.algorithm not in users:
             raise ValueError(
@@ -134,6 +151,10 @@ def _check_use(options: Train) -> None:
             f"--optimizer {options.optimizer}: gsm works by the momentum of sgd; "
             "leave it out"
         )
+    if options.algorithm == "elsa" and options.optimizer == "sgd":
+        raise ValueError(
+            "--optimizer sgd: elsa goes by the second moment of adam; leave it out"
+        )
     optimizer = optimizer_name(options)
     if options.momentum is not None and optimizer != "sgd":
         raise ValueError(
@@ -144,4 +165,8 @@ def _check_use(options: Train) -> None:
 
 def optimizer_name(options: Train) -> str:
     """Return the name of what moves the weights."""
-    return "sgd" if options.algorithm == "gsm" else options.optimizer or "adam"
+    if options.algorithm == "gsm":
+        return "sgd"
+    # What their authors have.
+    own = "sgd" if options.algorithm in ("admm", "safe") else "adam"
+    return options.optimizer or own

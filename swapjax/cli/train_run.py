@@ -17,7 +17,7 @@ from swapjax.sparsity import masks
 from swapjax.sparsity.magnitude import largest
 from swapjax.sparsity.plan import Plan
 from swapjax.training import Epoch, Level, Trainer, fit, lottery, masks_of
-from swapjax.training.state import is_sparse
+from swapjax.training.state import has_masks, is_sparse
 
 
 class Outcome(NamedTuple):
@@ -27,7 +27,7 @@ class Outcome(NamedTuple):
         params: zero where masks are False.
         masks: with the tree of params.
         history: epochs, or levels of lottery.
-        before: accuracy and loss before the cut of gsm.
+        before: accuracy and loss before the cut, of those that are cut in the end.
     """
 
     params: Params
@@ -63,7 +63,7 @@ def _fit(
     with progress("compiling", total) as (bar, task):
         optimizer = train_algorithms.whole(options, setting, target, total, draw)
         params, last, history = fit(
-            model.loss_fn,
+            train_algorithms.objective(options, model),
             model.params,
             optimizer,
             data.train,
@@ -82,7 +82,7 @@ def _fit(
     if options.algorithm == "dense":
         return Outcome(params, target.layout.masks(target.layout.everything()), history)
     before = runner.evaluate(setting, params)
-    kept = largest(target, params)
+    kept = masks_of(last) if has_masks(last) else largest(target, params)
     return Outcome(masks.apply_masks(params, kept), kept, history, before)
 
 

@@ -25,7 +25,7 @@ from swapjax.robust.objectives import (
 )
 from swapjax.robust.worst import choose, nothing, worse
 
-TARGETED = "dlr-targeted"
+TARGETED = {"dlr-targeted": dlr_targeted, "margin-targeted": margin_targeted}
 _MOMENTUM = 0.75  # alpha: of the new step; the rest goes on as before
 _RISES = 0.75  # rho: the share of steps that must have risen
 _CHECKPOINTS = 8  # fewer than there are steps, however many these are
@@ -64,7 +64,8 @@ def apgd(
         epsilon: radius of the ball, 0 or more, in the unit of the images.
         steps: how many there are; 0 returns the start.
         objective: ``"ce"``, ``"margin"``, ``"dlr"``, or ``(outputs, labels) -> [n]``;
-            ``"dlr-targeted"`` climbs towards one wrong class after the other (APGD-T).
+            ``"dlr-targeted"`` and ``"margin-targeted"`` climb towards one wrong class
+            after the other (APGD-T).
             With fewer than 4 classes there is no such ratio, and the margin is climbed
             in its place, with a warning.
         norm: of the ball and the steps, ``"linf"`` or ``"l2"``.
@@ -94,9 +95,10 @@ def apgd(
     classes = classes_of(apply, params, images)
     climbed = _take_objective(objective, classes)
     ranks = range(1)
-    if objective == TARGETED:
+    is_targeted = isinstance(objective, str) and objective in TARGETED
+    if is_targeted:
         ranks = _take_ranks(targets, classes)
-    static = apply, climbed, norm, objective == TARGETED
+    static = apply, climbed, norm, is_targeted
     sizes = epsilon, int(steps), int(restarts), ranks.start, len(ranks)
     return _apgd(static, key, params, images, labels, sizes, checkpoints(steps), box)
 
@@ -121,9 +123,10 @@ def _take_objective(name: Any, classes: int) -> ExampleObjective:
     """Find an objective by its name, and one for few classes where it needs more."""
     if callable(name):
         return name
-    if name not in OBJECTIVES and name != TARGETED:
-        known = ", ".join(map(repr, (*OBJECTIVES, TARGETED)))
-        raise ValueError(f"objective must be one of {known} or callable, got {name!r}")
+    known = OBJECTIVES | TARGETED
+    if name not in known:
+        names = ", ".join(map(repr, known))
+        raise ValueError(f"objective must be one of {names} or callable, got {name!r}")
     if name.startswith("dlr") and classes < RANKED_CLASSES:
         warnings.warn(
             f"objective {name!r} needs {RANKED_CLASSES} classes, got {classes}: the "
@@ -131,9 +134,7 @@ def _take_objective(name: Any, classes: int) -> ExampleObjective:
             stacklevel=3,
         )
         name = name.replace("dlr", "margin")
-    return {
-        **OBJECTIVES, TARGETED: dlr_targeted, "margin-targeted": margin_targeted
-    }[name]  # fmt: skip
+    return known[name]
 
 
 def _take_ranks(targets: Any, classes: int) -> range:

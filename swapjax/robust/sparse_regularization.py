@@ -11,7 +11,7 @@ from swapjax.core.checks import require_count
 from swapjax.core.objective import Objective
 from swapjax.core.types import Params
 from swapjax.robust.label_losses import LabelLoss, log_softmax
-from swapjax.robust.memorization import largest_class
+from swapjax.robust.memorized import largest_class
 
 Apply = Callable[[Params, jax.Array], jax.Array]
 

@@ -10,7 +10,7 @@ import numpy as np
 from swapjax.core.objective import Objective
 from swapjax.core.types import Params
 from swapjax.robust.label_losses import LabelLoss, log_softmax
-from swapjax.robust.memorization import largest_class
+from swapjax.robust.memorized import largest_class
 
 Apply = Callable[[Params, jax.Array], jax.Array]
 _FLOOR = 1e-5  # of a probability, as in the code of sparse regularisation

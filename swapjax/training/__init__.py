@@ -2,7 +2,7 @@
 
 from swapjax.training import rules
 from swapjax.training.admm import admm
-from swapjax.training.admm_state import AdmmState, Residuals, residuals
+from swapjax.training.admm_state import AdmmState
 from swapjax.training.drop_and_grow import exchange, random_score
 from swapjax.training.elsa import elsa
 from swapjax.training.epoch import Epoch
@@ -10,6 +10,7 @@ from swapjax.training.fit import Fitted, fit
 from swapjax.training.gsm import gsm
 from swapjax.training.lottery import Level, Ticket, lottery, reinit, shuffle
 from swapjax.training.plasticity import Recovery, pruning_plasticity
+from swapjax.training.residuals import Residuals, residuals
 from swapjax.training.rule import MaskStep, Rule
 from swapjax.training.rules import *
 from swapjax.training.sharpness import sharpness_aware

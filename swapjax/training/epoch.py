@@ -12,7 +12,8 @@ from swapjax.core.counts import partial_counts, total
 from swapjax.core.types import Masks, Params
 from swapjax.sparsity import masks as masking
 from swapjax.sparsity.planning import plan
-from swapjax.training.state import is_sparse, masks_of
+from swapjax.training.residuals import residuals
+from swapjax.training.state import has_admm, has_masks, masks_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,14 +25,16 @@ class Epoch:
         steps: updates since the start.
         loss: the mean over its steps, each before its update.
         accuracy: what `evaluate` returned after it, None without one.
-        sparsity: the fraction of prunable entries that are zero after it.
+        sparsity: the fraction of prunable entries that are zero after it; under
+            `swapjax.admm`, whose params are dense, that a cut would make zero.
         densities: the fraction that is left, by the path of each prunable leaf.
         churn: prunable entries that were active before or after it, but not both.
         seconds: wall time, compilation and evaluation included.
         status: what `swapjax.check_state` finds after it, and whether mask steps are
             missing at the end; empty where all is well.
         told: the mean over its steps of what an objective reports, and what `evaluate`
-            returned beside the accuracy.
+            returned beside the accuracy; under `swapjax.admm` the ``residual`` and what
+            a ``cut`` takes, see `swapjax.training.residuals`.
     """
 
     epoch: int
@@ -60,7 +63,7 @@ def masks_now(params: Params, state: Any, first: Masks) -> Masks:
     """
     return (
         masks_of(state, params)
-        if is_sparse(state)
+        if has_masks(state)
         else masking.from_zeros(params, first)
     )
 
@@ -72,13 +75,26 @@ def masks_at_first(params: Params, state: Any) -> Masks:
         params: of the network.
         state: of the optimizer.
     """
-    if is_sparse(state):
+    if has_masks(state):
         return masks_of(state, params)
     try:
         target = plan(params, 0.0)
     except ValueError:  # there is none
         return jax.tree.map(lambda _: jnp.asarray(True), params)
     return target.layout.masks(target.layout.everything())
+
+
+def residuals_now(params: Params, state: Any) -> dict[str, float]:
+    """Tell how far params are from what ADMM draws them to; nothing without it.
+
+    Args:
+        params: of the network.
+        state: of the optimizer.
+    """
+    if not has_admm(state):
+        return {}
+    found = residuals(state, params)
+    return {"residual": found.primal, "cut": found.cut}
 
 
 def compare(before: Masks, after: Masks) -> tuple[dict[str, float], float, int]:

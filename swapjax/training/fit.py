@@ -19,7 +19,13 @@ from swapjax.core.types import LossFn, Params
 from swapjax.loops import steps
 from swapjax.loops.steps import Carry
 from swapjax.sparsity import masks as masking
-from swapjax.training.epoch import Epoch, compare, masks_at_first, masks_now
+from swapjax.training.epoch import (
+    Epoch,
+    compare,
+    masks_at_first,
+    masks_now,
+    residuals_now,
+)
 from swapjax.training.settle import require_settling, tell, tell_unsettled
 from swapjax.training.state import is_sparse
 from swapjax.training.train_function import describe
@@ -167,7 +173,7 @@ def fit(
             churn=churn,
             seconds=time.perf_counter() - started,
             status=_warn(carry.state, history, last=number == epochs),
-            told=means | others,
+            told=means | others | residuals_now(carry.params, carry.state),
         )
         history = (*history, epoch)
         if checkpoint is not None:

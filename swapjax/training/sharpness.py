@@ -6,7 +6,7 @@ import jax
 import optax
 
 from swapjax.core.checks import take_amount
-from swapjax.core.objective import Objective
+from swapjax.core.objective import Objective, as_objective
 from swapjax.core.types import LossFn, Params
 
 _TINY = 1e-12  # so that a gradient of zero has a direction, of length zero
@@ -53,7 +53,7 @@ def sharpness_aware(loss: LossFn | Objective, radius: float) -> Objective:
             f"loss must be loss_fn(params, batch) or an Objective, got {loss!r}"
         )
     rho = take_amount("radius", radius)
-    of = loss if isinstance(loss, Objective) else _plain(loss)
+    of = as_objective(loss)
 
     def gradient(params: Params, state: Any, batch: Any, key: jax.Array) -> tuple:
         up, value, new, aux = of.value_and_grad(params, state, batch, key)
@@ -63,13 +63,3 @@ def sharpness_aware(loss: LossFn | Objective, radius: float) -> Objective:
         return found, value, new, aux
 
     return Objective(of.loss, of.init, gradient, of.replays)
-
-
-def _plain(loss_fn: LossFn) -> Objective:
-    """See a loss without state and key as an objective."""
-
-    def loss(params: Params, state: Any, batch: Any, key: jax.Array) -> tuple:
-        del key
-        return loss_fn(params, batch), state, {}
-
-    return Objective(loss)

@@ -160,6 +160,11 @@ def is_sparse(state: Any) -> bool:
     return any(isinstance(found, SparseState) for found in _all(state))
 
 
+def has_admm(state: Any) -> bool:
+    """Return whether the state is drawn to a sparse copy, in part at least."""
+    return any(isinstance(found, AdmmState) for found in _all(state))
+
+
 def check_state(state: Any, params: Params | None = None) -> None:
     """Raise if a mask step of a training run met invalid weights or gradients.
 

@@ -60,7 +60,12 @@ MANY_STAGES = {
 RESNET20 = {
     "`magnitude()`": "magnitude",
     "`obd()`": "obd",
+    "`woodfisher()`": "woodfisher",
     "`chita()`": "chita",
+    "`linear_regression()`": "linear-regression, first order",
+    "`linear_regression(first_order=False)`": "linear-regression",
+    "`swap(first_order=False)`": "swap",
+    '`linear_regression(ridge="kfac", first_order=False)`': "linear-regression, kfac",
     '`layerwise_obs(weigh="output")`': "layerwise-obs, output",
 }
 

@@ -44,7 +44,7 @@ def test_matrix_free_and_stored_write_the_same_network(mnist):
             mnist.params,
             mnist.data.train,
             sparsity=0.9,
-            samples=400,
+            samples=100,
             key=jax.random.key(0),
             storage=storage,
         )

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from flax import nnx
 from swapjax.core import trees
 from swapjax.core.types import Params
 from swapjax.experiments.models.cnn import CNN
+from swapjax.experiments.models.hypersphere import with_cosines
 from swapjax.experiments.models.mlp import MLP
 from swapjax.experiments.models.mobilenet import MobileNetV1
 from swapjax.experiments.models.model import Model
@@ -41,7 +42,14 @@ _IMAGE_NETWORKS: dict[str, tuple[Callable[..., nnx.Module], int]] = {
 NAMES = ("mlpnet", "lenet300", "cnn", *_IMAGE_NETWORKS)
 
 
-def create(name: str, shape: tuple[int, ...], classes: int, *, seed: int = 0) -> Model:
+def create(
+    name: str,
+    shape: tuple[int, ...],
+    classes: int,
+    *,
+    seed: int = 0,
+    head: Literal["linear", "cosines"] = "linear",
+) -> Model:
     """Make a network for images of some shape.
 
     Args:
@@ -51,9 +59,12 @@ def create(name: str, shape: tuple[int, ...], classes: int, *, seed: int = 0) ->
         shape: of one image.
         classes: how many there are.
         seed: of the initial weights.
+        head: ``"cosines"`` for the outputs of hypersphere embedding in place of logits,
+            with the same initial weights.
 
     Raises:
-        ValueError: for an unknown name, and images that the network cannot take.
+        ValueError: for an unknown name, images that the network cannot take, and one
+            whose last layer cannot be a head of cosines.
     """
     rngs, flattened = nnx.Rngs(seed), {}
     if name == "mlpnet":
@@ -81,7 +92,17 @@ def create(name: str, shape: tuple[int, ...], classes: int, *, seed: int = 0) ->
             flattened = {"classifier/0/kernel": (POOLED, POOLED, 512)}
     else:
         raise ValueError(f"model must be one of {', '.join(NAMES)}, got {name!r}")
-    return _as_functions(name, network, flattened)
+    kernel = None
+    if head == "cosines":
+        # The last of a CNN or an MLP before "fc1", "fc" of the others.
+        kernel = with_cosines(network, ("fc3", "fc2", "fc"))
+    if head not in ("linear", "cosines") or (head == "cosines" and kernel is None):
+        raise ValueError(
+            "head must be 'linear', or 'cosines' for a network that ends in one dense "
+            f"layer, got {head!r} for {name}"
+        )
+    model = _as_functions(name, network, flattened)
+    return model._replace(cosines=kernel)
 
 
 def _as_functions(name: str, network: nnx.Module, flattened: dict) -> Model:
@@ -107,6 +128,9 @@ def _as_functions(name: str, network: nnx.Module, flattened: dict) -> Model:
         network.set_attributes(nnx.BatchNorm, use_running_average=False, momentum=0.0)
         return network
 
+    def training_apply(params: Params, x: jax.Array) -> jax.Array:
+        return in_training(params)(x)
+
     def mean_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return jnp.mean(losses)
@@ -117,7 +141,7 @@ def _as_functions(name: str, network: nnx.Module, flattened: dict) -> Model:
 
     def training_loss(params: Params, batch: Any) -> jax.Array:
         x, y = batch
-        return mean_loss(in_training(params)(x), y)
+        return mean_loss(training_apply(params, x), y)
 
     @jax.jit
     def statistics(params: Params, x: jax.Array) -> Params:
@@ -133,4 +157,5 @@ def _as_functions(name: str, network: nnx.Module, flattened: dict) -> Model:
         training_loss if fixed else loss_fn,
         statistics if fixed else None,
         flattened,
+        training_apply if fixed else None,
     )

@@ -25,6 +25,9 @@ class Model(NamedTuple):
             network without batch norm.
         flattened: the shape [h, w, c] that a dense layer reads flattened, by the path
             of its kernel. PyTorch flattens it as [c, h, w].
+        training_apply: what `apply` is with the statistics of the batch in batch norm;
+            None for a network without.
+        cosines: path of the last kernel where the outputs are cosines, else None.
     """
 
     name: str
@@ -34,3 +37,5 @@ class Model(NamedTuple):
     training_loss: Callable[[Params, Any], jax.Array]
     statistics: Callable[[Params, jax.Array], Params] | None = None
     flattened: Mapping[str, tuple[int, int, int]] = types.MappingProxyType({})
+    training_apply: Callable[[Params, jax.Array], jax.Array] | None = None
+    cosines: str | None = None

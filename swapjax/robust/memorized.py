@@ -86,7 +86,7 @@ class NoisyLabels:
     """What to measure after each epoch of training on noisy labels, for `fit`.
 
     Called with params it returns percentages by name: ``accuracy`` on the test set,
-    ``largest_class`` there, and what `memorization` returns on the training set.
+    ``largest_class_tested`` there, and what `memorization` returns on the training set.
 
     Attributes:
         apply: ``(params, images) -> outputs [n, K]``, in inference mode.
@@ -120,7 +120,7 @@ class NoisyLabels:
         shares = class_shares(jnp.asarray(outputs))
         return {
             "accuracy": _percent(right),
-            "largest_class": 100 * float(jnp.max(shares)),
+            "largest_class_tested": 100 * float(jnp.max(shares)),
             **told,
         }
 
