@@ -55,7 +55,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 ABLATIONS = (
     *("ce, sharpened alone", "ce, penalty alone"),
-    *("ce + sr, weight fixed", "ce + sr, normalised"),
+    *("ce + sr, weight fixed", "ce + sr, normalised", "gce + sr, weight fixed"),
 )
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -42,37 +42,48 @@ class Line:
         return self.plan, self.loss, self.noise, self.seed, self.images, self.epochs
 
 
+TABLES: Mapping[str, Callable[[Line], float]] = {
+    "Accuracy after the last epoch": lambda line: line.accuracy,
+    "Best epoch less the last": lambda line: line.best - line.accuracy,
+    "Flipped labels memorised": lambda line: line.memorized,
+}
+
+
 def report(lines: Sequence[Line]) -> str:
-    """Make tables in Markdown, one a noise: means and standard errors over seeds."""
+    """Make tables in Markdown, rows in the order of accuracy at most noise.
+
+    A cell is a mean over seeds with its standard error, or the value of one seed.
+    """
+    noises = ("none", "symmetric 0.6", "symmetric 0.8", "asymmetric 0.4")
+    found: dict[tuple[str, str], list[Line]] = {}
+    for line in lines:
+        found.setdefault((line.loss, line.noise), []).append(line)
+
+    def last(loss: str) -> float:
+        some = found.get((loss, "symmetric 0.8"), [])
+        return -float(np.mean([x.accuracy for x in some])) if some else 0.0
+
+    losses = sorted(dict.fromkeys(line.loss for line in lines), key=last)
     text = []
-    for noise in dict.fromkeys(line.noise for line in lines):
-        text += ["", f"### {noise.capitalize()}", ""]
-        text.append(
-            "| loss | last epoch | best less last | memorised | recovered | seeds |"
-        )
-        text.append("|---|---|---|---|---|---|")
-        rows = []
-        for loss in dict.fromkeys(line.loss for line in lines):
-            some = [x for x in lines if (x.loss, x.noise) == (loss, noise)]
-            if some:
-                rows.append((np.mean([x.accuracy for x in some]), loss, some))
-        for _, loss, some in sorted(rows, key=lambda row: -row[0]):
+    for title, value in TABLES.items():
+        shown = noises if title != "Flipped labels memorised" else noises[1:]
+        text += [f"## {title}", "", f"| | {' | '.join(shown)} |"]
+        text.append("|---" * (len(shown) + 1) + "|")
+        for loss in losses:
             cells = [
-                [x.accuracy for x in some],
-                [x.best - x.accuracy for x in some],
-                [x.memorized for x in some],
-                [x.recovered for x in some],
+                mean_of([value(x) for x in found.get((loss, noise), [])])
+                for noise in shown
             ]
-            told = " | ".join(mean_of(values) for values in cells)
-            text.append(f"| {loss} | {told} | {len(some)} |")
+            text.append(f"| {loss} | {' | '.join(cells)} |")
+        text.append("")
     return "\n".join(text)
 
 
 def mean_of(values: Sequence[float]) -> str:
-    """Return the mean, and the standard error of more than one."""
-    mean = float(np.mean(values))
-    if math.isnan(mean):
+    """Tell the mean, and the standard error of more than one."""
+    if not values:
         return ""
+    mean = float(np.mean(values))
     if len(values) < 2:
         return f"{mean:.2f}"
     return f"{mean:.2f} ± {np.std(values, ddof=1) / math.sqrt(len(values)):.2f}"

@@ -21,7 +21,7 @@ from swapjax.robust.label_table import (
     LABEL_LOSSES,
     LABEL_SETTINGS,
     SPARSE_SETTINGS,
-    Sparse,
+    SparseRegularization,
 )
 from swapjax.robust.memorized import (
     NoisyLabels,
@@ -62,7 +62,7 @@ __all__ = [
     "NoisyLabels",
     "Options",
     "Scaled",
-    "Sparse",
+    "SparseRegularization",
     "alp",
     "apgd",
     "best_to_last",

@@ -58,6 +58,21 @@ def log_softmax(logits: Any, labels: Any) -> tuple[jax.Array, jax.Array]:
     return logs, own[:, 0]
 
 
+def mean_of(loss: LabelLoss, outputs: jax.Array, labels: jax.Array) -> jax.Array:
+    """Return the mean of a loss over a batch, ``float[]``.
+
+    Raises:
+        ValueError: for a loss that is not a number an example.
+    """
+    found = loss(outputs, labels)
+    if found.shape != outputs.shape[:1]:
+        raise ValueError(
+            f"loss must return a number an example, {outputs.shape[:1]}, got "
+            f"{found.shape}"
+        )
+    return jnp.mean(found)
+
+
 def ce() -> LabelLoss:
     """Cross-entropy, ``-log u_y``."""
     return lambda logits, labels: -log_softmax(logits, labels)[1]

@@ -1,18 +1,14 @@
 """Objectives for noisy labels by name, with what their authors set."""
 
-from collections.abc import Callable
 from typing import Any
-
-import jax
 
 from swapjax.core.checks import require_count
 from swapjax.core.objective import Objective
-from swapjax.core.types import Params
+from swapjax.robust.inputs import Apply
 from swapjax.robust.label_table import LABEL_LOSSES, LABEL_SETTINGS, SPARSE_SETTINGS
 from swapjax.robust.sparse_regularization import sparse_regularized
 from swapjax.robust.supervised import negative_learning, supervised
 
-Apply = Callable[[Params, jax.Array], jax.Array]
 _SPARSE = "sr-"
 LABEL_OBJECTIVES: tuple[str, ...] = (
     *LABEL_LOSSES,

@@ -71,7 +71,7 @@ of an ε-softmax. The others are in `swapjax.robust.label_losses`.
 """
 
 
-class Sparse(NamedTuple):
+class SparseRegularization(NamedTuple):
     """Settings of `swapjax.robust.sparse_regularized`, growth by epochs.
 
     Attributes:
@@ -152,15 +152,17 @@ _SPARSE: dict[str, tuple[float, float, float, float, int]] = {
 }
 
 
-def _sparse(data: str, loss: str) -> Sparse:
+def _sparse(data: str, loss: str) -> SparseRegularization:
     values = _SPARSE[data]
     if (data, loss) == ("mnist", "gce"):
         values = (0.5, 0.1, 3.0, 2.0, 5)
     settings = {"q": _GCE[data]} if loss == "gce" else {}
-    return Sparse(loss, settings, *values, run=_RUNS[data], normalize=data != "mnist")
+    return SparseRegularization(
+        loss, settings, *values, run=_RUNS[data], normalize=data != "mnist"
+    )
 
 
-SPARSE_SETTINGS: Mapping[str, Mapping[str, Sparse]] = MappingProxyType(
+SPARSE_SETTINGS: Mapping[str, Mapping[str, SparseRegularization]] = MappingProxyType(
     {
         data: MappingProxyType({loss: _sparse(data, loss) for loss in _BASES})
         for data in _SPARSE

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,8 +12,7 @@ import numpy as np
 from swapjax.core import identity
 from swapjax.core.checks import require_count
 from swapjax.core.types import Params
-
-Apply = Callable[[Params, jax.Array], jax.Array]
+from swapjax.robust.inputs import Apply
 
 
 def memorization(

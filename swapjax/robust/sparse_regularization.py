@@ -1,7 +1,6 @@
 """Sparse regularisation: sharpened outputs that are pushed to be one-hot."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,10 +9,9 @@ import jax.numpy as jnp
 from swapjax.core.checks import require_count
 from swapjax.core.objective import Objective
 from swapjax.core.types import Params
-from swapjax.robust.label_losses import LabelLoss, log_softmax
+from swapjax.robust.inputs import Apply
+from swapjax.robust.label_losses import LabelLoss, mean_of
 from swapjax.robust.memorized import largest_class
-
-Apply = Callable[[Params, jax.Array], jax.Array]
 
 
 def sharpen(logits: jax.Array, tau: float, *, normalize: bool = False) -> jax.Array:
@@ -117,9 +115,8 @@ def sparse_regularized(
         del key
         images, labels = batch
         logits = apply(params, images)
-        log_softmax(logits, labels)  # which looks at shapes; not compiled, as unused
         sharp = sharpen(logits, tau, normalize=normalize)
-        base = jnp.mean(loss(sharp, labels))
+        base = mean_of(loss, sharp, labels)
         penalty = jnp.mean(lp_penalty(sharp, p, clamp=clamp))
         now = weight * growth ** (step // every).astype(penalty.dtype)
         told = {

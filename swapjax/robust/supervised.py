@@ -1,6 +1,5 @@
 """Objectives of a network and a loss of labels."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,10 +8,10 @@ import numpy as np
 
 from swapjax.core.objective import Objective
 from swapjax.core.types import Params
-from swapjax.robust.label_losses import LabelLoss, log_softmax
+from swapjax.robust.inputs import Apply
+from swapjax.robust.label_losses import LabelLoss, log_softmax, mean_of
 from swapjax.robust.memorized import largest_class
 
-Apply = Callable[[Params, jax.Array], jax.Array]
 _FLOOR = 1e-5  # of a probability, as in the code of sparse regularisation
 
 
@@ -32,13 +31,8 @@ def supervised(apply: Apply, loss: LabelLoss) -> Objective:
         del key
         images, labels = batch
         outputs = apply(params, images)
-        found = loss(outputs, labels)
-        if found.shape != outputs.shape[:1]:
-            raise ValueError(
-                f"loss must return a number an example, {outputs.shape[:1]}, got "
-                f"{found.shape}"
-            )
-        return jnp.mean(found), state, {"largest_class": largest_class(outputs)}
+        found = mean_of(loss, outputs, labels)
+        return found, state, {"largest_class": largest_class(outputs)}
 
     return Objective(loss=of_batch)
 

@@ -8,7 +8,9 @@ import statistics
 from collections import defaultdict
 
 import noise_report
+import noisy_labels_report
 import pytest
+import robust_report
 from pages import DOCS, ROOT
 from shared import read_runs
 
@@ -214,6 +216,38 @@ def test_plasticity():
             for regrown, part in enumerate(cell.replace("−", "-").split("/")):
                 mean = statistics.mean(found[epoch, rate, str(regrown)])
                 assert float(part) == pytest.approx(mean, abs=0.0051)
+
+
+def test_noisy_labels():
+    lines = read_runs(
+        RESULTS / "noisy_labels" / "results.csv", noisy_labels_report.Line
+    )
+    page = (DOCS / "results" / "noisy-labels.md").read_text()
+    assert noisy_labels_report.report(lines) in page
+    found = runs("noisy_labels", "loss", "noise")
+    (_, noises), _, *table = rows("noisy-labels.md")
+    losses = {loss for loss, _ in found}
+    assert {name for name, _ in table[: len(losses)]} == losses
+    for name, cells in table[: len(losses)]:
+        for noise, cell in zip(noises, cells, strict=True):
+            if cell:
+                mean = statistics.mean(found[name, noise])
+                assert float(cell.split()[0]) == pytest.approx(mean, abs=0.0051)
+
+
+def test_robust():
+    lines = read_runs(RESULTS / "robust" / "results.csv", robust_report.Line)
+    page = (DOCS / "results" / "robust.md").read_text()
+    assert robust_report.report(lines) in page
+    found = defaultdict(list)
+    for line in lines:
+        found[line.framework, line.head].append(line.robust)
+    _, _, *table = rows("robust.md")
+    for name, (head, count, _, robust, *_) in table[: len(found)]:
+        runs_of = found[name, head]
+        assert int(count) == len(runs_of)
+        mean = statistics.mean(runs_of)
+        assert float(robust.split()[0]) == pytest.approx(mean, abs=0.051)
 
 
 def test_damaged_files():

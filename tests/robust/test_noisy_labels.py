@@ -107,8 +107,15 @@ def test_supervised_is_the_mean_loss():
     np.testing.assert_allclose(loss, wanted, rtol=1e-6)
     assert state == ()
     assert set(told) == {"largest_class"}
-    with pytest.raises(ValueError, match=r"loss must return a number an example"):
-        supervised(apply, lambda z, y: z.mean()).loss(PARAMS, (), (X, Y), KEY)
+
+
+def test_a_loss_must_be_a_number_an_example():
+    for objective in (
+        supervised(apply, lambda z, y: z.mean()),
+        sparse_regularized(apply, lambda z, y: z.mean(), **SETTINGS),
+    ):
+        with pytest.raises(ValueError, match=r"loss must return a number an example"):
+            objective.loss(PARAMS, objective.init(PARAMS, None), (X, Y), KEY)
 
 
 def test_negative_learning_draws_among_the_other_classes():

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,7 @@ def create(
     classes: int,
     *,
     seed: int = 0,
-    head: Literal["linear", "cosines"] = "linear",
+    head: str = "linear",
 ) -> Model:
     """Make a network for images of some shape.
 
@@ -59,8 +59,8 @@ def create(
         shape: of one image.
         classes: how many there are.
         seed: of the initial weights.
-        head: ``"cosines"`` for the outputs of hypersphere embedding in place of logits,
-            with the same initial weights.
+        head: ``"linear"``, or ``"cosines"`` for the outputs of hypersphere embedding in
+            place of logits, with the same initial weights.
 
     Raises:
         ValueError: for an unknown name, images that the network cannot take, and one
