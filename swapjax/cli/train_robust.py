@@ -119,7 +119,7 @@ def objective(options: Against, setting: Setting, steps: int) -> LossFn | Object
     return robust.supervised(apply, loss_of(options, data))
 
 
-def _sparse(options: Against, data: Dataset) -> robust.Sparse:
+def _sparse(options: Against, data: Dataset) -> robust.SparseRegularization:
     return robust.SPARSE_SETTINGS[look(data)][options.loss.removeprefix("sr-")]
 
 
