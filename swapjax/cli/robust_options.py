@@ -8,14 +8,12 @@ from swapjax.cli.options import one_of, require_counts, shown
 from swapjax.core.checks import take_amount
 from swapjax.core.text import printable
 from swapjax.corruptions import LABEL_MAPS
-from swapjax.robust import LABEL_LOSSES, SPARSE_SETTINGS, suite
+from swapjax.robust import LABEL_LOSSES, LABEL_OBJECTIVES, suite
 
 Framework = Literal["pgd-at", "trades", "alp", "mart", "freeat", "fastat"]
 FRAMEWORKS: tuple[str, ...] = get_args(Framework)
 MANY_STEPS = ("pgd-at", "trades", "alp", "mart")
-SPARSE_LOSSES = tuple(f"sr-{name}" for name in SPARSE_SETTINGS["mnist"])
-NEGATIVE = "nlnl"  # which is no loss of an example and its label
-LOSSES = (*LABEL_LOSSES, NEGATIVE, *SPARSE_LOSSES)
+SPARSE_LOSSES = tuple(name for name in LABEL_OBJECTIVES if name.startswith("sr-"))
 LABEL_NOISES = ("symmetric", "pairs", *LABEL_MAPS)
 
 TOLD = {
@@ -64,14 +62,14 @@ class Against:
     the range of pixels."""
     attack_steps: Annotated[int | None, shown("N", "(default: 10)")] = None
     """pgd-at, trades, alp, mart: steps of the attack in training."""
-    attack_step: Annotated[float | None, shown("A", "(default: see docs)")] = None
-    """How long one of them is, as a part of the range. By default all together go 2.5
-    epsilon; that of fastat 1.25 epsilon, of freeat epsilon."""
+    attack_step: Annotated[float | None, shown("A", "(default: 2.5 E / N)")] = None
+    """How long one of them is, as a part of the range of pixels. That of fastat is by
+    default 1.25 epsilon, of freeat epsilon."""
     replays: Annotated[int | None, shown("R", "(default: 8)")] = None
     """freeat: steps that a batch is taken for in a row; divide --epochs by it."""
-    beta: Annotated[float | None, shown("B", "(default: the authors')")] = None
+    beta: Annotated[float | None, shown("B", "(default: 6, 0.5, 5)")] = None
     """trades, alp, mart: the weight of the second term."""
-    loss: Annotated[str, one_of(LOSSES, "ce")] = "ce"
+    loss: Annotated[str, one_of(tuple(LABEL_OBJECTIVES), "ce")] = "ce"
     """What is minimised: losses for noisy labels, and sr-NAME, sparse regularisation of
     one, whose settings follow from the kind of images."""
     label_noise: Annotated[str | None, shown("KIND:RATE", "(default: none)")] = None

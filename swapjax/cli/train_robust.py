@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from swapjax import robust
-from swapjax.cli.robust_options import MANY_STEPS, NEGATIVE, SPARSE_LOSSES, Against
+from swapjax.cli.robust_options import MANY_STEPS, SPARSE_LOSSES, Against
 from swapjax.core.objective import Objective
 from swapjax.core.types import LossFn, Params
 from swapjax.experiments.datasets import Dataset
@@ -19,8 +19,6 @@ _REPLAYS = 8
 # Scale and margin of hypersphere embedding, of its authors.
 _HEAD = (10.0, 0.2)
 _HEADS = {"trades": (15.0, 0.2), "alp": (20.0, 0.3), "fastat": (15.0, 0.2)}
-# How often the weight of the penalty grew in the authors' runs.
-_GROWTHS = {"mnist": 10, "cifar10": 120, "cifar100": 200}
 
 
 def look(images: Dataset) -> str:
@@ -48,9 +46,9 @@ def loss_settings(options: Against, data: Dataset, steps: int) -> dict[str, floa
     like, name = look(data), options.loss
     if name not in SPARSE_LOSSES:
         return dict(robust.LABEL_SETTINGS[like].get(name, {}))
-    row = _sparse(options, data)
+    row = robust.SPARSE_SETTINGS[like][name.removeprefix("sr-")]
     names = ("tau", "p", "weight", "growth", "normalize")
-    every = max(1, round(steps / _GROWTHS[like]))
+    every = max(1, round(steps * row.epochs / row.run))
     return {**{n: getattr(row, n) for n in names}, "growth_every": every}
 
 
@@ -103,24 +101,12 @@ def objective(options: Against, setting: Setting, steps: int) -> LossFn | Object
     apply, data, name = setting.model.apply, setting.data, options.loss
     if options.robust is not None:
         return _framework(options, setting)
-    if name == NEGATIVE:
-        counts = np.bincount(data.y_train, minlength=data.classes)
-        return robust.negative_learning(apply, np.maximum(counts, 1))
-    if name in SPARSE_LOSSES:
-        settings = loss_settings(options, data, steps)
-        row = _sparse(options, data)
-        return robust.sparse_regularized(
-            apply, robust.LABEL_LOSSES[row.loss](**row.settings), tau=row.tau, p=row.p,
-            weight=row.weight, growth=row.growth, normalize=row.normalize,
-            every=int(settings["growth_every"]),
-        )  # fmt: skip
     if name == "ce" or options.hypersphere:
         return as_loss(options, setting)
-    return robust.supervised(apply, loss_of(options, data))
-
-
-def _sparse(options: Against, data: Dataset) -> robust.SparseRegularization:
-    return robust.SPARSE_SETTINGS[look(data)][options.loss.removeprefix("sr-")]
+    counts = np.bincount(data.y_train, minlength=data.classes)
+    return robust.label_objective(
+        name, apply, data=look(data), steps=steps, counts=np.maximum(counts, 1)
+    )
 
 
 def _framework(options: Against, setting: Setting) -> Objective:

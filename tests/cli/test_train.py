@@ -13,6 +13,7 @@ from interrupts import half_written
 
 import swapjax
 from swapjax.cli import main, train_algorithms
+from swapjax.cli.robust_options import FRAMEWORKS
 from swapjax.cli.train_options import CUT, GRADUAL, NAMES, Train
 from swapjax.experiments import datasets, models, plot, runner
 from swapjax.experiments.runner import Setting
@@ -299,4 +300,4 @@ def test_the_help_tells_of_every_algorithm(capsys):
     assert end.value.code == 0
     text = capsys.readouterr().out
     described = " ".join(re.findall(r"^- ([a-z, -]+):", text, re.MULTILINE))
-    assert set(re.split(r"[, ]+", described)) == set(NAMES)
+    assert set(re.split(r"[, ]+", described)) == {*NAMES, *FRAMEWORKS}

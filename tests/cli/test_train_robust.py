@@ -9,12 +9,12 @@ import pytest
 from interrupts import half_written
 
 from swapjax.cli import main, setup, train_labels, train_robust
-from swapjax.cli.robust_options import FRAMEWORKS, LABEL_NOISES, LOSSES, Against
+from swapjax.cli.robust_options import FRAMEWORKS, LABEL_NOISES, Against
 from swapjax.cli.train_options import Train
 from swapjax.core.objective import as_objective
 from swapjax.experiments.runner import Setting
 from swapjax.io import checkpoint
-from swapjax.robust import he_loss
+from swapjax.robust import LABEL_OBJECTIVES, he_loss
 
 pytestmark = pytest.mark.usefixtures("small")
 STATE = "training.safetensors"
@@ -63,7 +63,7 @@ def test_every_framework_makes_an_objective_of_batches(framework, hypersphere, l
     assert objective.replays == train_robust.replays(against)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", LABEL_OBJECTIVES)
 def test_every_loss_makes_an_objective_of_batches(loss, loaded):
     against = Against(loss=loss)
     setting = loaded(against)
@@ -245,5 +245,5 @@ def test_the_help_tells_of_every_framework_and_loss(capsys):
     text = capsys.readouterr().out
     for framework in FRAMEWORKS:
         assert f"\n- {framework}: " in text
-    for word in (*LOSSES, *LABEL_NOISES, "--hypersphere", "--attack"):
+    for word in (*LABEL_OBJECTIVES, *LABEL_NOISES, "--hypersphere", "--attack"):
         assert word in text

@@ -11,6 +11,7 @@ import noise_report
 import noisy_labels_report
 import pytest
 import robust_report
+import sparse_robust_report
 from pages import DOCS, ROOT
 from shared import read_runs
 
@@ -312,3 +313,14 @@ def test_noise():
     assert len(found) >= 2
     for table in found:
         assert table in made.values()
+
+
+def test_sparse_robust():
+    made = []
+    for name in ("results", "tuning"):
+        path = RESULTS / "sparse_robust" / f"{name}.csv"
+        found = read_runs(path, sparse_robust_report.Line)
+        made += sparse_robust_report.markdown(found).values()
+    page = (DOCS / "results" / "sparse-robust.md").read_text()
+    tables = re.findall(r"(?:^\|.*\|$\n?)+", page, re.MULTILINE)
+    assert sorted(table.strip() for table in tables) == sorted(made)
