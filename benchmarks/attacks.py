@@ -4,10 +4,16 @@ Two networks, of 20,000 images and two epochs: plain, and against PGD of 5 steps
 epsilon 0.2. Each attack alone, then a list in sequence, on the first test images; then
 CPU seconds of steps beside a gradient of the input, interleaved.
 
-Writes results.csv after each evaluation and goes on where it stopped; then costs.csv.
+Then, with a small network on the digits of scikit-learn, APGD and PGD at equal steps in
+ten batches; and what attacks leave where the network rounds its inputs, which hides
+gradients.
+
+Writes results.csv after each evaluation, then costs.csv, batches.csv and hidden.csv;
+what is there is not done again.
 """
 
 import dataclasses
+import itertools
 import statistics
 import time
 import warnings
@@ -25,7 +31,7 @@ from shared import DATA, RESULTS, complete, console, read_runs, start, write_run
 
 from swapjax import canonical_convolutions, robust
 from swapjax.core.types import Params
-from swapjax.experiments import datasets, models
+from swapjax.experiments import datasets, models, runner
 
 RADII = {"plain": 0.1, "against PGD": 0.2}
 LISTS = {
@@ -92,6 +98,31 @@ class Cost:
         return self.attack
 
 
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """Mean cross-entropies that two attacks reach, and batches where APGD is ahead."""
+
+    epsilon: float
+    steps: int
+    share: float
+    apgd: float
+    pgd: float
+    ahead: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Hidden:
+    """What one attack of a sequence left of a network that rounds its inputs or not."""
+
+    inputs: str
+    attack: str
+    clean: float
+    tried: int
+    fell: int
+    left: float
+    zeros: float
+
+
 def main(options: Options) -> None:
     """Train, attack, time."""
     data = datasets.load(options.data)
@@ -107,6 +138,7 @@ def main(options: Options) -> None:
 
     def attack(item: tuple[str, str]) -> dict:
         network, how = item
+        state = options.out / f"{network} {how} {options.examples}.state"
         if network not in trained:
             trained[network] = train(model, images, labels, network)
         with warnings.catch_warnings(record=True) as caught:
@@ -114,7 +146,7 @@ def main(options: Options) -> None:
             found = robust.evaluate(
                 model.apply, trained[network], (tests, truth), epsilon=RADII[network],
                 key=jax.random.key(0), attacks=LISTS[how], alone=how == "alone",
-                batch=100, checkpoint=options.out / f"{network} {how}.state",
+                batch=100, checkpoint=state,
             )  # fmt: skip
         for warning in caught:
             console.print(f"  {warning.message}", highlight=False)
@@ -140,10 +172,17 @@ def main(options: Options) -> None:
     for state in options.out.glob("*.state"):
         state.unlink()
     show(read_runs(path, Line))
-    costs = measure(model, jnp.asarray(tests), jnp.asarray(truth), options.repeats)
-    write_runs(options.out / "costs.csv", costs)
-    for cost in costs:
-        console.print(cost)
+    parts: dict[str, Callable[[], list]] = {
+        "costs.csv": lambda: measure(
+            model, jnp.asarray(tests), jnp.asarray(truth), options.repeats
+        ),
+        "batches.csv": compare,
+        "hidden.csv": hide,
+    }
+    for name, part in parts.items():
+        if not (options.out / name).exists():
+            write_runs(options.out / name, part())
+        console.print((options.out / name).read_text())
 
 
 def train(model: models.Model, images: Any, labels: Any, network: str) -> Params:
@@ -219,6 +258,73 @@ def measure(
         ]
         found.append(Cost(name, *medians))
     return found
+
+
+def digits() -> tuple[Callable, Params, np.ndarray, np.ndarray]:
+    """Train MLPNet on digits, of images in [0, 1]; return the 360 of the test, too."""
+    data = datasets.load("digits")
+    model = models.create("mlpnet", data.shape, data.classes)
+    params = runner.set_up(data, model, epochs=15).params
+
+    def apply(params: Params, x: jax.Array) -> jax.Array:
+        return model.apply(params, (x - data.mean) / data.std)
+
+    images = np.clip(data.x_test * data.std + data.mean, 0, 1).astype(np.float32)
+    return apply, params, images, data.y_test
+
+
+def compare() -> list[Batches]:
+    """Let APGD and PGD, of steps of a share of epsilon, start from the same points."""
+    apply, params, images, labels = digits()
+    batches = [
+        (jax.random.key(i), images[36 * i :][:36], jnp.asarray(labels[36 * i :][:36]))
+        for i in range(10)
+    ]
+
+    def losses(attack: Callable, **settings: Any) -> np.ndarray:
+        found = []
+        for key, x, y in batches:
+            moved = attack(key, apply, params, x, y, **settings)
+            found.append(jnp.mean(robust.cross_entropy(apply(params, moved), y)))
+        return np.asarray(found)
+
+    found = []
+    for epsilon, steps in itertools.product((0.05, 0.1, 0.2, 0.3), (10, 20, 50)):
+        sizes = {"epsilon": epsilon, "steps": steps}
+        own = losses(robust.apgd, **sizes)
+        for share in (0.25, 0.1):
+            other = losses(robust.pgd, step=share * epsilon, **sizes)
+            ahead = int(np.sum(own >= other))
+            means = float(own.mean()), float(other.mean())
+            found.append(Batches(epsilon, steps, share, *means, ahead))
+    return found
+
+
+def hide() -> list[Hidden]:
+    """Attack a network, and the same behind inputs rounded to the levels of a scan."""
+    apply, params, images, labels = digits()
+
+    def rounded(params: Params, x: jax.Array) -> jax.Array:
+        return apply(params, jnp.round(16 * x) / 16)
+
+    lines = []
+    for name, network in {"as they are": apply, "rounded": rounded}.items():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = robust.evaluate(
+                network, params, (images, labels), epsilon=0.1, batch=360,
+                key=jax.random.key(0), attacks=("pgd-ce", "apgd-dlr", "square:2000"),
+            )  # fmt: skip
+        for warning in caught:
+            console.print(f"  {warning.message}", highlight=False)
+        lines += [
+            Hidden(
+                name, attempt.attack, found.clean, attempt.tried, attempt.fell,
+                attempt.left, found.zero_gradients,
+            )
+            for attempt in found.attempts
+        ]  # fmt: skip
+    return lines
 
 
 def clock(work: Callable, *args: Any) -> float:

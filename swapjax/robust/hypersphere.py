@@ -195,7 +195,7 @@ def on_sphere(*kernels: str) -> optax.GradientTransformation:
 
     def update(updates: Params, state: Any, params: Params | None = None) -> tuple:
         if params is None:
-            raise ValueError(optax.NO_PARAMS_MSG)
+            raise ValueError("params: on_sphere projects them, update needs them")
         new = project_columns(optax.apply_updates(params, updates), kernels)
         paths, treedef = trees.paths(params), jax.tree.structure(params)
         leaves = zip(paths, *map(jax.tree.leaves, (updates, new, params)), strict=True)

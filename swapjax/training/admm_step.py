@@ -49,7 +49,7 @@ def transformation(
         sparsity: or None.
         plan: or None.
         steps: updates in all.
-        penalty: at the end, a schedule, or None.
+        penalty: of `elsa` at all updates, of `admm` at the last; a schedule, or None.
         every: updates from one projection to the next.
         weighs: whether projections go by the second moment.
 
@@ -62,7 +62,7 @@ def transformation(
     require_count("every", every)
     own = Admm(
         pass_over_constants(optimizer), sparsity, plan, steps,
-        _ramp(penalty, steps), every, weighs,
+        _schedule(penalty, steps, ramp=not weighs), every, weighs,
     )  # fmt: skip
 
     def init(params: Params) -> AdmmState:
@@ -237,8 +237,10 @@ def _largest(scores: Leaves, laid: Plan) -> Leaves:
     return sharding.by_compiler(lambda s: select(s, laid.budget), scores)(scores)
 
 
-def _ramp(penalty: Penalty | None, steps: int) -> Callable[[jax.Array], Any]:
-    """Make the schedule of the penalty.
+def _schedule(
+    penalty: Penalty | None, steps: int, ramp: bool
+) -> Callable[[jax.Array], Any]:
+    """Make the schedule of the penalty, which rises from zero or stays.
 
     Raises:
         ValueError: for a penalty that is neither 0 or more nor a schedule.
@@ -248,6 +250,8 @@ def _ramp(penalty: Penalty | None, steps: int) -> Callable[[jax.Array], Any]:
     if penalty is None:
         penalty = _PULL / steps
     top = take_amount("penalty", penalty, "or a schedule of Optax's")
+    if not ramp:
+        return optax.constant_schedule(top)
 
     def at(count: jax.Array) -> jax.Array:
         done = jnp.minimum(count, steps).astype(jnp.result_type(float)) / steps

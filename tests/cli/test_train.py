@@ -15,36 +15,15 @@ import swapjax
 from swapjax.cli import main, train_algorithms
 from swapjax.cli.train_options import CUT, GRADUAL, NAMES, Train
 from swapjax.experiments import datasets, models, plot, runner
-from swapjax.experiments.models import mlp
 from swapjax.experiments.runner import Setting
 from swapjax.io import checkpoint
 from swapjax.sparsity import masks
 
 RESULTS = ["masks.safetensors", "params.safetensors", "report.json", "train.png"]
 STATE = "training.safetensors"
-# 48 images make three batches an epoch.
-QUICK = ("--epochs", "2", "--batch", "16", "--sparsity", "0.8")
+pytestmark = pytest.mark.usefixtures("small")
 # What only some algorithms have a use for.
 MORE = dict.fromkeys(GRADUAL, ("--every", "2")) | {"lottery": ("--rate", "0.6")}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small():
-    """A network of one layer, which compiles fast."""
-    with pytest.MonkeyPatch.context() as patch:
-        layers = lambda sizes, rngs: mlp.MLP((sizes[0], sizes[-1]), rngs=rngs)  # noqa: E731
-        patch.setattr(models, "MLP", layers)
-        yield
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    """Few digits."""
-    path = tmp_path_factory.mktemp("data") / "few.npz"
-    data = datasets.load("digits")
-    names = ("x_train", "y_train", "x_test", "y_test")
-    np.savez(path, **{name: getattr(data, name)[:48] for name in names})
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -52,15 +31,6 @@ def setting(images):
     data = datasets.load(images)
     model = models.create("mlpnet", data.shape, data.classes)
     return Setting(data, model, model.params)
-
-
-@pytest.fixture
-def train(images):
-    def call(*options, out):
-        options = (*QUICK, "--data", images, *options)
-        return main(["train", *map(str, options), "--out", str(out)])
-
-    return call
 
 
 def names(folder):
@@ -284,6 +254,23 @@ def test_the_state_of_a_run_on_other_data_is_refused(
         ("--momentum 0.5", "--momentum: adam has none of its own; leave it out, or"),
         ("--seed -1", "--seed must be from 0 to 4294967295, got -1"),
         ("--algorithm gsm --optimizer adam", "--optimizer adam: gsm works by the"),
+        (
+            "--algorithm elsa --optimizer sgd",
+            "--optimizer sgd: elsa goes by the second",
+        ),
+        (
+            "--algorithm safe --radius -1",
+            "--radius must be a number, 0 or more, got -1",
+        ),
+        (
+            "--algorithm admm --penalty nan",
+            "--penalty must be a number, 0 or more, got",
+        ),
+        ("--algorithm admm --radius 0.1", "--radius: admm has no use for it; leave it"),
+        (
+            "--penalty 0.1",
+            "--penalty: granet has no use for it; leave it out (it is fo",
+        ),
         ("--data nowhere.npz", "nowhere.npz"),
         ("--optimizer sgd --learning-rate 1e38", "the loss became"),
     ],

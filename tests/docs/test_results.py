@@ -10,6 +10,7 @@ from collections import defaultdict
 import noise_report
 import noisy_labels_report
 import pytest
+import robust_report
 from pages import DOCS, ROOT
 from shared import read_runs
 
@@ -232,6 +233,21 @@ def test_noisy_labels():
             if cell:
                 mean = statistics.mean(found[name, noise])
                 assert float(cell.split()[0]) == pytest.approx(mean, abs=0.0051)
+
+
+def test_robust():
+    lines = read_runs(RESULTS / "robust" / "results.csv", robust_report.Line)
+    page = (DOCS / "results" / "robust.md").read_text()
+    assert robust_report.report(lines) in page
+    found = defaultdict(list)
+    for line in lines:
+        found[line.framework, line.head].append(line.robust)
+    _, _, *table = rows("robust.md")
+    for name, (head, count, _, robust, *_) in table[: len(found)]:
+        runs_of = found[name, head]
+        assert int(count) == len(runs_of)
+        mean = statistics.mean(runs_of)
+        assert float(robust.split()[0]) == pytest.approx(mean, abs=0.051)
 
 
 def test_damaged_files():

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,7 @@ def create(
     classes: int,
     *,
     seed: int = 0,
-    head: Literal["linear", "cosines"] = "linear",
+    head: str = "linear",
 ) -> Model:
     """Make a network for images of some shape.
 
@@ -59,8 +59,8 @@ def create(
         shape: of one image.
         classes: how many there are.
         seed: of the initial weights.
-        head: ``"cosines"`` for the outputs of hypersphere embedding in place of logits,
-            with the same initial weights.
+        head: ``"linear"``, or ``"cosines"`` for the outputs of hypersphere embedding in
+            place of logits, with the same initial weights.
 
     Raises:
         ValueError: for an unknown name, images that the network cannot take, and one
@@ -94,8 +94,8 @@ def create(
         raise ValueError(f"model must be one of {', '.join(NAMES)}, got {name!r}")
     kernel = None
     if head == "cosines":
-        # The last of a CNN or an MLP before "fc1", "fc" of the others.
-        kernel = with_cosines(network, ("fc3", "fc2", "fc"))
+        # The last of a CNN or an MLP before those that it has too, "fc" of the others.
+        kernel = with_cosines(network, ("fc3", "fc2", "fc1", "fc"))
     if head not in ("linear", "cosines") or (head == "cosines" and kernel is None):
         raise ValueError(
             "head must be 'linear', or 'cosines' for a network that ends in one dense "
