@@ -53,12 +53,12 @@ def report(lines: Sequence[Line]) -> str:
 
 
 _FIELDS = ("clean", "robust", "ce", "ce_unscaled", "margin", "dlr")
-_ATTACKS = ("PGD on s cos", "PGD on cos", "PGD, margin", "PGD, DLR")
+_ATTACKS = ("cross-entropy", "cross-entropy of cos", "margin", "DLR")
 
 
 def _gains(found: dict) -> str:
     """Compare both heads at equal seeds, and attacks on cosines."""
-    table = [["", "seeds", "clean", "minimum", "PGD on cos less DLR"]]
+    table = [["", "seeds", "clean", "minimum", "cross-entropy of cos less DLR"]]
     for name in FRAMEWORKS:
         plain, embedded = (
             {run.seed: run for run in found.get((name, head), ())} for head in HEADS

@@ -235,7 +235,7 @@ def noises(options: Options) -> list[Noise]:
     return found
 
 
-def require_counts(options: Network, *names: str) -> None:
+def require_counts(options: object, *names: str) -> None:
     """Raise for options that count something, and are not 1 or more.
 
     Raises:

@@ -13,9 +13,11 @@ from swapjax.core import identity
 from swapjax.core.text import printable
 from swapjax.core.types import Params
 from swapjax.experiments import datasets, models, runner
+from swapjax.experiments.models.hypersphere import on_sphere
 from swapjax.experiments.runner import Setting
 from swapjax.io import checkpoint
 from swapjax.loops.finetune import FineTune
+from swapjax.robust import Hypersphere
 from swapjax.sparsity import schedules
 from swapjax.sparsity.patterns import NM
 from swapjax.sparsity.plan import Plan
@@ -40,15 +42,24 @@ class Inputs(NamedTuple):
     origin: dict[str, str]
 
 
-def load(options: Network) -> tuple[datasets.Dataset, models.Model]:
+def load(
+    options: Network, sphere: Hypersphere | None = None
+) -> tuple[datasets.Dataset, models.Model]:
     """Load the data, and make the network with its initial weights.
+
+    Args:
+        options: of the command.
+        sphere: for a network that returns cosines.
 
     Raises:
         ValueError: for what cannot be loaded or does not go together.
     """
     data = datasets.load(options.data, data_dir=options.data_dir)
-    seed = options.seed
-    return data, models.create(options.model, data.shape, data.classes, seed=seed)
+    model = models.create(
+        options.model, data.shape, data.classes, seed=options.seed,
+        head="linear" if sphere is None else "cosines",
+    )  # fmt: skip
+    return data, model if sphere is None else on_sphere(model, sphere)
 
 
 def levels(options: Options, sparsities: Sequence[float]) -> list[float]:

@@ -2,11 +2,19 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from swapjax.cli import setup, train_algorithms
+from swapjax.cli import (
+    setup,
+    train_algorithms,
+    train_attack,
+    train_labels,
+    train_robust,
+)
 from swapjax.cli.console import console, require_writable
 from swapjax.cli.output import Output, circumstances, draw, folder
 from swapjax.cli.train_options import (
@@ -18,13 +26,17 @@ from swapjax.cli.train_options import (
 )
 from swapjax.cli.train_run import Outcome, carry_out
 from swapjax.core.text import printable
-from swapjax.experiments import plot, report, runner
+from swapjax.experiments import plot, report, robustness, runner
+from swapjax.experiments.datasets import Dataset
+from swapjax.experiments.robustness import Robustness
 from swapjax.experiments.runner import Setting
 from swapjax.io import checkpoint
 from swapjax.loops import steps
 from swapjax.sparsity import masks
+from swapjax.training import Epoch
 
 _STATE = "training.safetensors"
+_ATTACKS = "attacks.safetensors"
 _RESULTS = ("params.safetensors", "masks.safetensors", "report.json", "train.png")
 
 
@@ -37,28 +49,47 @@ def train(options: Train) -> None:
     """
     check(options)
     require_writable(options.out, "--out")
-    with folder(options.out, (_STATE, *_RESULTS)) as output:
-        data, model = setup.load(options)
-        setting = Setting(data, model, model.params)
+    with folder(options.out, (_STATE, _ATTACKS, *_RESULTS)) as output:
+        sphere = train_robust.head(options.against)
+        data, model = setup.load(options, sphere)
+        labels = train_labels.wrong_labels(options.against, data, options.seed)
+        taught = data if labels is None else data._replace(y_train=labels.noisy)
+        setting = Setting(taught, model, model.params)
         total = options.epochs * steps.per_epoch(data.train, options.batch, "--batch")
+        total *= train_robust.replays(options.against)
         target = train_algorithms.make_plan(options, model.params)
         told = _introduction(options, printable(data.name), total)
+        told += train_robust.introduction(options.against, data)
+        if labels is not None:
+            told += f" {labels.flipped.sum():,} of {labels.flipped.size:,} labels are "
+            told += "wrong in training."
         console.print(told, soft_wrap=True)
         console.print(f"\n{target}\n", highlight=False)
         state = options.out / _STATE
         if state.exists():
             console.print(f"Going on from {printable(state)}.", soft_wrap=True)
-        outcome = carry_out(options, setting, target, total, state)
+        outcome = carry_out(options, setting, labels, target, total, state)
         accuracy, loss = runner.evaluate(setting, outcome.params)
+        held = train_attack.attack(
+            options.against, setting, outcome.params, options.seed,
+            options.out / _ATTACKS,
+        )  # fmt: skip
         result = _result(options, outcome, accuracy, loss)
-        _write(options, output, setting, outcome, result, total)
+        learnt = train_labels.learnt(
+            options.against, setting, labels, outcome.params,
+            [p.accuracy for p in outcome.history if p.accuracy is not None],
+        )  # fmt: skip
+        result |= learnt | ({} if held is None else {"robustness": held.to_dict()})
+        _write(options, output, data, outcome, result, total)
         draw(
-            functools.partial(_figure, options, setting, outcome, result),
+            functools.partial(_figure, options, data, outcome, result, held),
             options.out / _RESULTS[-1],
         )
-        state.unlink(missing_ok=True)
+        for name in (_STATE, _ATTACKS):
+            (options.out / name).unlink(missing_ok=True)
     console.print(report.training_table(outcome.history))
     console.print(report.layer_table(report.layers(outcome.params, outcome.masks)))
+    _tell(held, learnt)
     before = ""
     if outcome.before is not None:
         before = f"{outcome.before[0]:.2f}% before the cut, "
@@ -121,7 +152,7 @@ def _result(
 def _write(
     options: Train,
     output: Output,
-    setting: Setting,
+    data: Dataset,
     outcome: Outcome,
     result: dict[str, Any],
     total: int,
@@ -129,10 +160,11 @@ def _write(
     parts = "levels" if options.algorithm == "lottery" else "epochs"
     summary = {
         "result": result,
-        "training": train_algorithms.told(options, total),
+        "training": train_algorithms.told(options, total)
+        | train_robust.settings(options.against, data, total),
         parts: [part.to_dict() for part in outcome.history],
         "layers": report.layers(outcome.params, outcome.masks),
-        **circumstances(options, setting.data),
+        **circumstances(options, data),
     }
     params, kept, told, _ = _RESULTS
     output.replace(
@@ -145,9 +177,35 @@ def _write(
 
 
 def _figure(
-    options: Train, setting: Setting, outcome: Outcome, result: dict[str, Any]
+    options: Train,
+    data: Dataset,
+    outcome: Outcome,
+    result: dict[str, Any],
+    held: Robustness | None,
 ) -> Figure:
-    title = f"{options.model} on {setting.data.name}, {options.algorithm} to "
+    title = f"{options.model} on {data.name}, {options.algorithm} to "
     title += f"{result['sparsity']:g}: {result['accuracy']:.2f}%"
     layers = report.layers(outcome.params, outcome.masks)
-    return plot.training_figure(outcome.history, layers, title=title)
+    more: list[Callable[[Axes], None]] = []
+    if held is not None:
+        more.append(functools.partial(robustness.draw_radii, robustness=held))
+    epochs = [part for part in outcome.history if isinstance(part, Epoch)]
+    if epochs and ("labels" in result or options.against.robust):
+        more.append(functools.partial(robustness.draw_epochs, history=epochs))
+    return plot.training_figure(outcome.history, layers, title=title, more=more)
+
+
+def _tell(held: Robustness | None, learnt: dict[str, Any]) -> None:
+    """Show what attacks left, and what was learnt of wrong labels."""
+    if held is not None:
+        console.print(robustness.attack_table(held))
+        for text in held.found.warnings:
+            console.print(f"Take care: {text}.", soft_wrap=True)
+    if "labels" in learnt:
+        found = learnt["labels"]
+        console.print(
+            f"Of {found['flipped']:,} flipped labels {found['memorized']:.2f}% are "
+            f"learnt as they are, {found['recovered']:.2f}% as they were before; test "
+            f"accuracy fell by {found['best_to_last']:.2f} points from its best epoch.",
+            soft_wrap=True,
+        )

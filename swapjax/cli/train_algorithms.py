@@ -5,7 +5,9 @@ import math
 import jax
 import optax
 
-from swapjax import training
+from swapjax import robust, training
+from swapjax.cli import train_robust
+from swapjax.cli.robust_options import SPARSE_LOSSES
 from swapjax.cli.train_options import (
     BEFORE,
     DRAWN,
@@ -27,6 +29,7 @@ from swapjax.training.rules import RULES
 _SAMPLES = 1000  # examples that snip takes its gradient of
 _STAGES = 100  # of synflow, as its authors have
 _FADED = 1e-3  # what gsm leaves of a weight that it never chooses
+_CLIP = 5.0  # norm of gradients under sparse regularisation
 _PULL = 78.0  # steps times the penalty of ADMM
 
 
@@ -66,6 +69,14 @@ def inner(options: Train, steps: int) -> optax.GradientTransformation:
         options: of the command.
         steps: in all.
     """
+    optimizer = _unclipped(options, steps)
+    if options.against.loss in SPARSE_LOSSES:
+        # Its penalty outgrows the loss; as its authors do, before weight decay.
+        optimizer = optax.chain(optax.clip_by_global_norm(_CLIP), optimizer)
+    return optimizer
+
+
+def _unclipped(options: Train, steps: int) -> optax.GradientTransformation:
     learning_rate, momentum, decay = settings(options, steps)
     falling = optax.cosine_decay_schedule(learning_rate, steps)
     if optimizer_name(options) == "adamw":
@@ -109,11 +120,18 @@ def drawing(options: Train, steps: int) -> tuple[float, int]:
     return penalty, min(options.every or 32, steps)
 
 
-def objective(options: Train, model: Model) -> LossFn | Objective:
-    """Return what is minimised."""
+def objective(options: Train, setting: Setting, steps: int) -> LossFn | Objective:
+    """Return what is minimised.
+
+    Args:
+        options: of the command.
+        setting: network and data.
+        steps: in all.
+    """
+    loss = train_robust.objective(options.against, setting, steps)
     if options.algorithm == "safe":
-        return training.sharpness_aware(model.loss_fn, radius(options))
-    return model.loss_fn
+        return training.sharpness_aware(loss, radius(options))
+    return loss
 
 
 def radius(options: Train) -> float:
@@ -141,6 +159,18 @@ def told(options: Train, steps: int) -> dict[str, float]:
     if options.algorithm == "lottery":
         values["rate"] = rate(options)
     return values
+
+
+def on_sphere(
+    optimizer: optax.GradientTransformation, model: Model
+) -> optax.GradientTransformation:
+    """Keep the columns that a network of cosines has in its last layer at norm 1.
+
+    Around an algorithm, which would look for the tree of params within otherwise.
+    """
+    if model.cosines is None:
+        return optimizer
+    return optax.chain(optimizer, robust.on_sphere(model.cosines))
 
 
 def whole(

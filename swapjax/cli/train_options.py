@@ -6,6 +6,9 @@ import math
 from pathlib import Path
 from typing import Annotated, Literal
 
+import tyro
+
+from swapjax.cli import robust_options
 from swapjax.cli.options import Network, check_seed, one_of, require_counts, shown
 from swapjax.core.checks import require_fraction, take_amount
 from swapjax.pruning.methods import METHODS
@@ -81,6 +84,10 @@ class Train(Network):
     in the end. That of sgd is by default times (1 - momentum) / rate."""
     radius: Annotated[float | None, shown("R", "(default: 0.1)")] = None
     """safe: how far away gradients are taken."""
+    against: Annotated[robust_options.Against, tyro.conf.arg(name="")] = (
+        dataclasses.field(default_factory=robust_options.Against)
+    )
+    """What it has to hold against."""
 
 
 def description() -> str:
@@ -95,7 +102,11 @@ def description() -> str:
     }  # fmt: skip
     first, _, last = (inspect.getdoc(Train) or "").partition("\n\n")
     algorithms = "\n".join(f"- {name}: {text}." for name, text in told.items())
-    return f"{first}\n\nThe algorithms:\n{algorithms}\n\n{last}"
+    against = "\n".join(f"- {n}: {text}." for n, text in robust_options.TOLD.items())
+    return (
+        f"{first}\n\nThe algorithms:\n{algorithms}\n\nTraining on attacked images, "
+        f"--robust, minimises:\n{against}\n\n{last}"
+    )
 
 
 def check(options: Train) -> None:
@@ -126,6 +137,7 @@ def check(options: Train) -> None:
         if getattr(options, name) is not None:
             take_amount(f"--{name}", getattr(options, name))
     _check_use(options)
+    robust_options.check(options.against, options.algorithm)
     check_seed(options.seed, "--seed")
 
 

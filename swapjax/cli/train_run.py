@@ -1,13 +1,15 @@
 """What swapjax train does with an algorithm, and what comes of it."""
 
+import dataclasses
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from swapjax.cli import train_algorithms
+from swapjax.cli import train_algorithms, train_attack, train_robust
 from swapjax.cli.console import progress
+from swapjax.cli.train_labels import WrongLabels
 from swapjax.cli.train_options import Train
 from swapjax.core.types import Masks, Params
 from swapjax.experiments import runner
@@ -36,14 +38,35 @@ class Outcome(NamedTuple):
     before: tuple[float, float] | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class _Trainer(Trainer):
+    """Trains by a loss that it can tell from others.
+
+    Attributes:
+        loss: what tells it.
+    """
+
+    loss: str = "ce"
+
+    def describe(self) -> str:
+        """Return a fingerprint of settings, data and loss."""
+        return f"{super().describe()}, loss={self.loss}"
+
+
 def carry_out(
-    options: Train, setting: Setting, target: Plan, total: int, state: Path
+    options: Train,
+    setting: Setting,
+    labels: WrongLabels | None,
+    target: Plan,
+    total: int,
+    state: Path,
 ) -> Outcome:
     """Train, from where an earlier call has stopped if it has.
 
     Args:
         options: of the command.
         setting: network and data.
+        labels: of training, None where all are right.
         target: what to prune.
         total: steps, of a level for lottery.
         state: the file to keep the run in.
@@ -52,25 +75,33 @@ def carry_out(
         ValueError: as `swapjax.training.fit` and `swapjax.lottery` do.
     """
     work = _find_ticket if options.algorithm == "lottery" else _fit
-    return work(options, setting, target, total, state)
+    measure = train_attack.measure(options.against, setting, labels)
+    return work(options, setting, measure, target, total, state)
 
 
 def _fit(
-    options: Train, setting: Setting, target: Plan, total: int, state: Path
+    options: Train,
+    setting: Setting,
+    measure: Any,
+    target: Plan,
+    total: int,
+    state: Path,
 ) -> Outcome:
     data, model = setting.data, setting.model
     order, draw = jax.random.split(jax.random.key(options.seed))
     with progress("compiling", total) as (bar, task):
-        optimizer = train_algorithms.whole(options, setting, target, total, draw)
+        optimizer = train_algorithms.on_sphere(
+            train_algorithms.whole(options, setting, target, total, draw), model
+        )
         params, last, history = fit(
-            train_algorithms.objective(options, model),
+            train_algorithms.objective(options, setting, total),
             model.params,
             optimizer,
             data.train,
             epochs=options.epochs,
             batch=options.batch,
             key=order,
-            evaluate=runner.Accuracy(setting),
+            evaluate=measure,
             checkpoint=state,
             callback=lambda epoch: bar.update(
                 task, description=f"epoch {epoch.epoch}: {epoch.accuracy:.2f}%"
@@ -87,17 +118,27 @@ def _fit(
 
 
 def _find_ticket(
-    options: Train, setting: Setting, target: Plan, total: int, state: Path
+    options: Train,
+    setting: Setting,
+    measure: Any,
+    target: Plan,
+    total: int,
+    state: Path,
 ) -> Outcome:
+    del measure  # levels have one number each
     data, model = setting.data, setting.model
-    settings = FineTune(train_algorithms.inner(options, total), total, options.batch)
+    optimizer = train_algorithms.on_sphere(
+        train_algorithms.inner(options, total), model
+    )
+    settings = FineTune(optimizer, total, options.batch)
     examples = jax.tree.map(jnp.asarray, data.train)
     with progress("level 0", total) as (bar, task):
         ticket = lottery(
-            Trainer(
-                model.loss_fn,
+            _Trainer(
+                train_robust.as_loss(options.against, setting),
                 examples,
                 settings,
+                loss=f"{options.against.loss} {setting.model.sphere}",
                 progress=lambda done, _: bar.update(task, completed=done),
             ),
             model.params,

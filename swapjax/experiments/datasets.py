@@ -15,6 +15,7 @@ from swapjax.io.npz import read_npz
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 _PARTS, _KINDS = ("train", "test"), ("x", "y", "jpeg", "offset")
 _ROUNDING = 1e-6  # relative, of float32; deviations below are none
+_BOX_ROUNDING = 1e-5  # of standardised pixels, in the range that they may have
 _CLASSES = 1000  # at most, or as many as there are images
 
 
@@ -55,6 +56,15 @@ class Dataset(NamedTuple):
     def shape(self) -> tuple[int, ...]:
         """The shape of one image."""
         return self.x_train.shape[1:]
+
+    @property
+    def box(self) -> tuple[float, float]:
+        """The range of pixels, standardised: of 0 to 1, if they keep to that."""
+        low, high = (float((x - self.mean) / self.std) for x in (0, 1))
+        least, most = float(self.x_train.min()), float(self.x_train.max())
+        slack = _BOX_ROUNDING * (high - low)
+        fits = low - slack <= least and most <= high + slack
+        return (low, high) if fits else (least, most)
 
 
 def load(

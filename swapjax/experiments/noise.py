@@ -30,7 +30,6 @@ _STEPS, _STEP = 10, 4  # of PGD, and how many make its radius
 _PART = 2000  # images in a pass
 _DEGREES = 1.5  # of Student's t: no deviation exists
 _LEVELS = 16  # of a device of memory
-_ROUNDING = 1e-5  # of standardised pixels, in the range that they may have
 
 Box = tuple[float, float]
 
@@ -258,22 +257,13 @@ def _in_parts(
     data: Dataset,
 ) -> Spoilt:
     """Change images some at a time: a pass takes memory for several times as many."""
-    (images, labels), box, parts = data.train, _box(data), []
+    (images, labels), box, parts = data.train, data.box, []
     for start in range(0, len(labels), _PART):
         part = slice(start, start + _PART)
         own = jax.random.fold_in(key, start)
         few = np.clip(images[part], *box)
         parts.append(np.asarray(change(own, few, labels[part], box)))
     return Spoilt((np.concatenate(parts), labels))
-
-
-def _box(data: Dataset) -> Box:
-    """Tell the range of pixels once standardised: of 0 to 1, if they keep to that."""
-    low, high = (float((x - data.mean) / data.std) for x in (0, 1))
-    least, most = float(data.x_train.min()), float(data.x_train.max())
-    slack = _ROUNDING * (high - low)
-    fits = low - slack <= least and most <= high + slack
-    return (low, high) if fits else (least, most)
 
 
 KINDS: Mapping[str, Kind] = {

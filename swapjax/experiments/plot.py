@@ -91,6 +91,7 @@ def training_figure(
     layers: Sequence[Mapping[str, Any]],
     *,
     title: str,
+    more: Sequence[Callable[[Axes], None]] = (),
 ) -> Figure:
     """Draw a run of training: accuracy and sparsity, and what its masks did.
 
@@ -101,11 +102,21 @@ def training_figure(
         history: the epochs or levels.
         layers: from `report.layers`; only prunable ones are drawn.
         title: above everything.
+        more: what draws further panels.
     """
     epochs = [part for part in history if isinstance(part, Epoch)]
-    figure = Figure(figsize=(13.5 if epochs else 9, 3.8), layout="constrained")
+    own = 3 if epochs else 2
+    count = own + len(more)
+    high = math.ceil(count / _ABREAST)
+    wide = math.ceil(count / high)
+    figure = Figure(figsize=(4.5 * wide, 3.8 * high), layout="constrained")
     _entitle(figure, title)
-    panels = figure.subplots(1, 3 if epochs else 2)
+    grid = figure.subplots(high, wide, squeeze=False).ravel()
+    panels, others = grid[:own], grid[own:count]
+    for axes in grid[count:]:
+        axes.remove()
+    for axes, draw in zip(others, more, strict=True):
+        draw(axes)
     at = [p.epoch if isinstance(p, Epoch) else p.level for p in history]
     accuracies = [math.nan if p.accuracy is None else p.accuracy for p in history]
     panels[0].plot(at, accuracies, "o-", ms=3, color="#d62728")

@@ -23,6 +23,9 @@ from swapjax.sparsity.stacking import Stacking
 from swapjax.training import Epoch, Level
 
 _ROWS = 24  # of a table of epochs
+# Columns of it, where epochs tell these: images that stand under a few steps of PGD,
+# and flipped labels that are learnt.
+_TOLD = {"PGD %": ("robust_batch", 100.0), "flipped %": ("memorized", 1.0)}
 _LEAF = 10  # columns for names of leaves, in however narrow a terminal
 
 
@@ -99,26 +102,39 @@ def stage_table(history: Sequence[Stage]) -> Table:
 
 def training_table(history: Sequence[Epoch] | Sequence[Level]) -> Table:
     """Show what epochs did, or the levels of a lottery; of many, not all."""
-    pick = math.ceil(len(history) / _ROWS)
+    pick = max(1, math.ceil(len(history) / _ROWS))
     # The last one is always there.
-    some = history[(len(history) - 1) % pick :: pick] if history else history
+    first = (len(history) - 1) % pick if history else 0
+    some: list[Epoch | Level] = [*history[first::pick]]
     table = Table(caption=f"every {pick} epochs" if pick > 1 else None)
+    told = _told([part for part in some if isinstance(part, Epoch)])
     if any(isinstance(part, Level) for part in some):
         names = ["level", "sparsity", "kept", "test %", "seconds"]
     else:
-        names = ["epoch", "loss", "test %", "sparsity", "churn", "seconds"]
+        names = ["epoch", "loss", "test %", *told, "sparsity", "churn", "seconds"]
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
-    for part in some:
+    for i, part in enumerate(some):
         accuracy = "" if part.accuracy is None else f"{part.accuracy:.2f}"
         sparsity, seconds = f"{part.sparsity:.4f}", f"{part.seconds:.2f}"
         if isinstance(part, Level):
             kept = f"{part.kept:,}"
             table.add_row(str(part.level), sparsity, kept, accuracy, seconds)
         else:
-            table.add_row(str(part.epoch), f"{part.loss:.4f}", accuracy, sparsity,
-                          f"{part.churn:,}", seconds)  # fmt: skip
+            more = (f"{values[i]:.2f}" for values in told.values())
+            table.add_row(str(part.epoch), f"{part.loss:.4f}", accuracy, *more,
+                          sparsity, f"{part.churn:,}", seconds)  # fmt: skip
     return table
+
+
+def _told(history: Sequence[Epoch]) -> dict[str, list[float]]:
+    """Take from epochs what all of them tell of attacks and labels, in percent."""
+    found = {}
+    for name, (key, times) in _TOLD.items():
+        values = [epoch.told[key] for epoch in history if key in epoch.told]
+        if values and len(values) == len(history):
+            found[name] = [times * value for value in values]
+    return found
 
 
 def comparison_table(rows: Sequence[Row]) -> Table:

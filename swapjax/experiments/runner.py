@@ -211,7 +211,7 @@ def evaluate(setting: Setting, params: Params) -> tuple[float, float]:
     x, y = setting.data.test
     for start in range(0, len(y), _TEST_BATCH):
         images, labels = x[start : start + _TEST_BATCH], y[start : start + _TEST_BATCH]
-        logits = setting.model.apply(params, jnp.asarray(images))
+        logits = setting.model.logits(setting.model.apply(params, jnp.asarray(images)))
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         correct += int(jnp.sum(jnp.argmax(logits, axis=1) == labels))
         loss += float(jnp.sum(losses))

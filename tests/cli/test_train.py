@@ -15,36 +15,15 @@ import swapjax
 from swapjax.cli import main, train_algorithms
 from swapjax.cli.train_options import CUT, GRADUAL, NAMES, Train
 from swapjax.experiments import datasets, models, plot, runner
-from swapjax.experiments.models import mlp
 from swapjax.experiments.runner import Setting
 from swapjax.io import checkpoint
 from swapjax.sparsity import masks
 
 RESULTS = ["masks.safetensors", "params.safetensors", "report.json", "train.png"]
 STATE = "training.safetensors"
-# 48 images make three batches an epoch.
-QUICK = ("--epochs", "2", "--batch", "16", "--sparsity", "0.8")
+pytestmark = pytest.mark.usefixtures("small")
 # What only some algorithms have a use for.
 MORE = dict.fromkeys(GRADUAL, ("--every", "2")) | {"lottery": ("--rate", "0.6")}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small():
-    """A network of one layer, which compiles fast."""
-    with pytest.MonkeyPatch.context() as patch:
-        layers = lambda sizes, rngs: mlp.MLP((sizes[0], sizes[-1]), rngs=rngs)  # noqa: E731
-        patch.setattr(models, "MLP", layers)
-        yield
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    """Few digits."""
-    path = tmp_path_factory.mktemp("data") / "few.npz"
-    data = datasets.load("digits")
-    names = ("x_train", "y_train", "x_test", "y_test")
-    np.savez(path, **{name: getattr(data, name)[:48] for name in names})
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -52,15 +31,6 @@ def setting(images):
     data = datasets.load(images)
     model = models.create("mlpnet", data.shape, data.classes)
     return Setting(data, model, model.params)
-
-
-@pytest.fixture
-def train(images):
-    def call(*options, out):
-        options = (*QUICK, "--data", images, *options)
-        return main(["train", *map(str, options), "--out", str(out)])
-
-    return call
 
 
 def names(folder):

@@ -94,8 +94,8 @@ def create(
         raise ValueError(f"model must be one of {', '.join(NAMES)}, got {name!r}")
     kernel = None
     if head == "cosines":
-        # The last of a CNN or an MLP before "fc1", "fc" of the others.
-        kernel = with_cosines(network, ("fc3", "fc2", "fc"))
+        # The last of a CNN or an MLP before those that it has too, "fc" of the others.
+        kernel = with_cosines(network, ("fc3", "fc2", "fc1", "fc"))
     if head not in ("linear", "cosines") or (head == "cosines" and kernel is None):
         raise ValueError(
             "head must be 'linear', or 'cosines' for a network that ends in one dense "

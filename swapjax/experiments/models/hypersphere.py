@@ -1,9 +1,14 @@
 """Networks that end in the cosines of hypersphere embedding."""
 
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
-from swapjax.robust import cosines
+from swapjax.core.types import Params
+from swapjax.experiments.models.model import Model
+from swapjax.robust import Hypersphere, cosines, he_loss, project_columns
 
 
 class Cosines(nnx.Module):
@@ -37,3 +42,29 @@ def with_cosines(network: nnx.Module, names: tuple[str, ...]) -> str | None:
             setattr(network, name, Cosines(layer))
             return f"{name}/kernel"
     return None
+
+
+def on_sphere(model: Model, sphere: Hypersphere) -> Model:
+    """Say how losses see the cosines of a network.
+
+    Args:
+        model: without batch norm, made with a head of cosines.
+        sphere: scale, and the margin of training.
+
+    Returns:
+        The same network with columns of norm 1, its losses those of hypersphere
+        embedding.
+    """
+    assert model.cosines is not None
+
+    def loss_fn(params: Params, batch: Any) -> jax.Array:
+        images, labels = batch
+        outputs = model.apply(params, images)
+        return jnp.mean(
+            he_loss(outputs, labels, scale=sphere.scale, margin=sphere.margin)
+        )
+
+    params = project_columns(model.params, [model.cosines])
+    return model._replace(
+        params=params, loss_fn=loss_fn, training_loss=loss_fn, sphere=sphere
+    )

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from swapjax.core.types import Params
+from swapjax.robust import Hypersphere
 
 
 class Model(NamedTuple):
@@ -28,6 +29,7 @@ class Model(NamedTuple):
         training_apply: what `apply` is with the statistics of the batch in batch norm;
             None for a network without.
         cosines: path of the last kernel where the outputs are cosines, else None.
+        sphere: how losses see cosines, with the margin in `loss_fn`; None for logits.
     """
 
     name: str
@@ -39,3 +41,8 @@ class Model(NamedTuple):
     flattened: Mapping[str, tuple[int, int, int]] = types.MappingProxyType({})
     training_apply: Callable[[Params, jax.Array], jax.Array] | None = None
     cosines: str | None = None
+    sphere: Hypersphere | None = None
+
+    def logits(self, outputs: jax.Array) -> jax.Array:
+        """Return the logits that outputs stand for."""
+        return outputs if self.sphere is None else self.sphere.logits(outputs)

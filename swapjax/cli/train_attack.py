@@ -1,0 +1,92 @@
+"""What swapjax train measures after each epoch, and the attacks in the end."""
+
+import functools
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from swapjax import robust
+from swapjax.cli.console import progress
+from swapjax.cli.robust_options import Against
+from swapjax.cli.train_labels import WrongLabels
+from swapjax.cli.train_robust import epsilon_of
+from swapjax.core.types import Params
+from swapjax.experiments import runner
+from swapjax.experiments.robustness import CHEAP, Robustness
+from swapjax.experiments.runner import Setting
+
+_ATTACKS = 2**31 + 2  # folded into the key of the seed
+_RADII = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of epsilon, that a curve is drawn at
+_WATCHED = 250  # test images that are attacked after each epoch
+_CURVE = 500  # images of a curve, at most
+
+
+def measure(options: Against, setting: Setting, labels: WrongLabels | None) -> Any:
+    """Make what measures after each epoch: ``params -> accuracy``, or more numbers.
+
+    Args:
+        options: of the command.
+        setting: network and data.
+        labels: of training, None where all are right.
+    """
+    model, data = setting.model, setting.data
+    found: Any = runner.Accuracy(setting)
+    if labels is not None:
+        found = robust.NoisyLabels(model.apply, data.test, data.x_train, *labels)
+    if options.robust is None:
+        return found
+    low, high = data.box
+    images, classes = (part[:_WATCHED] for part in data.test)
+    return robust.watch_robustness(
+        model.apply, (jnp.asarray(np.clip(images, low, high)), jnp.asarray(classes)),
+        epsilon=epsilon_of(options, data) * (high - low), key=jax.random.key(0),
+        evaluate=found, head=model.sphere, box=data.box,
+    )  # fmt: skip
+
+
+def attack(
+    options: Against, setting: Setting, params: Params, seed: int, state: Path
+) -> Robustness | None:
+    """Attack a network on test images, if asked to.
+
+    Args:
+        options: of the command.
+        setting: network and data.
+        params: trained.
+        seed: of the run.
+        state: the file to keep the evaluation in.
+
+    Raises:
+        ValueError: as `swapjax.robust.evaluate` does.
+    """
+    if not options.attacks:
+        return None
+    data = setting.data
+    images, labels = (part[: options.attack_images] for part in data.test)
+    images, (low, high) = np.clip(images, *data.box), data.box
+    sphere = setting.model.sphere
+    radius = epsilon_of(options, data)
+    evaluate = functools.partial(
+        robust.evaluate, setting.model.apply, params, box=data.box,
+        key=jax.random.fold_in(jax.random.key(seed), _ATTACKS),
+        batch=min(250, len(labels)), scale=None if sphere is None else sphere.scale,
+    )  # fmt: skip
+    few = images[:_CURVE], labels[:_CURVE]
+    with progress("attacking", 1) as (bar, task), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the result keeps them
+        found = evaluate(
+            (images, labels), epsilon=radius * (high - low), attacks=options.attacks,
+            checkpoint=state,
+            progress=lambda done, of: bar.update(task, completed=done, total=of),
+        )  # fmt: skip
+        bar.update(task, description="at other radii", completed=0, total=len(_RADII))
+        radii = []
+        for part in _RADII:
+            left = evaluate(few, epsilon=part * radius * (high - low), attacks=CHEAP)
+            radii.append((part * radius, 100 * left.robust))
+            bar.update(task, completed=len(radii))
+    return Robustness(radius, found, tuple(radii))
