@@ -174,6 +174,8 @@ class Admm:
         seen = layout.merge(pulled, gradients)
         updates, inner = self.optimizer.update(seen, state.inner, params, **extra)
         given = masks, sums, state.extras["status"]
+        due = ((self.steps - t) % self.every == 0) & (t <= self.steps)
+        due |= state.extras["waits"]
         if mask_step is not False:
             moves = layout.split(updates)
             moved = tuple(
@@ -182,39 +184,42 @@ class Admm:
             moments: Leaves | None = None
             if self.weighs:
                 moments = layout.split(second_moment(inner, params))
-            given = self._change(laid, t, given, moved, moments)
+            given = self._change(laid, t, due, given, moved, moments)
         masks, sums, status = given
         return updates, AdmmState(
             count=t,
             masks=layout.merge(masks, state.masks),
             sums=layout.merge(sums, state.sums),
             inner=inner,
-            extras=state.extras | {"status": status},
+            extras=state.extras
+            | {"status": status, "waits": due & jnp.asarray(mask_step is False)},
         )
 
     def _change(
         self,
         laid: Plan,
         t: jax.Array,
+        due: jax.Array,
         given: tuple[Leaves, Leaves, jax.Array],
         weights: Leaves,
         moments: Leaves | None,
     ) -> tuple[Leaves, Leaves, jax.Array]:
-        """Project, and sum up the residuals, if that is due at update t.
+        """Project, and sum up the residuals, if that is due.
 
         Args:
             laid: what to keep of params.
             t: the number of the update, from 1.
+            due: whether it is, or has been in a program that leaves it out.
             given: masks, sums and status until now.
             weights: after the update.
             moments: to weigh by, or None.
         """
-        due = ((self.steps - t) % self.every == 0) & (t <= self.steps)
+        last = t >= self.steps
 
         def project() -> tuple[Leaves, Leaves, jax.Array]:
             masks, sums, status = given
             sums = tuple(
-                x.astype(v.dtype) + jnp.where(m | (t == self.steps), 0, v)
+                x.astype(v.dtype) + jnp.where(m | last, 0, v)
                 for x, m, v in zip(weights, masks, sums, strict=True)
             )
             scores = tuple(map(jnp.abs, sums))

@@ -244,6 +244,22 @@ def test_two_programs_do_what_one_does():
     assert due == [False, False, True] * 2
 
 
+def test_what_one_program_leaves_out_the_next_makes_up_for():
+    tx = admm(momentum(), sparsity=0.7, steps=4, every=2, penalty=TOP)
+    params, (gradient,) = initial(), gradients(1)
+    state = tx.init(params)
+    for _ in range(2):
+        assert until_mask_step(state) == (1 if state.count == 0 else 0)
+        updates, state = tx.update(gradient, state, params, mask_step=False)
+        params = optax.apply_updates(params, updates)
+    assert until_mask_step(state) == 0
+    before = masks_of(state)
+    updates, state = tx.update(gradient, state, params, mask_step=True)
+    params = optax.apply_updates(params, updates)
+    assert not equal(masks_of(state), before)
+    assert until_mask_step(state) == 0  # that of the fourth update
+
+
 def test_half_precision_sums_in_single():
     tx = admm(optax.sgd(0.1), sparsity=0.5, steps=4, every=1)
     params = initial("bfloat16")
