@@ -282,4 +282,4 @@ def test_the_help_tells_of_every_algorithm(capsys):
     assert end.value.code == 0
     text = capsys.readouterr().out
     described = " ".join(re.findall(r"^- ([a-z, -]+):", text, re.MULTILINE))
-    assert set(re.split(r"[, ]+", described)) == set(NAMES)
+    assert set(NAMES) <= set(re.split(r"[, ]+", described))
