@@ -1,7 +1,9 @@
 """What swapjax train measures after each epoch, and the attacks in the end."""
 
+import dataclasses
 import functools
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,27 @@ _WATCHED = 250  # test images that are attacked after each epoch
 _CURVE = 500  # images of a curve, at most
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Watched:
+    """What measures after each epoch, and tells which test set its history is of.
+
+    Attributes:
+        measure: ``params -> numbers by name``.
+        told: a fingerprint.
+    """
+
+    measure: Callable[[Params], Mapping[str, float]]
+    told: str
+
+    def __call__(self, params: Params) -> Mapping[str, float]:
+        """Measure."""
+        return self.measure(params)
+
+    def describe(self) -> str:
+        """Return the fingerprint."""
+        return self.told
+
+
 def measure(options: Against, setting: Setting, labels: WrongLabels | None) -> Any:
     """Make what measures after each epoch: ``params -> accuracy``, or more numbers.
 
@@ -41,11 +64,12 @@ def measure(options: Against, setting: Setting, labels: WrongLabels | None) -> A
         return found
     low, high = data.box
     images, classes = (part[:_WATCHED] for part in data.test)
-    return robust.watch_robustness(
+    watch = robust.watch_robustness(
         model.apply, (jnp.asarray(np.clip(images, low, high)), jnp.asarray(classes)),
         epsilon=epsilon_of(options, data) * (high - low), key=jax.random.key(0),
         evaluate=found, head=model.sphere, box=data.box,
     )  # fmt: skip
+    return Watched(watch, f"attacked, {found.describe()}")
 
 
 def attack(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from interrupts import half_written
 
-from swapjax.cli import main, setup, train_labels, train_robust
+from swapjax.cli import main, setup, train_attack, train_labels, train_robust
 from swapjax.cli.robust_options import FRAMEWORKS, LABEL_NOISES, Against
 from swapjax.cli.train_options import Train
 from swapjax.core.objective import as_objective
@@ -101,6 +101,22 @@ def test_labels_are_wrong_in_the_share_asked_for_and_the_same_for_a_seed(loaded)
             assert one.flipped.sum() == sum(n // 2 for n in counts)
     with pytest.raises(ValueError, match="cifar100 takes classes up to 99 for others"):
         train_labels.wrong_labels(Against(label_noise="cifar100:0.4"), data, 0)
+
+
+@pytest.mark.parametrize("robust", [None, "fastat"])
+@pytest.mark.parametrize("noise", [None, "pairs:0.5"])
+def test_what_measures_tells_the_test_set(robust, noise, loaded):
+    against = Against(robust=robust, label_noise=noise)
+    setting = loaded(against)
+    labels = train_labels.wrong_labels(against, setting.data, 0)
+    other = setting.data._replace(x_test=setting.data.x_test[::-1])
+    one, same, another = (
+        train_attack.measure(
+            against, Setting(data, setting.model, setting.params), labels
+        ).describe()
+        for data in (setting.data, setting.data, other)
+    )
+    assert one == same != another
 
 
 # What it writes, and where it goes on
