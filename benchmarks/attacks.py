@@ -4,10 +4,12 @@ Two networks, of 20,000 images and two epochs: plain, and against PGD of 5 steps
 epsilon 0.2. Each attack alone, then a list in sequence, on the first test images; then
 CPU seconds of steps beside a gradient of the input, interleaved.
 
-Then APGD and PGD at equal steps on the digits of scikit-learn, in ten batches.
+Then, with a small network on the digits of scikit-learn, APGD and PGD at equal steps in
+ten batches; and what attacks leave where the network rounds its inputs, which hides
+gradients.
 
-Writes results.csv after each evaluation, then costs.csv and batches.csv; what is there
-is not done again.
+Writes results.csv after each evaluation, then costs.csv, batches.csv and hidden.csv;
+what is there is not done again.
 """
 
 import dataclasses
@@ -83,11 +85,18 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """CPU seconds of a step, over those of a gradient of the input."""
+    """CPU seconds of a step, over those of a gradient of the input.
+
+    Attributes:
+        attack: what a step is of.
+        plain: over those of a compiled gradient, called once.
+        looped: over those of a step that does nothing but add the gradient.
+        gradient_ms: of the former gradient.
+    """
 
     attack: str
     plain: float
-    canonical: float
+    looped: float
     gradient_ms: float
 
     @property
@@ -106,6 +115,19 @@ class Batches:
     apgd: float
     pgd: float
     ahead: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Hidden:
+    """What one attack of a sequence left of a network that rounds its inputs or not."""
+
+    inputs: str
+    attack: str
+    clean: float
+    tried: int
+    fell: int
+    left: float
+    zeros: float
 
 
 def main(options: Options) -> None:
@@ -162,6 +184,7 @@ def main(options: Options) -> None:
             model, jnp.asarray(tests), jnp.asarray(truth), options.repeats
         ),
         "batches.csv": compare,
+        "hidden.csv": hide,
     }
     for name, part in parts.items():
         if not (options.out / name).exists():
@@ -206,7 +229,14 @@ def measure(
         return jnp.sum(robust.cross_entropy(model.apply(params, x), labels))
 
     plain = jax.jit(jax.grad(total))
-    canonical = jax.jit(canonical_convolutions(jax.grad(total)))
+    canonical = canonical_convolutions(jax.grad(total))
+
+    @jax.jit
+    def add(steps: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(
+            0, steps, lambda _, x: x + 1e-6 * canonical(x, params), images
+        )
+
     given = model.apply, params, images, labels
     attacks: dict[str, Callable[[int], jax.Array]] = {
         "pgd": lambda steps: robust.pgd(
@@ -227,16 +257,15 @@ def measure(
     for name, attack in attacks.items():
         clock(attack, FEW)
         clock(plain, images, params)
-        clock(canonical, images, params)
+        clock(add, FEW)
         turns = []
         for _ in range(repeats):
-            few, many = clock(attack, FEW), clock(attack, MANY)
-            one, other = (
-                statistics.median(clock(slope, images, params) for _ in range(3))
-                for slope in (plain, canonical)
+            one = statistics.median(clock(plain, images, params) for _ in range(3))
+            step, bare = (
+                (clock(work, MANY) - clock(work, FEW)) / (MANY - FEW)
+                for work in (attack, add)
             )
-            step = (many - few) / (MANY - FEW)
-            turns.append((step / one, step / other, 1e3 * one))
+            turns.append((step / one, step / bare, 1e3 * one))
         medians = [
             round(statistics.median(turn), 3) for turn in zip(*turns, strict=True)
         ]
@@ -244,26 +273,32 @@ def measure(
     return found
 
 
-def compare() -> list[Batches]:
-    """Let APGD and PGD, of steps of a share of epsilon, start from the same points."""
+def digits() -> tuple[Callable, Params, np.ndarray, np.ndarray]:
+    """Train MLPNet on digits, of images in [0, 1]; return the 360 of the test, too."""
     data = datasets.load("digits")
     model = models.create("mlpnet", data.shape, data.classes)
     params = runner.set_up(data, model, epochs=15).params
-    images = np.clip(data.x_test * data.std + data.mean, 0, 1).astype(np.float32)
-    batches = [
-        (jax.random.key(i), images[36 * i : 36 * (i + 1)], data.y_test[36 * i :][:36])
-        for i in range(10)
-    ]
 
     def apply(params: Params, x: jax.Array) -> jax.Array:
         return model.apply(params, (x - data.mean) / data.std)
+
+    images = np.clip(data.x_test * data.std + data.mean, 0, 1).astype(np.float32)
+    return apply, params, images, data.y_test
+
+
+def compare() -> list[Batches]:
+    """Let APGD and PGD, of steps of a share of epsilon, start from the same points."""
+    apply, params, images, labels = digits()
+    batches = [
+        (jax.random.key(i), images[36 * i :][:36], jnp.asarray(labels[36 * i :][:36]))
+        for i in range(10)
+    ]
 
     def losses(attack: Callable, **settings: Any) -> np.ndarray:
         found = []
         for key, x, y in batches:
             moved = attack(key, apply, params, x, y, **settings)
-            outputs = apply(params, moved)
-            found.append(jnp.mean(robust.cross_entropy(outputs, jnp.asarray(y))))
+            found.append(jnp.mean(robust.cross_entropy(apply(params, moved), y)))
         return np.asarray(found)
 
     found = []
@@ -276,6 +311,33 @@ def compare() -> list[Batches]:
             means = float(own.mean()), float(other.mean())
             found.append(Batches(epsilon, steps, share, *means, ahead))
     return found
+
+
+def hide() -> list[Hidden]:
+    """Attack a network, and the same behind inputs rounded to the levels of a scan."""
+    apply, params, images, labels = digits()
+
+    def rounded(params: Params, x: jax.Array) -> jax.Array:
+        return apply(params, jnp.round(16 * x) / 16)
+
+    lines = []
+    for name, network in {"as they are": apply, "rounded": rounded}.items():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = robust.evaluate(
+                network, params, (images, labels), epsilon=0.1, batch=360,
+                key=jax.random.key(0), attacks=("pgd-ce", "apgd-dlr", "square:2000"),
+            )  # fmt: skip
+        for warning in caught:
+            console.print(f"  {warning.message}", highlight=False)
+        lines += [
+            Hidden(
+                name, attempt.attack, found.clean, attempt.tried, attempt.fell,
+                attempt.left, found.zero_gradients,
+            )
+            for attempt in found.attempts
+        ]  # fmt: skip
+    return lines
 
 
 def clock(work: Callable, *args: Any) -> float:

@@ -40,25 +40,37 @@ class Line:
 
 def report(lines: Sequence[Line]) -> str:
     """Write the tables of docs/results/robust.md, of all seeds that there are."""
-    found = defaultdict(list)
-    for line in lines:
-        found[line.framework, line.head].append(line)
+    parts = []
+    for epochs in sorted({line.epochs for line in lines}):
+        found = defaultdict(list)
+        for line in lines:
+            if line.epochs == epochs:
+                found[line.framework, line.head].append(line)
+        parts.append(
+            f"## {epochs} epochs\n\n{_markdown(_accuracies(found))}\n\n"
+            f"What cosines change at equal seeds, in points:\n\n"
+            f"{_markdown(_gains(found))}"
+        )
+    return "\n\n".join(parts)
+
+
+def _accuracies(found: dict) -> list[list[str]]:
     order = [(f, h) for f in ("none", *FRAMEWORKS) for h in HEADS if (f, h) in found]
     table = [["", "head", "seeds", "clean", "minimum", *_ATTACKS]]
     for name, head in order:
         runs = found[name, head]
         cells = [_mean([getattr(run, field) for run in runs]) for field in _FIELDS]
         table.append([name, head, str(len(runs)), *cells])
-    return f"## Accuracy under attack\n\n{_markdown(table)}\n\n{_gains(found)}"
+    return table
 
 
 _FIELDS = ("clean", "robust", "ce", "ce_unscaled", "margin", "dlr")
-_ATTACKS = ("PGD on s cos", "PGD on cos", "PGD, margin", "PGD, DLR")
+_ATTACKS = ("cross-entropy", "cross-entropy of cos", "margin", "DLR")
 
 
-def _gains(found: dict) -> str:
+def _gains(found: dict) -> list[list[str]]:
     """Compare both heads at equal seeds, and attacks on cosines."""
-    table = [["", "seeds", "clean", "minimum", "PGD on cos less DLR"]]
+    table = [["", "seeds", "clean", "minimum", "cross-entropy of cos less DLR"]]
     for name in FRAMEWORKS:
         plain, embedded = (
             {run.seed: run for run in found.get((name, head), ())} for head in HEADS
@@ -75,8 +87,7 @@ def _gains(found: dict) -> str:
         ]
         gaps = _mean([embedded[s].ce_unscaled - embedded[s].dlr for s in both], "+")
         table.append([name, str(len(both)), *cells, gaps])
-    title = "## What cosines change at equal seeds, in points"
-    return f"{title}\n\n{_markdown(table)}"
+    return table
 
 
 def _mean(values: Sequence[float], sign: str = "") -> str:

@@ -7,7 +7,7 @@ Accuracy is that of the last step on the 10,000 test images, whose labels are ri
 and for networks trained on right labels also that on the first 5,000 of them under
 each of the image corruptions, and on the first 2,000 attacked by PGD with ten steps.
 
-With --tune the settings in `GRID` are compared instead: on other seeds, and by the
+With --tune the settings of `GRID` are compared instead: on other seeds, and by the
 accuracy on noisy labels of training images that none of the runs trains on. `CHOSEN`
 has the best of each method.
 
@@ -16,7 +16,6 @@ Writes results.csv (tuning.csv) after every run and goes on where it stopped.
 
 import dataclasses
 import functools
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,10 +24,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+import sparse_robust_report as report
 import tyro
-from rich.table import Table
 from shared import DATA, RESULTS, complete_csv, console, start
+from sparse_robust_methods import GRID, METHODS, base, chosen, transformation
+from sparse_robust_report import Line
 
 import swapjax
 from swapjax import robust
@@ -40,61 +40,8 @@ from swapjax.robust.label_table import LABEL_LOSSES
 from swapjax.robust.supervised import supervised
 from swapjax.training import fit, masks_of
 
-EXAMPLES, HELD_OUT, BATCH, RATE = 5_000, 10_000, 64, 0.1
+EXAMPLES, HELD_OUT, BATCH = 5_000, 10_000, 64
 CORRUPTED, ATTACKED, EPSILON = 5_000, 2_000, 0.05
-METHODS = (
-    *("dense", "admm", "safe", "elsa", "gmp", "granet", "rigl", "kfac"),
-    # With a loss for noisy labels in place of the cross-entropy.
-    *("admm, gce", "safe, gce", "granet, gce"),
-)
-# What each is run with; the first is that of the sources, for runs of this length. The
-# last has a lower rate with the best of the others, of SAFE with the first of them.
-LOWER = 0.3
-GRID: dict[str, tuple[dict[str, float], ...]] = {
-    "dense": ({}, {"rate": LOWER}),
-    "admm": (
-        {"penalty": 1, "every": 32},
-        {"penalty": 3, "every": 32},
-        {"penalty": 1, "every": 8},
-        {"penalty": 3, "every": 8},
-        {"penalty": 1, "every": 32, "rate": LOWER},
-    ),
-    "safe": (
-        {"penalty": 1, "every": 32, "radius": 0.1},
-        {"penalty": 1, "every": 32, "radius": 0.05},
-        {"penalty": 1, "every": 32, "radius": 0.2},
-        {"penalty": 1, "every": 32, "radius": 0.5},
-        {"penalty": 1, "every": 32, "radius": 0.1, "rate": LOWER},
-    ),
-    "elsa": (
-        {"penalty": 1, "every": 32},
-        {"penalty": 3, "every": 32},
-        {"penalty": 1, "every": 8},
-        {"penalty": 3, "every": 8},
-        {"penalty": 3, "every": 8, "rate": LOWER},
-    ),
-    "gmp": (
-        {"end": 0.5}, {"end": 0.25}, {"end": 0.75}, {"end": 0.9},
-        {"end": 0.25, "rate": LOWER},
-    ),
-    "granet": (
-        {"end": 0.5, "fraction": 0.5},
-        {"end": 0.75, "fraction": 0.5},
-        {"end": 0.5, "fraction": 0.3},
-        {"end": 0.75, "fraction": 0.3},
-        {"end": 0.5, "fraction": 0.3, "rate": LOWER},
-    ),
-    "rigl": (
-        {"end": 0.75, "fraction": 0.3},
-        {"end": 0.5, "fraction": 0.3},
-        {"end": 0.75, "fraction": 0.1},
-        {"end": 0.5, "fraction": 0.1},
-        {"end": 0.5, "fraction": 0.3, "rate": LOWER},
-    ),
-    "kfac": ({},),
-}  # fmt: skip
-# The best of each by the held-out labels of --tune.
-CHOSEN = {"admm": 4, "safe": 4, "elsa": 3, "gmp": 4, "granet": 4, "rigl": 4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,38 +66,6 @@ class Options:
     """The folder to write to."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Line:
-    """One network: what it was made by, and what came of it, in percent."""
-
-    method: str
-    noise: float
-    sparsity: float
-    seed: int
-    epochs: int
-    setting: int
-    accuracy: float = math.nan
-    before: float = math.nan
-    severity3: float = math.nan
-    severity5: float = math.nan
-    attacked: float = math.nan
-    left: int = 0
-    cpu: float = math.nan
-
-    def __str__(self) -> str:
-        return (
-            f"{self.method} to {self.sparsity:g}, {self.noise:g} flipped, seed "
-            f"{self.seed}, {GRID[base(self.method)][self.setting]}"
-        )
-
-    @property
-    def key(self) -> tuple:
-        """What tells it from others."""
-        return (
-            self.method, self.noise, self.sparsity, self.seed, self.epochs, self.setting
-        )  # fmt: skip
-
-
 class Task(NamedTuple):
     """What a run learns from and is measured on."""
 
@@ -172,9 +87,7 @@ def main(options: Options) -> None:
         name = "tuning.csv"
     else:
         wanted = [
-            Line(
-                method, noise, level, seed, options.epochs, CHOSEN.get(base(method), 0)
-            )
+            Line(method, noise, level, seed, options.epochs, chosen(method))
             for seed in options.seeds
             for noise in options.noises
             for method in options.methods
@@ -183,8 +96,8 @@ def main(options: Options) -> None:
         name = "results.csv"
     work = functools.partial(measure, options)
     done = complete_csv(options.out / name, wanted, work)
-    lines = [done[line.key] for line in wanted if line.key in done]
-    console.print(tuning_table(lines) if options.tune else table(lines))
+    for title, text in report.markdown(list(done.values())).items():
+        console.print(f"{title}\n\n{text}\n", soft_wrap=True)
 
 
 def measure(options: Options, line: Line) -> Line:
@@ -253,16 +166,6 @@ def make(options: Options, line: Line, task: Task) -> tuple[Params, Params | Non
     return cut, fitted.params
 
 
-def chosen(method: str) -> int:
-    """Look up the setting of a method."""
-    return CHOSEN.get(base(method), 0)
-
-
-def base(method: str) -> str:
-    """Take the loss off the name of a method."""
-    return method.partition(", ")[0]
-
-
 @functools.cache
 def objective(path: Path, method: str, radius: float | None) -> Any:
     """Make what is minimised once, so that its program is compiled once."""
@@ -271,34 +174,6 @@ def objective(path: Path, method: str, radius: float | None) -> Any:
     if method.endswith("gce"):
         loss = supervised(model.apply, LABEL_LOSSES["gce"]())
     return loss if radius is None else swapjax.sharpness_aware(loss, radius)
-
-
-@functools.lru_cache(maxsize=32)
-def transformation(
-    method: str, setting: int, sparsity: float, total: int, draws: int
-) -> optax.GradientTransformation:
-    """Make the optimizer once for all seeds and noises."""
-    given = dict(GRID[method][setting])
-    decay, times = optax.add_decayed_weights(1e-4), given.pop("rate", 1.0)
-    falling = optax.cosine_decay_schedule(RATE * times, total)
-    sgd = optax.chain(decay, optax.sgd(falling, momentum=0.9))
-    if method == "dense":
-        return sgd
-    if method in ("admm", "safe", "elsa"):
-        # In units of that of the authors, whose rate and momentum are these.
-        penalty, every = 78 / total * given["penalty"] / times, int(given["every"])
-        wrap = swapjax.elsa if method == "elsa" else swapjax.admm
-        slow = optax.cosine_decay_schedule(1e-3 * times, total)
-        adam = optax.adamw(slow, weight_decay=1e-4)
-        inner = adam if method == "elsa" else sgd
-        return wrap(inner, sparsity=sparsity, steps=total, penalty=penalty, every=every)
-    end, every = round(given.pop("end") * total), max(1, total // 50)
-    rule = {"gmp": swapjax.gmp, "granet": swapjax.granet, "rigl": swapjax.rigl}[method]
-    when = swapjax.constant if method == "rigl" else swapjax.cubic
-    return swapjax.sparse(
-        sgd, rule(**given), sparsity=sparsity, schedule=when(0, end, every=every),
-        steps=total, key=jax.random.key(draws),
-    )  # fmt: skip
 
 
 def shot(options: Options, line: Line, task: Task) -> Params:
@@ -356,42 +231,6 @@ def attack(
         box=box_of(data),
     )  # fmt: skip
     return found, y
-
-
-def table(lines: Sequence[Line]) -> Table:
-    """Means over seeds: accuracy under each noise, corruptions and attack."""
-    result = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    heads = ["method", "sparsity", "seeds", "50 %", "25 %", "0 %", "severity 3"]
-    for head in (*heads, "severity 5", "PGD-10"):
-        result.add_column(head, justify="left" if head == "method" else "right")
-    for method, level in dict.fromkeys((line.method, line.sparsity) for line in lines):
-        own = [ln for ln in lines if (ln.method, ln.sparsity) == (method, level)]
-        columns = [[ln.accuracy for ln in own if ln.noise == n] for n in (0.5, 0.25, 0)]
-        for name in ("severity3", "severity5", "attacked"):
-            columns.append([getattr(ln, name) for ln in own if not ln.noise])
-        seeds = str(max(map(len, columns)))
-        result.add_row(method, f"{level:g}", seeds, *map(mean_and_error, columns))
-    return result
-
-
-def tuning_table(lines: Sequence[Line]) -> Table:
-    """Accuracy of each setting on held-out images with noisy labels."""
-    result = Table("method", "setting", "held out", box=None, pad_edge=False)
-    for method, i in dict.fromkeys((line.method, line.setting) for line in lines):
-        own = [ln for ln in lines if (ln.method, ln.setting) == (method, i)]
-        found = mean_and_error([line.accuracy for line in own])
-        result.add_row(method, f"{i}: {GRID[method][i]}", found)
-    return result
-
-
-def mean_and_error(values: Sequence[float]) -> str:
-    """Write a mean with its standard error, where there are several values."""
-    if not values:
-        return ""
-    text = f"{np.mean(values):.2f}"
-    if len(values) > 1:
-        text += f" ± {np.std(values, ddof=1) / math.sqrt(len(values)):.2f}"
-    return text
 
 
 if __name__ == "__main__":

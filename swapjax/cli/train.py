@@ -118,7 +118,8 @@ def _introduction(options: Train, data: str, total: int) -> str:
         text += f" step {end:,}"
     elif options.algorithm in DRAWN:
         penalty, every = train_algorithms.drawing(options, total)
-        text += f", drawn by up to {penalty:.2g} to a sparse copy that changes every "
+        by = "by" if options.algorithm == "elsa" else "by up to"
+        text += f", drawn {by} {penalty:.2g} to a sparse copy that changes every "
         text += f"{every} steps"
         if options.algorithm == "safe":
             text += f", gradients taken {train_algorithms.radius(options):.2g} away"

@@ -80,8 +80,8 @@ class Train(Network):
     rate: Annotated[float | None, shown("F", "(default: 0.2)")] = None
     """lottery: the fraction of the weights left that goes after each level."""
     penalty: Annotated[float | None, shown("P", "(default: 78 / steps)")] = None
-    """admm, safe, elsa: how firmly weights are drawn to their sparse copy in the end.
-    That of sgd is by default times (1 - momentum) / rate."""
+    """admm, safe, elsa: how firmly weights are drawn to their sparse copy, but for elsa
+    in the end. That of sgd is by default times (1 - momentum) / rate."""
     radius: Annotated[float | None, shown("R", "(default: 0.1)")] = None
     """safe: how far away gradients are taken."""
     against: Annotated[robust_options.Against, tyro.conf.arg(name="")] = (

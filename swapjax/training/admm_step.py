@@ -49,7 +49,7 @@ def transformation(
         sparsity: or None.
         plan: or None.
         steps: updates in all.
-        penalty: at the end, a schedule, or None.
+        penalty: of `elsa` at all updates, of `admm` at the last; a schedule, or None.
         every: updates from one projection to the next.
         weighs: whether projections go by the second moment.
 
@@ -62,7 +62,7 @@ def transformation(
     require_count("every", every)
     own = Admm(
         pass_over_constants(optimizer), sparsity, plan, steps,
-        _ramp(penalty, steps), every, weighs,
+        _schedule(penalty, steps, ramp=not weighs), every, weighs,
     )  # fmt: skip
 
     def init(params: Params) -> AdmmState:
@@ -174,6 +174,8 @@ class Admm:
         seen = layout.merge(pulled, gradients)
         updates, inner = self.optimizer.update(seen, state.inner, params, **extra)
         given = masks, sums, state.extras["status"]
+        due = ((self.steps - t) % self.every == 0) & (t <= self.steps)
+        due |= state.extras["waits"]
         if mask_step is not False:
             moves = layout.split(updates)
             moved = tuple(
@@ -182,39 +184,42 @@ class Admm:
             moments: Leaves | None = None
             if self.weighs:
                 moments = layout.split(second_moment(inner, params))
-            given = self._change(laid, t, given, moved, moments)
+            given = self._change(laid, t, due, given, moved, moments)
         masks, sums, status = given
         return updates, AdmmState(
             count=t,
             masks=layout.merge(masks, state.masks),
             sums=layout.merge(sums, state.sums),
             inner=inner,
-            extras=state.extras | {"status": status},
+            extras=state.extras
+            | {"status": status, "waits": due & jnp.asarray(mask_step is False)},
         )
 
     def _change(
         self,
         laid: Plan,
         t: jax.Array,
+        due: jax.Array,
         given: tuple[Leaves, Leaves, jax.Array],
         weights: Leaves,
         moments: Leaves | None,
     ) -> tuple[Leaves, Leaves, jax.Array]:
-        """Project, and sum up the residuals, if that is due at update t.
+        """Project, and sum up the residuals, if that is due.
 
         Args:
             laid: what to keep of params.
             t: the number of the update, from 1.
+            due: whether it is, or has been in a program that leaves it out.
             given: masks, sums and status until now.
             weights: after the update.
             moments: to weigh by, or None.
         """
-        due = ((self.steps - t) % self.every == 0) & (t <= self.steps)
+        last = t >= self.steps
 
         def project() -> tuple[Leaves, Leaves, jax.Array]:
             masks, sums, status = given
             sums = tuple(
-                x.astype(v.dtype) + jnp.where(m | (t == self.steps), 0, v)
+                x.astype(v.dtype) + jnp.where(m | last, 0, v)
                 for x, m, v in zip(weights, masks, sums, strict=True)
             )
             scores = tuple(map(jnp.abs, sums))
@@ -237,8 +242,10 @@ def _largest(scores: Leaves, laid: Plan) -> Leaves:
     return sharding.by_compiler(lambda s: select(s, laid.budget), scores)(scores)
 
 
-def _ramp(penalty: Penalty | None, steps: int) -> Callable[[jax.Array], Any]:
-    """Make the schedule of the penalty.
+def _schedule(
+    penalty: Penalty | None, steps: int, ramp: bool
+) -> Callable[[jax.Array], Any]:
+    """Make the schedule of the penalty, which rises from zero or stays.
 
     Raises:
         ValueError: for a penalty that is neither 0 or more nor a schedule.
@@ -248,6 +255,8 @@ def _ramp(penalty: Penalty | None, steps: int) -> Callable[[jax.Array], Any]:
     if penalty is None:
         penalty = _PULL / steps
     top = take_amount("penalty", penalty, "or a schedule of Optax's")
+    if not ramp:
+        return optax.constant_schedule(top)
 
     def at(count: jax.Array) -> jax.Array:
         done = jnp.minimum(count, steps).astype(jnp.result_type(float)) / steps

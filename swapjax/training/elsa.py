@@ -23,15 +23,16 @@ def elsa(
     the entries with the largest ``sqrt(v) |x + u|`` stay, in the cut as well. As in the
     authors' code v is that of the gradient with the penalty.
 
-    The first z, before there are gradients, goes by magnitude. The authors' penalty is
-    0.01 at all of 4,096 steps of Adam at 2e-4.
+    The first z, before there are gradients, goes by magnitude.
 
     Args:
         optimizer: with Adam, or another that keeps one such mean as ``nu``.
         sparsity: as `admm` takes it, like all that follows.
         plan: instead of a sparsity.
         steps: updates in all.
-        penalty: at the end of training, or a schedule.
+        penalty: the same at all updates, as the authors' 0.01 in 4,096 steps of Adam at
+            2e-4; or a schedule. By default 78 / steps. One that rises while rates fall
+            comes too late for Adam, whose steps do not grow with it.
         every: updates from one change of z and u to the next.
 
     Returns:

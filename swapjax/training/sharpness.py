@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import optax
 
+from swapjax.core import trees
 from swapjax.core.checks import take_amount
 from swapjax.core.objective import Objective, as_objective
 from swapjax.core.types import LossFn, Params
@@ -58,7 +59,10 @@ def sharpness_aware(loss: LossFn | Objective, radius: float) -> Objective:
     def gradient(params: Params, state: Any, batch: Any, key: jax.Array) -> tuple:
         up, value, new, aux = of.value_and_grad(params, state, batch, key)
         scale = rho / (optax.tree.norm(up) + _TINY)
-        near = jax.tree.map(lambda w, g: (w + scale * g).astype(w.dtype), params, up)
+        near = jax.tree.map(
+            lambda w, g: (w + scale * g).astype(w.dtype), trees.trainable(params), up
+        )
+        near = trees.filled(near, params)
         found, *_ = of.value_and_grad(near, state, batch, key)
         return found, value, new, aux
 

@@ -13,6 +13,7 @@ from interrupts import half_written
 
 import swapjax
 from swapjax.cli import main, train_algorithms
+from swapjax.cli.robust_options import FRAMEWORKS
 from swapjax.cli.train_options import CUT, GRADUAL, NAMES, Train
 from swapjax.experiments import datasets, models, plot, runner
 from swapjax.experiments.runner import Setting
@@ -254,6 +255,23 @@ def test_the_state_of_a_run_on_other_data_is_refused(
         ("--momentum 0.5", "--momentum: adam has none of its own; leave it out, or"),
         ("--seed -1", "--seed must be from 0 to 4294967295, got -1"),
         ("--algorithm gsm --optimizer adam", "--optimizer adam: gsm works by the"),
+        (
+            "--algorithm elsa --optimizer sgd",
+            "--optimizer sgd: elsa goes by the second",
+        ),
+        (
+            "--algorithm safe --radius -1",
+            "--radius must be a number, 0 or more, got -1",
+        ),
+        (
+            "--algorithm admm --penalty nan",
+            "--penalty must be a number, 0 or more, got",
+        ),
+        ("--algorithm admm --radius 0.1", "--radius: admm has no use for it; leave it"),
+        (
+            "--penalty 0.1",
+            "--penalty: granet has no use for it; leave it out (it is fo",
+        ),
         ("--data nowhere.npz", "nowhere.npz"),
         ("--optimizer sgd --learning-rate 1e38", "the loss became"),
     ],
@@ -282,4 +300,4 @@ def test_the_help_tells_of_every_algorithm(capsys):
     assert end.value.code == 0
     text = capsys.readouterr().out
     described = " ".join(re.findall(r"^- ([a-z, -]+):", text, re.MULTILINE))
-    assert set(NAMES) <= set(re.split(r"[, ]+", described))
+    assert set(re.split(r"[, ]+", described)) == {*NAMES, *FRAMEWORKS}

@@ -11,6 +11,7 @@ import noise_report
 import noisy_labels_report
 import pytest
 import robust_report
+import sparse_robust_report
 from pages import DOCS, ROOT
 from shared import read_runs
 
@@ -241,7 +242,8 @@ def test_robust():
     assert robust_report.report(lines) in page
     found = defaultdict(list)
     for line in lines:
-        found[line.framework, line.head].append(line.robust)
+        if line.epochs == 6:
+            found[line.framework, line.head].append(line.robust)
     _, _, *table = rows("robust.md")
     for name, (head, count, _, robust, *_) in table[: len(found)]:
         runs_of = found[name, head]
@@ -311,3 +313,14 @@ def test_noise():
     assert len(found) >= 2
     for table in found:
         assert table in made.values()
+
+
+def test_sparse_robust():
+    made = []
+    for name in ("results", "tuning"):
+        path = RESULTS / "sparse_robust" / f"{name}.csv"
+        found = read_runs(path, sparse_robust_report.Line)
+        made += sparse_robust_report.markdown(found).values()
+    page = (DOCS / "results" / "sparse-robust.md").read_text()
+    tables = re.findall(r"(?:^\|.*\|$\n?)+", page, re.MULTILINE)
+    assert sorted(table.strip() for table in tables) == sorted(made)

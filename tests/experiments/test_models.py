@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -231,3 +232,41 @@ class TestBatchNorm:
             recalibrate_batchnorm(
                 model.statistics, model.params, [x.at[0].set(jnp.nan)]
             )
+
+
+@pytest.mark.parametrize("name", ["cnn", "mlpnet"])
+def test_a_head_of_cosines_has_the_kernel_of_the_linear_one(name):
+    shape = (8, 8, 3)
+    plain, embedded = (
+        models.create(name, shape, 4, head=head) for head in ("linear", "cosines")
+    )
+    assert plain.cosines is None
+    layer = embedded.cosines.removesuffix("/kernel")
+    assert list(embedded.params[layer]) == ["kernel"]
+    kernel = plain.params[layer]["kernel"]
+    np.testing.assert_array_equal(embedded.params[layer]["kernel"], kernel)
+    x = jax.random.uniform(jax.random.key(0), (5, *shape))
+    found = embedded.apply(embedded.params, x)
+    bias = plain.params[layer].get("bias", 0)
+    logits = (plain.apply(plain.params, x) - bias) / jnp.linalg.norm(kernel, axis=0)
+    # A row of cosines is one of logits, divided by the norm of the features.
+    ratios = found / logits
+    np.testing.assert_allclose(ratios, ratios[:, :1] + 0 * ratios, rtol=1e-3)
+    assert float(jnp.max(jnp.abs(found))) <= 1 + 1e-6
+
+
+def test_outputs_in_training_mode_are_those_of_the_training_loss():
+    model = models.create("resnet20", (8, 8, 3), 4, head="cosines")
+    assert model.cosines == "fc/kernel"
+    x, y = jax.random.uniform(jax.random.key(0), (5, 8, 8, 3)), jnp.arange(5) % 4
+    logits = jax.jit(model.training_apply)(model.params, x)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+    loss = jax.jit(model.training_loss)(model.params, (x, y))
+    np.testing.assert_allclose(jnp.mean(losses), loss, rtol=1e-5)
+    assert float(jnp.max(jnp.abs(logits))) <= 1 + 1e-6
+    assert models.create("cnn", (8, 8), 4).training_apply is None
+
+
+def test_an_unknown_head_is_an_error():
+    with pytest.raises(ValueError, match="head must be 'linear', or 'cosines' for"):
+        models.create("cnn", (8, 8), 4, head="sphere")

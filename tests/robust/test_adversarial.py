@@ -1,5 +1,7 @@
 """Frameworks of adversarial training: formulas, directions, keys, bad input."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import network
@@ -59,16 +61,15 @@ def oracle(name, before, after, head):
     return np.mean(boosted + 5 * kl(seen(before), seen(after)) * (1 - right))
 
 
+@functools.cache
 def attacked(apply, head, name):
     """What the attack of a framework makes of the images, from its words."""
     scale = 1.0 if head is None else head.scale
-
-    def climbed(outputs, labels):
-        if name == "trades":
-            return divergence(scale * outputs, scale * apply(PARAMS, X))
-        return robust.cross_entropy(scale * outputs, labels)
-
-    return robust.pgd(KEY, apply, PARAMS, X, Y, **ATTACK, objective=climbed,
+    climbed, labels = robust.cross_entropy, Y
+    if name == "trades":
+        climbed, labels = divergence, scale * apply(PARAMS, X)
+    seen = climbed if head is None else robust.Scaled(climbed, scale)
+    return robust.pgd(KEY, apply, PARAMS, X, labels, **ATTACK, objective=seen,
                       start="gaussian")  # fmt: skip
 
 

@@ -86,7 +86,8 @@ class Loop:
         return [v * m for v, m in zip(values, self.masks, strict=True)]
 
     def step(self, slopes):
-        strength = TOP * (1 - math.cos(math.pi * self.t / STEPS)) / 2
+        ramp = (1 - math.cos(math.pi * self.t / STEPS)) / 2
+        strength = TOP if self.weighs else TOP * ramp
         self.t += 1
         for i, g in enumerate(slopes):
             x, z, u = self.x[i], self.z[i], self.u[i]
@@ -185,6 +186,11 @@ def test_the_penalty_is_a_ramp_or_a_schedule():
     given = pulls(penalty=optax.linear_schedule(0.0, 0.7, 7), every=100)
     np.testing.assert_allclose(given[:8, 1], np.arange(8) / 10, rtol=1e-5, atol=1e-7)
     assert not np.any(pulls(penalty=0.0, every=2))
+    # That of ELSA stays.
+    tx = elsa(optax.adam(1.0), sparsity=0.5, steps=8)
+    _, state = tx.update(still, tx.init(params), params)
+    want = 0.001 * (78 / 8) ** 2
+    np.testing.assert_allclose(state.inner[0].nu["kernel"][0, 1], want, rtol=1e-5)
 
 
 @pytest.mark.parametrize("make", [admm, elsa])
@@ -236,6 +242,22 @@ def test_two_programs_do_what_one_does():
         params = optax.apply_updates(params, updates)
         assert equal((params, state), (want, told))
     assert due == [False, False, True] * 2
+
+
+def test_what_one_program_leaves_out_the_next_makes_up_for():
+    tx = admm(momentum(), sparsity=0.7, steps=4, every=2, penalty=TOP)
+    params, (gradient,) = initial(), gradients(1)
+    state = tx.init(params)
+    for _ in range(2):
+        assert until_mask_step(state) == (1 if state.count == 0 else 0)
+        updates, state = tx.update(gradient, state, params, mask_step=False)
+        params = optax.apply_updates(params, updates)
+    assert until_mask_step(state) == 0
+    before = masks_of(state)
+    updates, state = tx.update(gradient, state, params, mask_step=True)
+    params = optax.apply_updates(params, updates)
+    assert not equal(masks_of(state), before)
+    assert until_mask_step(state) == 0  # that of the fourth update
 
 
 def test_half_precision_sums_in_single():
