@@ -90,6 +90,10 @@ def train(options: Train) -> None:
     console.print(report.training_table(outcome.history))
     console.print(report.layer_table(report.layers(outcome.params, outcome.masks)))
     _tell(held, learnt)
+    if options.against.robust == "fastat":
+        fell = train_attack.collapse(outcome.history)
+        if fell:
+            console.print(f"Take care: {fell}.", soft_wrap=True)
     before = ""
     if outcome.before is not None:
         before = f"{outcome.before[0]:.2f}% before the cut, "
