@@ -85,11 +85,15 @@ def train(options: Train) -> None:
             functools.partial(_figure, options, data, outcome, result, held),
             options.out / _RESULTS[-1],
         )
-        for name in (_STATE, _ATTACKS):
+        for name in (_ATTACKS, _STATE):
             (options.out / name).unlink(missing_ok=True)
     console.print(report.training_table(outcome.history))
     console.print(report.layer_table(report.layers(outcome.params, outcome.masks)))
     _tell(held, learnt)
+    if options.against.robust == "fastat":
+        fell = train_attack.collapse(outcome.history)
+        if fell:
+            console.print(f"Take care: {fell}.", soft_wrap=True)
     before = ""
     if outcome.before is not None:
         before = f"{outcome.before[0]:.2f}% before the cut, "
@@ -202,7 +206,7 @@ def _tell(held: Robustness | None, learnt: dict[str, Any]) -> None:
         console.print(robustness.attack_table(held))
         for text in held.found.warnings:
             console.print(f"Take care: {text}.", soft_wrap=True)
-    if "labels" in learnt:
+    if "labels" in learnt and learnt["labels"]["flipped"]:
         found = learnt["labels"]
         console.print(
             f"Of {found['flipped']:,} flipped labels {found['memorized']:.2f}% are "

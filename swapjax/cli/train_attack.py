@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
+import itertools
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,13 @@ from swapjax.core.types import Params
 from swapjax.experiments import runner
 from swapjax.experiments.robustness import CHEAP, Robustness
 from swapjax.experiments.runner import Setting
+from swapjax.training import Epoch, Level
 
 _ATTACKS = 2**31 + 2  # folded into the key of the seed
 _RADII = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of epsilon, that a curve is drawn at
 _WATCHED = 250  # test images that are attacked after each epoch
+_NAME = "robust_batch"  # of what they tell
+_DROP = 0.2  # of that, from epoch to epoch, that its authors end training by
 _CURVE = 500  # images of a curve, at most
 
 
@@ -70,6 +74,25 @@ def measure(options: Against, setting: Setting, labels: WrongLabels | None) -> A
         evaluate=found, head=model.sphere, box=data.box,
     )  # fmt: skip
     return Watched(watch, f"attacked, {found.describe()}")
+
+
+def collapse(history: Sequence[Epoch] | Sequence[Level]) -> str:
+    """Say where robust accuracy has fallen from one epoch to the next; else nothing.
+
+    Training by one step may end so (Wong et al., ICLR 2020, arXiv:2001.03994).
+
+    Args:
+        history: of a run that was watched.
+    """
+    told = [part.told[_NAME] for part in history if isinstance(part, Epoch)]
+    for number, (before, after) in enumerate(itertools.pairwise(told), 2):
+        if before - after > _DROP:
+            return (
+                f"accuracy under attack fell from {100 * before:.0f}% to "
+                f"{100 * after:.0f}% in epoch {number}, as where training by one step "
+                "collapses; a shorter --attack-step or --robust pgd-at may not"
+            )
+    return ""
 
 
 def attack(

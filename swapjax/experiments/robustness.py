@@ -110,8 +110,9 @@ def draw_epochs(axes: Axes, history: Sequence[Epoch]) -> None:
     """Draw test accuracy, and what was learnt of right and flipped labels, by epoch."""
     at = [epoch.epoch for epoch in history]
     for name, line in _LINES.items():
+        # Objectives may tell an accuracy too, of training.
         values = [
-            {"accuracy": epoch.accuracy, **epoch.told}.get(name) for epoch in history
+            {**epoch.told, "accuracy": epoch.accuracy}.get(name) for epoch in history
         ]
         known = [line.times * value for value in values if value is not None]
         if len(known) == len(at):

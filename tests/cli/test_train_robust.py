@@ -15,6 +15,7 @@ from swapjax.core.objective import as_objective
 from swapjax.experiments.runner import Setting
 from swapjax.io import checkpoint
 from swapjax.robust import LABEL_OBJECTIVES, he_loss
+from swapjax.training import Epoch
 
 pytestmark = pytest.mark.usefixtures("small")
 STATE = "training.safetensors"
@@ -117,6 +118,17 @@ def test_what_measures_tells_the_test_set(robust, noise, loaded):
         for data in (setting.data, setting.data, other)
     )
     assert one == same != another
+
+
+def test_a_collapse_is_told_with_its_epoch():
+    def history(*told):
+        return [
+            Epoch(i, i, 1.0, 90.0, 0.0, {}, 0, 1.0, told={"robust_batch": value})
+            for i, value in enumerate(told, 1)
+        ]
+
+    assert train_attack.collapse(history(0.5, 0.6, 0.45)) == ""
+    assert "from 60% to 30% in epoch 3" in train_attack.collapse(history(0.5, 0.6, 0.3))
 
 
 # What it writes, and where it goes on
