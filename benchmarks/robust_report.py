@@ -47,7 +47,8 @@ def report(lines: Sequence[Line]) -> str:
             if (line.epochs, line.images) == (epochs, images):
                 found[line.framework, line.head].append(line)
         parts.append(
-            f"## {epochs} epochs of {images:,} images\n\n{_markdown(_accuracies(found))}\n\n"
+            f"## {epochs} epochs of {images:,} images\n\n"
+            f"{_markdown(_accuracies(found))}\n\n"
             f"What cosines change at equal seeds, in points:\n\n"
             f"{_markdown(_gains(found))}"
         )
