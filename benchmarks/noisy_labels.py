@@ -33,11 +33,10 @@ from noisy_labels_report import HEADLINE, SPARSE, Line, figure, report
 from shared import DATA, RESULTS, complete_csv, console, read_runs, start
 
 from swapjax import robust
-from swapjax.core.objective import Objective
 from swapjax.corruptions import LABEL_MAPS, flip_labels
 from swapjax.experiments import datasets, plot
 from swapjax.loops import steps
-from swapjax.training import fit
+from swapjax.training import Objective, fit
 
 BATCH, SEEN, CALIBRATION = 128, 2500, 1000
 TOLD = {name: name for name in ("memorized", "recovered", "fitted")} | {

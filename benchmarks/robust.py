@@ -30,11 +30,10 @@ from shared import DATA, RESULTS, complete_csv, console, read_runs, start
 
 import swapjax
 from swapjax import robust
-from swapjax.core.objective import Objective
 from swapjax.core.types import Params
 from swapjax.experiments import datasets, models
 from swapjax.loops import steps
-from swapjax.training import fit
+from swapjax.training import Objective, fit
 
 SETTINGS = {
     "alp": robust.Hypersphere(20.0, 0.3),
