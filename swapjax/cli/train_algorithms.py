@@ -24,13 +24,13 @@ from swapjax.sparsity import schedules
 from swapjax.sparsity.allocation import Allocation
 from swapjax.sparsity.plan import Plan
 from swapjax.sparsity.planning import plan
+from swapjax.training.admm_step import PULL
 from swapjax.training.rules import RULES
 
 _SAMPLES = 1000  # examples that snip takes its gradient of
 _STAGES = 100  # of synflow, as its authors have
 _FADED = 1e-3  # what gsm leaves of a weight that it never chooses
 _CLIP = 5.0  # norm of gradients under sparse regularisation
-_PULL = 78.0  # steps times the penalty of ADMM
 
 
 def allocation(options: Train) -> Allocation:
@@ -111,7 +111,7 @@ def drawing(options: Train, steps: int) -> tuple[float, int]:
     """Return the penalty of ADMM, and the updates from one projection to the next."""
     penalty = options.penalty
     if penalty is None:
-        penalty = _PULL / steps
+        penalty = PULL / steps
         if optimizer_name(options) == "sgd":
             # What it makes of a weight depends on the sum of rates / (1 - momentum).
             rate, momentum, _ = settings(options, steps)
@@ -160,7 +160,7 @@ def told(options: Train, steps: int) -> dict[str, float]:
     return values
 
 
-def on_sphere(
+def keep_on_sphere(
     optimizer: optax.GradientTransformation, model: Model
 ) -> optax.GradientTransformation:
     """Keep the columns that a network of cosines has in its last layer at norm 1.
