@@ -1,5 +1,6 @@
 """Objectives of a network and a loss of labels."""
 
+import functools
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 
 from swapjax.core.objective import Objective
 from swapjax.core.types import Params
-from swapjax.robust.inputs import Apply
+from swapjax.robust.inputs import Apply, require_data
 from swapjax.robust.label_losses import LabelLoss, log_softmax, mean_of
 from swapjax.robust.memorized import largest_class
 
@@ -34,7 +35,7 @@ def supervised(apply: Apply, loss: LabelLoss) -> Objective:
         found = mean_of(loss, outputs, labels)
         return found, state, {"largest_class": largest_class(outputs)}
 
-    return Objective(loss=of_batch)
+    return Objective(loss=of_batch, check=functools.partial(require_data, apply))
 
 
 def negative_learning(apply: Apply, counts: Any) -> Objective:
@@ -79,4 +80,4 @@ def negative_learning(apply: Apply, counts: Any) -> Objective:
         found = jnp.where(valid, found, jnp.nan)
         return jnp.mean(found), state, {"largest_class": largest_class(logits)}
 
-    return Objective(loss=of_batch)
+    return Objective(loss=of_batch, check=functools.partial(require_data, apply))
