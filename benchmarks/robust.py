@@ -5,8 +5,9 @@ A network of two convolutions (16 and 32 channels) and a dense layer of 64 on th
 falling from 0.002 to 0 along a cosine; epsilon 0.2 in the largest norm. Attacks in
 training have 7 steps of a quarter of epsilon from a Gaussian start; FreeAT takes each
 batch 6 times, and one epoch; FastAT one step. Embedding has the scale and the margin of
-its authors: 10 and 0.2, 15 and 0.2 with TRADES and FastAT, 20 and 0.3 with ALP; columns
-are projected after each step. On the first 1,000 test images PGD takes 20 steps, each
+its authors: 10 and 0.2, 15 and 0.2 with TRADES, 20 and 0.3 with ALP; with FastAT 15 and
+0.2, the defaults of Bag of Tricks, as its authors' script was not found. Columns are
+projected after each step. On the first 1,000 test images PGD takes 20 steps, each
 attack on all that is classified right, and the minimum over attacks is kept of each
 image.
 

@@ -13,7 +13,7 @@ from swapjax.core import identity
 from swapjax.core.text import printable
 from swapjax.core.types import Params
 from swapjax.experiments import datasets, models, runner
-from swapjax.experiments.models.hypersphere import on_sphere
+from swapjax.experiments.models.hypersphere import with_sphere
 from swapjax.experiments.runner import Setting
 from swapjax.io import checkpoint
 from swapjax.loops.finetune import FineTune
@@ -59,7 +59,7 @@ def load(
         options.model, data.shape, data.classes, seed=options.seed,
         head="linear" if sphere is None else "cosines",
     )  # fmt: skip
-    return data, model if sphere is None else on_sphere(model, sphere)
+    return data, model if sphere is None else with_sphere(model, sphere)
 
 
 def levels(options: Options, sparsities: Sequence[float]) -> list[float]:

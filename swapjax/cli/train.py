@@ -77,7 +77,10 @@ def train(options: Train) -> None:
         result = _result(options, outcome, accuracy, loss)
         learnt = train_labels.learnt(
             options.against, setting, labels, outcome.params,
-            [p.accuracy for p in outcome.history if p.accuracy is not None],
+            [
+                part.accuracy for part in outcome.history
+                if isinstance(part, Epoch) and part.accuracy is not None
+            ],
         )  # fmt: skip
         result |= learnt | ({} if held is None else {"robustness": held.to_dict()})
         _write(options, output, data, outcome, result, total)
@@ -90,10 +93,11 @@ def train(options: Train) -> None:
     console.print(report.training_table(outcome.history))
     console.print(report.layer_table(report.layers(outcome.params, outcome.masks)))
     _tell(held, learnt)
+    warned = [train_labels.lopsided(setting, outcome.params)]
     if options.against.robust == "fastat":
-        fell = train_attack.collapse(outcome.history)
-        if fell:
-            console.print(f"Take care: {fell}.", soft_wrap=True)
+        warned.append(train_attack.collapse(outcome.history))
+    for text in filter(None, warned):
+        console.print(f"Take care: {text}.", soft_wrap=True)
     before = ""
     if outcome.before is not None:
         before = f"{outcome.before[0]:.2f}% before the cut, "
@@ -208,9 +212,9 @@ def _tell(held: Robustness | None, learnt: dict[str, Any]) -> None:
             console.print(f"Take care: {text}.", soft_wrap=True)
     if "labels" in learnt and learnt["labels"]["flipped"]:
         found = learnt["labels"]
-        console.print(
-            f"Of {found['flipped']:,} flipped labels {found['memorized']:.2f}% are "
-            f"learnt as they are, {found['recovered']:.2f}% as they were before; test "
-            f"accuracy fell by {found['best_to_last']:.2f} points from its best epoch.",
-            soft_wrap=True,
-        )
+        text = f"Of {found['flipped']:,} flipped labels {found['memorized']:.2f}% are "
+        text += f"learnt as they are, {found['recovered']:.2f}% as they were before"
+        if "best_to_last" in found:
+            text += f"; test accuracy fell by {found['best_to_last']:.2f} points from "
+            text += "its best epoch"
+        console.print(f"{text}.", soft_wrap=True)

@@ -7,13 +7,13 @@ import optax
 
 from swapjax import robust, training
 from swapjax.cli import train_robust
-from swapjax.cli.robust_options import SPARSE_LOSSES
 from swapjax.cli.train_options import (
     BEFORE,
     DRAWN,
     GRADUAL,
     Train,
     optimizer_name,
+    regularized,
 )
 from swapjax.core.objective import Objective
 from swapjax.core.types import LossFn, Masks, Params
@@ -24,13 +24,13 @@ from swapjax.sparsity import schedules
 from swapjax.sparsity.allocation import Allocation
 from swapjax.sparsity.plan import Plan
 from swapjax.sparsity.planning import plan
+from swapjax.training.admm_step import PULL
 from swapjax.training.rules import RULES
 
 _SAMPLES = 1000  # examples that snip takes its gradient of
 _STAGES = 100  # of synflow, as its authors have
 _FADED = 1e-3  # what gsm leaves of a weight that it never chooses
 _CLIP = 5.0  # norm of gradients under sparse regularisation
-_PULL = 78.0  # steps times the penalty of ADMM
 
 
 def allocation(options: Train) -> Allocation:
@@ -69,20 +69,15 @@ def inner(options: Train, steps: int) -> optax.GradientTransformation:
         options: of the command.
         steps: in all.
     """
-    optimizer = _unclipped(options, steps)
-    if options.against.loss in SPARSE_LOSSES:
-        # Its penalty outgrows the loss; as its authors do, before weight decay.
-        optimizer = optax.chain(optax.clip_by_global_norm(_CLIP), optimizer)
-    return optimizer
-
-
-def _unclipped(options: Train, steps: int) -> optax.GradientTransformation:
     learning_rate, momentum, decay = settings(options, steps)
     falling = optax.cosine_decay_schedule(learning_rate, steps)
     if optimizer_name(options) == "adamw":
         return optax.adamw(falling, weight_decay=decay, mask=_kernels)
     sgd = optimizer_name(options) == "sgd"
-    last = optax.sgd(falling, momentum, nesterov=True) if sgd else optax.adam(falling)
+    last = optax.adam(falling)
+    if sgd:
+        # Authors of sparse regularisation have none of Nesterov's.
+        last = optax.sgd(falling, momentum, nesterov=not regularized(options))
     if not decay:
         return last
     return optax.chain(optax.add_decayed_weights(decay, mask=_kernels), last)
@@ -97,8 +92,12 @@ def settings(options: Train, steps: int) -> tuple[float, float, float]:
         # With more of it, weights swing through zero instead of fading: rate * decay
         # must stay below (1 - momentum)^2 / 4, which short runs cannot have at 0.99.
         momentum = max(0.0, min(0.99, 1 - 4 * fade)) if gsm else 0.9
-    # Many steps add up by momentum; that of gsm makes 0.01 of 0.99.
-    rate = options.learning_rate or (1 - momentum if gsm else 0.05 if sgd else 3e-3)
+    usual = 0.05 if sgd else 3e-3
+    if gsm:  # many steps add up by momentum: it makes 0.01 of 0.99
+        usual = 1 - momentum
+    elif sgd and regularized(options):
+        usual = 0.01  # of its authors; its large weights make more of it run away
+    rate = options.learning_rate or usual
     decay = options.weight_decay
     if decay is None and gsm:
         # They shrink by exp(-sum of rates * decay / (1 - momentum)).
@@ -112,7 +111,7 @@ def drawing(options: Train, steps: int) -> tuple[float, int]:
     """Return the penalty of ADMM, and the updates from one projection to the next."""
     penalty = options.penalty
     if penalty is None:
-        penalty = _PULL / steps
+        penalty = PULL / steps
         if optimizer_name(options) == "sgd":
             # What it makes of a weight depends on the sum of rates / (1 - momentum).
             rate, momentum, _ = settings(options, steps)
@@ -161,7 +160,7 @@ def told(options: Train, steps: int) -> dict[str, float]:
     return values
 
 
-def on_sphere(
+def keep_on_sphere(
     optimizer: optax.GradientTransformation, model: Model
 ) -> optax.GradientTransformation:
     """Keep the columns that a network of cosines has in its last layer at norm 1.
@@ -188,6 +187,17 @@ def whole(
     Raises:
         ValueError: as `swapjax.sparse` does.
     """
+    made = _unclipped(options, setting, target, steps, key)
+    if not regularized(options):
+        return made
+    # Its penalty outgrows the loss. As its authors do before weight decay, and before
+    # ADMM, whose pull would be cut down along with it.
+    return optax.chain(optax.clip_by_global_norm(_CLIP), made)
+
+
+def _unclipped(
+    options: Train, setting: Setting, target: Plan, steps: int, key: jax.Array
+) -> optax.GradientTransformation:
     optimizer = inner(options, steps)
     if options.algorithm == "dense":
         return optimizer

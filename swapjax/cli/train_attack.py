@@ -28,7 +28,6 @@ _RADII = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of epsilon, that a curve is drawn a
 _WATCHED = 250  # test images that are attacked after each epoch
 _NAME = "robust_batch"  # of what they tell
 _DROP = 0.2  # of that, from epoch to epoch, that its authors end training by
-_CURVE = 500  # images of a curve, at most
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -114,7 +113,7 @@ def attack(
         return None
     data = setting.data
     images, labels = (part[: options.attack_images] for part in data.test)
-    images, (low, high) = np.clip(images, *data.box), data.box
+    (low, high), taken = data.box, (np.clip(images, *data.box), labels)
     sphere = setting.model.sphere
     radius = epsilon_of(options, data)
     evaluate = functools.partial(
@@ -122,18 +121,17 @@ def attack(
         key=jax.random.fold_in(jax.random.key(seed), _ATTACKS),
         batch=min(250, len(labels)), scale=None if sphere is None else sphere.scale,
     )  # fmt: skip
-    few = images[:_CURVE], labels[:_CURVE]
     with progress("attacking", 1) as (bar, task), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the result keeps them
         found = evaluate(
-            (images, labels), epsilon=radius * (high - low), attacks=options.attacks,
+            taken, epsilon=radius * (high - low), attacks=options.attacks,
             checkpoint=state,
             progress=lambda done, of: bar.update(task, completed=done, total=of),
         )  # fmt: skip
         bar.update(task, description="at other radii", completed=0, total=len(_RADII))
         radii = []
         for part in _RADII:
-            left = evaluate(few, epsilon=part * radius * (high - low), attacks=CHEAP)
+            left = evaluate(taken, epsilon=part * radius * (high - low), attacks=CHEAP)
             radii.append((part * radius, 100 * left.robust))
             bar.update(task, completed=len(radii))
     return Robustness(radius, found, tuple(radii))

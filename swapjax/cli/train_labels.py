@@ -17,6 +17,7 @@ from swapjax.experiments.runner import Setting
 _LABELS = 2**31 + 1  # folded into the key of the seed; its halves serve for the rest
 _LEARNT = ("fitted", "memorized", "recovered")
 _PART = 1000  # images in a pass
+_LOPSIDED = 2.0  # times its true share, of the class predicted most
 
 
 class WrongLabels(NamedTuple):
@@ -75,23 +76,51 @@ def learnt(
         setting: network and data.
         labels: of training.
         params: trained.
-        accuracies: on the test set, epoch by epoch.
+        accuracies: on the test set, epoch by epoch; none of levels of lottery, whose
+            sparsity differs.
     """
     if labels is None:
         return {}
-    model, data = setting.model, setting.data
-    outputs = [
-        np.asarray(model.apply(params, jnp.asarray(data.x_train[i : i + _PART])))
-        for i in range(0, len(data.x_train), _PART)
-    ]
-    found = robust.memorization(np.concatenate(outputs), *labels)
+    outputs = _outputs(setting, params, setting.data.x_train)
+    found = robust.memorization(outputs, *labels)
+    fall = {}
+    if accuracies:
+        fall = {
+            "best": max(accuracies),
+            "best_to_last": robust.best_to_last(accuracies),
+        }
     return {
         "labels": {
             "noise": options.label_noise,
             "flipped": int(labels.flipped.sum()),
             "examples": labels.flipped.size,
             **{name: found.get(name) for name in _LEARNT},
-            "best": max(accuracies),
-            "best_to_last": robust.best_to_last(accuracies),
+            **fall,
         }
     }
+
+
+def lopsided(setting: Setting, params: Params) -> str:
+    """Say where a network predicts one class far too often; else nothing.
+
+    Args:
+        setting: network and data.
+        params: trained.
+    """
+    labels = setting.data.y_test
+    outputs = _outputs(setting, params, setting.data.x_test)
+    most = float(robust.largest_class(jnp.asarray(outputs)))
+    share = float(np.bincount(labels).max() / len(labels))
+    if most <= min(_LOPSIDED * share, (1 + share) / 2):
+        return ""
+    return (
+        f"{100 * most:.0f}% of the test set is put in one class, and no class has more "
+        f"than {100 * share:.0f}%: training may have merged classes; a lower "
+        "--learning-rate, another --loss or a wider --model may not"
+    )
+
+
+def _outputs(setting: Setting, params: Params, images: np.ndarray) -> np.ndarray:
+    parts = (images[i : i + _PART] for i in range(0, len(images), _PART))
+    found = [np.asarray(setting.model.apply(params, jnp.asarray(x))) for x in parts]
+    return np.concatenate(found)

@@ -59,15 +59,17 @@ class Train(Network):
     """Examples a step."""
     optimizer: Annotated[
         Literal["sgd", "adam", "adamw"] | None,
-        shown("sgd|adam|adamw", "(default: adam, for gsm, admm, safe sgd)"),
+        shown("sgd|adam|adamw", "(default: adam; gsm, admm, safe, sr- losses: sgd)"),
     ] = None
     """What moves the weights; its learning rate falls to 0 along a cosine."""
     learning_rate: Annotated[
         float | None, shown("R", "(default: sgd 0.05, adam 0.003)")
     ] = None
-    """The learning rate at the start. By default that of gsm is 1 - momentum."""
+    """The learning rate at the start. By default that of gsm is 1 - momentum, and of
+    sgd with sr- losses 0.01."""
     momentum: Annotated[float | None, shown("M", "(default: 0.9)")] = None
-    """Of sgd, Nesterov's. By default that of gsm is 0.99, or less in a short run."""
+    """Of sgd, Nesterov's but with sr- losses. By default that of gsm is 0.99, or less
+    in a short run."""
     weight_decay: Annotated[
         float | None, shown("D", "(default: sgd 1e-4, adamw 0.01, adam 0)")
     ] = None
@@ -179,6 +181,13 @@ def optimizer_name(options: Train) -> str:
     """Return the name of what moves the weights."""
     if options.algorithm == "gsm":
         return "sgd"
-    # What their authors have.
+    # What their authors have; elsa goes by the second moment of adam.
     own = "sgd" if options.algorithm in ("admm", "safe") else "adam"
+    if regularized(options) and options.algorithm != "elsa":
+        own = "sgd"
     return options.optimizer or own
+
+
+def regularized(options: Train) -> bool:
+    """Tell whether the loss is a sparse regularisation."""
+    return options.against.loss in robust_options.SPARSE_LOSSES

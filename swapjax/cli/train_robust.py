@@ -16,7 +16,8 @@ from swapjax.experiments.runner import Setting
 _STEPS, _TOGETHER = 10, 2.5  # of attacks in training; the radii that they go
 _LENGTHS = {"freeat": 1.0, "fastat": 1.25}  # of one step, in radii
 _REPLAYS = 8
-# Scale and margin of hypersphere embedding, of its authors.
+# Scale and margin of hypersphere embedding, of its authors; those of FastAT are the
+# defaults of a later study (Bag of Tricks), as their script for it was not found.
 _HEAD = (10.0, 0.2)
 _HEADS = {"trades": (15.0, 0.2), "alp": (20.0, 0.3), "fastat": (15.0, 0.2)}
 

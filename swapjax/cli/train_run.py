@@ -90,7 +90,7 @@ def _fit(
     data, model = setting.data, setting.model
     order, draw = jax.random.split(jax.random.key(options.seed))
     with progress("compiling", total) as (bar, task):
-        optimizer = train_algorithms.on_sphere(
+        optimizer = train_algorithms.keep_on_sphere(
             train_algorithms.whole(options, setting, target, total, draw), model
         )
         params, last, history = fit(
@@ -127,7 +127,7 @@ def _find_ticket(
 ) -> Outcome:
     del measure  # levels have one number each
     data, model = setting.data, setting.model
-    optimizer = train_algorithms.on_sphere(
+    optimizer = train_algorithms.keep_on_sphere(
         train_algorithms.inner(options, total), model
     )
     settings = FineTune(optimizer, total, options.batch)

@@ -40,7 +40,8 @@ class Robustness(NamedTuple):
     Attributes:
         epsilon: radius of the attacks, as a part of the range of pixels.
         found: by the attacks that were asked for.
-        radii: other radii, and the accuracy in percent that `CHEAP` left at each.
+        radii: other radii, and the accuracy in percent that `CHEAP` left at each, of
+            the same images.
     """
 
     epsilon: float

@@ -30,7 +30,7 @@ from swapjax.training.update import alone
 
 Penalty = float | Callable[[jax.Array], Any]
 # Steps times the penalty: 1e-3 in the 78,200 steps of SAFE's ResNet-20.
-_PULL = 78.0
+PULL = 78.0
 
 
 def transformation(
@@ -253,7 +253,7 @@ def _schedule(
     if callable(penalty):
         return penalty
     if penalty is None:
-        penalty = _PULL / steps
+        penalty = PULL / steps
     top = take_amount("penalty", penalty, "or a schedule of Optax's")
     if not ramp:
         return optax.constant_schedule(top)

@@ -1,16 +1,26 @@
 """swapjax train against attacks and wrong labels: reports, going on, refusals."""
 
+import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 from interrupts import half_written
 
-from swapjax.cli import main, setup, train_attack, train_labels, train_robust
+from swapjax import robust
+from swapjax.cli import (
+    main,
+    setup,
+    train_algorithms,
+    train_attack,
+    train_labels,
+    train_robust,
+)
 from swapjax.cli.robust_options import FRAMEWORKS, LABEL_NOISES, Against
-from swapjax.cli.train_options import Train
+from swapjax.cli.train_options import Train, optimizer_name
 from swapjax.core.objective import as_objective
 from swapjax.experiments.runner import Setting
 from swapjax.io import checkpoint
@@ -131,6 +141,64 @@ def test_a_collapse_is_told_with_its_epoch():
     assert "from 60% to 30% in epoch 3" in train_attack.collapse(history(0.5, 0.6, 0.3))
 
 
+def test_one_class_for_most_images_is_told(loaded):
+    setting = loaded(Against())
+    zeros = jax.tree.map(np.zeros_like, setting.params)
+    assert "100% of the test set is put in one" in train_labels.lopsided(setting, zeros)
+    right = jax.nn.one_hot(setting.data.y_test, setting.data.classes)
+    model = setting.model._replace(apply=lambda params, images: right)
+    assert train_labels.lopsided(dataclasses.replace(setting, model=model), zeros) == ""
+
+
+@pytest.mark.parametrize("algorithm", ["dense", "gmp", "admm", "safe"])
+def test_sparse_regularisation_has_the_optimizer_of_its_authors(algorithm, loaded):
+    against = Against(loss="sr-ce")
+    options = Train(out=Path("nowhere"), algorithm=algorithm, against=against)
+    assert optimizer_name(options) == "sgd"
+    assert train_algorithms.settings(options, 6)[:2] == (0.01, 0.9)
+    chosen = dataclasses.replace(options, optimizer="adam")
+    assert optimizer_name(chosen) == "adam"
+    others = dataclasses.replace(options, against=Against(loss="gce"))
+    assert train_algorithms.settings(others, 6)[0] != 0.01
+
+
+def test_gradients_are_clipped_before_admm_adds_its_pull(loaded):
+    setting, key = loaded(Against()), jax.random.key(0)
+    options = Train(
+        out=Path("nowhere"), algorithm="admm", against=Against(loss="sr-ce"),
+        sparsity=0.5, penalty=1e4,
+    )  # fmt: skip
+    target = train_algorithms.make_plan(options, setting.params)
+    tx = train_algorithms.whole(options, setting, target, 4, key)
+    state, params = tx.init(setting.params), setting.params
+    still = jax.tree.map(np.zeros_like, params)
+    for _ in range(2):  # the penalty is zero at first
+        updates, state = tx.update(still, state, params)
+    assert np.linalg.norm(updates["fc1"]["kernel"]) > 10 * 0.01 * 5
+    updates, _ = tx.update(
+        jax.tree.map(lambda x: x + 1e6, still), tx.init(params), params
+    )
+    assert np.linalg.norm(updates["fc1"]["kernel"]) < 1.01 * 0.01 * 5 + 1e-2
+
+
+def test_the_curve_over_radii_is_of_the_images_that_are_attacked(
+    loaded, tmp_path, monkeypatch
+):
+    setting, seen = loaded(Against()), []
+    data = setting.data._replace(
+        x_test=np.tile(setting.data.x_test, (15, 1, 1)),
+        y_test=np.tile(setting.data.y_test, 15),
+    )
+    told = SimpleNamespace(robust=0.5)
+    monkeypatch.setattr(
+        robust, "evaluate", lambda apply, params, data, **_: seen.append(data) or told
+    )
+    against = Against(attack=("fgsm",), attack_images=600)
+    setting = dataclasses.replace(setting, data=data)
+    train_attack.attack(against, setting, setting.params, 0, tmp_path / "state")
+    assert [len(labels) for _, labels in seen] == [600] * 7
+
+
 # What it writes, and where it goes on
 
 
@@ -207,7 +275,11 @@ def test_lottery_takes_losses_and_wrong_labels_and_tells_losses_apart(
     assert train(*options, "--loss", "mae", out=tmp_path) == 2
     assert "belongs to another run" in capsys.readouterr().err
     assert train(*options, "--loss", "gce", out=tmp_path) == 0
-    assert report_of(tmp_path)["result"]["labels"]["noise"] == "pairs:0.5"
+    learnt = report_of(tmp_path)["result"]["labels"]
+    assert learnt["noise"] == "pairs:0.5"
+    # Levels differ in sparsity: none is the best, and there is no fall from it.
+    assert not {"best", "best_to_last"} & set(learnt)
+    assert "best epoch" not in capsys.readouterr().out
 
 
 def test_the_state_of_a_run_with_another_loss_is_refused(train, tmp_path, capsys):

@@ -19,6 +19,7 @@ from swapjax.experiments.models.model import Model
 from swapjax.experiments.models.pytorch import from_torch
 from swapjax.experiments.models.resnet import ResNet, resnet18, resnet20, resnet50
 from swapjax.experiments.models.vgg import POOLED, VGG16
+from swapjax.robust import project_columns
 
 __all__ = [
     "CNN",
@@ -60,7 +61,8 @@ def create(
         classes: how many there are.
         seed: of the initial weights.
         head: ``"linear"``, or ``"cosines"`` for the outputs of hypersphere embedding in
-            place of logits, with the same initial weights.
+            place of logits, with the same initial weights but for the last layer, whose
+            columns are divided by their norms.
 
     Raises:
         ValueError: for an unknown name, images that the network cannot take, and one
@@ -102,7 +104,11 @@ def create(
             f"layer, got {head!r} for {name}"
         )
     model = _as_functions(name, network, flattened)
-    return model._replace(cosines=kernel)
+    if kernel is None:
+        return model
+    # Losses take norms for constants, the first one too.
+    params = project_columns(model.params, [kernel])
+    return model._replace(params=params, cosines=kernel)
 
 
 def _as_functions(name: str, network: nnx.Module, flattened: dict) -> Model:

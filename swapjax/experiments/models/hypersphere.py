@@ -8,7 +8,7 @@ from flax import nnx
 
 from swapjax.core.types import Params
 from swapjax.experiments.models.model import Model
-from swapjax.robust import Hypersphere, cosines, he_loss, project_columns
+from swapjax.robust import Hypersphere, cosines, he_loss
 
 
 class Cosines(nnx.Module):
@@ -44,7 +44,7 @@ def with_cosines(network: nnx.Module, names: tuple[str, ...]) -> str | None:
     return None
 
 
-def on_sphere(model: Model, sphere: Hypersphere) -> Model:
+def with_sphere(model: Model, sphere: Hypersphere) -> Model:
     """Say how losses see the cosines of a network.
 
     Args:
@@ -52,8 +52,7 @@ def on_sphere(model: Model, sphere: Hypersphere) -> Model:
         sphere: scale, and the margin of training.
 
     Returns:
-        The same network with columns of norm 1, its losses those of hypersphere
-        embedding.
+        The same network, its losses those of hypersphere embedding.
     """
     assert model.cosines is not None
 
@@ -64,7 +63,4 @@ def on_sphere(model: Model, sphere: Hypersphere) -> Model:
             he_loss(outputs, labels, scale=sphere.scale, margin=sphere.margin)
         )
 
-    params = project_columns(model.params, [model.cosines])
-    return model._replace(
-        params=params, loss_fn=loss_fn, training_loss=loss_fn, sphere=sphere
-    )
+    return model._replace(loss_fn=loss_fn, training_loss=loss_fn, sphere=sphere)
