@@ -28,6 +28,11 @@ def shown(metavar: str, default: str | None = None, help: str | None = None) -> 
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=default, help=help)
 
 
+def inlined() -> Any:
+    """Take the options of a group without a name before theirs."""
+    return tyro.conf.arg(name="")
+
+
 def one_of(names: tuple[str, ...], default: str) -> Any:
     """Accept one of some names, which --help lists."""
     return tyro.conf.arg(

@@ -6,10 +6,15 @@ import math
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-
 from swapjax.cli import robust_options
-from swapjax.cli.options import Network, check_seed, one_of, require_counts, shown
+from swapjax.cli.options import (
+    Network,
+    check_seed,
+    inlined,
+    one_of,
+    require_counts,
+    shown,
+)
 from swapjax.core.checks import require_fraction, take_amount
 from swapjax.pruning.methods import METHODS
 from swapjax.training.rules import RULES
@@ -86,8 +91,8 @@ class Train(Network):
     in the end. That of sgd is by default times (1 - momentum) / rate."""
     radius: Annotated[float | None, shown("R", "(default: 0.1)")] = None
     """safe: how far away gradients are taken."""
-    against: Annotated[robust_options.Against, tyro.conf.arg(name="")] = (
-        dataclasses.field(default_factory=robust_options.Against)
+    against: Annotated[robust_options.Against, inlined()] = dataclasses.field(
+        default_factory=robust_options.Against
     )
     """What it has to hold against."""
 
