@@ -29,7 +29,7 @@ def shown(metavar: str, default: str | None = None, help: str | None = None) -> 
 
 
 def inlined() -> Any:
-    """Take the options of a group without a name before theirs."""
+    """Name the options of a group without a prefix of the group."""
     return tyro.conf.arg(name="")
 
 
