@@ -13,6 +13,8 @@ from swapjax.robust.inputs import Apply
 from swapjax.robust.label_losses import LabelLoss, mean_of
 from swapjax.robust.memorized import largest_class
 
+_MOST = 2**31 - 1  # of what the count of steps is multiplied to
+
 
 def sharpen(logits: jax.Array, tau: float, *, normalize: bool = False) -> jax.Array:
     """Divide logits [n, K] by a temperature, and by their norms before if asked to.
@@ -60,6 +62,7 @@ def sparse_regularized(
     weight: float,
     growth: float = 1.0,
     every: int = 1,
+    times: int = 1,
     normalize: bool = False,
     clamp: float = 0.0,
 ) -> Objective:
@@ -81,7 +84,9 @@ def sparse_regularized(
         p: the exponent, above 0, 1 at most.
         weight: of the penalty at first, 0 or more.
         growth: what the weight is multiplied by, 1 or more.
-        every: after how many steps each time.
+        every: after how many steps.
+        times: how often within so many steps, evenly: step t has the weight
+            ``weight * growth ** floor(t * times / every)``.
         normalize: whether logits are divided by their norms first, as the authors do on
             all data but MNIST.
         clamp: of the probabilities in the penalty, see `lp_penalty`.
@@ -104,6 +109,12 @@ def sparse_regularized(
         if not fits:
             raise ValueError(f"{name} must be {wanted}, got {value}")
     require_count("every", every)
+    require_count("times", times)
+    every, times = every // math.gcd(every, times), times // math.gcd(every, times)
+    if every * times > _MOST:
+        raise ValueError(
+            f"times must be {_MOST // every} or fewer in {every} steps, got {times}"
+        )
 
     def init(params: Params, batch: Any) -> jax.Array:
         del params, batch
@@ -118,7 +129,9 @@ def sparse_regularized(
         sharp = sharpen(logits, tau, normalize=normalize)
         base = mean_of(loss, sharp, labels)
         penalty = jnp.mean(lp_penalty(sharp, p, clamp=clamp))
-        now = weight * growth ** (step // every).astype(penalty.dtype)
+        # In two parts, since step * times may be beyond int32.
+        grown = step // every * times + step % every * times // every
+        now = weight * growth ** grown.astype(penalty.dtype)
         told = {
             "base": base,
             "penalty": penalty,

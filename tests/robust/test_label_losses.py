@@ -182,7 +182,7 @@ def test_settings_fit_their_factories():
             assert name == values.loss
             LABEL_LOSSES[name](**values.settings)
     assert SPARSE_SETTINGS["mnist"]["gce"][1:] == (
-        {"q": 0.01}, 0.5, 0.1, 3.0, 2.0, 5, 50, False,
+        {"q": 0.01}, 0.5, 0.1, 3.0, 2.0, 5, 50, False, 3.0,
     )  # fmt: skip
 
 

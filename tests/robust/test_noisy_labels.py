@@ -99,6 +99,27 @@ def test_the_objective_is_its_formula_and_the_weight_grows(normalize):
     assert step._cache_size() == 1
 
 
+@pytest.mark.parametrize(("every", "times"), [(150, 120), (50, 120), (12, 4)])
+def test_the_weight_grows_evenly_along_a_run(every, times):
+    grown = sparse_regularized(
+        apply, ce(), growth=1.01, every=every, times=times, **SETTINGS
+    )
+    weight = jax.jit(lambda t: grown.loss(PARAMS, t, (X, Y), KEY)[2]["weight"])
+    for t in (0, 1, 4, every // 2, every - 1, every, 2 * every + 3):
+        wanted = 3.0 * 1.01 ** (t * times // every)
+        np.testing.assert_allclose(weight(jnp.int32(t)), wanted, rtol=1e-5)
+    with pytest.raises(ValueError, match="times must be 2 or fewer in 1073741823"):
+        sparse_regularized(apply, ce(), every=2**30 - 1, times=5, **SETTINGS)
+
+
+def test_cifar100_has_a_weight_for_each_kind_of_noise():
+    batch = X, jnp.asarray(Y)
+    for given, wanted in (({}, 4.0), ({"asymmetric": True}, 10.0)):
+        made = label_objective("sr-ce", apply, data="cifar100", steps=9, **given)
+        _, _, told = made.loss(PARAMS, made.init(PARAMS, batch), batch, KEY)
+        assert told["weight"] == wanted
+
+
 def test_supervised_is_the_mean_loss():
     plain = supervised(apply, ce())
     loss, state, told = plain.loss(PARAMS, (), (X, jnp.asarray(Y)), KEY)
@@ -204,6 +225,7 @@ def test_every_objective_by_name(name):
         ({"name": "ce", "data": "svhn"}, "data must be one of mnist, .*, got 'svhn'"),
         ({"name": "nlnl"}, "counts: nlnl weighs classes by them"),
         ({"name": "sr-ce", "steps": 0}, "steps must be 1 or more"),
+        ({"name": "sr-ce"}, "steps: the weight of sr-ce grows along the run, give the"),
     ],
 )
 def test_names_that_are_not_known(arguments, message):
