@@ -5,8 +5,9 @@ from typing import Any
 from swapjax.core.objective import Objective
 from swapjax.robust.inputs import Apply
 from swapjax.robust.label_table import LABEL_LOSSES, LABEL_SETTINGS, SPARSE_SETTINGS
+from swapjax.robust.negative_learning import negative_learning
 from swapjax.robust.sparse_regularization import sparse_regularized
-from swapjax.robust.supervised import negative_learning, supervised
+from swapjax.robust.supervised import supervised
 
 _SPARSE = "sr-"
 LABEL_OBJECTIVES: tuple[str, ...] = (

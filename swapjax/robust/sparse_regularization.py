@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from swapjax.core.checks import require_count
+from swapjax.core.checks import require_count, require_fraction, take_amount
 from swapjax.core.objective import Objective
 from swapjax.core.types import Params
-from swapjax.robust.inputs import Apply
-from swapjax.robust.label_losses import LabelLoss, mean_of
+from swapjax.robust.inputs import Apply, values_of
+from swapjax.robust.label_losses import LabelLoss
 from swapjax.robust.memorized import largest_class
 
 _MOST = 2**31 - 1  # of what the count of steps is multiplied to
@@ -99,15 +99,12 @@ def sparse_regularized(
     Raises:
         ValueError: for settings out of range.
     """
-    for name, value, fits, wanted in (
-        ("tau", tau, 0 < tau < math.inf, "above 0"),
-        ("p", p, 0 < p <= 1, "above 0 and 1 at most"),
-        ("weight", weight, 0 <= weight < math.inf, "0 or more"),
-        ("growth", growth, 1 <= growth < math.inf, "1 or more"),
-        ("clamp", clamp, 0 <= clamp < 1, "in [0, 1)"),
-    ):
-        if not fits:
-            raise ValueError(f"{name} must be {wanted}, got {value}")
+    take_amount("tau", tau, zero=False)
+    require_fraction("p", p, zero=False, one=True)
+    take_amount("weight", weight)
+    if take_amount("growth", growth) < 1:
+        raise ValueError(f"growth must be 1 or more, got {growth}")
+    require_fraction("clamp", clamp)
     require_count("every", every)
     require_count("times", times)
     every, times = every // math.gcd(every, times), times // math.gcd(every, times)
@@ -127,7 +124,7 @@ def sparse_regularized(
         images, labels = batch
         logits = apply(params, images)
         sharp = sharpen(logits, tau, normalize=normalize)
-        base = mean_of(loss, sharp, labels)
+        base = jnp.mean(values_of(loss, sharp, labels, "loss"))
         penalty = jnp.mean(lp_penalty(sharp, p, clamp=clamp))
         # In two parts, since step * times may be beyond int32.
         grown = step // every * times + step % every * times // every

@@ -11,12 +11,13 @@ from swapjax.corruptions import flip_labels
 from swapjax.robust import NoisyLabels
 from swapjax.robust.label_losses import ce
 from swapjax.robust.label_objective import LABEL_OBJECTIVES, label_objective
+from swapjax.robust.negative_learning import negative_learning
 from swapjax.robust.sparse_regularization import (
     lp_penalty,
     sharpen,
     sparse_regularized,
 )
-from swapjax.robust.supervised import negative_learning, supervised
+from swapjax.robust.supervised import supervised
 from swapjax.training import fit
 
 KEY = jax.random.key(0)
@@ -135,7 +136,7 @@ def test_a_loss_must_be_a_number_an_example():
         supervised(apply, lambda z, y: z.mean()),
         sparse_regularized(apply, lambda z, y: z.mean(), **SETTINGS),
     ):
-        with pytest.raises(ValueError, match=r"loss must return a number an example"):
+        with pytest.raises(ValueError, match=r"loss must return floats \[12\]"):
             objective.loss(PARAMS, objective.init(PARAMS, None), (X, Y), KEY)
 
 
@@ -170,11 +171,11 @@ def test_negative_learning_draws_among_the_other_classes():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"tau": 0.0}, "tau must be above 0, got 0.0"),
-        ({"p": 0.0}, "p must be above 0 and 1 at most, got 0.0"),
-        ({"p": 1.5}, "p must be above 0 and 1 at most, got 1.5"),
-        ({"weight": -1.0}, "weight must be 0 or more"),
-        ({"weight": float("inf")}, "weight must be 0 or more"),
+        ({"tau": 0.0}, "tau must be a number above 0, got 0.0"),
+        ({"p": 0.0}, r"p must be in \(0, 1\], got 0.0"),
+        ({"p": 1.5}, r"p must be in \(0, 1\], got 1.5"),
+        ({"weight": -1.0}, "weight must be a number, 0 or more"),
+        ({"weight": float("inf")}, "weight must be a number, 0 or more"),
         ({"growth": 0.5}, "growth must be 1 or more"),
         ({"clamp": 1.0}, r"clamp must be in \[0, 1\)"),
         ({"every": 0}, "every must be 1 or more"),
@@ -267,6 +268,8 @@ def test_memorisation_is_counted_apart():
     assert clean == {"fitted": pytest.approx(40)}
     with pytest.raises(ValueError, match=r"flipped must be of shape \(5,\)"):
         memory.memorization(outputs, noisy, flipped[:3])
+    with pytest.raises(ValueError, match=r"labels must be of shape \(5,\), .*\(3,\)"):
+        memory.memorization(outputs, noisy, flipped, labels[:3])
 
 
 def test_best_to_last():
@@ -299,3 +302,5 @@ def test_the_evaluation_measures_in_parts():
     assert measure.describe() != other.describe()
     with pytest.raises(ValueError, match="batch must be 1 or more"):
         NoisyLabels(apply, (X, Y), X, noisy, noisy != Y, batch=0)
+    with pytest.raises(ValueError, match="labels must be one an image, 12, got 5"):
+        NoisyLabels(apply, (X, Y), X, noisy, noisy != Y, Y[:5])
