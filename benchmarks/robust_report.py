@@ -41,13 +41,14 @@ class Line:
 def report(lines: Sequence[Line]) -> str:
     """Write the tables of docs/results/robust.md, of all seeds that there are."""
     parts = []
-    for epochs in sorted({line.epochs for line in lines}):
+    for epochs, images in sorted({(line.epochs, line.images) for line in lines}):
         found = defaultdict(list)
         for line in lines:
-            if line.epochs == epochs:
+            if (line.epochs, line.images) == (epochs, images):
                 found[line.framework, line.head].append(line)
         parts.append(
-            f"## {epochs} epochs\n\n{_markdown(_accuracies(found))}\n\n"
+            f"## {epochs} epochs of {images:,} images\n\n"
+            f"{_markdown(_accuracies(found))}\n\n"
             f"What cosines change at equal seeds, in points:\n\n"
             f"{_markdown(_gains(found))}"
         )

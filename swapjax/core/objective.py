@@ -22,6 +22,10 @@ def _no_state(params: Params, batch: Any) -> tuple:
     return ()
 
 
+def _anything(params: Params, data: Any) -> None:
+    del params, data
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Objective:
     """What to minimise where ``loss_fn(params, batch)`` does not say it all.
@@ -42,12 +46,16 @@ class Objective:
             `value_and_grad` of this module for it: params may hold what has no
             gradient.
         replays: steps that a batch is taken for in a row.
+        check: ``(params, data) -> None``, called once with all data, a pytree of arrays
+            like a batch, before the first step; it raises a ValueError for what the
+            loss cannot take. Quick: it sees every example. By default all passes.
     """
 
     loss: Loss
     init: Callable[[Params, Any], Any] = _no_state
     gradient: Gradient | None = None
     replays: int = 1
+    check: Callable[[Params, Any], Any] = _anything
 
     def value_and_grad(
         self, params: Params, state: Any, batch: Any, key: jax.Array

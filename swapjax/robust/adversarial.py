@@ -253,4 +253,4 @@ def _framework(inner: Inner, attack: Callable, update: _Update) -> Objective:
         value, told = update(params, images, jax.lax.stop_gradient(moved), labels)
         return value, state, told
 
-    return Objective(loss, init=inner.look)
+    return Objective(loss, init=inner.look, check=inner.check)

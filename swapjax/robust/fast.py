@@ -97,8 +97,9 @@ def stop_at_collapse(drop: float = 0.2) -> Callable[[Any], None]:
     """Make a ``callback`` for `swapjax.training.fit` that ends a run that collapses.
 
     Of `watch_robustness` it takes the fraction that stands, and ends training after an
-    epoch in which it has dropped by more than allowed. A run that goes on from a file
-    is compared with the epochs since then.
+    epoch in which it has dropped by more than allowed. `fit` warns of it, keeps the
+    reason in the status of that epoch, and does not go on from the file of that run. A
+    run that goes on from a file is compared with the epochs since then.
 
     Args:
         drop: from one epoch to the next, that is still allowed.
@@ -107,7 +108,8 @@ def stop_at_collapse(drop: float = 0.2) -> Callable[[Any], None]:
         ``epoch -> None``, which raises StopIteration to end training.
 
     Raises:
-        ValueError: for a drop that is not between 0 and 1.
+        ValueError: for a drop that is not between 0 and 1; and within training for an
+            ``evaluate`` that does not tell ``"robust_batch"``.
     """
     if not 0 < drop < 1:
         raise ValueError(f"drop must be above 0 and below 1, got {drop}")
@@ -115,7 +117,13 @@ def stop_at_collapse(drop: float = 0.2) -> Callable[[Any], None]:
 
     def callback(epoch: Any) -> None:
         nonlocal before
-        was, before = before, epoch.told[_NAME]
+        if _NAME not in epoch.told:
+            raise ValueError(
+                f"evaluate must tell {_NAME!r} for stop_at_collapse, as that of "
+                f"watch_robustness does, got {sorted(epoch.told)}"
+            )
+        was = before if epoch.epoch > 1 else 0.0  # of an earlier run
+        before = epoch.told[_NAME]
         if was - before > drop:
             raise StopIteration(
                 f"robust accuracy fell from {was:.2f} to {before:.2f} in epoch "

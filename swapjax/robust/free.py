@@ -86,7 +86,7 @@ def free_at(
         new = project(moved, jnp.zeros_like(delta), radius, norm, whole)
         return slopes, value, new, told
 
-    return Objective(_of(gradient), init, gradient, replays)
+    return Objective(_of(gradient), init, gradient, replays, inner.check)
 
 
 def _of(gradient: Callable) -> Callable:

@@ -12,7 +12,13 @@ from swapjax.core.types import Params
 from swapjax.corruptions.ball import Norm, Start, require_norm, require_start
 from swapjax.corruptions.box import Box, take_box
 from swapjax.robust.hypersphere import Hypersphere
-from swapjax.robust.inputs import Apply, outputs_of, take_batch, values_of
+from swapjax.robust.inputs import (
+    Apply,
+    outputs_of,
+    require_pair,
+    take_batch,
+    values_of,
+)
 from swapjax.robust.objectives import (
     ExampleObjective,
     Scaled,
@@ -86,21 +92,27 @@ class Inner:
         if self.head is not None and not isinstance(self.head, Hypersphere):
             raise ValueError(f"head must be Hypersphere or None, got {self.head!r}")
 
+    def check(self, params: Params, data: Any) -> jax.Array:
+        """Look at images and labels, a batch or all of them, and return the images.
+
+        Raises:
+            ValueError: for images outside of the box, and labels that are no classes of
+                the network.
+        """
+        require_pair(data)
+        images, *_ = take_batch(
+            self.apply, params, *data, epsilon=self.epsilon, norm=self.norm,
+            box=self.box,
+        )  # fmt: skip
+        return images
+
     def look(self, params: Params, batch: Any) -> tuple:
         """Look at a first batch and what a network makes of it; there is no state.
 
         Raises:
-            ValueError: for images outside of the box, labels that are no classes of the
-                network, and a head that its outputs do not fit.
+            ValueError: as `check` does, and for a head that outputs do not fit.
         """
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
-            raise ValueError(
-                f"data must be (images, labels), got a {type(batch).__name__}"
-            )
-        images, *_ = take_batch(
-            self.apply, params, *batch, epsilon=self.epsilon, norm=self.norm,
-            box=self.box,
-        )  # fmt: skip
+        images = self.check(params, batch)
         known = not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(params))
         if self.head is not None and known and not isinstance(images, jax.core.Tracer):
             self.head.require_fits(self.apply(params, images))

@@ -95,6 +95,33 @@ def require_labels(
         )
 
 
+def require_pair(data: Any) -> None:
+    """Raise unless data are images and labels.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        raise ValueError(f"data must be (images, labels), got a {type(data).__name__}")
+
+
+def require_data(apply: Apply, params: Params, data: Any) -> None:
+    """Raise unless data are images with labels that a network can learn.
+
+    Args:
+        apply: ``(params, images [n, ...]) -> outputs [n, K]``.
+        params: of the network.
+        data: images and labels; of labels that are no classes nothing is asked.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    require_pair(data)
+    images, labels = data
+    if are_classes(labels):
+        require_labels(apply, params, images, labels)
+
+
 def outputs_of(apply: Apply, params: Params, images: jax.Array) -> jax.Array:
     """Call a network, and look at what it returns.
 

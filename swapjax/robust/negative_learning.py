@@ -1,5 +1,6 @@
 """Negative learning: examples teach which class they are not."""
 
+import functools
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 
 from swapjax.core.objective import Objective
 from swapjax.core.types import Params
-from swapjax.robust.inputs import Apply
+from swapjax.robust.inputs import Apply, require_data
 from swapjax.robust.label_losses import log_softmax
 from swapjax.robust.memorized import largest_class
 
@@ -57,4 +58,4 @@ def negative_learning(apply: Apply, counts: Any) -> Objective:
         found = jnp.where(valid, found, jnp.nan)
         return jnp.mean(found), state, {"largest_class": largest_class(logits)}
 
-    return Objective(loss=of_batch)
+    return Objective(loss=of_batch, check=functools.partial(require_data, apply))

@@ -1,5 +1,6 @@
 """Sparse regularisation: sharpened outputs that are pushed to be one-hot."""
 
+import functools
 import math
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from swapjax.core.checks import require_count, require_fraction, take_amount
 from swapjax.core.objective import Objective
 from swapjax.core.types import Params
-from swapjax.robust.inputs import Apply, values_of
+from swapjax.robust.inputs import Apply, require_data, values_of
 from swapjax.robust.label_losses import LabelLoss
 from swapjax.robust.memorized import largest_class
 
@@ -97,7 +98,8 @@ def sparse_regularized(
         ``weight`` and ``largest_class``, the share of the class predicted most.
 
     Raises:
-        ValueError: for settings out of range.
+        ValueError: for settings out of range. `swapjax.training.fit` raises one for
+            labels that the network has no output for.
     """
     take_amount("tau", tau, zero=False)
     require_fraction("p", p, zero=False, one=True)
@@ -137,4 +139,6 @@ def sparse_regularized(
         }
         return base + now * penalty, step + 1, told
 
-    return Objective(loss=of_batch, init=init)
+    return Objective(
+        loss=of_batch, init=init, check=functools.partial(require_data, apply)
+    )

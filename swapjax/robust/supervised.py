@@ -1,5 +1,6 @@
 """Training by a loss of outputs and labels, without more."""
 
+import functools
 from typing import Any
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 
 from swapjax.core.objective import Objective
 from swapjax.core.types import Params
-from swapjax.robust.inputs import Apply, values_of
+from swapjax.robust.inputs import Apply, require_data, values_of
 from swapjax.robust.label_losses import LabelLoss
 from swapjax.robust.memorized import largest_class
 
@@ -31,4 +32,4 @@ def supervised(apply: Apply, loss: LabelLoss) -> Objective:
         found = jnp.mean(values_of(loss, outputs, labels, "loss"))
         return found, state, {"largest_class": largest_class(outputs)}
 
-    return Objective(loss=of_batch)
+    return Objective(loss=of_batch, check=functools.partial(require_data, apply))

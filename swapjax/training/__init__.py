@@ -1,5 +1,6 @@
 """Sparse training, and drivers that train, prune and train again."""
 
+from swapjax.core.objective import Objective
 from swapjax.training import rules
 from swapjax.training.admm import admm
 from swapjax.training.admm_state import AdmmState
@@ -24,6 +25,7 @@ __all__ = [
     "Fitted",
     "Level",
     "MaskStep",
+    "Objective",
     "Recovery",
     "Residuals",
     "Rule",

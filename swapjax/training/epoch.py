@@ -31,7 +31,8 @@ class Epoch:
         churn: prunable entries that were active before or after it, but not both.
         seconds: wall time, compilation and evaluation included.
         status: what `swapjax.check_state` finds after it, and whether mask steps are
-            missing at the end; empty where all is well.
+            missing at the end; empty where all is well. It begins with what a callback
+            said where that ended training.
         told: the mean over its steps of what an objective reports, and what `evaluate`
             returned beside the accuracy; under `swapjax.admm` the ``residual`` and what
             a ``cut`` takes, see `swapjax.training.residuals`.

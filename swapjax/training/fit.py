@@ -2,7 +2,6 @@
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from swapjax.core.types import LossFn, Params
 from swapjax.loops import steps
 from swapjax.loops.steps import Carry
 from swapjax.sparsity import masks as masking
+from swapjax.training import ending
 from swapjax.training.epoch import (
     Epoch,
     compare,
@@ -26,7 +26,7 @@ from swapjax.training.epoch import (
     masks_now,
     residuals_now,
 )
-from swapjax.training.settle import require_settling, tell, tell_unsettled
+from swapjax.training.settle import require_settling
 from swapjax.training.state import is_sparse
 from swapjax.training.train_function import describe
 from swapjax.training.two_programs import Steps
@@ -67,7 +67,8 @@ def fit(
 
     Args:
         loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch; or a
-            `swapjax.core.objective.Objective`, whose state is kept with the run.
+            `swapjax.training.Objective`, whose state is kept with the run, and which
+            looks at all data before the first step.
         params: any pytree of arrays and numbers. Under `swapjax.sparse` training starts
             from what its first masks leave of them.
         optimizer: any Optax transformation.
@@ -84,7 +85,9 @@ def fit(
             goes on from there, and ends bit for bit as if it had never stopped. It
             cannot tell one loss from another, but tells objectives apart.
         callback: called with each finished epoch; training ends with that epoch if it
-            raises StopIteration, as in ``scipy.optimize``.
+            raises StopIteration, as in ``scipy.optimize``. The status of that epoch
+            says so, with the text of the exception, and a call with the checkpoint of
+            that run returns it as it ended.
         progress: called now and then with the steps done and the steps in all.
 
     Returns:
@@ -100,7 +103,8 @@ def fit(
     Warns:
         UserWarning: of what `swapjax.check_state` finds after an epoch, once, and of
             masks that are less sparse in the end than they should be, as where updates
-            were skipped. The history keeps both, and the run is not lost.
+            were skipped; and of the reason that a callback gave to end training. The
+            history keeps them all, and the run is not lost.
 
     Example:
         >>> import optax, swapjax
@@ -124,8 +128,7 @@ def fit(
     moved = trees.trainable(params)
     state = optimizer.init(moved)
     require_settling(optimizer, state, moved, epochs * pace.each)
-    memory = pace.objective.init(params, jax.tree.map(lambda x: x[:batch], data))
-    start = Carry(params, state, jax.tree.map(jnp.asarray, memory))
+    start = Carry(params, state, pace.begin(params, data))
     first = masks_at_first(params, state)
     found, run = None, {}
     if checkpoint is not None:
@@ -149,7 +152,7 @@ def fit(
     take_steps = Steps(loss_fn, optimizer, moved, state)
     carry, history = found
     masks = masks_now(carry.params, carry.state, first)
-    for number in range(len(history) + 1, epochs + 1):
+    for number in ending.left(history, epochs):
         started, told = time.perf_counter(), dict[str, list[float]]()
         for index, keys in pace.steps(data, number):
             carry, now = take_steps(carry, data, index, keys)
@@ -172,15 +175,14 @@ def fit(
             densities=densities,
             churn=churn,
             seconds=time.perf_counter() - started,
-            status=_warn(carry.state, history, last=number == epochs),
+            status=ending.warn(carry.state, history, last=number == epochs),
             told=means | others | residuals_now(carry.params, carry.state),
         )
         history = (*history, epoch)
-        if checkpoint is not None:
+        _save(checkpoint, carry, history, run)
+        if said := ending.said_by(callback, epoch):
+            history = ending.ended(history, said, carry.state, last=number == epochs)
             _save(checkpoint, carry, history, run)
-        if _ends(callback, epoch):
-            if number < epochs:
-                _warn(carry.state, history, last=True)
             break
     return Fitted(carry.params, carry.state, history)
 
@@ -205,6 +207,12 @@ class _Pace:
         require_count("replays of the objective", replays)
         self.each = batches * replays  # steps of an epoch
 
+    def begin(self, params: Params, data: Any) -> Any:
+        """Look at all data, and return the first state of the objective."""
+        self.objective.check(params, data)
+        first = jax.tree.map(lambda x: x[: self._batch], data)
+        return jax.tree.map(jnp.asarray, self.objective.init(params, first))
+
     def steps(self, data: Any, epoch: int) -> Iterator[tuple[jax.Array, Any]]:
         """Yield the examples and the keys of some steps of an epoch at a time."""
         first, done = (epoch - 1) * self._batches, (epoch - 1) * self.each
@@ -222,16 +230,6 @@ def _add(told: dict[str, list[float]], now: Mapping[str, Any]) -> None:
     """Gather what steps tell."""
     for name, values in now.items():
         told.setdefault(name, []).extend(np.asarray(values, np.float64).tolist())
-
-
-def _ends(callback: Callable[[Epoch], None] | None, epoch: Epoch) -> bool:
-    """Tell of an epoch; whether training is to end with it."""
-    try:
-        if callback is not None:
-            callback(epoch)
-    except StopIteration:
-        return True
-    return False
 
 
 def _evaluate(
@@ -253,17 +251,6 @@ def _evaluate(
     return float(found["accuracy"]), others
 
 
-def _warn(state: Any, history: tuple[Epoch, ...], last: bool) -> str:
-    """Say what is wrong with masks after an epoch, and warn of it if that is new."""
-    said = tell(state)
-    missing = tell_unsettled(state) if last else ""
-    before = {epoch.status for epoch in history}
-    for text in (said if said not in before else "", missing):
-        if text:
-            warnings.warn(f"fit: {text}", stacklevel=3)
-    return "; ".join(filter(None, (said, missing)))
-
-
 def _as_arrays(params: Params, data: Any) -> tuple[Params, Any]:
     """Check params and data, and put them on the device."""
     if isinstance(data, Iterator):
@@ -275,17 +262,30 @@ def _as_arrays(params: Params, data: Any) -> tuple[Params, Any]:
 
 
 def _require_finite(losses: list[float], epoch: int) -> None:
-    bad = [loss for loss in losses if not math.isfinite(loss)]
-    if bad:
-        raise ValueError(
-            f"fit: the loss became {bad[0]} in epoch {epoch}; take a smaller learning "
-            "rate"
+    bad = [step for step, loss in enumerate(losses) if not math.isfinite(loss)]
+    if not bad:
+        return
+    found, data = losses[bad[0]], "the data, as for labels out of range"
+    if epoch > 1:  # the data were seen
+        said = f"the loss became {found} in epoch {epoch}; take a smaller learning rate"
+    elif bad[0]:
+        said = (
+            f"the loss became {found} in epoch {epoch}; take a smaller learning rate, "
+            f"or look at {data}"
         )
+    else:
+        said = f"the loss is {found} before the first update; look at it and at {data}"
+    raise ValueError(f"fit: {said}")
 
 
 def _save(
-    path: str | Path, carry: Carry, history: tuple[Epoch, ...], run: dict[str, str]
+    path: str | Path | None,
+    carry: Carry,
+    history: tuple[Epoch, ...],
+    run: dict[str, str],
 ) -> None:
+    if path is None:
+        return
     from swapjax.io import resume
 
     notes = {"history": [epoch.to_dict() for epoch in history]}

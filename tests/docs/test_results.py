@@ -236,6 +236,17 @@ def test_noisy_labels():
                 assert float(cell.split()[0]) == pytest.approx(mean, abs=0.0051)
 
 
+def test_noise_attacked():
+    page = (DOCS / "results" / "noise.md").read_text()
+    part = page.split("it learns them.")[1].split("what is learnt")[0]
+    with (RESULTS / "noise" / "attacked.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    for line in lines:
+        for field in ("clean", "as_trained", "itself"):
+            assert f"{float(line[field]):.1f}" in part, (line["method"], field)
+    assert len(lines) == 4
+
+
 def test_robust():
     lines = read_runs(RESULTS / "robust" / "results.csv", robust_report.Line)
     page = (DOCS / "results" / "robust.md").read_text()

@@ -231,9 +231,16 @@ def test_a_run_that_collapses_ends():
         return {"accuracy": 1.0, "robust_batch": next(found)}
 
     loss = Objective(lambda p, s, b, k: (jnp.sum(p["fc2"]["kernel"] ** 2), s, {}))
-    fitted = fit(loss, PARAMS, optax.sgd(0.1), (X, Y), epochs=5, batch=6, key=KEY,
-                 evaluate=evaluate, callback=robust.stop_at_collapse(0.2))  # fmt: skip
+    stop = robust.stop_at_collapse(0.2)
+    options = {"epochs": 5, "batch": 6, "key": KEY, "callback": stop}
+    with pytest.warns(UserWarning, match=r"ended training: .* from 0.55 to 0.30 in ep"):
+        fitted = fit(loss, PARAMS, optax.sgd(0.1), (X, Y), **options, evaluate=evaluate)
     assert [e.told["robust_batch"] for e in fitted.history] == [0.5, 0.7, 0.55, 0.3]
+    assert "robust accuracy fell from 0.55 to 0.30" in fitted.history[-1].status
+    found = iter([0.1, 0.2, 0.2, 0.2, 0.2])  # from less than the last run had
+    fit(loss, PARAMS, optax.sgd(0.1), (X, Y), **options, evaluate=evaluate)
+    with pytest.raises(ValueError, match=r"evaluate must tell 'robust_batch' .* \[\]"):
+        fit(loss, PARAMS, optax.sgd(0.1), (X, Y), **options)
 
 
 @pytest.mark.parametrize(

@@ -240,7 +240,11 @@ def test_two_programs_do_what_one_does():
         due.append(until_mask_step(state) == 0)
         updates, state = step(gradient, state, params, mask_step=due[-1])
         params = optax.apply_updates(params, updates)
-        assert equal((params, state), (want, told))
+        # Sums are rounded otherwise where XLA fuses them otherwise.
+        assert equal(masks_of(state), masks_of(told))
+        pairs = zip(*map(jax.tree.leaves, ((params, state), (want, told))), strict=True)
+        for found, wanted in pairs:
+            np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
     assert due == [False, False, True] * 2
 
 

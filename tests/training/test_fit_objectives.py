@@ -9,9 +9,9 @@ from interrupts import stop_at
 from trees import equal
 
 import swapjax
-from swapjax.core.objective import Objective, value_and_grad
+from swapjax.core.objective import value_and_grad
 from swapjax.loops import steps
-from swapjax.training import fit
+from swapjax.training import Objective, fit
 
 KEY = jax.random.key(0)
 X = jax.random.normal(jax.random.key(1), (26, 6))
@@ -174,6 +174,21 @@ def test_a_callback_ends_training():
     assert [epoch.epoch for epoch in fitted.history] == [1, 2]
     with pytest.warns(UserWarning, match="not as sparse as they should be"):
         fit(plain, PARAMS, sparse(2, 12), X, **QUICK, callback=end)
+
+
+def test_a_run_that_a_callback_ended_stays_ended(tmp_path):
+    def end(epoch):
+        if epoch.epoch == 2:
+            raise StopIteration("it is flat")
+
+    options = {**QUICK, "checkpoint": tmp_path / "run.safetensors"}
+    with pytest.warns(UserWarning, match="^fit: a callback ended training: it is flat"):
+        first = fit(plain, PARAMS, optax.sgd(0.1), X, **options, callback=end)
+    assert first.history[-1].status == "a callback ended training: it is flat"
+    with pytest.warns(UserWarning, match="^fit: a callback ended training: it is flat"):
+        again = fit(plain, PARAMS, optax.sgd(0.1), X, **options)
+    assert told(again.history) == told(first.history)
+    assert equal(again[:2], first[:2])
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,25 @@ def test_a_gradient_of_its_own_is_taken_at_both_points():
     assert float(loss) == 7
 
 
+def test_masked_it_leaves_zeros_where_they_are():
+    params = network.make()
+    pruned = jax.tree.map(lambda w: jnp.where(jnp.abs(w) < 0.2, 0, w), params)
+    assert any(bool(jnp.any(w == 0)) for w in jax.tree.leaves(pruned))
+    masked = sharpness_aware(network.loss_fn, 0.3, masked=True)
+    found, *_ = step_of(masked, pruned)
+    slope = jax.grad(network.loss_fn)
+    up = jax.tree.map(lambda g, w: g * (w != 0), slope(pruned, BATCH), pruned)
+    length = np.sqrt(sum(float(jnp.sum(g**2)) for g in jax.tree.leaves(up)))
+    near = jax.tree.map(lambda w, g: w + 0.3 * g / length, pruned, up)
+    want = slope(near, BATCH)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)  # noqa: E731
+    jax.tree.map(close, found, want)
+    dense, *_ = step_of(sharpness_aware(network.loss_fn, 0.3), pruned)
+    assert not np.allclose(dense["fc1"]["kernel"], want["fc1"]["kernel"], rtol=1e-3)
+    with pytest.raises(ValueError, match="masked must be True or False, got 1"):
+        sharpness_aware(network.loss_fn, 0.3, masked=1)
+
+
 def test_at_a_minimum_and_without_a_radius_it_is_the_plain_gradient():
     still = {"w": jnp.zeros(2, jnp.bfloat16)}
     square = lambda params, batch: jnp.sum(params["w"] ** 2)  # noqa: E731
