@@ -48,9 +48,11 @@ def loss_settings(options: Against, data: Dataset, steps: int) -> dict[str, floa
     if name not in SPARSE_LOSSES:
         return dict(robust.LABEL_SETTINGS[like].get(name, {}))
     row = robust.SPARSE_SETTINGS[like][name.removeprefix("sr-")]
-    names = ("tau", "p", "weight", "growth", "normalize")
-    every = max(1, round(steps * row.epochs / row.run))
-    return {**{n: getattr(row, n) for n in names}, "growth_every": every}
+    return row.arguments(steps, asymmetric=_is_asymmetric(options))
+
+
+def _is_asymmetric(options: Against) -> bool:
+    return options.noise is not None and options.noise.kind != "symmetric"
 
 
 def head(options: Against) -> robust.Hypersphere | None:
@@ -106,8 +108,9 @@ def objective(options: Against, setting: Setting, steps: int) -> LossFn | Object
         return as_loss(options, setting)
     counts = np.bincount(data.y_train, minlength=data.classes)
     return robust.label_objective(
-        name, apply, data=look(data), steps=steps, counts=np.maximum(counts, 1)
-    )
+        name, apply, data=look(data), steps=steps, counts=np.maximum(counts, 1),
+        asymmetric=_is_asymmetric(options),
+    )  # fmt: skip
 
 
 def _framework(options: Against, setting: Setting) -> Objective:

@@ -49,21 +49,36 @@ def require_fraction(
         raise ValueError(f"{name} must be in {low}0, 1{high}, got {value!r}")
 
 
-def take_amount(name: str, value: Any, otherwise: str = "") -> float:
+def take_amount(
+    name: str, value: Any, otherwise: str = "", *, zero: bool = True
+) -> Any:
     """Take a finite number that is not negative.
 
     Args:
         name: of the argument.
-        value: what was given.
+        value: what was given; a traced number is taken as it is.
         otherwise: what else the argument takes, for the error.
+        zero: whether 0 will do.
+
+    Returns:
+        A float, or the traced number.
 
     Raises:
         ValueError: for anything else.
     """
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not (real and 0 <= float(value) < math.inf):
+    if isinstance(value, jax.core.Tracer):
+        return value
+    if hasattr(value, "dtype"):
+        kinds = jnp.integer, jnp.floating
+        real = jnp.ndim(value) == 0 and any(
+            jnp.issubdtype(value.dtype, kind) for kind in kinds
+        )
+    else:
+        real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not (real and 0 <= float(value) < math.inf and (zero or value)):
+        least = ", 0 or more" if zero else " above 0"
         more = f", {otherwise}" if otherwise else ""
-        raise ValueError(f"{name} must be a number, 0 or more{more}, got {value!r}")
+        raise ValueError(f"{name} must be a number{least}{more}, got {value!r}")
     return float(value)
 
 

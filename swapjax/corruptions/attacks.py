@@ -5,11 +5,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from swapjax.core.checks import require_count
+from swapjax.core.checks import require_count, take_amount
 from swapjax.core.compiled import Compiled
 from swapjax.core.losses import require_scalar
 from swapjax.core.types import LossFn, Params
-from swapjax.corruptions.ball import cast, climb, draw, require_size
+from swapjax.corruptions.ball import cast, climb, draw
 from swapjax.corruptions.box import Box, take_images
 from swapjax.loops.convolutions.canonical import canonical_convolutions
 
@@ -46,7 +46,7 @@ def fgsm(
             loss that is not a scalar.
     """
     images, rest, box = _take_batch(batch, box)
-    require_size("epsilon", epsilon)
+    take_amount("epsilon", epsilon)
     return _fgsm((loss_fn,), params, images, rest, epsilon, box)
 
 
@@ -88,8 +88,8 @@ def pgd(
             steps than 1, and a start to draw without a key.
     """
     images, rest, box = _take_batch(batch, box)
-    require_size("epsilon", epsilon)
-    require_size("step", step)
+    take_amount("epsilon", epsilon)
+    take_amount("step", step)
     require_count("steps", steps)
     if random_start and key is None:
         raise ValueError("key: a random start needs a PRNG key, got None")

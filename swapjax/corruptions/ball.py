@@ -23,24 +23,14 @@ def require_norm(norm: Any) -> None:
         raise ValueError(f"norm must be 'linf' or 'l2', got {norm!r}")
 
 
-def require_size(name: str, value: Any) -> None:
-    """Raise unless a radius or a step is a number, 0 or more.
-
-    Args:
-        name: of the argument.
-        value: what was given; a traced number is taken as it is.
+def require_start(start: Any) -> None:
+    """Raise unless a start is one that attacks have.
 
     Raises:
         ValueError: naming the argument.
     """
-    if isinstance(value, jax.core.Tracer):
-        return
-    try:
-        fits = math.isfinite(value) and value >= 0
-    except TypeError:
-        fits = False
-    if not fits:
-        raise ValueError(f"{name} must be a number, 0 or more, got {value!r}")
+    if start is not None and start not in get_args(Start):
+        raise ValueError(f"start must be 'uniform', 'gaussian' or None, got {start!r}")
 
 
 def cast(numbers: tuple, images: jax.Array) -> tuple[jax.Array, ...]:

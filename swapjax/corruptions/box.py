@@ -35,7 +35,7 @@ def take_images(name: str, images: Any, box: Box | None) -> tuple[jax.Array, Box
             f"{name} must be floats in a box or uint8 from 0 to 255, got {array.dtype}"
         )
     whole = (0.0, 1.0) if is_float else (0.0, 255.0)
-    low, high = whole if box is None else _take_box(box)
+    low, high = whole if box is None else take_box(box)
     if not is_float and (low, high) != whole:
         raise ValueError(f"box must be (0, 255) for {name} of uint8, got {box}")
     if is_float and array.size and not isinstance(array, jax.core.Tracer):
@@ -91,7 +91,12 @@ def in_unit(
     return jnp.clip(x, low, high).astype(images.dtype).reshape(images.shape)
 
 
-def _take_box(box: Any) -> Box:
+def take_box(box: Any) -> Box:
+    """Take the least and the largest value of an image.
+
+    Raises:
+        ValueError: for other than two numbers that rise.
+    """
     try:
         low, high = map(float, box)
     except (TypeError, ValueError):

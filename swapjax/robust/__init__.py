@@ -15,7 +15,7 @@ from swapjax.robust.hypersphere import (
     on_sphere,
     project_columns,
 )
-from swapjax.robust.inner import Options
+from swapjax.robust.inner import FrameworkOptions
 from swapjax.robust.label_objective import LABEL_OBJECTIVES, label_objective
 from swapjax.robust.label_table import (
     LABEL_LOSSES,
@@ -30,6 +30,7 @@ from swapjax.robust.memorized import (
     largest_class,
     memorization,
 )
+from swapjax.robust.negative_learning import negative_learning
 from swapjax.robust.objectives import (
     OBJECTIVES,
     Scaled,
@@ -47,7 +48,7 @@ from swapjax.robust.sparse_regularization import (
 )
 from swapjax.robust.square import square
 from swapjax.robust.suite import Attack
-from swapjax.robust.supervised import negative_learning, supervised
+from swapjax.robust.supervised import supervised
 
 __all__ = [
     "LABEL_LOSSES",
@@ -58,9 +59,9 @@ __all__ = [
     "Attack",
     "Attempt",
     "Evaluation",
+    "FrameworkOptions",
     "Hypersphere",
     "NoisyLabels",
-    "Options",
     "Scaled",
     "SparseRegularization",
     "alp",

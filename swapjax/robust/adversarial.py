@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from swapjax.core.checks import take_amount
 from swapjax.core.objective import Objective
 from swapjax.core.types import Params
-from swapjax.robust.inner import Inner, Options, accuracy, require_weight
+from swapjax.robust.inner import FrameworkOptions, Inner, accuracy, take_inner
 from swapjax.robust.inputs import Apply
 
 # ``(params, clean images, attacked images, labels) -> (loss, aux)`` of an update.
@@ -17,7 +18,12 @@ _Update = Callable[[Params, jax.Array, jax.Array, jax.Array], tuple[jax.Array, d
 
 
 def pgd_at(
-    apply: Apply, *, epsilon: float, step: float, steps: int, **options: Unpack[Options]
+    apply: Apply,
+    *,
+    epsilon: float,
+    step: float,
+    steps: int,
+    **options: Unpack[FrameworkOptions],
 ) -> Objective:
     """Train on images attacked by PGD.
 
@@ -30,8 +36,8 @@ def pgd_at(
         epsilon: radius of the ball, in the unit of the images.
         step: length of a step of the attack.
         steps: how many the attack has; 0 trains on its start.
-        options: as `Options` lists them: loss, head, training_apply, statistics, norm,
-            start, box.
+        options: as `FrameworkOptions` lists them: loss, head, training_apply,
+            statistics, norm, start, box.
 
     Returns:
         An objective of batches ``(images, labels)`` for `swapjax.training.fit`. It
@@ -42,7 +48,7 @@ def pgd_at(
             outside of the box, labels that are no classes, and a head that the network
             does not fit.
     """
-    inner = Inner(apply, epsilon, step, steps, **options)
+    inner = take_inner(apply, epsilon, step, steps, options)
 
     def update(
         params: Params, clean: jax.Array, moved: jax.Array, labels: jax.Array
@@ -62,7 +68,7 @@ def alp(
     step: float,
     steps: int,
     beta: float = 0.5,
-    **options: Unpack[Options],
+    **options: Unpack[FrameworkOptions],
 ) -> Objective:
     """Train on clean and on attacked images, whose outputs are to agree.
 
@@ -77,7 +83,7 @@ def alp(
         step: length of a step of the attack.
         steps: how many.
         beta: weight of the pairing.
-        options: as `Options` lists them.
+        options: as `FrameworkOptions` lists them.
 
     Returns:
         An objective that tells ``accuracy``, ``robust_accuracy`` and ``pairing``.
@@ -85,8 +91,8 @@ def alp(
     Raises:
         ValueError: as `pgd_at` does.
     """
-    inner = Inner(apply, epsilon, step, steps, **options)
-    require_weight("beta", beta)
+    inner = take_inner(apply, epsilon, step, steps, options)
+    take_amount("beta", beta)
 
     def update(
         params: Params, clean: jax.Array, moved: jax.Array, labels: jax.Array
@@ -107,7 +113,7 @@ def trades(
     step: float,
     steps: int,
     beta: float = 6.0,
-    **options: Unpack[Options],
+    **options: Unpack[FrameworkOptions],
 ) -> Objective:
     """Train on clean images, with predictions that attacks do not change.
 
@@ -123,7 +129,7 @@ def trades(
         step: length of a step of the attack.
         steps: how many. A start at the images themselves has no gradient.
         beta: weight of the divergence.
-        options: as `Options` lists them.
+        options: as `FrameworkOptions` lists them.
 
     Returns:
         An objective that tells ``accuracy``, ``robust_accuracy`` and ``divergence``.
@@ -131,8 +137,8 @@ def trades(
     Raises:
         ValueError: as `pgd_at` does, and for ``start=None``.
     """
-    inner = Inner(apply, epsilon, step, steps, **options)
-    require_weight("beta", beta)
+    inner = take_inner(apply, epsilon, step, steps, options)
+    take_amount("beta", beta)
     if inner.start is None:
         raise ValueError(
             "start must be 'gaussian' or 'uniform': at the images the divergence has "
@@ -164,7 +170,7 @@ def mart(
     step: float,
     steps: int,
     beta: float = 5.0,
-    **options: Unpack[Options],
+    **options: Unpack[FrameworkOptions],
 ) -> Objective:
     """Train on attacked images, more on those that are wrong without attack.
 
@@ -178,7 +184,7 @@ def mart(
         step: length of a step of the attack.
         steps: how many.
         beta: weight of the divergence.
-        options: as `Options` lists them.
+        options: as `FrameworkOptions` lists them.
 
     Returns:
         An objective that tells ``accuracy``, ``robust_accuracy`` and ``divergence``.
@@ -186,8 +192,8 @@ def mart(
     Raises:
         ValueError: as `pgd_at` does.
     """
-    inner = Inner(apply, epsilon, step, steps, **options)
-    require_weight("beta", beta)
+    inner = take_inner(apply, epsilon, step, steps, options)
+    take_amount("beta", beta)
 
     def update(
         params: Params, clean: jax.Array, moved: jax.Array, labels: jax.Array

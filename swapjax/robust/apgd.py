@@ -15,7 +15,7 @@ from swapjax.core.types import Params
 from swapjax.corruptions.ball import Norm, cast, draw, project, steepest
 from swapjax.corruptions.box import Box
 from swapjax.loops.convolutions.canonical import canonical_convolutions
-from swapjax.robust.inputs import Apply, classes_of, judged, take_batch
+from swapjax.robust.inputs import Apply, are_classes, classes_of, judged, take_batch
 from swapjax.robust.objectives import (
     OBJECTIVES,
     RANKED_CLASSES,
@@ -66,8 +66,8 @@ def apgd(
         objective: ``"ce"``, ``"margin"``, ``"dlr"``, or ``(outputs, labels) -> [n]``;
             ``"dlr-targeted"`` and ``"margin-targeted"`` climb towards one wrong class
             after the other (APGD-T).
-            With fewer than 4 classes there is no such ratio, and the margin is climbed
-            in its place, with a warning.
+            The ratios need 4 classes; with fewer the margin is climbed in their place,
+            with a warning.
         norm: of the ball and the steps, ``"linf"`` or ``"l2"``.
         restarts: how many starts, for each target if there are any.
         targets: the wrong classes to climb to, by the rank of their output for the
@@ -97,6 +97,11 @@ def apgd(
     ranks = range(1)
     is_targeted = isinstance(objective, str) and objective in TARGETED
     if is_targeted:
+        if not are_classes(labels):
+            raise ValueError(
+                f"labels must be class indices, integers [n], for {objective!r}, got "
+                f"{jax.tree.map(lambda x: f'{x.dtype}{list(x.shape)}', labels)}"
+            )
         ranks = _take_ranks(targets, classes)
     static = apply, climbed, norm, is_targeted
     sizes = epsilon, int(steps), int(restarts), ranks.start, len(ranks)

@@ -146,7 +146,7 @@ def _missed(
 def _signs(
     zeros: float, missed: float | None, blind: float | None, count: int
 ) -> list[str]:
-    """Say what tells of gradients that do not lead where images fall."""
+    """List the signs of masked gradients."""
 
     def above(part: float, limit: float) -> bool:
         return part - _ERRORS * math.sqrt(part * (1 - part) / count) > limit

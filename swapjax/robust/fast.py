@@ -9,7 +9,7 @@ from swapjax.core.compiled import Compiled
 from swapjax.core.objective import Objective
 from swapjax.core.types import Params
 from swapjax.robust.adversarial import pgd_at
-from swapjax.robust.inner import Inner, Options, accuracy
+from swapjax.robust.inner import FrameworkOptions, Inner, accuracy, take_inner
 from swapjax.robust.inputs import Apply
 
 Evaluate = Callable[[Params], float | Mapping[str, float]]
@@ -22,7 +22,7 @@ def fast_at(
     *,
     epsilon: float,
     step: float | None = None,
-    **options: Unpack[Options],
+    **options: Unpack[FrameworkOptions],
 ) -> Objective:
     """Train on images attacked by one step from anywhere in the ball.
 
@@ -35,7 +35,7 @@ def fast_at(
         apply: as for `pgd_at`.
         epsilon: radius of the ball.
         step: length of the step, 1.25 epsilon by default.
-        options: as `Options` lists them; the start is uniform by default.
+        options: as `FrameworkOptions` lists them; the start is uniform by default.
 
     Returns:
         An objective as `pgd_at` returns.
@@ -44,7 +44,7 @@ def fast_at(
         ValueError: as `pgd_at` does.
     """
     size = _LENGTHS * epsilon if step is None else step
-    given: Options = {"start": "uniform", **options}
+    given: FrameworkOptions = {"start": "uniform", **options}
     return pgd_at(apply, epsilon=epsilon, step=size, steps=1, **given)
 
 
@@ -57,7 +57,7 @@ def watch_robustness(
     step: float | None = None,
     steps: int = 5,
     evaluate: Evaluate | None = None,
-    **options: Unpack[Options],
+    **options: Unpack[FrameworkOptions],
 ) -> Callable[[Params], dict[str, float]]:
     """Make an ``evaluate`` for `swapjax.training.fit` that attacks one batch by PGD.
 
@@ -70,7 +70,7 @@ def watch_robustness(
         steps: how many.
         evaluate: ``params -> accuracy`` or a mapping, to add to; by default the
             fraction of the batch that is classified right.
-        options: as `Options` lists them; the start is uniform by default.
+        options: as `FrameworkOptions` lists them; the start is uniform by default.
 
     Returns:
         ``params -> mapping`` with ``"accuracy"`` and ``"robust_batch"``, the fraction
@@ -80,8 +80,8 @@ def watch_robustness(
         ValueError: as `pgd_at` does.
     """
     size = epsilon / 4 if step is None else step
-    given: Options = {"start": "uniform", **options}
-    inner = Inner(apply, epsilon, size, steps, **given)
+    given: FrameworkOptions = {"start": "uniform", **options}
+    inner = take_inner(apply, epsilon, size, steps, given)
 
     def watch(params: Params) -> dict[str, float]:
         inner.look(params, batch)

@@ -47,7 +47,7 @@ def free_at(
         replays: steps that a batch is taken for.
         loss: ``(logits, labels) -> float [n]``.
         head: `Hypersphere` for a network that returns cosines.
-        training_apply: as `Options` has it.
+        training_apply: as `FrameworkOptions` has it.
         norm: of the ball, ``"linf"`` or ``"l2"``.
         box: the least and the largest value of an image.
 

@@ -1,19 +1,24 @@
 """What frameworks of adversarial training share: the attack inside of a step."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
 
-from swapjax.core.checks import require_count
+from swapjax.core.checks import require_count, take_amount
 from swapjax.core.types import Params
-from swapjax.corruptions.ball import Norm, Start, require_size
-from swapjax.corruptions.box import Box
+from swapjax.corruptions.ball import Norm, Start, require_norm, require_start
+from swapjax.corruptions.box import Box, take_box
 from swapjax.robust.hypersphere import Hypersphere
-from swapjax.robust.inputs import Apply, outputs_of, require_pair, take_batch
+from swapjax.robust.inputs import (
+    Apply,
+    outputs_of,
+    require_pair,
+    take_batch,
+    values_of,
+)
 from swapjax.robust.objectives import (
     ExampleObjective,
     Scaled,
@@ -23,7 +28,7 @@ from swapjax.robust.objectives import (
 from swapjax.robust.pgd import pgd
 
 
-class Options(TypedDict, total=False):
+class FrameworkOptions(TypedDict, total=False):
     """What every framework takes by name.
 
     Attributes:
@@ -59,7 +64,7 @@ class Inner:
         epsilon: radius of the ball.
         step: length of a step.
         steps: how many.
-        loss: as `Options` has it, like all that follow.
+        loss: as `FrameworkOptions` has it, like all that follow.
 
     Raises:
         ValueError: for settings out of range.
@@ -78,9 +83,12 @@ class Inner:
     box: Box = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        require_size("epsilon", self.epsilon)
-        require_size("step", self.step)
+        take_amount("epsilon", self.epsilon)
+        take_amount("step", self.step)
         require_count("steps", self.steps, least=0)
+        require_norm(self.norm)
+        require_start(self.start)
+        take_box(self.box)
         if self.head is not None and not isinstance(self.head, Hypersphere):
             raise ValueError(f"head must be Hypersphere or None, got {self.head!r}")
 
@@ -156,19 +164,25 @@ class Inner:
 
     def mean_loss(self, outputs: jax.Array, labels: jax.Array) -> jax.Array:
         """Return the mean loss of an update."""
-        return jnp.mean(self.loss(self.pushed(outputs, labels), labels))
+        pushed = self.pushed(outputs, labels)
+        return jnp.mean(values_of(self.loss, pushed, labels, "loss"))
+
+
+def take_inner(
+    apply: Apply, epsilon: float, step: float, steps: int, options: FrameworkOptions
+) -> Inner:
+    """Take what a framework is given.
+
+    Raises:
+        ValueError: for settings out of range, and options that there are none of.
+    """
+    known = FrameworkOptions.__annotations__
+    for name in options:
+        if name not in known:
+            raise ValueError(f"options must be of {', '.join(known)}, got {name!r}")
+    return Inner(apply, epsilon, step, steps, **options)
 
 
 def accuracy(outputs: jax.Array, labels: jax.Array) -> jax.Array:
     """Return the fraction of images that is classified right."""
     return 1 - jnp.mean(is_wrong(outputs, labels), dtype=jnp.float32)
-
-
-def require_weight(name: str, value: float) -> None:
-    """Raise unless the weight of a term is a number, 0 or more.
-
-    Raises:
-        ValueError: naming the argument.
-    """
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name} must be a number, 0 or more, got {value}")

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from swapjax.core.checks import take_amount
 from swapjax.core.types import Params
-from swapjax.corruptions.ball import require_norm, require_size
+from swapjax.corruptions.ball import require_norm
 from swapjax.corruptions.box import Box, take_images
 from swapjax.robust.objectives import ExampleObjective, is_wrong, require_classes
 
@@ -45,7 +46,7 @@ def take_batch(
             is not under jit.
     """
     require_norm(norm)
-    require_size("epsilon", epsilon)
+    take_amount("epsilon", epsilon)
     dtype = jnp.result_type(images)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"images must be floats to have gradients, got {dtype}")
@@ -66,7 +67,7 @@ def take_batch(
 
 
 def are_classes(labels: Any) -> bool:
-    """Whether labels are classes by their number, instead of what they may be else."""
+    """Tell whether labels are class indices."""
     return (
         isinstance(labels, jax.Array)
         and labels.ndim == 1
@@ -138,9 +139,18 @@ def outputs_of(apply: Apply, params: Params, images: jax.Array) -> jax.Array:
 
 
 def values_of(
-    objective: ExampleObjective, outputs: jax.Array, labels: Any
+    objective: ExampleObjective,
+    outputs: jax.Array,
+    labels: Any,
+    name: str = "objective",
 ) -> jax.Array:
-    """Call an objective, and look at what it returns.
+    """Call an objective or a loss, and look at what it returns.
+
+    Args:
+        objective: ``(outputs [n, K], labels) -> float [n]``.
+        outputs: of a network.
+        labels: that it takes.
+        name: of the argument that it was given as.
 
     Raises:
         ValueError: for other than one float an image.
@@ -149,7 +159,7 @@ def values_of(
     wanted = outputs.shape[:1]
     if jnp.shape(values) != wanted or not jnp.issubdtype(values.dtype, jnp.floating):
         raise ValueError(
-            f"objective must return floats {list(wanted)}, one an image, got "
+            f"{name} must return floats {list(wanted)}, one an image, got "
             f"{jnp.result_type(values)}{list(jnp.shape(values))}"
         )
     return values

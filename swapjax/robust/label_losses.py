@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from swapjax.core.checks import require_fraction, take_amount
+
 LabelLoss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
@@ -30,6 +32,23 @@ def log_softmax(logits: Any, labels: Any) -> tuple[jax.Array, jax.Array]:
             outside [0, K) where their values are known.
     """
     logits = jnp.asarray(logits)
+    place = places(logits, labels)[:, None]
+    wide = jnp.promote_types(logits.dtype, jnp.float32)
+    logs = jax.nn.log_softmax(logits.astype(wide))
+    own = jnp.take_along_axis(logs, place, axis=1, mode="fill", fill_value=jnp.nan)
+    return logs, own[:, 0]
+
+
+def places(logits: jax.Array, labels: Any) -> jax.Array:
+    """Return where labels are in logits, int32 [n], past the end where they are none.
+
+    Args:
+        logits: floats [n, K].
+        labels: integers [n].
+
+    Raises:
+        ValueError: as `log_softmax` does.
+    """
     if logits.ndim != 2 or logits.shape[1] < 2:
         raise ValueError(
             f"logits must be [n, classes] with 2 classes or more, got {logits.shape}"
@@ -49,28 +68,9 @@ def log_softmax(logits: Any, labels: Any) -> tuple[jax.Array, jax.Array]:
                 f"labels must be in [0, {classes}), as logits have {classes} classes, "
                 f"got {known.min()} to {known.max()}"
             )
-    wide = jnp.promote_types(logits.dtype, jnp.float32)
-    logs = jax.nn.log_softmax(logits.astype(wide))
     labels = jnp.asarray(labels).astype(jnp.int32)
-    # Negative labels would count from the last class, and others be filled in.
-    place = jnp.where(labels < 0, classes, labels)[:, None]
-    own = jnp.take_along_axis(logs, place, axis=1, mode="fill", fill_value=jnp.nan)
-    return logs, own[:, 0]
-
-
-def mean_of(loss: LabelLoss, outputs: jax.Array, labels: jax.Array) -> jax.Array:
-    """Return the mean of a loss over a batch, ``float[]``.
-
-    Raises:
-        ValueError: for a loss that is not a number an example.
-    """
-    found = loss(outputs, labels)
-    if found.shape != outputs.shape[:1]:
-        raise ValueError(
-            f"loss must return a number an example, {outputs.shape[:1]}, got "
-            f"{found.shape}"
-        )
-    return jnp.mean(found)
+    # Negative labels would count from the last class.
+    return jnp.where(labels < 0, classes, labels)
 
 
 def ce() -> LabelLoss:
@@ -87,7 +87,7 @@ def focal(gamma: float = 0.5) -> LabelLoss:
     Args:
         gamma: 0 or more; 0 is cross-entropy.
     """
-    _require("gamma", gamma, zero=True)
+    take_amount("gamma", gamma)
 
     def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
         own = log_softmax(logits, labels)[1]
@@ -105,7 +105,7 @@ def gce(q: float = 0.7) -> LabelLoss:
     Args:
         q: above 0.
     """
-    _require("q", q)
+    take_amount("q", q, zero=False)
 
     def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
         return -jnp.expm1(q * log_softmax(logits, labels)[1]) / q
@@ -122,8 +122,7 @@ def rce(floor: float = 1e-4) -> LabelLoss:
     Args:
         floor: in place of the zeros of e, between 0 and 1.
     """
-    if not 0 < floor < 1:
-        raise ValueError(f"floor must be above 0 and below 1, got {floor}")
+    require_fraction("floor", floor, zero=False)
     return mae(-math.log(floor))
 
 
@@ -136,7 +135,7 @@ def mae(scale: float = 2.0) -> LabelLoss:
     Args:
         scale: above 0.
     """
-    _require("scale", scale)
+    take_amount("scale", scale, zero=False)
 
     def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
         return -scale * jnp.expm1(log_softmax(logits, labels)[1])
@@ -164,7 +163,7 @@ def nfl(gamma: float = 0.5) -> LabelLoss:
     Args:
         gamma: 0 or more.
     """
-    _require("gamma", gamma, zero=True)
+    take_amount("gamma", gamma)
 
     def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
         logs, own = log_softmax(logits, labels)
@@ -180,7 +179,7 @@ def ngce(q: float = 0.7) -> LabelLoss:
     Args:
         q: above 0.
     """
-    _require("q", q)
+    take_amount("q", q, zero=False)
 
     def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
         logs, own = log_softmax(logits, labels)
@@ -198,8 +197,8 @@ def aul(a: float = 5.5, q: float = 3.0) -> LabelLoss:
         a: above 1.
         q: above 0.
     """
-    _require("q", q)
-    if not 1 < a < math.inf:
+    take_amount("q", q, zero=False)
+    if take_amount("a", a) <= 1:
         raise ValueError(f"a must be above 1, got {a}")
 
     def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -218,8 +217,8 @@ def agce(a: float = 0.6, q: float = 0.6) -> LabelLoss:
         a: above 0.
         q: above 0.
     """
-    _require("a", a)
-    _require("q", q)
+    take_amount("a", a, zero=False)
+    take_amount("q", q, zero=False)
 
     def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
         own = jnp.exp(log_softmax(logits, labels)[1])
@@ -244,10 +243,9 @@ def epsilon_softmax(
             gradient where its label is not the prediction and u_y is below 1e-3; 0
             for none.
     """
-    _require("m", m, zero=True)
-    _require("gamma", gamma, zero=True)
-    if not 0 <= floor < 1:
-        raise ValueError(f"floor must be in [0, 1), got {floor}")
+    take_amount("m", m)
+    take_amount("gamma", gamma)
+    require_fraction("floor", floor)
     least = math.log(floor) if floor else -math.inf
 
     def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -277,8 +275,8 @@ def weighted_sum(
         alpha: 0 or more.
         beta: 0 or more.
     """
-    _require("alpha", alpha, zero=True)
-    _require("beta", beta, zero=True)
+    take_amount("alpha", alpha)
+    take_amount("beta", beta)
     return lambda logits, labels: (
         alpha * first(logits, labels) + beta * second(logits, labels)
     )
@@ -287,10 +285,3 @@ def weighted_sum(
 def _modulate(logs: jax.Array, gamma: float) -> jax.Array:
     """``(1 - u)^gamma``, a constant."""
     return jax.lax.stop_gradient(jnp.maximum(-jnp.expm1(logs), 0.0) ** gamma)
-
-
-def _require(name: str, value: float, *, zero: bool = False) -> None:
-    fits = value >= 0 if zero else value > 0
-    if not fits or not math.isfinite(value):
-        least = "0 or more" if zero else "above 0"
-        raise ValueError(f"{name} must be {least}, got {value}")

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from swapjax.core.checks import require_count
 from swapjax.core.objective import Objective
 from swapjax.robust.inputs import Apply
 from swapjax.robust.label_table import LABEL_LOSSES, LABEL_SETTINGS, SPARSE_SETTINGS
+from swapjax.robust.negative_learning import negative_learning
 from swapjax.robust.sparse_regularization import sparse_regularized
-from swapjax.robust.supervised import negative_learning, supervised
+from swapjax.robust.supervised import supervised
 
 _SPARSE = "sr-"
 LABEL_OBJECTIVES: tuple[str, ...] = (
@@ -23,8 +23,9 @@ def label_objective(
     apply: Apply,
     *,
     data: str = "mnist",
-    steps: int = 1,
+    steps: int | None = None,
     counts: Any = None,
+    asymmetric: bool = False,
 ) -> Objective:
     """Make an objective for noisy labels with the settings of its authors.
 
@@ -33,14 +34,15 @@ def label_objective(
             ``"sr-fl"`` and ``"sr-gce"`` for `sparse_regularized`.
         apply: ``(params, images) -> logits [n, K]``, as in training.
         data: whose settings to take, of `LABEL_SETTINGS`.
-        steps: of the run. The weight of sparse regularisation grows as often as in the
-            authors' run.
+        steps: of the run, for sparse regularisation, whose weight grows as often as in
+            the authors' run.
         counts: how many examples have each label, [K]; for ``"nlnl"`` alone.
+        asymmetric: whether labels are wrong by classes, against which the authors set
+            another weight of sparse regularisation on ``"cifar100"``.
 
     Raises:
-        ValueError: for a name or data that are not known, and missing counts.
+        ValueError: for a name or data that are not known, and missing steps or counts.
     """
-    require_count("steps", steps)
     for what, given, known in (
         ("name", name, LABEL_OBJECTIVES),
         ("data", data, LABEL_SETTINGS),
@@ -56,9 +58,13 @@ def label_objective(
     if not name.startswith(_SPARSE):
         settings = LABEL_SETTINGS[data].get(name, {})
         return supervised(apply, LABEL_LOSSES[name](**settings))
+    if steps is None:
+        raise ValueError(
+            f"steps: the weight of {name} grows along the run, give the steps it has"
+        )
     row = SPARSE_SETTINGS[data][name.removeprefix(_SPARSE)]
     return sparse_regularized(
-        apply, LABEL_LOSSES[row.loss](**row.settings),
-        tau=row.tau, p=row.p, weight=row.weight, growth=row.growth,
-        every=max(1, round(steps * row.epochs / row.run)), normalize=row.normalize,
-    )  # fmt: skip
+        apply,
+        LABEL_LOSSES[row.loss](**row.settings),
+        **row.arguments(steps, asymmetric=asymmetric),
+    )

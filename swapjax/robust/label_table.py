@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from swapjax.core.checks import require_count
 from swapjax.robust import label_losses as losses
 from swapjax.robust.label_losses import LabelLoss
 
@@ -79,11 +80,12 @@ class SparseRegularization(NamedTuple):
         settings: of the loss.
         tau: the temperature.
         p: the exponent.
-        weight: of the penalty in the first epoch.
+        weight: of the penalty in the first epoch, against symmetric noise.
         growth: what it is multiplied by.
         epochs: after how many each time.
         run: how many epochs the authors train for.
         normalize: whether logits are divided by their norms.
+        asymmetric_weight: of the penalty in the first epoch, against asymmetric noise.
     """
 
     loss: str
@@ -95,6 +97,29 @@ class SparseRegularization(NamedTuple):
     epochs: int
     run: int
     normalize: bool
+    asymmetric_weight: float
+
+    def arguments(self, steps: int, *, asymmetric: bool = False) -> dict[str, Any]:
+        """Return what `sparse_regularized` takes by name for a run of another length.
+
+        Args:
+            steps: of the run. The weight grows as often as in the authors' run, at
+                ``floor(step * times / steps)`` evenly.
+            asymmetric: whether labels are wrong by classes, instead of at random.
+
+        Raises:
+            ValueError: for fewer steps than 1.
+        """
+        require_count("steps", steps)
+        return {
+            "tau": self.tau,
+            "p": self.p,
+            "weight": self.asymmetric_weight if asymmetric else self.weight,
+            "growth": self.growth,
+            "every": int(steps),
+            "times": self.run // self.epochs,
+            "normalize": self.normalize,
+        }
 
 
 _PAIRS = ("nce+rce", "nce+mae", "nfl+rce")
@@ -148,8 +173,9 @@ _GCE = {"mnist": 0.01, "cifar10": 0.01, "cifar100": 0.001}
 _SPARSE: dict[str, tuple[float, float, float, float, int]] = {
     "mnist": (0.1, 0.1, 4.0, 2.0, 5),
     "cifar10": (0.5, 0.1, 1.2, 1.03, 1),
-    "cifar100": (0.5, 0.01, 10.0, 1.02, 1),
+    "cifar100": (0.5, 0.01, 4.0, 1.02, 1),
 }
+_ASYMMETRIC = {"cifar100": 10.0}  # weights of the penalty, elsewhere those above
 
 
 def _sparse(data: str, loss: str) -> SparseRegularization:
@@ -158,8 +184,9 @@ def _sparse(data: str, loss: str) -> SparseRegularization:
         values = (0.5, 0.1, 3.0, 2.0, 5)
     settings = {"q": _GCE[data]} if loss == "gce" else {}
     return SparseRegularization(
-        loss, settings, *values, run=_RUNS[data], normalize=data != "mnist"
-    )
+        loss, settings, *values, run=_RUNS[data], normalize=data != "mnist",
+        asymmetric_weight=_ASYMMETRIC.get(data, values[2]),
+    )  # fmt: skip
 
 
 SPARSE_SETTINGS: Mapping[str, Mapping[str, SparseRegularization]] = MappingProxyType(

@@ -47,6 +47,11 @@ def memorization(
         "fitted": (found == noisy)[~flipped],
     }
     if labels is not None:
+        if np.shape(labels) != found.shape:
+            raise ValueError(
+                f"labels must be of shape {found.shape}, as outputs, got "
+                f"{np.shape(labels)}"
+            )
         hits["recovered"] = (found == np.asarray(labels))[flipped]
     return {name: _percent(some) for name, some in hits.items() if some.size}
 
@@ -107,6 +112,12 @@ class NoisyLabels:
 
     def __post_init__(self) -> None:
         require_count("batch", self.batch)
+        for name in ("noisy", "flipped", "labels"):
+            array = getattr(self, name)
+            if array is not None and len(array) != len(self.images):
+                raise ValueError(
+                    f"{name} must be one an image, {len(self.images)}, got {len(array)}"
+                )
 
     def __call__(self, params: Params) -> dict[str, float]:
         """Measure in percent."""

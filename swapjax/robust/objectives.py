@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from swapjax.robust.label_losses import places
+
 ExampleObjective = Callable[[jax.Array, Any], jax.Array]
 RANKED_CLASSES = 4  # that ratios of differences of logits need
 _TINY = 1e-12  # two logits that are alike differ by this in a ratio
@@ -28,9 +30,16 @@ def cross_entropy(outputs: jax.Array, labels: jax.Array) -> jax.Array:
         labels: integers [n].
 
     Returns:
-        Floats [n], in float32 or wider.
+        Floats [n], in float32 or wider. Within a compiled function NaN for labels
+        outside [0, K).
+
+    Raises:
+        ValueError: for outputs of one class, other shapes and dtypes, and labels
+            outside [0, K) where they are known.
     """
-    return optax.softmax_cross_entropy_with_integer_labels(_wide(outputs), labels)
+    return optax.softmax_cross_entropy_with_integer_labels(
+        _wide(outputs), places(outputs, labels)
+    )
 
 
 def margin(outputs: jax.Array, labels: jax.Array) -> jax.Array:
@@ -143,7 +152,10 @@ class Scaled:
 
 
 def is_wrong(outputs: jax.Array, labels: jax.Array) -> jax.Array:
-    """Tell which images are misclassified, ``bool[n]``; those without numbers are."""
+    """Tell which images are misclassified, ``bool[n]``.
+
+    Outputs that are not finite count as wrong.
+    """
     numbers = jnp.all(jnp.isfinite(outputs), axis=-1)
     return (jnp.argmax(outputs, axis=-1) != labels) | ~numbers
 

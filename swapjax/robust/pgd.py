@@ -1,12 +1,12 @@
 """Attacks by gradients with steps of one length: FGSM and PGD."""
 
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from swapjax.core.checks import require_count
+from swapjax.core.checks import require_count, take_amount, take_key
 from swapjax.core.compiled import Compiled
 from swapjax.core.types import Params
 from swapjax.corruptions.ball import (
@@ -16,7 +16,7 @@ from swapjax.corruptions.ball import (
     climb,
     draw,
     project,
-    require_size,
+    require_start,
     steepest,
 )
 from swapjax.corruptions.box import Box
@@ -131,16 +131,17 @@ def pgd(
     images, labels, box = take_batch(
         apply, params, images, labels, epsilon=epsilon, norm=norm, box=box
     )
-    require_size("step", step)
+    take_amount("step", step)
     require_count("steps", steps, least=0)
     require_count("restarts", restarts)
-    if start is not None and start not in get_args(Start):
-        raise ValueError(f"start must be 'uniform', 'gaussian' or None, got {start!r}")
+    require_start(start)
     if start is None:
         if restarts > 1:
             raise ValueError(f"restarts must be 1 with start=None, got {restarts}")
     elif key is None:
         raise ValueError(f"key: start={start!r} needs a PRNG key, got None")
+    else:
+        take_key(key, traced=True)
     static = apply, objective, norm, start, restarts > 1
     sizes = epsilon, step, int(steps), int(restarts)
     return _pgd(static, key, params, images, labels, sizes, box)

@@ -7,12 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from swapjax.core.checks import require_count
+from swapjax.core.checks import require_count, require_fraction, take_amount
 from swapjax.core.objective import Objective
 from swapjax.core.types import Params
-from swapjax.robust.inputs import Apply, require_data
-from swapjax.robust.label_losses import LabelLoss, mean_of
+from swapjax.robust.inputs import Apply, require_data, values_of
+from swapjax.robust.label_losses import LabelLoss
 from swapjax.robust.memorized import largest_class
+
+_MOST = 2**31 - 1  # of what the count of steps is multiplied to
 
 
 def sharpen(logits: jax.Array, tau: float, *, normalize: bool = False) -> jax.Array:
@@ -61,6 +63,7 @@ def sparse_regularized(
     weight: float,
     growth: float = 1.0,
     every: int = 1,
+    times: int = 1,
     normalize: bool = False,
     clamp: float = 0.0,
 ) -> Objective:
@@ -82,7 +85,9 @@ def sparse_regularized(
         p: the exponent, above 0, 1 at most.
         weight: of the penalty at first, 0 or more.
         growth: what the weight is multiplied by, 1 or more.
-        every: after how many steps each time.
+        every: after how many steps.
+        times: how often within so many steps, evenly: step t has the weight
+            ``weight * growth ** floor(t * times / every)``.
         normalize: whether logits are divided by their norms first, as the authors do on
             all data but MNIST.
         clamp: of the probabilities in the penalty, see `lp_penalty`.
@@ -96,16 +101,19 @@ def sparse_regularized(
         ValueError: for settings out of range. `swapjax.training.fit` raises one for
             labels that the network has no output for.
     """
-    for name, value, fits, wanted in (
-        ("tau", tau, 0 < tau < math.inf, "above 0"),
-        ("p", p, 0 < p <= 1, "above 0 and 1 at most"),
-        ("weight", weight, 0 <= weight < math.inf, "0 or more"),
-        ("growth", growth, 1 <= growth < math.inf, "1 or more"),
-        ("clamp", clamp, 0 <= clamp < 1, "in [0, 1)"),
-    ):
-        if not fits:
-            raise ValueError(f"{name} must be {wanted}, got {value}")
+    take_amount("tau", tau, zero=False)
+    require_fraction("p", p, zero=False, one=True)
+    take_amount("weight", weight)
+    if take_amount("growth", growth) < 1:
+        raise ValueError(f"growth must be 1 or more, got {growth}")
+    require_fraction("clamp", clamp)
     require_count("every", every)
+    require_count("times", times)
+    every, times = every // math.gcd(every, times), times // math.gcd(every, times)
+    if every * times > _MOST:
+        raise ValueError(
+            f"times must be {_MOST // every} or fewer in {every} steps, got {times}"
+        )
 
     def init(params: Params, batch: Any) -> jax.Array:
         del params, batch
@@ -118,9 +126,11 @@ def sparse_regularized(
         images, labels = batch
         logits = apply(params, images)
         sharp = sharpen(logits, tau, normalize=normalize)
-        base = mean_of(loss, sharp, labels)
+        base = jnp.mean(values_of(loss, sharp, labels, "loss"))
         penalty = jnp.mean(lp_penalty(sharp, p, clamp=clamp))
-        now = weight * growth ** (step // every).astype(penalty.dtype)
+        # In two parts, since step * times may be beyond int32.
+        grown = step // every * times + step % every * times // every
+        now = weight * growth ** grown.astype(penalty.dtype)
         told = {
             "base": base,
             "penalty": penalty,

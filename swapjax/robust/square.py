@@ -12,7 +12,7 @@ from swapjax.core.types import Params
 from swapjax.corruptions.ball import Norm, cast
 from swapjax.corruptions.box import Box, take_layout
 from swapjax.loops.convolutions.canonical import canonical_convolutions
-from swapjax.robust import squares
+from swapjax.robust import square_proposals
 from swapjax.robust.inputs import Apply, judged, take_batch
 from swapjax.robust.objectives import margin
 from swapjax.robust.worst import choose
@@ -96,7 +96,7 @@ def _square(
         return judged(apply, margin, params, x.reshape(shape), labels)
 
     judge = canonical_convolutions(look)
-    begin, change = squares.BY_NORM[norm]
+    begin, change = square_proposals.BY_NORM[norm]
 
     def ask(state: tuple) -> tuple:
         i, x, wrong, value = state

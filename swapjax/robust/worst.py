@@ -24,6 +24,6 @@ def choose(where: jax.Array, yes: jax.Array, no: jax.Array) -> jax.Array:
 
 
 def nothing(images: jax.Array) -> tuple:
-    """Return what `worse` takes any attack over."""
+    """Return a placeholder that any attack beats."""
     count, wide = images.shape[0], jnp.promote_types(images.dtype, jnp.float32)
     return images, jnp.zeros(count, bool), jnp.full(count, -jnp.inf, wide)

@@ -261,6 +261,20 @@ def test_a_run_that_collapses_ends():
             "start must be 'gaussian' or 'uniform': at the images",
         ),
         (lambda: robust.pgd_at(network.apply, **ATTACK, head=5), "head must be Hyper"),
+        (
+            lambda: robust.trades(network.apply, **ATTACK, beta="6"),
+            "beta must be a number, 0 or more, got '6'",
+        ),
+        (lambda: robust.pgd_at(network.apply, **ATTACK, start="foo"), "start must be"),
+        (lambda: robust.pgd_at(network.apply, **ATTACK, norm="l3"), "norm must be"),
+        (
+            lambda: robust.pgd_at(network.apply, **ATTACK, headd=None),
+            "options must be of loss, head, .* got 'headd'",
+        ),
+        (
+            lambda: robust.free_at(network.apply, epsilon=0.1, box=(1, 0)),
+            "box must be two numbers that rise",
+        ),
         (lambda: robust.free_at(network.apply, epsilon=0.1, replays=0), "replays must"),
         (lambda: robust.fast_at(network.apply, epsilon=-0.1), "epsilon must"),
         (lambda: robust.stop_at_collapse(0.0), "drop must be above 0 and below 1"),
@@ -285,3 +299,9 @@ def test_data_that_do_not_fit_are_an_error_before_training(name, batch, saying):
     objective = getattr(robust, name)(network.apply, **settings)
     with pytest.raises(ValueError, match=saying):
         fit(objective, PARAMS, optax.sgd(0.1), batch, epochs=1, batch=6, key=KEY)
+
+
+def test_a_loss_must_be_one_number_an_image():
+    objective = robust.free_at(network.apply, epsilon=0.1, loss=lambda z, y: z.mean())
+    with pytest.raises(ValueError, match=r"loss must return floats \[6\]"):
+        objective.loss(PARAMS, jnp.zeros_like(X), (X, Y), KEY)

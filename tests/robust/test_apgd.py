@@ -116,6 +116,7 @@ def test_checkpoints_are_those_of_the_paper():
 
 
 def test_it_beats_steps_of_one_length_on_real_digits(digits):
+    """At epsilon 0.2; at 0.1, with steps of a quarter of it too, it does in 8 of 10."""
     data = digits.data
     images = jnp.clip(data.x_test * data.std + data.mean, 0, 1)
 
@@ -248,6 +249,10 @@ def test_other_sizes_compile_nothing_anew(params):
         (
             {"targets": range(4, 5), "objective": "dlr-targeted"},
             r"targets must be ranks from 0 to 3, .* got range\(4, 5\)",
+        ),
+        (
+            {"labels": jax.nn.one_hot(LABELS, 5), "objective": "dlr-targeted"},
+            r"labels must be class indices, .* got float32\[\d+, 5\]",
         ),
         ({"key": None}, "key must be a JAX PRNG key, got None"),
         ({"labels": LABELS + 1}, "labels must be from 0 to 4"),

@@ -182,7 +182,7 @@ def test_settings_fit_their_factories():
             assert name == values.loss
             LABEL_LOSSES[name](**values.settings)
     assert SPARSE_SETTINGS["mnist"]["gce"][1:] == (
-        {"q": 0.01}, 0.5, 0.1, 3.0, 2.0, 5, 50, False,
+        {"q": 0.01}, 0.5, 0.1, 3.0, 2.0, 5, 50, False, 3.0,
     )  # fmt: skip
 
 
@@ -221,15 +221,17 @@ def test_bad_logits_and_labels_are_named(logits, labels, message):
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("gce", {"q": 0}, "q must be above 0, got 0"),
-        ("fl", {"gamma": -1}, "gamma must be 0 or more, got -1"),
-        ("mae", {"scale": float("nan")}, "scale must be above 0, got nan"),
-        ("rce", {"floor": 1.0}, "floor must be above 0 and below 1"),
+        ("gce", {"q": 0}, "q must be a number above 0, got 0"),
+        ("gce", {"q": "a"}, "q must be a number above 0, got 'a'"),
+        ("aul", {"a": "5"}, "a must be a number, 0 or more, got '5'"),
+        ("fl", {"gamma": -1}, "gamma must be a number, 0 or more, got -1"),
+        ("mae", {"scale": float("nan")}, "scale must be a number above 0, got nan"),
+        ("rce", {"floor": 1.0}, r"floor must be in \(0, 1\)"),
         ("aul", {"a": 1.0}, "a must be above 1, got 1.0"),
-        ("agce", {"a": -1.0}, "a must be above 0, got -1.0"),
-        ("ece", {"m": -1.0}, "m must be 0 or more"),
+        ("agce", {"a": -1.0}, "a must be a number above 0, got -1.0"),
+        ("ece", {"m": -1.0}, "m must be a number, 0 or more"),
         ("ece", {"floor": 1.0}, r"floor must be in \[0, 1\)"),
-        ("nce+rce", {"alpha": -1.0}, "alpha must be 0 or more"),
+        ("nce+rce", {"alpha": -1.0}, "alpha must be a number, 0 or more"),
     ],
 )
 def test_bad_settings_are_named(name, settings, message):

@@ -11,12 +11,13 @@ from swapjax.corruptions import flip_labels
 from swapjax.robust import NoisyLabels
 from swapjax.robust.label_losses import ce
 from swapjax.robust.label_objective import LABEL_OBJECTIVES, label_objective
+from swapjax.robust.negative_learning import negative_learning
 from swapjax.robust.sparse_regularization import (
     lp_penalty,
     sharpen,
     sparse_regularized,
 )
-from swapjax.robust.supervised import negative_learning, supervised
+from swapjax.robust.supervised import supervised
 from swapjax.training import fit
 
 KEY = jax.random.key(0)
@@ -99,6 +100,27 @@ def test_the_objective_is_its_formula_and_the_weight_grows(normalize):
     assert step._cache_size() == 1
 
 
+@pytest.mark.parametrize(("every", "times"), [(150, 120), (50, 120), (12, 4)])
+def test_the_weight_grows_evenly_along_a_run(every, times):
+    grown = sparse_regularized(
+        apply, ce(), growth=1.01, every=every, times=times, **SETTINGS
+    )
+    weight = jax.jit(lambda t: grown.loss(PARAMS, t, (X, Y), KEY)[2]["weight"])
+    for t in (0, 1, 4, every // 2, every - 1, every, 2 * every + 3):
+        wanted = 3.0 * 1.01 ** (t * times // every)
+        np.testing.assert_allclose(weight(jnp.int32(t)), wanted, rtol=1e-5)
+    with pytest.raises(ValueError, match="times must be 2 or fewer in 1073741823"):
+        sparse_regularized(apply, ce(), every=2**30 - 1, times=5, **SETTINGS)
+
+
+def test_cifar100_has_a_weight_for_each_kind_of_noise():
+    batch = X, jnp.asarray(Y)
+    for given, wanted in (({}, 4.0), ({"asymmetric": True}, 10.0)):
+        made = label_objective("sr-ce", apply, data="cifar100", steps=9, **given)
+        _, _, told = made.loss(PARAMS, made.init(PARAMS, batch), batch, KEY)
+        assert told["weight"] == wanted
+
+
 def test_supervised_is_the_mean_loss():
     plain = supervised(apply, ce())
     loss, state, told = plain.loss(PARAMS, (), (X, jnp.asarray(Y)), KEY)
@@ -114,7 +136,7 @@ def test_a_loss_must_be_a_number_an_example():
         supervised(apply, lambda z, y: z.mean()),
         sparse_regularized(apply, lambda z, y: z.mean(), **SETTINGS),
     ):
-        with pytest.raises(ValueError, match=r"loss must return a number an example"):
+        with pytest.raises(ValueError, match=r"loss must return floats \[12\]"):
             objective.loss(PARAMS, objective.init(PARAMS, None), (X, Y), KEY)
 
 
@@ -149,11 +171,11 @@ def test_negative_learning_draws_among_the_other_classes():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"tau": 0.0}, "tau must be above 0, got 0.0"),
-        ({"p": 0.0}, "p must be above 0 and 1 at most, got 0.0"),
-        ({"p": 1.5}, "p must be above 0 and 1 at most, got 1.5"),
-        ({"weight": -1.0}, "weight must be 0 or more"),
-        ({"weight": float("inf")}, "weight must be 0 or more"),
+        ({"tau": 0.0}, "tau must be a number above 0, got 0.0"),
+        ({"p": 0.0}, r"p must be in \(0, 1\], got 0.0"),
+        ({"p": 1.5}, r"p must be in \(0, 1\], got 1.5"),
+        ({"weight": -1.0}, "weight must be a number, 0 or more"),
+        ({"weight": float("inf")}, "weight must be a number, 0 or more"),
         ({"growth": 0.5}, "growth must be 1 or more"),
         ({"clamp": 1.0}, r"clamp must be in \[0, 1\)"),
         ({"every": 0}, "every must be 1 or more"),
@@ -204,6 +226,7 @@ def test_every_objective_by_name(name):
         ({"name": "ce", "data": "svhn"}, "data must be one of mnist, .*, got 'svhn'"),
         ({"name": "nlnl"}, "counts: nlnl weighs classes by them"),
         ({"name": "sr-ce", "steps": 0}, "steps must be 1 or more"),
+        ({"name": "sr-ce"}, "steps: the weight of sr-ce grows along the run, give the"),
     ],
 )
 def test_names_that_are_not_known(arguments, message):
@@ -245,6 +268,8 @@ def test_memorisation_is_counted_apart():
     assert clean == {"fitted": pytest.approx(40)}
     with pytest.raises(ValueError, match=r"flipped must be of shape \(5,\)"):
         memory.memorization(outputs, noisy, flipped[:3])
+    with pytest.raises(ValueError, match=r"labels must be of shape \(5,\), .*\(3,\)"):
+        memory.memorization(outputs, noisy, flipped, labels[:3])
 
 
 def test_best_to_last():
@@ -277,3 +302,5 @@ def test_the_evaluation_measures_in_parts():
     assert measure.describe() != other.describe()
     with pytest.raises(ValueError, match="batch must be 1 or more"):
         NoisyLabels(apply, (X, Y), X, noisy, noisy != Y, batch=0)
+    with pytest.raises(ValueError, match="labels must be one an image, 12, got 5"):
+        NoisyLabels(apply, (X, Y), X, noisy, noisy != Y, Y[:5])

@@ -91,3 +91,11 @@ def test_half_precision_is_computed_in_single():
 def test_too_few_classes_are_named(objective, classes, message):
     with pytest.raises(ValueError, match=message):
         objective(jnp.asarray(OUTPUTS[:, :classes]), jnp.zeros(6, int))
+
+
+def test_labels_that_are_no_class_are_not_taken_for_another():
+    wrong = jnp.asarray([-1, 3, 5, 1, 2, 2])
+    found = jax.jit(robust.cross_entropy)(OUTPUTS, wrong)
+    assert jnp.isnan(found).tolist() == [True, False, True, False, False, False]
+    with pytest.raises(ValueError, match="labels must be in"):
+        robust.cross_entropy(OUTPUTS, wrong)

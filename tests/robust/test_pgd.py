@@ -188,6 +188,7 @@ BAD = [
     ({"start": None, "restarts": 2}, "restarts must be 1 with start=None, got 2"),
     ({"start": "normal"}, "start must be 'uniform', 'gaussian' or None"),
     ({"key": None}, "key: start='uniform' needs a PRNG key"),
+    ({"key": 0}, "key must be a JAX PRNG key, got 0"),
     ({"norm": "l1"}, "norm must be 'linf' or 'l2', got 'l1'"),
     ({"images": 3 * IMAGES}, "images must lie in the box from 0 to 1, got values"),
     ({"images": np.zeros((12, 6), np.uint8)}, "images must be floats"),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swapjax import robust
-from swapjax.robust import squares
+from swapjax.robust import square_proposals
 from swapjax.robust.square import area
 
 KEY = jax.random.key(0)
@@ -50,7 +50,9 @@ def bump(side):
 def test_squares_in_l2_are_their_formula(side):
     along = jnp.arange(side)[None]
     for turned in (False, True):
-        got = squares.bump(along, along, jnp.asarray(side), jnp.array([turned]))[0]
+        got = square_proposals.bump(
+            along, along, jnp.asarray(side), jnp.array([turned])
+        )[0]
         np.testing.assert_allclose(got.T if turned else got, bump(side), atol=1e-5)
 
 
