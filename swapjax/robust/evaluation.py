@@ -155,8 +155,8 @@ def _signs(
     if zeros > _ZEROS:
         said.append(
             f"{zeros:.1%} of the input gradient of the cross-entropy is exactly zero: "
-            "gradients are masked, and attacks that follow them are weaker than they "
-            "seem"
+            "either no weight reads those values, as under sparse first layers, or "
+            "gradients are masked, and attacks that follow them weaker than they seem"
         )
     if missed is not None and above(missed, _GAP):
         said.append(
