@@ -63,6 +63,8 @@ MANY_STAGES = {
 RESNET20 = {
     "`magnitude()`": "magnitude",
     "`obd()`": "obd",
+    "`wanda(per_output=False)`": "wanda",
+    "`layerwise_obs()`": "layerwise-obs",
     "`woodfisher()`": "woodfisher",
     "`chita()`": "chita",
     "`linear_regression()`": "linear-regression, first order",
