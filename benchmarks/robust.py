@@ -34,14 +34,9 @@ from swapjax import robust
 from swapjax.core.types import Params
 from swapjax.experiments import datasets, models
 from swapjax.loops import steps
+from swapjax.robust.hypersphere import HEADS as HEADS_OF
 from swapjax.training import Objective, fit
 
-SETTINGS = {
-    "alp": robust.Hypersphere(20.0, 0.3),
-    "trades": robust.Hypersphere(15.0, 0.2),
-    "fast-at": robust.Hypersphere(15.0, 0.2),
-}
-EMBEDDED = robust.Hypersphere(10.0, 0.2)  # of the others
 ATTACKS = ("pgd-ce", "pgd-margin", "pgd-dlr")
 
 
@@ -123,7 +118,7 @@ def train(line: Line, data: datasets.Dataset) -> Line:
     """One run, from initial weights to accuracy under attack."""
     plan, head = PLANS[line.plan], None
     if line.head == "cosines":
-        head = SETTINGS.get(line.framework, EMBEDDED)
+        head = HEADS_OF.get(line.framework.replace("-", "_"), robust.Hypersphere())
     model = models.create(
         plan.network, data.shape, data.classes, seed=line.seed, head=line.head
     )

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 import swapjax
+from swapjax.training.admm_step import PULL
 
 RATE = 0.1
 METHODS = (
@@ -89,7 +90,7 @@ def transformation(
         return sgd
     if method in ("admm", "safe", "elsa"):
         # In units of that of the authors, whose rate and momentum are these.
-        penalty, every = 78 / total * given["penalty"] / times, int(given["every"])
+        penalty, every = PULL / total * given["penalty"] / times, int(given["every"])
         wrap = swapjax.elsa if method == "elsa" else swapjax.admm
         slow = optax.cosine_decay_schedule(1e-3 * times, total)
         adam = optax.adamw(slow, weight_decay=1e-4)

@@ -21,13 +21,12 @@ from swapjax.core.types import Params
 from swapjax.experiments import runner
 from swapjax.experiments.robustness import CHEAP, Robustness
 from swapjax.experiments.runner import Setting
+from swapjax.robust.fast import DROP, ROBUST_BATCH
 from swapjax.training import Epoch, Level
 
 _ATTACKS = 2**31 + 2  # folded into the key of the seed
 _RADII = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of epsilon, that a curve is drawn at
 _WATCHED = 250  # test images that are attacked after each epoch
-_NAME = "robust_batch"  # of what they tell
-_DROP = 0.2  # of that, from epoch to epoch, that its authors end training by
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,9 +82,9 @@ def collapse(history: Sequence[Epoch] | Sequence[Level]) -> str:
     Args:
         history: of a run that was watched.
     """
-    told = [part.told[_NAME] for part in history if isinstance(part, Epoch)]
+    told = [part.told[ROBUST_BATCH] for part in history if isinstance(part, Epoch)]
     for number, (before, after) in enumerate(itertools.pairwise(told), 2):
-        if before - after > _DROP:
+        if before - after > DROP:
             return (
                 f"accuracy under attack fell from {100 * before:.0f}% to "
                 f"{100 * after:.0f}% in epoch {number}, as where training by one step "

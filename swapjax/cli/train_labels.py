@@ -13,10 +13,10 @@ from swapjax.core.types import Params
 from swapjax.corruptions import LABEL_MAPS, flip_labels
 from swapjax.experiments.datasets import Dataset
 from swapjax.experiments.runner import Setting
+from swapjax.robust.memorized import outputs_in_parts
 
 _LABELS = 2**31 + 1  # folded into the key of the seed; its halves serve for the rest
 _LEARNT = ("fitted", "memorized", "recovered")
-_PART = 1000  # images in a pass
 _LOPSIDED = 2.0  # times its true share, of the class predicted most
 
 
@@ -81,7 +81,7 @@ def learnt(
     """
     if labels is None:
         return {}
-    outputs = _outputs(setting, params, setting.data.x_train)
+    outputs = outputs_in_parts(setting.model.apply, params, setting.data.x_train)
     found = robust.memorization(outputs, *labels)
     fall = {}
     if accuracies:
@@ -108,7 +108,7 @@ def lopsided(setting: Setting, params: Params) -> str:
         params: trained.
     """
     labels = setting.data.y_test
-    outputs = _outputs(setting, params, setting.data.x_test)
+    outputs = outputs_in_parts(setting.model.apply, params, setting.data.x_test)
     most = float(robust.largest_class(jnp.asarray(outputs)))
     share = float(np.bincount(labels).max() / len(labels))
     if most <= min(_LOPSIDED * share, (1 + share) / 2):
@@ -118,9 +118,3 @@ def lopsided(setting: Setting, params: Params) -> str:
         f"than {100 * share:.0f}%: training may have merged classes; a lower "
         "--learning-rate, another --loss or a wider --model may not"
     )
-
-
-def _outputs(setting: Setting, params: Params, images: np.ndarray) -> np.ndarray:
-    parts = (images[i : i + _PART] for i in range(0, len(images), _PART))
-    found = [np.asarray(setting.model.apply(params, jnp.asarray(x))) for x in parts]
-    return np.concatenate(found)

@@ -1,5 +1,6 @@
 """What swapjax train minimises: losses for wrong labels, and frameworks of attacks."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,14 +13,16 @@ from swapjax.core.objective import Objective
 from swapjax.core.types import LossFn, Params
 from swapjax.experiments.datasets import Dataset
 from swapjax.experiments.runner import Setting
+from swapjax.robust import fast
+from swapjax.robust.free import REPLAYS
+from swapjax.robust.hypersphere import HEADS
 
 _STEPS, _TOGETHER = 10, 2.5  # of attacks in training; the radii that they go
-_LENGTHS = {"freeat": 1.0, "fastat": 1.25}  # of one step, in radii
-_REPLAYS = 8
-# Scale and margin of hypersphere embedding, of its authors; those of FastAT are the
-# defaults of a later study (Bag of Tricks), as their script for it was not found.
-_HEAD = (10.0, 0.2)
-_HEADS = {"trades": (15.0, 0.2), "alp": (20.0, 0.3), "fastat": (15.0, 0.2)}
+_LENGTHS = {"freeat": 1.0, "fastat": fast.LENGTH}  # of one step, in radii
+_MAKE: dict[str, Callable[..., Objective]] = {
+    "pgd-at": robust.pgd_at, "trades": robust.trades, "alp": robust.alp,
+    "mart": robust.mart, "freeat": robust.free_at, "fastat": robust.fast_at,
+}  # fmt: skip
 
 
 def look(images: Dataset) -> str:
@@ -59,11 +62,12 @@ def head(options: Against) -> robust.Hypersphere | None:
     """Say how losses see cosines, if the network is to return them."""
     if not options.hypersphere:
         return None
-    scale, margin = _HEADS.get(options.robust or "", _HEAD)
-    scale = scale if options.scale is None else options.scale
-    return robust.Hypersphere(
-        scale, margin if options.margin is None else options.margin
-    )
+    usual = robust.Hypersphere()
+    if options.robust is not None:
+        usual = HEADS[_MAKE[options.robust].__name__]
+    scale = usual.scale if options.scale is None else options.scale
+    margin = usual.margin if options.margin is None else options.margin
+    return robust.Hypersphere(scale, margin)
 
 
 def loss_of(options: Against, data: Dataset) -> robust.label_losses.LabelLoss:
@@ -129,11 +133,7 @@ def _framework(options: Against, setting: Setting) -> Objective:
     for given in ("beta", "replays"):
         if getattr(options, given) is not None:
             shared[given] = getattr(options, given)
-    make: Any = {
-        "pgd-at": robust.pgd_at, "trades": robust.trades, "alp": robust.alp,
-        "mart": robust.mart, "freeat": robust.free_at, "fastat": robust.fast_at,
-    }[name or ""]  # fmt: skip
-    return make(apply, **shared)
+    return _MAKE[name or ""](apply, **shared)
 
 
 def attack_steps(options: Against, data: Dataset) -> tuple[int, float]:
@@ -155,7 +155,7 @@ def replays(options: Against) -> int:
     """Return the steps that a batch is taken for."""
     if options.robust != "freeat":
         return 1
-    return options.replays or _REPLAYS
+    return options.replays or REPLAYS
 
 
 def settings(options: Against, data: Dataset, steps: int) -> dict[str, Any]:

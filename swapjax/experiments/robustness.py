@@ -10,6 +10,7 @@ from rich.text import Text
 
 from swapjax.core.text import printable
 from swapjax.robust import Evaluation
+from swapjax.robust.fast import ROBUST_BATCH
 from swapjax.training import Epoch
 
 CHEAP = ("pgd-ce:10", "pgd-margin:10")
@@ -27,7 +28,7 @@ class _Line(NamedTuple):
 
 _LINES = {
     "accuracy": _Line("test", "#d62728"),
-    "robust_batch": _Line("test, under PGD of 5 steps", "#9467bd", times=100.0),
+    ROBUST_BATCH: _Line("test, under PGD of 5 steps", "#9467bd", times=100.0),
     "fitted": _Line("right labels, as labelled", "#1f77b4"),
     "memorized": _Line("flipped labels, as labelled", "#ff7f0e"),
     "recovered": _Line("flipped labels, as they were", "#2ca02c", "--"),

@@ -13,8 +13,9 @@ from swapjax.robust.inner import FrameworkOptions, Inner, accuracy, take_inner
 from swapjax.robust.inputs import Apply
 
 Evaluate = Callable[[Params], float | Mapping[str, float]]
-_NAME = "robust_batch"
-_LENGTHS = 1.25  # of the radius, as the authors step
+ROBUST_BATCH = "robust_batch"  # the name of what `watch_robustness` tells
+DROP = 0.2  # of it, from one epoch to the next, that the authors end training by
+LENGTH = 1.25  # of the step, in radii, as the authors have it
 
 
 def fast_at(
@@ -43,7 +44,7 @@ def fast_at(
     Raises:
         ValueError: as `pgd_at` does.
     """
-    size = _LENGTHS * epsilon if step is None else step
+    size = LENGTH * epsilon if step is None else step
     given: FrameworkOptions = {"start": "uniform", **options}
     return pgd_at(apply, epsilon=epsilon, step=size, steps=1, **given)
 
@@ -88,12 +89,12 @@ def watch_robustness(
         clean, robust = _both((inner,), key, params, *batch)
         found: Any = float(clean) if evaluate is None else evaluate(params)
         told = dict(found) if isinstance(found, Mapping) else {"accuracy": found}
-        return {**told, _NAME: float(robust)}
+        return {**told, ROBUST_BATCH: float(robust)}
 
     return watch
 
 
-def stop_at_collapse(drop: float = 0.2) -> Callable[[Any], None]:
+def stop_at_collapse(drop: float = DROP) -> Callable[[Any], None]:
     """Make a ``callback`` for `swapjax.training.fit` that ends a run that collapses.
 
     Of `watch_robustness` it takes the fraction that stands, and ends training after an
@@ -117,13 +118,13 @@ def stop_at_collapse(drop: float = 0.2) -> Callable[[Any], None]:
 
     def callback(epoch: Any) -> None:
         nonlocal before
-        if _NAME not in epoch.told:
+        if ROBUST_BATCH not in epoch.told:
             raise ValueError(
-                f"evaluate must tell {_NAME!r} for stop_at_collapse, as that of "
+                f"evaluate must tell {ROBUST_BATCH!r} for stop_at_collapse, as that of "
                 f"watch_robustness does, got {sorted(epoch.told)}"
             )
         was = before if epoch.epoch > 1 else 0.0  # of an earlier run
-        before = epoch.told[_NAME]
+        before = epoch.told[ROBUST_BATCH]
         if was - before > drop:
             raise StopIteration(
                 f"robust accuracy fell from {was:.2f} to {before:.2f} in epoch "

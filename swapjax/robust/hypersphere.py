@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 import jax
@@ -152,6 +153,21 @@ class Hypersphere:
                 "head: Hypersphere needs a network that returns cosines, in [-1, 1], "
                 f"got outputs up to {largest:.3g}; end it with swapjax.robust.cosines"
             )
+
+
+HEADS: Mapping[str, Hypersphere] = MappingProxyType(
+    {
+        **dict.fromkeys(("pgd_at", "mart", "free_at"), Hypersphere(10.0, 0.2)),
+        **dict.fromkeys(("trades", "fast_at"), Hypersphere(15.0, 0.2)),
+        "alp": Hypersphere(20.0, 0.3),
+    }
+)
+"""The head for each framework, by the name of its function.
+
+Of the authors of hypersphere embedding, but for MART, which has that of PGD-AT, and for
+FastAT, which has the defaults of a later study (Bag of Tricks), as no script of theirs
+was found.
+"""
 
 
 def project_columns(params: Params, kernels: Sequence[str]) -> Params:

@@ -14,6 +14,8 @@ from swapjax.core.checks import require_count
 from swapjax.core.types import Params
 from swapjax.robust.inputs import Apply
 
+BATCH = 1000  # images in a call
+
 
 def memorization(
     outputs: Any, noisy: Any, flipped: Any, labels: Any = None
@@ -108,7 +110,7 @@ class NoisyLabels:
     noisy: Any
     flipped: Any
     labels: Any = None
-    batch: int = 1000
+    batch: int = BATCH
 
     def __post_init__(self) -> None:
         require_count("batch", self.batch)
@@ -122,11 +124,10 @@ class NoisyLabels:
     def __call__(self, params: Params) -> dict[str, float]:
         """Measure in percent."""
         images, labels = self.test
-        outputs = self._outputs(params, images)
+        outputs = outputs_in_parts(self.apply, params, images, self.batch)
         right = np.argmax(outputs, axis=1) == np.asarray(labels)
-        told = memorization(
-            self._outputs(params, self.images), self.noisy, self.flipped, self.labels
-        )
+        seen = outputs_in_parts(self.apply, params, self.images, self.batch)
+        told = memorization(seen, self.noisy, self.flipped, self.labels)
         shares = class_shares(jnp.asarray(outputs))
         return {
             "accuracy": _percent(right),
@@ -143,12 +144,23 @@ class NoisyLabels:
         kept = (self.test, self.images, self.noisy, self.flipped)
         return identity.digest(jax.tree.map(jnp.asarray, kept))
 
-    def _outputs(self, params: Params, images: Any) -> np.ndarray:
-        parts = [
-            np.asarray(self.apply(params, jnp.asarray(images[i : i + self.batch])))
-            for i in range(0, len(images), self.batch)
-        ]
-        return np.concatenate(parts)
+
+def outputs_in_parts(
+    apply: Apply, params: Params, images: Any, batch: int = BATCH
+) -> np.ndarray:
+    """Return the outputs of all images, [n, K], some images at a time.
+
+    Args:
+        apply: ``(params, images) -> outputs [n, K]``, in inference mode.
+        params: of the network.
+        images: [n, ...].
+        batch: images a call.
+    """
+    parts = [
+        np.asarray(apply(params, jnp.asarray(images[i : i + batch])))
+        for i in range(0, len(images), batch)
+    ]
+    return np.concatenate(parts)
 
 
 def _percent(hits: np.ndarray) -> float:

@@ -16,7 +16,13 @@ from swapjax.core.types import Params
 from swapjax.corruptions.ball import Norm, norms
 from swapjax.corruptions.box import Box
 from swapjax.loops.convolutions.canonical import canonical_convolutions
-from swapjax.robust.inputs import Apply, classes_of, outputs_of, take_batch
+from swapjax.robust.inputs import (
+    Apply,
+    classes_of,
+    outputs_of,
+    require_pair,
+    take_batch,
+)
 from swapjax.robust.objectives import (
     ExampleObjective,
     Scaled,
@@ -70,8 +76,7 @@ def take(
     Raises:
         ValueError: naming the argument.
     """
-    if not isinstance(data, tuple | list) or len(data) != 2:
-        raise ValueError(f"data must be (images, labels), got {type(data).__name__}")
+    require_pair(data)
     require_count("batch", batch)
     require_count("restarts", restarts)
     take_key(key)
