@@ -4,6 +4,7 @@ from swapjax.backward.address import Site
 from swapjax.backward.mark import site
 from swapjax.backward.objective import prune_backward
 from swapjax.backward.operator import prune_gradient
+from swapjax.backward.placement import find_sites
 from swapjax.backward.state import BackwardState, SiteState, require_fresh_keys
 from swapjax.backward.thresholds import added_variance, expected_zeros
 
@@ -13,6 +14,7 @@ __all__ = [
     "SiteState",
     "added_variance",
     "expected_zeros",
+    "find_sites",
     "prune_backward",
     "prune_gradient",
     "require_fresh_keys",

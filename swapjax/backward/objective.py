@@ -1,7 +1,6 @@
 """Pruned back-propagation as an objective for training loops."""
 
 import functools
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +12,7 @@ from swapjax.backward import rates
 from swapjax.backward.address import Site, require_apart, trace
 from swapjax.backward.mark import find_marks
 from swapjax.backward.operator import Inputs, Pruning, operate
+from swapjax.backward.placement import sites_of
 from swapjax.backward.rewrite import Do, evaluate
 from swapjax.backward.state import (
     BackwardState,
@@ -21,6 +21,7 @@ from swapjax.backward.state import (
     require_same_network,
 )
 from swapjax.backward.thresholds import DEVIATION, predicted
+from swapjax.core import trees
 from swapjax.core.checks import require_count, take_key
 from swapjax.core.objective import Objective, as_objective, value_and_grad
 from swapjax.core.types import LossFn, Params
@@ -236,10 +237,12 @@ def _find(
         found = find_marks(program.jaxpr)
         hint = "mark some with swapjax.backward.site"
     else:
-        placement = importlib.import_module("swapjax.backward.placement")
-        # What else is returned was computed before: the addresses are the same.
-        found = placement.find_sites(lambda *given: whole(*given)[0], params, data)
-        hint = "it has no product of a leaf of params with data that gradients pass"
+        leaves = jax.tree.leaves(params)
+        found = sites_of(program, trees.paths(params), list(map(jnp.shape, leaves)))
+        hint = (
+            "the gradients of its products are none, or those of the classifier alone; "
+            "mark some with swapjax.backward.site"
+        )
     if not found:
         raise ValueError(f"loss_fn: no site to prune gradients at; {hint}")
     require_apart(found)
