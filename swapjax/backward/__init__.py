@@ -7,11 +7,14 @@ from swapjax.backward.operator import prune_gradient
 from swapjax.backward.placement import find_sites
 from swapjax.backward.state import BackwardState, SiteState, require_fresh_keys
 from swapjax.backward.thresholds import added_variance, expected_zeros
+from swapjax.backward.vcas_control import VcasState
+from swapjax.backward.vcas_objective import vcas
 
 __all__ = [
     "BackwardState",
     "Site",
     "SiteState",
+    "VcasState",
     "added_variance",
     "expected_zeros",
     "find_sites",
@@ -19,4 +22,5 @@ __all__ = [
     "prune_gradient",
     "require_fresh_keys",
     "site",
+    "vcas",
 ]
