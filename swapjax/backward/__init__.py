@@ -10,6 +10,8 @@ from swapjax.backward.placement import find_sites
 from swapjax.backward.report import BackwardCost, LayerCost, SiteZeros, measure
 from swapjax.backward.state import BackwardState, SiteState, require_fresh_keys
 from swapjax.backward.thresholds import added_variance, expected_zeros
+from swapjax.backward.vcas_control import VcasState
+from swapjax.backward.vcas_objective import vcas
 
 __all__ = [
     "BackwardCost",
@@ -20,6 +22,7 @@ __all__ = [
     "Site",
     "SiteState",
     "SiteZeros",
+    "VcasState",
     "added_variance",
     "expected_zeros",
     "find_layers",
@@ -31,4 +34,5 @@ __all__ = [
     "prune_gradient",
     "require_fresh_keys",
     "site",
+    "vcas",
 ]
