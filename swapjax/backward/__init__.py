@@ -1,6 +1,7 @@
 """Back-propagation that leaves out what is small, at random and without bias."""
 
 from swapjax.backward.address import Site
+from swapjax.backward.blocks_objective import BlocksState, drop_blocks
 from swapjax.backward.mark import site
 from swapjax.backward.objective import prune_backward
 from swapjax.backward.operator import prune_gradient
@@ -12,10 +13,12 @@ from swapjax.backward.vcas_objective import vcas
 
 __all__ = [
     "BackwardState",
+    "BlocksState",
     "Site",
     "SiteState",
     "VcasState",
     "added_variance",
+    "drop_blocks",
     "expected_zeros",
     "find_sites",
     "prune_backward",
