@@ -1,6 +1,7 @@
 """Back-propagation that leaves out what is small, at random and without bias."""
 
 from swapjax.backward.address import Site
+from swapjax.backward.blocks_objective import BlocksState, drop_blocks
 from swapjax.backward.cost import Layer, find_layers, mac_ratio
 from swapjax.backward.mark import site
 from swapjax.backward.noise import GradientNoise, gradient_noise
@@ -16,6 +17,7 @@ from swapjax.backward.vcas_objective import vcas
 __all__ = [
     "BackwardCost",
     "BackwardState",
+    "BlocksState",
     "GradientNoise",
     "Layer",
     "LayerCost",
@@ -24,6 +26,7 @@ __all__ = [
     "SiteZeros",
     "VcasState",
     "added_variance",
+    "drop_blocks",
     "expected_zeros",
     "find_layers",
     "find_sites",

@@ -55,7 +55,7 @@ def draw(uniforms: jax.Array, probabilities: jax.Array) -> jax.Array:
 
 
 def draw_fixed(
-    key: jax.Array, norms: jax.Array, count: int
+    bits: jax.Array, norms: jax.Array, count: int
 ) -> tuple[jax.Array, jax.Array]:
     """Draw a fixed number of parts by their norms, without replacement.
 
@@ -65,14 +65,14 @@ def draw_fixed(
     draw, to the last bit.
 
     Args:
-        key: a JAX PRNG key.
+        bits: random ones, ``uint32[]``.
         norms: not negative, ``float32[n]``.
         count: how many to keep, from 1 to n.
 
     Returns:
         Indices ``int32[count]``, ascending, and what to multiply the parts with,
-        ``float32[count]``: ``1 / p_i``; 0 where fewer than `count` have a norm, beside
-        an index that means nothing.
+        ``float32[count]``: ``1 / p_i``; 0 beside the index n where fewer than `count`
+        have a norm.
     """
     unit = 2 ** (_BITS - (count - 1).bit_length())
     probable = keep_probabilities(norms, count)
@@ -82,9 +82,9 @@ def draw_fixed(
     over = jnp.maximum(jnp.sum(lengths) - count * unit, 0)
     lengths = lengths.at[jnp.argmax(lengths)].add(-over)
     ends = jnp.cumsum(lengths)
-    teeth = jax.random.randint(key, (), 0, unit) + unit * jnp.arange(count)
+    teeth = (bits % unit).astype(jnp.int32) + unit * jnp.arange(count)
     met = jnp.searchsorted(ends, teeth, side="right").astype(jnp.int32)
     found = teeth < ends[-1]
-    index = jnp.where(found, met, norms.size - 1)
-    weights = unit / jnp.where(found, lengths[index], unit).astype(jnp.float32)
-    return index, lax.select(found, weights, jnp.zeros_like(weights))
+    index = jnp.where(found, met, norms.size)
+    own = lengths[jnp.minimum(index, norms.size - 1)].astype(jnp.float32)
+    return index, jnp.where(found, unit / jnp.where(found, own, 1), 0)
