@@ -1,27 +1,49 @@
-"""Architectures found without training: spaces of cells, and networks of them."""
+"""Architectures found without training: spaces, networks, and what they are worth."""
 
+from swapjax.search.chance import Chance, random_search
+from swapjax.search.controls import Place, add_scores, place, rank
 from swapjax.search.darts_cells import darts
 from swapjax.search.draw import Draw, he, pytorch
 from swapjax.search.genotype import Genotype
+from swapjax.search.judgement import Agreement, Estimate, evaluate
 from swapjax.search.layers import Run
 from swapjax.search.mobilenet_blocks import mobilenet
 from swapjax.search.nasbench201 import cell_space, nb201
 from swapjax.search.network import Network
 from swapjax.search.operations import Operation, relu_conv_bn
+from swapjax.search.seeds import Repeats, repeats
+from swapjax.search.sizes import count_sizes
 from swapjax.search.space import Space
+from swapjax.search.table_files import load_tables
+from swapjax.search.tables import Table, Tables
 
 __all__ = [
+    "Agreement",
+    "Chance",
     "Draw",
+    "Estimate",
     "Genotype",
     "Network",
     "Operation",
+    "Place",
+    "Repeats",
     "Run",
     "Space",
+    "Table",
+    "Tables",
+    "add_scores",
     "cell_space",
+    "count_sizes",
     "darts",
+    "evaluate",
     "he",
+    "load_tables",
     "mobilenet",
     "nb201",
+    "place",
     "pytorch",
+    "random_search",
+    "rank",
     "relu_conv_bn",
+    "repeats",
 ]

@@ -13,6 +13,7 @@ from swapjax.core import trees
 from swapjax.core.types import Params
 from swapjax.experiments.models.cnn import CNN
 from swapjax.experiments.models.hypersphere import with_cosines
+from swapjax.experiments.models.lenet5 import LeNet5
 from swapjax.experiments.models.mlp import MLP
 from swapjax.experiments.models.mobilenet import MobileNetV1
 from swapjax.experiments.models.model import Model
@@ -26,6 +27,7 @@ __all__ = [
     "MLP",
     "NAMES",
     "VGG16",
+    "LeNet5",
     "MobileNetV1",
     "Model",
     "ResNet",
@@ -40,7 +42,7 @@ _IMAGE_NETWORKS: dict[str, tuple[Callable[..., nnx.Module], int]] = {
     "mobilenet_v1": (MobileNetV1, 32),
     "vgg16": (VGG16, 32),
 }  # and the smallest side of an image
-NAMES = ("mlpnet", "lenet300", "cnn", *_IMAGE_NETWORKS)
+NAMES = ("mlpnet", "lenet300", "lenet5", "cnn", *_IMAGE_NETWORKS)
 
 
 def create(
@@ -55,8 +57,9 @@ def create(
 
     Args:
         name: ``"mlpnet"`` (40 and 20 hidden units, no biases), ``"lenet300"`` (300 and
-            100, no biases, larger initial weights as by He), ``"cnn"``, ``"resnet20"``,
-            ``"resnet18"``, ``"resnet50"``, ``"mobilenet_v1"`` or ``"vgg16"``.
+            100, no biases, larger initial weights as by He), ``"lenet5"``, ``"cnn"``,
+            ``"resnet20"``, ``"resnet18"``, ``"resnet50"``, ``"mobilenet_v1"`` or
+            ``"vgg16"``.
         shape: of one image.
         classes: how many there are.
         seed: of the initial weights.
@@ -82,6 +85,14 @@ def create(
             )
         network = CNN(shape, classes, rngs=rngs)
         flattened = {"fc1/kernel": (shape[0] // 4, shape[1] // 4, 32)}
+    elif name == "lenet5":
+        if len(shape) not in (2, 3) or min(shape[:2]) < 12:
+            raise ValueError(
+                "model: lenet5 takes images of (height, width) or (height, width, "
+                f"channels) with sides of 12 or more, got {shape}"
+            )
+        network = LeNet5(shape, classes, rngs=rngs)
+        flattened = {"fc1/kernel": (*LeNet5.sides(shape), 16)}
     elif name in _IMAGE_NETWORKS:
         build, smallest = _IMAGE_NETWORKS[name]
         if len(shape) != 3 or min(shape[:2]) < smallest:
