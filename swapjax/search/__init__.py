@@ -2,10 +2,12 @@
 
 from swapjax.search.chance import Chance, random_search
 from swapjax.search.controls import Place, add_scores, place, rank
+from swapjax.search.darts_cells import darts
 from swapjax.search.draw import Draw, he, pytorch
 from swapjax.search.genotype import Genotype
 from swapjax.search.judgement import Agreement, Estimate, evaluate
 from swapjax.search.layers import Run
+from swapjax.search.mobilenet_blocks import mobilenet
 from swapjax.search.nasbench201 import cell_space, nb201
 from swapjax.search.network import Network
 from swapjax.search.operations import Operation, relu_conv_bn
@@ -32,9 +34,11 @@ __all__ = [
     "add_scores",
     "cell_space",
     "count_sizes",
+    "darts",
     "evaluate",
     "he",
     "load_tables",
+    "mobilenet",
     "nb201",
     "place",
     "pytorch",
