@@ -14,7 +14,7 @@ from swapjax.search.operations import Operation, relu_conv_bn
 from swapjax.search.proxies import PROXIES, Proxy, score_architectures
 from swapjax.search.removal import Found, remove
 from swapjax.search.seeds import Repeats, repeats
-from swapjax.search.sizes import count_sizes
+from swapjax.search.sizes import count_sizes, with_sizes
 from swapjax.search.space import Space
 from swapjax.search.table_files import load_tables
 from swapjax.search.tables import Table, Tables
@@ -55,4 +55,5 @@ __all__ = [
     "score_architectures",
     "snip_ops",
     "synflow_ops",
+    "with_sizes",
 ]
