@@ -2,11 +2,13 @@
 
 from swapjax.search.chance import Chance, random_search
 from swapjax.search.controls import Place, add_scores, place, rank
+from swapjax.search.darts_cells import darts
 from swapjax.search.draw import Draw, he, pytorch
 from swapjax.search.freeflow import freeflow
 from swapjax.search.genotype import Genotype
 from swapjax.search.judgement import Agreement, Estimate, evaluate
 from swapjax.search.layers import Run
+from swapjax.search.mobilenet_blocks import mobilenet
 from swapjax.search.nasbench201 import cell_space, nb201
 from swapjax.search.network import Network
 from swapjax.search.operation_scores import grasp_ops, snip_ops, synflow_ops
@@ -39,11 +41,13 @@ __all__ = [
     "add_scores",
     "cell_space",
     "count_sizes",
+    "darts",
     "evaluate",
     "freeflow",
     "grasp_ops",
     "he",
     "load_tables",
+    "mobilenet",
     "nb201",
     "place",
     "pytorch",
