@@ -13,6 +13,7 @@ from swapjax.search.nasbench201 import cell_space, nb201
 from swapjax.search.network import Network
 from swapjax.search.operation_scores import grasp_ops, snip_ops, synflow_ops
 from swapjax.search.operations import Operation, relu_conv_bn
+from swapjax.search.perturbation import perturb
 from swapjax.search.proxies import PROXIES, Proxy, score_architectures
 from swapjax.search.removal import Found, remove
 from swapjax.search.seeds import Repeats, repeats
@@ -49,6 +50,7 @@ __all__ = [
     "load_tables",
     "mobilenet",
     "nb201",
+    "perturb",
     "place",
     "pytorch",
     "random_search",
