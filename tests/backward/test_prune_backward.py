@@ -166,12 +166,19 @@ def test_a_schedule_and_rates_by_site(params, data):
         {"^in$": lambda step: jnp.where(step < 1, 0.0, 0.9), "st.*ck": 0.5},
         threshold="exact", per_site=True,
     )  # fmt: skip
-    step = jax.jit(lambda s, k: objective.value_and_grad(params, s, data, k)[2:])
+    traces = []
+
+    @jax.jit
+    def step(state, key):
+        traces.append(0)
+        return objective.value_and_grad(params, state, data, key)[2:]
+
     state, told = step(objective.init(params, data), KEY)
     assert told["zeros after in"] == told["zeros before in"]
     assert 0.2 < told["zeros after stack"] < 0.5
     state, told = step(state, jax.random.fold_in(KEY, 1))
     assert told["zeros after in"] > told["zeros before in"] + 0.15
+    assert len(traces) == 1
     one = marked({"in": 0.9})
     assert list(one.init(params, data).sites) == ["in"]
     outside = marked(lambda step: jnp.asarray(0.5) + step, threshold="exact")
