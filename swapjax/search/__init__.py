@@ -13,10 +13,11 @@ from swapjax.search.nasbench201 import cell_space, nb201
 from swapjax.search.network import Network
 from swapjax.search.operation_scores import grasp_ops, snip_ops, synflow_ops
 from swapjax.search.operations import Operation, relu_conv_bn
+from swapjax.search.perturbation import perturb
 from swapjax.search.proxies import PROXIES, Proxy, score_architectures
 from swapjax.search.removal import Found, remove
 from swapjax.search.seeds import Repeats, repeats
-from swapjax.search.sizes import count_sizes
+from swapjax.search.sizes import count_sizes, with_sizes
 from swapjax.search.space import Space
 from swapjax.search.table_files import load_tables
 from swapjax.search.tables import Table, Tables
@@ -49,6 +50,7 @@ __all__ = [
     "load_tables",
     "mobilenet",
     "nb201",
+    "perturb",
     "place",
     "pytorch",
     "random_search",
@@ -59,4 +61,5 @@ __all__ = [
     "score_architectures",
     "snip_ops",
     "synflow_ops",
+    "with_sizes",
 ]

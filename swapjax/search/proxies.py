@@ -61,7 +61,7 @@ PROXIES: dict[str, Proxy] = {
     "synflow": Proxy(scores.synflow, "weights", "float64"),
     "decorrelation": Proxy(scores.decorrelation, "images"),
     "naswot": Proxy(scores.naswot, "images"),
-    "jacob_cov": Proxy(scores.jacob_cov, "images", "float64"),
+    "jacob_cov": Proxy(scores.jacob_cov, "images"),
     "snip": Proxy(scores.snip, "labels"),
     "plain": Proxy(scores.plain, "labels"),
     "grad_norm": Proxy(scores.grad_norm, "labels"),
