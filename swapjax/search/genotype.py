@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import re
+from collections.abc import Iterable
 
 Edge = tuple[int, int]
 Choice = tuple[int, int, str]
@@ -21,11 +22,15 @@ class Genotype:
     ``Genotype(normal=[('op', node), ...], normal_concat=range(2, 6), ...)``.
 
     Attributes:
-        cells: for each kind of cell its name and its edges, ``(from, to, operation)``,
-            in order of ``to``, then of ``from``.
+        cells: for each kind of cell its name and its edges, ``(from, to, operation)``;
+            they are put in order of ``to``, then of ``from``.
     """
 
     cells: tuple[tuple[str, tuple[Choice, ...]], ...]
+
+    def __post_init__(self) -> None:
+        cells = tuple((kind, _in_order(choices)) for kind, choices in self.cells)
+        object.__setattr__(self, "cells", cells)
 
     def of(self, kind: str) -> tuple[Choice, ...]:
         """Return the edges of one kind of cell.
@@ -81,7 +86,7 @@ def _cell(whole: str, text: str) -> tuple[Choice, ...]:
             if match is None or int(match[2]) >= node:
                 raise ValueError(_no_genotype(whole))
             choices.append((int(match[2]), node, match[1]))
-    return in_order(choices)
+    return tuple(choices)
 
 
 def _cell_text(choices: tuple[Choice, ...]) -> str:
@@ -117,7 +122,7 @@ def _darts_cells(text: str) -> tuple[tuple[str, tuple[Choice, ...]], ...]:
                 raise ValueError
             if len(choices) % 2 or any(not 0 <= a < b for a, b, _ in choices):
                 raise ValueError
-            cells.append((kind, in_order(choices)))
+            cells.append((kind, tuple(choices)))
         if told:
             raise ValueError
     except (SyntaxError, KeyError, TypeError, ValueError):
@@ -125,9 +130,9 @@ def _darts_cells(text: str) -> tuple[tuple[str, tuple[Choice, ...]], ...]:
     return tuple(cells)
 
 
-def in_order(choices: list[Choice]) -> tuple[Choice, ...]:
-    """Sort edges by where they lead, then by where they come from."""
-    return tuple(sorted(choices, key=lambda choice: (choice[1], choice[0])))
+def _in_order(choices: Iterable[Choice]) -> tuple[Choice, ...]:
+    numbers = [(int(source), int(to), str(op)) for source, to, op in choices]
+    return tuple(sorted(numbers, key=lambda choice: (choice[1], choice[0])))
 
 
 def _no_genotype(text: str) -> str:

@@ -83,7 +83,7 @@ class Genotypes:
                     )
             kept = self._kept_of(edges, best)
             picked = [(*edges[i], self.ops[chosen[i]]) for i in kept]
-            cells.append((kind, texts.in_order(picked)))
+            cells.append((kind, tuple(picked)))
         return Genotype(tuple(cells))
 
     def parse(self, text: str) -> Genotype:
@@ -158,7 +158,7 @@ class Genotypes:
             picked = [
                 (*e, self.ops[i]) for e, i in zip(edges, row, strict=True) if i >= 0
             ]
-            cells.append((kind, texts.in_order(picked)))
+            cells.append((kind, tuple(picked)))
         return self.check(Genotype(tuple(cells)))
 
     def one_hot(self, genotype: Genotype | str, dtype: Any = jnp.float32) -> dict:

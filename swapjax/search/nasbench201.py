@@ -158,7 +158,7 @@ def _apply_cell(
     for (i, j), names in chosen.items():
         there, alpha = params.get(f"{i}-{j}", {}), None if rows is None else rows[i, j]
         y = operations.weighted_sum(run, table, names, there, alpha, values[i], 1)
-        values[j] = values[j] if y is None else values[j] + y
+        values[j] = values[j] + y
     return values[-1]
 
 

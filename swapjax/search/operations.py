@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from swapjax.search import layers
 from swapjax.search.draw import Draw
@@ -50,14 +51,35 @@ def relu_conv_bn(size: int) -> Operation:
     return Operation(init, apply)
 
 
-def avg_pool() -> Operation:
-    """Return the average of 3 x 3 pixels, of those in the image at its border."""
-    return Operation(
-        _nothing,
-        lambda run, params, x, stride: layers.average_pool(
-            x, size=3, stride=stride, around=1
-        ),
-    )
+def avg_pool(*, bn: bool = False) -> Operation:
+    """Return the average of 3 x 3 pixels, of those in the image at its border.
+
+    Args:
+        bn: whether batch norm without scale and bias follows it in a supernet.
+    """
+    return _pool(layers.average_pool, bn)
+
+
+def max_pool(*, bn: bool = False) -> Operation:
+    """Return the maximum of 3 x 3 pixels.
+
+    Args:
+        bn: whether batch norm without scale and bias follows it in a supernet.
+    """
+    return _pool(layers.max_pool, bn)
+
+
+def _pool(pool: Callable[..., jax.Array], bn: bool) -> Operation:
+    def init(draw: Draw, inputs: int, outputs: int, stride: int) -> dict:
+        del inputs, stride
+        there = bn and not draw.affine
+        return {"bn": draw.batch_norm(outputs, affine=False)} if there else {}
+
+    def apply(run: Run, params: Any, x: jax.Array, stride: int) -> jax.Array:
+        x = pool(x, size=3, stride=stride, around=1)
+        return run.batch_norm(params["bn"], x) if "bn" in params else x
+
+    return Operation(init, apply)
 
 
 def draw_sum(
@@ -81,7 +103,7 @@ def weighted_sum(
     alpha: jax.Array | None,
     x: jax.Array,
     stride: int,
-) -> jax.Array | None:
+) -> jax.Array:
     """Add what the operations on an edge make of x, each times its number in alpha.
 
     Args:
@@ -94,7 +116,7 @@ def weighted_sum(
         stride: of the edge.
 
     Returns:
-        The sum; None where all are zero.
+        The sum, zeros of the size of x / stride where all operations are zero.
     """
     total = None
     for i, name in enumerate(names):
@@ -103,7 +125,7 @@ def weighted_sum(
         y = table[name].apply(run, params.get(name, {}), x, stride)
         y = y if alpha is None else alpha[i] * y
         total = y if total is None else total + y
-    return total
+    return jnp.zeros_like(x[:, ::stride, ::stride]) if total is None else total
 
 
 def _nothing(draw: Draw, inputs: int, outputs: int, stride: int) -> dict:

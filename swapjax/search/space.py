@@ -102,6 +102,7 @@ class Space(Genotypes):
         classes: int = 10,
         *,
         deviation: Deviation = he,
+        affine: bool = True,
     ) -> Network:
         """Make the network of a genotype.
 
@@ -110,6 +111,8 @@ class Space(Genotypes):
             shape: of one image.
             classes: how many logits.
             deviation: standard deviation of a convolution's weights, from its shape.
+            affine: whether batch norm within operations has a scale and a bias; False
+                for operations as the supernet has them.
 
         Raises:
             ValueError: for other than genotypes of this space, a shape that it cannot
@@ -124,7 +127,7 @@ class Space(Genotypes):
         }
 
         def init(key: jax.Array) -> Any:
-            return draw_all(key, build, deviation, True, jnp.dtype(jnp.float32))
+            return draw_all(key, build, deviation, affine, jnp.dtype(jnp.float32))
 
         def build(draw: Draw) -> Any:
             return self.draw(draw, choices, shape, classes, False)

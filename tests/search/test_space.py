@@ -1,30 +1,14 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_spaces import CLASSES, SHAPE
+from small_spaces import CLASSES, HASTY, SHAPE
 
 from swapjax import search
 
 GENOTYPE = [3, 0, 1, 4, 2, 1]
-
-
-def cells_of(theta, genotype):
-    """The weights of a network among those of its supernet."""
-
-    def unstack(stage):
-        edges = {f"{i}-{j}": op for i, j, op in genotype.of("cell")}
-        count = len(jax.tree.leaves(stage)[0])
-        return {
-            f"cell{n}": {
-                edge: {op: jax.tree.map(lambda x: x[n], stage[edge][op])}  # noqa: B023
-                for edge, op in edges.items()
-                if op in stage[edge]
-            }
-            for n in range(count)
-        }
-
-    return {k: unstack(v) if "stage" in k else v for k, v in theta.items()}
 
 
 @pytest.fixture(scope="module")
@@ -32,28 +16,34 @@ def image():
     return jax.random.normal(jax.random.key(1), (2, *SHAPE))
 
 
-@pytest.mark.parametrize("norm", ["none", "eval"])
-def test_the_supernet_with_one_operation_an_edge_is_its_network(
-    tiny, theta, image, norm
-):
+def test_the_supernet_with_one_operation_an_edge_is_its_network(tiny, theta, image):
     genotype = tiny.decode({"cell": GENOTYPE})
-    network = tiny.network(genotype, SHAPE, CLASSES)
-    alone = {
-        "/".join(key.key for key in path): x
-        for path, x in jax.tree.leaves_with_path(cells_of(theta, genotype))
-    }
-    params = jax.tree.map_with_path(
-        lambda path, x: alone.get("/".join(key.key for key in path), x),
-        network.init(jax.random.key(2)),
-    )
-    mine = jax.jit(lambda p: network.apply(p, image, norm=norm))(params)
-    one_hot = tiny.one_hot(genotype)
-    whole = jax.jit(lambda t: tiny.apply(t, one_hot, image, norm=norm))(theta)
-    np.testing.assert_allclose(mine, whole, rtol=2e-5, atol=1e-6)
+    network = tiny.network(genotype, SHAPE, CLASSES, affine=False)
+    alpha = tiny.one_hot(genotype)
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+
+    def there(theta, path):
+        """A weight of the network among those of the supernet."""
+        first, *rest = (key.key for key in path)
+        cell = int(rest.pop(0)[4:]) if "stage" in first else None
+        leaf = theta[first]
+        for key in rest:
+            leaf = leaf[key]
+        return leaf if cell is None else leaf[cell]
+
+    @functools.partial(jax.jit, compiler_options=HASTY)
+    def both(theta):
+        params = jax.tree.map_with_path(lambda path, _: there(theta, path), shapes)
+        alone = network.apply(params, image)
+        return alone, tiny.apply(theta, alpha, image, norm="eval")
+
+    np.testing.assert_allclose(*both(theta), rtol=2e-5, atol=1e-6)
 
 
 def test_an_edge_is_the_sum_of_its_operations_without_a_softmax(tiny, theta, image):
-    double = jax.jit(lambda a: tiny.apply(theta, {"cell": a}, image))
+    double = jax.jit(
+        lambda a: tiny.apply(theta, {"cell": a}, image), compiler_options=HASTY
+    )
     zero = tiny.alpha(0.0)["cell"]
     bias = theta["fc"]["bias"]
     np.testing.assert_array_equal(double(zero), jnp.broadcast_to(bias, (2, CLASSES)))
