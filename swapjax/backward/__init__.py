@@ -1,6 +1,7 @@
 """Back-propagation that leaves out what is small, at random and without bias."""
 
 from swapjax.backward.address import Site
+from swapjax.backward.blocks_objective import BlocksState, drop_blocks
 from swapjax.backward.cost import Layer, find_layers, mac_ratio
 from swapjax.backward.mark import site
 from swapjax.backward.noise import GradientNoise, gradient_noise
@@ -10,17 +11,22 @@ from swapjax.backward.placement import find_sites
 from swapjax.backward.report import BackwardCost, LayerCost, SiteZeros, measure
 from swapjax.backward.state import BackwardState, SiteState, require_fresh_keys
 from swapjax.backward.thresholds import added_variance, expected_zeros
+from swapjax.backward.vcas_control import VcasState
+from swapjax.backward.vcas_objective import vcas
 
 __all__ = [
     "BackwardCost",
     "BackwardState",
+    "BlocksState",
     "GradientNoise",
     "Layer",
     "LayerCost",
     "Site",
     "SiteState",
     "SiteZeros",
+    "VcasState",
     "added_variance",
+    "drop_blocks",
     "expected_zeros",
     "find_layers",
     "find_sites",
@@ -31,4 +37,5 @@ __all__ = [
     "prune_gradient",
     "require_fresh_keys",
     "site",
+    "vcas",
 ]

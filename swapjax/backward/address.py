@@ -80,9 +80,17 @@ def trace(loss_fn: Callable, params: Any, data: Any) -> core.ClosedJaxpr:
     Returns:
         The program; its inputs are the leaves of params, then those of data.
     """
+    return trace_tree(loss_fn, params, data)[0]
+
+
+def trace_tree(
+    loss_fn: Callable, params: Any, data: Any
+) -> tuple[core.ClosedJaxpr, jax.tree_util.PyTreeDef]:
+    """Trace a loss as `trace` does, and tell the tree that it returns."""
     # Loops are to be seen as such, whoever looks into theirs step by step.
     with jax.disable_jit(False):
-        return jax.make_jaxpr(loss_fn)(params, data)
+        program, shapes = jax.make_jaxpr(loss_fn, return_shape=True)(params, data)
+    return program, jax.tree.structure(shapes)
 
 
 def called(equation: core.JaxprEqn) -> tuple[core.Jaxpr, ...]:

@@ -5,12 +5,15 @@ re-derived from its abstract.
 """
 
 import functools
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.random import threefry_2x32
 
-from swapjax.backward.thresholds import DEVIATION, quantile
+from swapjax.backward.thresholds import deviation, quantile
 from swapjax.core import members
 from swapjax.core.checks import require_fraction, take_key
 from swapjax.sparsity.topk import top_k_mask
@@ -23,6 +26,9 @@ class Pruning(NamedTuple):
         exact: whether the threshold is found from the gradient itself; otherwise it is
             given.
         hard: whether the same number of entries, the smallest, becomes zero instead.
+        dense: whether gradients of weights see what was not pruned. Then entries that
+            are zero before, as an activation leaves them, do not count for the
+            threshold.
         off: whether nothing is pruned, and statistics alone are taken.
         branch: whether random numbers are drawn only where the threshold is above 0, at
             the cost of a branch.
@@ -32,6 +38,7 @@ class Pruning(NamedTuple):
 
     exact: bool = False
     hard: bool = False
+    dense: bool = False
     off: bool = False
     branch: bool = False
     axis_name: Any = None
@@ -150,6 +157,48 @@ def _backward(
 _operate.defvjp(_forward, _backward)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def split(
+    pruning: Pruning,
+    product: Callable[[jax.Array, jax.Array], jax.Array],
+    data: jax.Array,
+    weight: jax.Array,
+    inputs: Inputs,
+) -> jax.Array:
+    """Multiply data with a weight, and prune for the gradient of the data alone.
+
+    Args:
+        pruning: how.
+        product: linear in each of them.
+        data: what depends on products before.
+        weight: the other operand.
+        inputs: as in `operate`.
+    """
+    del pruning, inputs
+    return product(data, weight)
+
+
+def _split_forward(
+    pruning: Any, product: Any, data: jax.Array, weight: jax.Array, inputs: Inputs
+) -> tuple[jax.Array, tuple]:
+    del pruning
+    return product(data, weight), (data, weight, inputs.level, inputs.key)
+
+
+def _split_backward(
+    pruning: Pruning, product: Callable, kept: tuple, gradient: jax.Array
+) -> tuple[jax.Array, jax.Array, Inputs]:
+    data, weight, level, key = kept
+    pruned, given = _backward(pruning, (level, key), gradient)
+    # What is multiplied forward here is left out by the compiler.
+    (of_data,) = jax.vjp(lambda data: product(data, weight), data)[1](pruned)
+    (of_weight,) = jax.vjp(lambda weight: product(data, weight), weight)[1](gradient)
+    return of_data, of_weight, given
+
+
+split.defvjp(_split_forward, _split_backward)
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def prune(
     pruning: Pruning, gradient: jax.Array, level: jax.Array, key: jax.Array
@@ -174,19 +223,14 @@ def prune(
     wide = jnp.promote_types(gradient.dtype, jnp.float32)
     g = gradient.astype(wide)
     size = jnp.abs(g)
-    statistics = jnp.stack(
-        [
-            jnp.sum(size).astype(jnp.float32),
-            jnp.asarray(g.size, jnp.float32),
-            _count(g == 0),
-        ]
-    )
+    count = jnp.asarray(g.size, jnp.float32)
+    statistics = jnp.stack([jnp.sum(size).astype(jnp.float32), count, _count(g == 0)])
     if pruning.axis_name is not None:
         statistics = jax.lax.psum(statistics, pruning.axis_name)
     total, n, before = statistics
     tau = level
     if pruning.exact:
-        tau = level * DEVIATION * total / jnp.maximum(n, 1)
+        tau = level * deviation(statistics, dense=pruning.dense)
     # As the gradient can hold it, or its expectation would not be the gradient.
     tau = tau.astype(gradient.dtype).astype(wide)
     tau = jnp.where(jnp.isfinite(tau), tau, 0)
@@ -222,14 +266,32 @@ def _draw(
 ) -> jax.Array:
     """Prune at random."""
     seed = members.own_seed(pruning.key, key, [g])
-    key = jax.random.wrap_key_data(seed, impl=pruning.key)
-    bits = jax.random.bits(key, g.shape, jnp.uint32)
+    bits = _bits(pruning.key, seed, g.shape)
     # Of 24 bits, which float32 holds, in the middle of their steps: never 0, and so
     # what is 0 stays 0. Signed integers are those that CPUs convert at once.
     r = (bits >> 8).astype(jnp.int32).astype(g.dtype) * 2**-24 + 2**-25
     small = jnp.where(size > tau * r, jnp.copysign(tau, g), 0)
     # The way round that keeps NaN.
     return jnp.where(size < tau, small, g)
+
+
+def _bits(kind: str, seed: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Draw 32 random bits an entry, from half as many.
+
+    Two entries share a word, one with its halves exchanged: each is uniform, and what
+    happens to one tells of the other only if 16 bits are those of its threshold. Words
+    of the default kind of keys are taken from Threefry itself: `jax.random.bits` makes
+    two of them for one, and takes four times as long to compile.
+    """
+    size = math.prod(shape)
+    count = -(-size // 2)
+    if kind == "threefry2x32":
+        words = threefry_2x32(seed, jnp.arange(count, dtype=jnp.uint32))
+    else:
+        key = jax.random.wrap_key_data(seed, impl=kind)
+        words = jax.random.bits(key, (count,), jnp.uint32)
+    both = jnp.concatenate([words, (words << 16) | (words >> 16)])
+    return both[:size].reshape(shape)
 
 
 def _cut(g: jax.Array, size: jax.Array, tau: jax.Array) -> jax.Array:

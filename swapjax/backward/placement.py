@@ -49,9 +49,9 @@ def find_sites(
     Returns:
         Sites in the order of the program, named after the leaf that is multiplied with
         data, ``"conv1/kernel"``, those at inputs as ``"conv2/kernel:input"``; ``#2``
-        follows the path in the second product of a leaf. Products that are not
-        sited: those in functions with a derivative of their own
-        (``jax.custom_vjp``) and in ``while`` loops.
+        follows the path in the second product of a leaf. Nothing is found in functions
+        with a derivative of their own (``jax.custom_vjp``), in ``while`` loops and in
+        ``jax.shard_map``; there mark what enters or leaves them by `site`.
 
     Raises:
         ValueError: for a loss without a product of params and data.
@@ -76,6 +76,8 @@ def sites_of(
     program: core.ClosedJaxpr,
     paths: Sequence[str],
     shapes: Sequence[tuple[int, ...]],
+    *,
+    outputs: bool = False,
 ) -> tuple[Site, ...]:
     """Find where gradients are pruned in a program; see `find_sites`.
 
@@ -83,6 +85,9 @@ def sites_of(
         program: whose first inputs are leaves; its first result is the loss.
         paths: of the leaves.
         shapes: of the leaves.
+        outputs: whether all are sites at the output of the product whose gradient the
+            others make sparse, behind activations too; of those alone that pass a
+            gradient on.
     """
     graph = Graph(program)
     known, found = products_of(graph, paths, shapes)
@@ -96,12 +101,15 @@ def sites_of(
         if any(not end.reached.bent for end in ends):
             kinds.add((product.node, "output"))
             continue
-        kinds.update(
+        next_ones = {
             (end.node, "input")
             for end in ends
             if end.node in inner and end.operand == inner[end.node].data
             if not end.reached.summed and not end.reached.mixed
-        )
+        }
+        kinds |= {(product.node, "output")} if outputs and next_ones else next_ones
+    if outputs:
+        kinds = {kind for kind in kinds if inner[kind[0]].needs_gradient}
     return tuple(
         site_of(graph, inner[node], at_input=kind == "input")
         for node, kind in sorted(kinds)
