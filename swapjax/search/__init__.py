@@ -17,7 +17,7 @@ from swapjax.search.perturbation import perturb
 from swapjax.search.proxies import PROXIES, Proxy, score_architectures
 from swapjax.search.removal import Found, remove
 from swapjax.search.seeds import Repeats, repeats
-from swapjax.search.sizes import count_sizes
+from swapjax.search.sizes import count_sizes, with_sizes
 from swapjax.search.space import Space
 from swapjax.search.table_files import load_tables
 from swapjax.search.tables import Table, Tables
@@ -61,4 +61,5 @@ __all__ = [
     "score_architectures",
     "snip_ops",
     "synflow_ops",
+    "with_sizes",
 ]

@@ -1,4 +1,4 @@
-"""Choices and scores beside what costs nothing: sizes, and random search."""
+"""Choices and scores beside sizes and random search, which any has to beat."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -40,12 +40,12 @@ def place(
     table: Table,
     choices: Mapping[str, Sequence[Genotype]],
     *,
-    sizes: Mapping[str, np.ndarray] | None = None,
     draws: Sequence[int] = DRAWS,
 ) -> dict[str, Place]:
     """Place what searches chose beside what is chosen without any.
 
-    Besides the choices: the largest by each size, a random architecture, the best of
+    Besides the choices: the largest in params and in flops, where the table tells them
+    (`with_sizes` sees to that), a random architecture, the best of
     some random ones by validation accuracy (by the accuracy itself where the table has
     no other), and the best there is.
 
@@ -53,8 +53,6 @@ def place(
         table: of accuracies.
         choices: of each search, one architecture a seed; those that are not in the
             table are left out.
-        sizes: float[n] by name, of the table's architectures; by default its own
-            columns ``"params"`` and ``"flops"``, if it has them.
         draws: how many random architectures a search trains; those above the number
             there are in the table are left out.
     """
@@ -62,7 +60,7 @@ def place(
         name: _place(table, [table.row(g) for g in genotypes if table.has(g)])
         for name, genotypes in choices.items()
     }
-    for name, values in _sizes(table, sizes).items():
+    for name, values in _sizes(table).items():
         placed[f"most {name}"] = _place(table, np.flatnonzero(values == values.max()))
     for count in (1, *(count for count in draws if count <= len(table))):
         chance = random_search(table.accuracy, table.validation, draws=count)
@@ -77,16 +75,14 @@ def rank(
     table: Table,
     scores: Mapping[str, np.ndarray],
     *,
-    sizes: Mapping[str, np.ndarray] | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Agreement]:
     """Judge scores of all architectures of a table beside their sizes.
 
     Args:
-        table: of accuracies.
+        table: of accuracies, and of params and flops (`with_sizes` sees to that).
         scores: float[n] by name.
-        sizes: as for `place`.
         resamples: as for `evaluate`.
         seed: as for `evaluate`, so that all meet the same draws.
 
@@ -94,7 +90,7 @@ def rank(
         ValueError: as `evaluate` does, naming the score.
     """
     found = {}
-    for name, values in {**scores, **_sizes(table, sizes)}.items():
+    for name, values in {**scores, **_sizes(table)}.items():
         try:
             found[name] = evaluate(
                 values, table.accuracy, resamples=resamples, seed=seed
@@ -130,12 +126,10 @@ def add_scores(
     return totals
 
 
-def _sizes(
-    table: Table, sizes: Mapping[str, np.ndarray] | None
-) -> Mapping[str, np.ndarray]:
-    if sizes is not None:
-        return sizes
-    return {name: table.columns[name] for name in SIZES if name in table.columns}
+def _sizes(table: Table) -> dict[str, np.ndarray]:
+    """Return the sizes that the table tells, and that tell architectures apart."""
+    told = {name: table.columns[name] for name in SIZES if name in table.columns}
+    return {name: values for name, values in told.items() if np.ptp(values)}
 
 
 def _place(table: Table, rows: Sequence[int] | np.ndarray) -> Place:

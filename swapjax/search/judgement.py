@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from swapjax.core.checks import require_count, require_fraction
 
@@ -106,6 +105,8 @@ def evaluate(
 
 def spearman(scores: np.ndarray, accuracies: np.ndarray) -> float:
     """Correlate ranks, equal entries sharing the mean of theirs; NaN of constants."""
+    from scipy import stats  # half a second, which no command needs to start
+
     a, b = (stats.rankdata(x) - (len(x) + 1) / 2 for x in (scores, accuracies))
     length = math.sqrt(float(a @ a) * float(b @ b))
     return float(a @ b) / length if length else math.nan
@@ -113,6 +114,8 @@ def spearman(scores: np.ndarray, accuracies: np.ndarray) -> float:
 
 def kendall(scores: np.ndarray, accuracies: np.ndarray) -> float:
     """Compare all pairs, tau-b: those tied in either do not count; NaN of constants."""
+    from scipy import stats
+
     return float(stats.kendalltau(scores, accuracies).statistic)
 
 
@@ -144,6 +147,8 @@ def ndcg(scores: np.ndarray, accuracies: np.ndarray, *, at: int) -> float:
 
 def percentile(accuracy: float, accuracies: ArrayLike) -> float:
     """Tell the percentage of accuracies below one, those equal to it counted half."""
+    from scipy import stats
+
     return float(stats.percentileofscore(np.asarray(accuracies), accuracy, "mean"))
 
 

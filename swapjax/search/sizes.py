@@ -1,11 +1,13 @@
 """How large many networks of a space are, without making each."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
 from swapjax.search.genotype import Genotype
 from swapjax.search.space import Space
+from swapjax.search.tables import Table
 
 
 def count_sizes(
@@ -48,6 +50,32 @@ def count_sizes(
         counts = np.array([_size(space, g, shape, classes) for g in genotypes])
     params, flops = counts.reshape(-1, 2).T / 1e6
     return {"params": params, "flops": flops}
+
+
+def with_sizes(space: Space, tables: Sequence[Table]) -> tuple[Table, ...]:
+    """Count the sizes of all architectures of tables that do not tell them.
+
+    Args:
+        space: of the tables.
+        tables: those of the same architectures are counted once.
+
+    Returns:
+        The tables, all with columns ``"params"`` and ``"flops"``.
+
+    Raises:
+        ValueError: as `count_sizes` does.
+    """
+    counted: dict[int, dict[str, np.ndarray]] = {}
+    found = []
+    for table in tables:
+        if not {"params", "flops"} <= set(table.columns):
+            at = id(table.genotypes)
+            if at not in counted:
+                counted[at] = count_sizes(space, table.genotypes)
+            columns = {**table.columns, **counted[at]}
+            table = dataclasses.replace(table, columns=columns)
+        found.append(table)
+    return tuple(found)
 
 
 def _size(

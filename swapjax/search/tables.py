@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -59,6 +59,18 @@ class Table:
                 f"{self.space} ({self})"
             )
         return self._rows[genotype]
+
+    def take(self, rows: Sequence[int]) -> "Table":
+        """Return the table of some of the architectures."""
+        chosen = np.asarray(rows, int)
+        validation = None if self.validation is None else self.validation[chosen]
+        return dataclasses.replace(
+            self,
+            genotypes=tuple(self.genotypes[row] for row in chosen),
+            accuracy=self.accuracy[chosen],
+            validation=validation,
+            columns={name: x[chosen] for name, x in self.columns.items()},
+        )
 
     def accuracy_of(self, genotype: Genotype) -> float:
         """Return the accuracy of an architecture in percent.

@@ -44,8 +44,6 @@ def test_scores_are_judged_beside_sizes(tables):
     found = search.rank(table, {"good": np.array([1.0, 2.0])}, resamples=5)
     assert [r.spearman.value for r in found.values()] == pytest.approx([1, 1, -1])
     assert list(found) == ["good", "params", "flops"]
-    own = search.rank(table, {}, sizes={"layers": np.array([3, 1])}, resamples=0)
-    assert own["layers"].spearman.value == -1
     with pytest.raises(ValueError, match="flat: scores must differ to rank"):
         search.rank(table, {"flat": np.zeros(2)})
 
@@ -57,6 +55,18 @@ def test_whole_architectures_score_the_sum_of_their_operations(tiny, tables):
     wanted = [3 + 5 + 14 + 16 + 20 + 25, 0 + 5 + 10 + 15 + 20 + 26]
     assert search.add_scores(tiny, scores, genotypes).tolist() == wanted
     assert search.add_scores(tiny, scores, []).shape == (0,)
+
+
+def test_sizes_are_counted_where_a_table_does_not_tell_them(tiny, tables):
+    twelve, later = tables.table("nb201", "cifar10", 12), tables.of("nb201")[-1]
+    counted, other, same = search.with_sizes(
+        tiny, (twelve, tables.table("nb201", "cifar100", 12), later)
+    )
+    assert same is later
+    wanted = search.count_sizes(tiny, twelve.genotypes)
+    assert counted.columns["params"].tolist() == wanted["params"].tolist()
+    assert other.columns["flops"] is counted.columns["flops"]
+    assert search.place(counted, {})["most params"].accuracy == 40
 
 
 def test_sizes_are_those_of_the_networks(tiny):

@@ -104,14 +104,14 @@ def test_scores_that_share_the_top_choose_their_mean():
 def test_intervals_cover_as_often_as_they_say_and_repeat():
     rng = np.random.default_rng(1)
     truth, inside = 6 / math.pi * math.asin(0.6 / 2), 0  # of normals correlated by 0.6
-    for _ in range(40):
+    for _ in range(30):
         a, noise = rng.normal(size=(2, 40))
         found = evaluate(
             a, 0.6 * a + 0.8 * noise, resamples=60, confidence=0.8
         ).spearman
         assert found.low <= found.value <= found.high
         inside += found.low <= truth <= found.high
-    assert 25 <= inside <= 38
+    assert 18 <= inside <= 29
     one, two, other = (evaluate(a, noise, resamples=9, seed=s) for s in (3, 3, 4))
     assert one == two != other
 
