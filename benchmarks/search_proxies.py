@@ -99,18 +99,23 @@ class Plan(NamedTuple):
     seed: int = 0
 
 
+OPERATIONS = ("freeflow", "freeflow, rescaled")  # architectures score their sums
 PLANS = (
     Plan("nb201", "synflow", 245),
+    Plan("nb201", "params", 245),
+    Plan("nb201", "flops", 245),
+    Plan("nb201", "freeflow", 245),
+    Plan("darts", "freeflow", 250),
+    Plan("darts", "decorrelation", 250, side=16, examples=8),
     Plan("nb201", "decorrelation", 245, side=16),
     Plan("nb201", "grad_norm", SOME, examples=BATCH),
     Plan("nb201", "snip", SOME, examples=BATCH),
     Plan("nb201", "jacob_cov", SOME, examples=BATCH),
-    Plan("nb201", "params", 245),
-    Plan("nb201", "flops", 245),
-    Plan("darts", "decorrelation", 250, side=16, examples=8),
+    Plan("darts", "params", 250),
     Plan("nb201", "layers", 245),
-    Plan("darts", "layers", 250),
+    Plan("darts", "decorrelation", 250, side=16, examples=8, seed=1),
     Plan("nb201", "decorrelation", 245, side=16, seed=1),
+    Plan("nb201", "freeflow, rescaled", 245),
     Plan("nb201", "naswot", 245, side=16),
     Plan("nb201", "l2_norm", 245),
 )
@@ -120,6 +125,11 @@ def score(plan: Plan, genotypes: list, images: str) -> dict:
     """Score the first architectures of a permutation by one proxy."""
     space = SPACES[plan.space]()
     order = permutation(len(genotypes))[: plan.cells]
+    chosen = [genotypes[i] for i in order]
+    if plan.proxy in OPERATIONS:
+        rule = scores_of(space)[plan.proxy][0]
+        table = rule(space.init(jax.random.key(plan.seed)), space.alpha())
+        return lines(plan, order, search.add_scores(space, table, chosen))
     row = search.PROXIES[plan.proxy]
     data: dict[str, Any] = {}
     if plan.examples == BATCH or row.needs == "labels":
@@ -128,7 +138,7 @@ def score(plan: Plan, genotypes: list, images: str) -> dict:
         data = {"images": x, "labels": y}
     found = search.score_architectures(
         space,
-        [genotypes[i] for i in order],
+        chosen,
         plan.proxy,
         jax.random.key(plan.seed),
         shape=(plan.side, plan.side, 3),
@@ -136,6 +146,11 @@ def score(plan: Plan, genotypes: list, images: str) -> dict:
         deviation=search.pytorch if row.needs == "weights" else search.he,
         **data,
     )
+    return lines(plan, order, found)
+
+
+def lines(plan: Plan, order: np.ndarray, found: np.ndarray) -> dict:
+    """Return the lines of the file, by key."""
     runs = [
         Score(plan.space, plan.proxy, plan.seed, int(i), float(x))
         for i, x in zip(order, found, strict=True)
