@@ -5,6 +5,9 @@ from pages import DOCS, blocks, lines, run
 
 GUIDE = sorted(
     path for folder in ("guide", "robust", "backward") for path in (DOCS / folder).glob("*.md")
+    path
+    for folder in ("guide", "robust", "search")
+    for path in (DOCS / folder).glob("*.md")
     if blocks(path) and path.stem != "first-steps"
 )  # fmt: skip
 
