@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
-from rich.table import Table
+from backward_report import LayerRow, Run, markdown
 from shared import DATA, RESULTS, complete_csv, console, read_runs, start, write_runs
 
 import swapjax
@@ -105,84 +105,6 @@ class Options:
     """The folder to write to."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One run.
-
-    Attributes:
-        network: its name.
-        threshold: "exact" or "fifo"; "exact" where nothing is pruned.
-        pruning: "stochastic" or "hard".
-        rate: P.
-        seed: of everything.
-        epochs: passes over the data.
-        accuracy: percent of the whole test set.
-        loss: mean over the last epoch.
-        site_before: fraction of zeros that come to the sites.
-        site_after: of those that leave them.
-        natural: part of the multiplications on the way back left by natural zeros.
-        ratio: part that is left where gradients are pruned.
-        snr: of the gradient of weights, over batches and keys; for seed 0.
-        snr_exact: the same without pruning, at the same weights and batches.
-        snr_keys: over keys alone, of one batch.
-        cosine: of the mean gradient over keys and that without pruning.
-        bias: distance of the two, in norms of the latter.
-        off: by how much predicted thresholds were off after the first epoch.
-        seconds: wall time.
-    """
-
-    network: str
-    threshold: str
-    pruning: str
-    rate: float
-    seed: int
-    epochs: int
-    accuracy: float = float("nan")
-    loss: float = float("nan")
-    site_before: float = float("nan")
-    site_after: float = float("nan")
-    natural: float = float("nan")
-    ratio: float = float("nan")
-    snr: float = float("nan")
-    snr_exact: float = float("nan")
-    snr_keys: float = float("nan")
-    cosine: float = float("nan")
-    bias: float = float("nan")
-    off: float = float("nan")
-    seconds: float = float("nan")
-
-    def __str__(self) -> str:
-        way = f"{self.pruning}, {self.threshold}"
-        return f"{self.network} at {self.rate:g}, {way}, seed {self.seed}"
-
-    @property
-    def key(self) -> tuple:
-        """What tells it from others."""
-        return tuple(dataclasses.astuple(self)[:6])
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerRow:
-    """A layer after an epoch of a run."""
-
-    network: str
-    threshold: str
-    pruning: str
-    rate: float
-    seed: int
-    epochs: int
-    epoch: int
-    layer: str
-    macs: int = 0
-    zeros_before: float = float("nan")
-    zeros_after: float = float("nan")
-
-    @property
-    def key(self) -> tuple:
-        """What tells it from others."""
-        return tuple(dataclasses.astuple(self)[:8])
-
-
 def main(options: Options) -> None:
     """Do what is left to do, then show everything."""
     options.out.mkdir(parents=True, exist_ok=True)
@@ -191,7 +113,10 @@ def main(options: Options) -> None:
     done = complete_csv(
         options.out / "results.csv", wanted, lambda run: train(run, layers)
     )
-    console.print(table([done[run.key] for run in wanted]))
+    for part in markdown(
+        [done[run.key] for run in wanted], read_runs(layers, LayerRow)
+    ):
+        console.print(part, soft_wrap=True)
     console.print(f"Written to {options.out}.", soft_wrap=True)
 
 
@@ -343,29 +268,6 @@ def save_layers(path: Path, run: Run, costs: list[backward.BackwardCost]) -> Non
 def mean(numbers: Any) -> float:
     """Average."""
     return float(np.mean(list(numbers)))
-
-
-def table(done: list[Run]) -> Table:
-    """Show means over seeds."""
-    names = ("network", "way", "P", "seeds", "accuracy", "zeros", "MACs", "speed-up",
-             "on top", "SNR", "cosine", "off")  # fmt: skip
-    shown = Table(*names, caption="speed-ups are ideal ones, of multiplications")
-    ways = dict.fromkeys((r.network, r.pruning, r.threshold, r.rate) for r in done)
-    for way in ways:
-        several = [
-            r for r in done if (r.network, r.pruning, r.threshold, r.rate) == way
-        ]
-        network, pruning, threshold, rate = way
-        of = lambda name, several=several: mean(getattr(r, name) for r in several)  # noqa: E731
-        ratio, natural = of("ratio"), of("natural")
-        shown.add_row(
-            network, f"{pruning}, {threshold}", f"{rate:g}", str(len(several)),
-            f"{of('accuracy'):.2f}", f"{of('site_after'):.3f}", f"{ratio:.3f}",
-            f"{1 / ratio:.2f}", f"{natural / ratio:.2f}",
-            f"{several[0].snr / several[0].snr_exact:.2f}", f"{of('cosine'):.3f}",
-            f"{of('off'):.3f}",
-        )  # fmt: skip
-    return shown
 
 
 if __name__ == "__main__":

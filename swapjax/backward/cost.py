@@ -54,7 +54,8 @@ def find_layers(loss_fn: LossFn, params: Params, batch: Any) -> tuple[Layer, ...
         batch: what loss_fn takes, arrays or shapes and dtypes.
 
     Returns:
-        Layers in the order of the program.
+        Layers in the order of the program. Products of data with data, as those of
+        queries and keys, are none.
 
     Raises:
         ValueError: for a loss without a product of params and data.

@@ -61,7 +61,8 @@ def follow(
         alive: the values that gradients of the loss come to.
 
     Returns:
-        All ends from which gradients come.
+        All ends from which gradients come; or some, the last one without an activation
+        before it.
     """
     found = {start: Reached()}
     ends: dict[tuple[int, int], Reached] = {}
@@ -74,13 +75,16 @@ def follow(
         seen = [found.get(value) for value in node.inputs]
         after, met = _step(number, node, seen, known)
         if not alive.isdisjoint(node.outputs):
-            ends.update(
-                ((number, i), reached)
+            here = {
+                (number, i): reached
                 for i, reached in enumerate(seen)
                 if reached is not None
                 and node.inputs[i] in alive
                 and (after is None or i in met)
-            )
+            }
+            ends |= here
+            if not all(reached.bent for reached in here.values()):
+                break
         if after is None:
             continue
         for value in node.outputs:

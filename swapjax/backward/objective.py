@@ -10,13 +10,14 @@ import jax.numpy as jnp
 from swapjax.backward import rates
 from swapjax.backward.passing import Pruned, Settings, back_propagate, find_placed
 from swapjax.backward.state import BackwardState, first_state, require_new_key
-from swapjax.backward.thresholds import DEVIATION, predicted
+from swapjax.backward.thresholds import deviation, predicted
 from swapjax.core.checks import require_count
 from swapjax.core.objective import Objective, as_objective
 from swapjax.core.types import LossFn, Params
 
 Threshold = Literal["fifo", "exact"]
 Kind = Literal["stochastic", "hard"]
+Where = Literal["both", "inputs"]
 
 
 def prune_backward(
@@ -26,6 +27,7 @@ def prune_backward(
     threshold: Threshold = "fifo",
     depth: int = 4,
     pruning: Kind = "stochastic",
+    where: Where = "both",
     sites: str | Sequence[str] = "auto",
     axis_name: Any = None,
     per_site: bool = False,
@@ -50,6 +52,9 @@ def prune_backward(
         depth: how many steps that is.
         pruning: ``"hard"`` sets to zero as many entries as ``"stochastic"`` does on
             average, the smallest ones: biased, to compare with.
+        where: ``"inputs"`` prunes for the gradients of inputs alone; those of weights
+            see all of what comes back. Sites are then outputs of products, also where
+            an activation follows, and its zeros do not count for the threshold.
         sites: ``"auto"`` finds them in the program of the loss; ``"marked"`` takes
             those of `site`; regular expressions take some of those that are found.
         axis_name: the axis of ``jax.shard_map`` or ``vmap`` over which devices share
@@ -87,18 +92,25 @@ def prune_backward(
     for name, value, known in (
         ("threshold", threshold, ("fifo", "exact")),
         ("pruning", pruning, ("stochastic", "hard")),
+        ("where", where, ("both", "inputs")),
     ):
         if value not in known:
             raise ValueError(
                 f"{name} must be {' or '.join(map(repr, known))}, got {value!r}"
             )
     require_count("depth", depth)
+    if where == "inputs" and sites == "marked":
+        raise ValueError(
+            "where: 'inputs' is for the products that are found, not for marks; give "
+            "sites='auto' or regular expressions"
+        )
     settings = Settings(
         inner=_differentiable(loss_fn),
         rate=rates.take_rate(rate),
         exact=threshold == "exact",
         depth=depth,
         hard=pruning == "hard",
+        inputs_only=where == "inputs",
         sites=_take_sites(sites),
         axis_name=axis_name,
         per_site=per_site,
@@ -143,7 +155,8 @@ def _init(settings: Settings, params: Params, batch: Any) -> BackwardState:
     """Make the first state."""
     inner = settings.inner.init(params, batch)
     data = (inner, batch, jax.random.key(0))
-    return first_state(find_placed(settings, params, data)[1], settings.depth, inner)
+    sites = find_placed(settings, params, data).sites
+    return first_state(sites, settings.depth, inner)
 
 
 def _loss(
@@ -160,7 +173,9 @@ def _gradient(
     """Compute the gradients of a step."""
     require_new_key(state, key)
     passed = back_propagate(settings, params, state, batch, key)
-    new = state.followed_by(key, passed.statistics, passed.inner)
+    new = state.followed_by(
+        key, passed.statistics, passed.inner, dense=settings.inputs_only
+    )
     told = _told(settings, state, passed.statistics)
     if told.keys() & passed.aux.keys():
         raise ValueError(
@@ -177,7 +192,7 @@ def _told(
     before, after = _zeros(sum(x.reshape(-1, 4).sum(0) for x in statistics.values()))
     told = {"zeros before": before, "zeros after": after}
     if not settings.exact:
-        told["prediction error"] = _error(state, statistics)
+        told["prediction error"] = _error(settings, state, statistics)
     if settings.per_site:
         for name, x in statistics.items():
             before, after = _zeros(x.reshape(-1, 4).sum(0))
@@ -191,13 +206,15 @@ def _zeros(statistics: Any) -> tuple[jax.Array, jax.Array]:
     return statistics[2] / n, statistics[3] / n
 
 
-def _error(state: BackwardState, statistics: Mapping[str, jax.Array]) -> jax.Array:
+def _error(
+    settings: Settings, state: BackwardState, statistics: Mapping[str, jax.Array]
+) -> jax.Array:
     """Compute by how much predicted thresholds were off, 0 where there were none."""
     total, count = jnp.zeros(()), jnp.zeros(())
     for name, x in statistics.items():
         site = state.sites[name]
         guess = predicted(site.deviations, site.filled)
-        found = DEVIATION * x[..., 0] / jnp.maximum(x[..., 1], 1)
+        found = deviation(x, dense=settings.inputs_only)
         there = (guess > 0) & (found > 0)
         off = jnp.abs(guess / jnp.where(there, found, 1) - 1)
         total += jnp.sum(jnp.where(there, off, 0))

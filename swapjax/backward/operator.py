@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.random import threefry_2x32
 
-from swapjax.backward.thresholds import DEVIATION, quantile
+from swapjax.backward.thresholds import deviation, quantile
 from swapjax.core import members
 from swapjax.core.checks import require_fraction, take_key
 from swapjax.sparsity.topk import top_k_mask
@@ -157,20 +157,6 @@ def _backward(
 _operate.defvjp(_forward, _backward)
 
 
-def deviation(pruning: Pruning, statistics: jax.Array) -> jax.Array:
-    """Estimate the deviation of a gradient from its statistics.
-
-    Args:
-        pruning: how it is pruned.
-        statistics: ``float32[..., 3 or more]``.
-
-    Returns:
-        ``float32[...]``, 0 for a gradient of no entry.
-    """
-    total, n, zeros = (statistics[..., i] for i in range(3))
-    return DEVIATION * total / jnp.maximum(n - zeros if pruning.dense else n, 1)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def split(
     pruning: Pruning,
@@ -244,7 +230,7 @@ def prune(
     total, n, before = statistics
     tau = level
     if pruning.exact:
-        tau = level * deviation(pruning, statistics)
+        tau = level * deviation(statistics, dense=pruning.dense)
     # As the gradient can hold it, or its expectation would not be the gradient.
     tau = tau.astype(gradient.dtype).astype(wide)
     tau = jnp.where(jnp.isfinite(tau), tau, 0)

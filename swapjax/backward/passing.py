@@ -8,16 +8,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core
 
 from swapjax.backward import rates
-from swapjax.backward.address import Site, require_apart, trace
+from swapjax.backward.address import Site, require_apart, trace_tree
 from swapjax.backward.mark import find_marks
-from swapjax.backward.operator import Inputs, Pruning, operate
+from swapjax.backward.operator import Inputs, Pruning, operate, split
 from swapjax.backward.placement import sites_of
 from swapjax.backward.rewrite import Do, evaluate
 from swapjax.backward.state import BackwardState, require_same_network
 from swapjax.backward.thresholds import predicted
-from swapjax.core import trees
+from swapjax.core import programs, trees
 from swapjax.core.checks import take_key
 from swapjax.core.objective import Objective, value_and_grad
 from swapjax.core.types import Params
@@ -33,6 +34,7 @@ class Settings(NamedTuple):
     exact: bool
     depth: int
     hard: bool
+    inputs_only: bool
     sites: str | tuple[str, ...]
     axis_name: Any
     per_site: bool
@@ -110,7 +112,7 @@ def back_propagate(
             that no site has where they are pruned.
     """
     data = (state.inner, batch, key)
-    program, sites, rate_of = find_placed(settings, params, data)
+    program, structure, sites, rate_of = find_placed(settings, params, data)
     require_same_network(state, sites, settings.depth)
     ways = {site.name: _pruning(settings, rate_of[site.name], key) for site in sites}
     ways |= {site.name: _pruning(settings, 0.0, key) for site in watched}
@@ -119,7 +121,6 @@ def back_propagate(
         for i, site in enumerate(sites)
     }
     given |= {site.name: _idle(site, key) for site in watched}
-    shapes = jax.eval_shape(functools.partial(_whole, settings), params, data)
 
     def loss(both: tuple[Params, dict[str, jax.Array]]) -> tuple[jax.Array, tuple]:
         params, probes = both
@@ -131,7 +132,7 @@ def back_propagate(
             extras,
             functools.partial(_replace, ways),
         )
-        value, inner, aux = jax.tree.unflatten(jax.tree.structure(shapes), values)
+        value, inner, aux = jax.tree.unflatten(structure, values)
         return value, (inner, aux)
 
     probes = {name: x.probe for name, x in given.items()}
@@ -149,19 +150,36 @@ def _whole(settings: Settings, params: Params, data: Any) -> tuple:
     return settings.inner.loss(params, state, batch, key)
 
 
-def find_placed(
-    settings: Settings, params: Params, data: Any
-) -> tuple[Any, tuple[Site, ...], dict[str, rates.Rate]]:
-    """Trace the loss, and find sites and the rate of each."""
-    whole = functools.partial(_whole, settings)
-    program = trace(whole, params, data)
-    found: tuple[Site, ...]
+class Placed(NamedTuple):
+    """The program of a loss, and where gradients are pruned in it.
+
+    Attributes:
+        program: traced.
+        structure: of what it returns.
+        sites: in the order of the program.
+        rate_of: the rate of each by name.
+    """
+
+    program: core.ClosedJaxpr
+    structure: Any
+    sites: tuple[Site, ...]
+    rate_of: dict[str, rates.Rate]
+
+
+def find_placed(settings: Settings, params: Params, data: Any) -> Placed:
+    """Trace the loss, and find sites and the rate of each.
+
+    Raises:
+        ValueError: for no site, two of one name, and patterns that match none.
+    """
+    program, structure = trace_tree(functools.partial(_whole, settings), params, data)
     if settings.sites == "marked":
         found = find_marks(program.jaxpr)
         hint = "mark some with swapjax.backward.site"
     else:
-        leaves = jax.tree.leaves(params)
-        found = sites_of(program, trees.paths(params), list(map(jnp.shape, leaves)))
+        shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(params)]
+        paths = trees.paths(params)
+        found = sites_of(program, paths, shapes, outputs=settings.inputs_only)
         hint = (
             "the gradients of its products are none, or those of the classifier alone; "
             "mark some with swapjax.backward.site"
@@ -171,21 +189,18 @@ def find_placed(
     require_apart(found)
     names = tuple(site.name for site in found)
     if isinstance(settings.sites, tuple):
-        wanted = {
-            name
-            for pattern in settings.sites
-            for name in rates.matching(pattern, names, "sites")
-        }
-        found = tuple(site for site in found if site.name in wanted)
-        names = tuple(site.name for site in found)
+        named = [rates.matching(pattern, names, "sites") for pattern in settings.sites]
+        names = tuple(name for name in names if any(name in some for some in named))
     rate_of = rates.by_site(settings.rate, names)
-    return program, tuple(s for s in found if s.name in rate_of), rate_of
+    sites = tuple(site for site in found if site.name in rate_of)
+    return Placed(program, structure, sites, rate_of)
 
 
 def _pruning(settings: Settings, rate: rates.Rate, key: jax.Array) -> Pruning:
     return Pruning(
         exact=settings.exact,
         hard=settings.hard,
+        dense=settings.inputs_only,
         off=rate == 0,
         branch=callable(rate),
         axis_name=settings.axis_name,
@@ -235,10 +250,18 @@ def _replace(
     do: Do,
 ) -> list:
     """Put the operator at a site; see `swapjax.backward.rewrite.Replace`."""
-    del equation
-    put = functools.partial(operate, ways[site.name], inputs=inputs)
+    way = ways[site.name]
+    put = functools.partial(operate, way, inputs=inputs)
     if site.kind == "input":
         operands[site.operand] = put(operands[site.operand])
         return do(operands)
+    if way.dense and not way.off:
+        data, weight = operands[site.operand], operands[1 - site.operand]
+
+        def product(data: jax.Array, weight: jax.Array) -> jax.Array:
+            pair = [data, weight] if site.operand == 0 else [weight, data]
+            return programs.bind(equation, pair)[0]
+
+        return [split(way, product, data, weight, inputs)]
     first, *others = do(operands)
     return [put(first), *others]

@@ -49,9 +49,9 @@ def find_sites(
     Returns:
         Sites in the order of the program, named after the leaf that is multiplied with
         data, ``"conv1/kernel"``, those at inputs as ``"conv2/kernel:input"``; ``#2``
-        follows the path in the second product of a leaf. Products that are not
-        sited: those in functions with a derivative of their own
-        (``jax.custom_vjp``) and in ``while`` loops.
+        follows the path in the second product of a leaf. Nothing is found in functions
+        with a derivative of their own (``jax.custom_vjp``), in ``while`` loops and in
+        ``jax.shard_map``; there mark what enters or leaves them by `site`.
 
     Raises:
         ValueError: for a loss without a product of params and data.

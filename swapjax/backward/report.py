@@ -197,7 +197,7 @@ def _count(
 
 def _lay_out(settings: Settings, params: Params, data: Any) -> tuple:
     """Find layers, sites and their rates."""
-    program, sites, rates = find_placed(settings, params, data)
+    program, _, sites, rates = find_placed(settings, params, data)
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(params)]
     return layers_of(program, trees.paths(params), shapes), sites, rates
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from swapjax.backward.address import Site
-from swapjax.backward.thresholds import DEVIATION, pushed
+from swapjax.backward.thresholds import deviation, pushed
 
 _FRESH = "give each step one of its own, as jax.random.fold_in(key, step)"
 _SLOW = 0.9  # what a step leaves of running densities
@@ -60,7 +60,12 @@ class BackwardState:
     inner: Any = ()
 
     def followed_by(
-        self, key: jax.Array, statistics: dict[str, jax.Array], inner: Any
+        self,
+        key: jax.Array,
+        statistics: dict[str, jax.Array],
+        inner: Any,
+        *,
+        dense: bool = False,
     ) -> "BackwardState":
         """Make the state for the next step.
 
@@ -68,11 +73,15 @@ class BackwardState:
             key: of this step.
             statistics: of this step, ``float32[*levels, 4]`` for each site.
             inner: state of the inner objective for the next step.
+            dense: whether deviations are of the entries that are not zero.
         """
         own = fingerprint(key)
         same = jnp.all(own == self.key) & (self.step > 0)
         return BackwardState(
-            sites={name: _next(x, statistics[name]) for name, x in self.sites.items()},
+            sites={
+                name: _next(x, statistics[name], dense)
+                for name, x in self.sites.items()
+            },
             step=self.step + 1,
             key=own,
             repeated=self.repeated + same.astype(jnp.int32),
@@ -103,11 +112,11 @@ def fingerprint(key: jax.Array) -> jax.Array:
     return jax.random.bits(key, (2,), jnp.uint32)
 
 
-def _next(state: SiteState, statistics: jax.Array) -> SiteState:
-    total, n, *zeros = (statistics[..., i] for i in range(4))
+def _next(state: SiteState, statistics: jax.Array, dense: bool) -> SiteState:
+    _, n, *zeros = (statistics[..., i] for i in range(4))
     some = jnp.maximum(n, 1)
     deviations, filled = pushed(
-        state.deviations, state.filled, DEVIATION * total / some, n
+        state.deviations, state.filled, deviation(statistics, dense=dense), n
     )
     now = jnp.stack(zeros, axis=-1) / some[..., None]
     slow = jnp.where(state.filled > 0, _SLOW, 0.0)[..., None]

@@ -13,7 +13,7 @@ from scipy import special
 
 from swapjax.core.checks import require_fraction
 
-DEVIATION = math.sqrt(math.pi / 2)  # of a normal number, in means of its magnitude
+_DEVIATION = math.sqrt(math.pi / 2)  # of a normal number, in means of its magnitude
 _PEAK = 1 / math.sqrt(2 * math.pi)
 
 
@@ -64,6 +64,21 @@ def added_variance(rate: float) -> float:
 def _drop(t: float) -> float:
     """Compute phi(0) - phi(t), without cancellation for small t."""
     return -_PEAK * math.expm1(-t * t / 2)
+
+
+def deviation(statistics: jax.Array, *, dense: bool = False) -> jax.Array:
+    """Estimate the deviation of a gradient from its statistics.
+
+    Args:
+        statistics: ``float32[..., 3 or more]``: the sum of magnitudes, the number of
+            entries, and how many of them are zero.
+        dense: whether entries that are zero do not count.
+
+    Returns:
+        ``float32[...]``, 0 for a gradient without entries.
+    """
+    total, n, zeros = (statistics[..., i] for i in range(3))
+    return _DEVIATION * total / jnp.maximum(n - zeros if dense else n, 1)
 
 
 def predicted(deviations: jax.Array, filled: jax.Array) -> jax.Array:

@@ -3,7 +3,6 @@
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import swapjax
@@ -21,7 +20,7 @@ def plans(row, sparsity=None, **options):
 
 def whole(masks, params):
     """Masks at full shape, those of leaves that are never pruned too."""
-    return jax.tree.map(lambda m, p: jnp.broadcast_to(m, p.shape), masks, params)
+    return jax.tree.map(lambda m, p: np.broadcast_to(m, p.shape), masks, params)
 
 
 def by_layer(row, tree):

@@ -57,7 +57,11 @@ class Stack:
         return self.put(tree, jax.tree.map(stack, *self.get(tree)))
 
     def _slice(self, i):
-        return lambda leaf: leaf[(slice(None),) * self.axis + (i,)]
+        def take(leaf):  # on the host: a slice of each shape is a program of its own
+            layer = np.asarray(leaf)[(slice(None),) * self.axis + (i,)]
+            return jnp.asarray(layer) if isinstance(leaf, jax.Array) else layer
+
+        return take
 
 
 def at(*keys, axis=0):
