@@ -1,4 +1,4 @@
-"""The command line: swapjax prune, train, compare, inspect, demo."""
+"""The command line: swapjax prune, train, search, compare, inspect, demo."""
 
 import functools
 import sys
@@ -12,6 +12,7 @@ from swapjax.core import extras
 COMMANDS = {
     "prune": "Prune a trained network.",
     "train": "Train a network that is sparse in the end.",
+    "search": "Find an architecture without training it.",
     "compare": "Compare methods at several sparsities and seeds.",
     "inspect": "Show the arrays of a file of params or masks.",
     "demo": "Prune a small network on real digits in three ways.",

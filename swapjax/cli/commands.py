@@ -9,8 +9,9 @@ from typing import Any
 
 import tyro
 
-from swapjax.cli import options, train_options
+from swapjax.cli import options, search_options, train_options
 from swapjax.cli.options import Compare, Demo, Inspect, Prune
+from swapjax.cli.search_options import Search
 from swapjax.cli.train_options import Train
 from swapjax.core.text import printable
 from swapjax.core.threads import one_blas_thread
@@ -18,6 +19,7 @@ from swapjax.core.threads import one_blas_thread
 OPTIONS: dict[str, type] = {
     "prune": Prune,
     "train": Train,
+    "search": Search,
     "compare": Compare,
     "inspect": Inspect,
     "demo": Demo,
@@ -27,6 +29,7 @@ OPTIONS: dict[str, type] = {
 _DESCRIPTIONS: dict[str, Callable[[], str]] = {
     "prune": functools.partial(options.description, Prune),
     "train": train_options.description,
+    "search": search_options.description,
     "compare": functools.partial(options.description, Compare),
 }
 

@@ -2,16 +2,16 @@
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from swapjax.cli import (
     setup,
     train_algorithms,
     train_attack,
+    train_backward,
+    train_found,
     train_labels,
     train_robust,
 )
@@ -26,14 +26,12 @@ from swapjax.cli.train_options import (
 )
 from swapjax.cli.train_run import Outcome, carry_out
 from swapjax.core.text import printable
-from swapjax.experiments import plot, report, robustness, runner
+from swapjax.experiments import plot, report, runner
 from swapjax.experiments.datasets import Dataset
-from swapjax.experiments.robustness import Robustness
 from swapjax.experiments.runner import Setting
 from swapjax.io import checkpoint
 from swapjax.loops import steps
 from swapjax.sparsity import masks
-from swapjax.training import Epoch
 
 _STATE = "training.safetensors"
 _ATTACKS = "attacks.safetensors"
@@ -60,6 +58,8 @@ def train(options: Train) -> None:
         target = train_algorithms.make_plan(options, model.params)
         told = _introduction(options, printable(data.name), total)
         told += train_robust.introduction(options.against, data)
+        gauge = train_backward.gauge(options, setting, total)
+        told += train_backward.introduction(options, gauge)
         if labels is not None:
             told += f" {labels.flipped.sum():,} of {labels.flipped.size:,} labels are "
             told += "wrong in training."
@@ -68,31 +68,33 @@ def train(options: Train) -> None:
         state = options.out / _STATE
         if state.exists():
             console.print(f"Going on from {printable(state)}.", soft_wrap=True)
-        outcome = carry_out(options, setting, labels, target, total, state)
+        outcome = carry_out(options, setting, labels, target, total, state, gauge)
         accuracy, loss = runner.evaluate(setting, outcome.params)
+        layers = report.layers(outcome.params, outcome.masks)
         held = train_attack.attack(
             options.against, setting, outcome.params, options.seed,
             options.out / _ATTACKS,
         )  # fmt: skip
-        result = _result(options, outcome, accuracy, loss)
-        learnt = train_labels.learnt(
-            options.against, setting, labels, outcome.params,
-            [
-                part.accuracy for part in outcome.history
-                if isinstance(part, Epoch) and part.accuracy is not None
-            ],
-        )  # fmt: skip
-        result |= learnt | ({} if held is None else {"robustness": held.to_dict()})
-        _write(options, output, data, outcome, result, total)
+        found = train_found.joined([
+            train_attack.found(options.against, held, outcome.history),
+            train_labels.learnt(
+                options.against, setting, labels, outcome.params, outcome.history
+            ),
+            train_backward.measured(
+                options, gauge, outcome.params, layers, outcome.history
+            ),
+        ])  # fmt: skip
+        result = _result(options, outcome, accuracy, loss) | found.result
+        _write(options, output, data, outcome, layers, result, total)
         draw(
-            functools.partial(_figure, options, data, outcome, result, held),
+            functools.partial(_figure, options, data, outcome, layers, result, found),
             options.out / _RESULTS[-1],
         )
         for name in (_ATTACKS, _STATE):
             (options.out / name).unlink(missing_ok=True)
     console.print(report.training_table(outcome.history))
-    console.print(report.layer_table(report.layers(outcome.params, outcome.masks)))
-    _tell(held, learnt)
+    console.print(report.layer_table(layers))
+    train_found.show(found)
     warned = [train_labels.lopsided(setting, outcome.params)]
     if options.against.robust == "fastat":
         warned.append(train_attack.collapse(outcome.history))
@@ -163,6 +165,7 @@ def _write(
     output: Output,
     data: Dataset,
     outcome: Outcome,
+    layers: list[dict[str, Any]],
     result: dict[str, Any],
     total: int,
 ) -> None:
@@ -172,7 +175,7 @@ def _write(
         "training": train_algorithms.told(options, total)
         | train_robust.settings(options.against, data, total),
         parts: [part.to_dict() for part in outcome.history],
-        "layers": report.layers(outcome.params, outcome.masks),
+        "layers": layers,
         **circumstances(options, data),
     }
     params, kept, told, _ = _RESULTS
@@ -189,32 +192,10 @@ def _figure(
     options: Train,
     data: Dataset,
     outcome: Outcome,
+    layers: list[dict[str, Any]],
     result: dict[str, Any],
-    held: Robustness | None,
+    found: train_found.Found,
 ) -> Figure:
     title = f"{options.model} on {data.name}, {options.algorithm} to "
     title += f"{result['sparsity']:g}: {result['accuracy']:.2f}%"
-    layers = report.layers(outcome.params, outcome.masks)
-    more: list[Callable[[Axes], None]] = []
-    if held is not None:
-        more.append(functools.partial(robustness.draw_radii, robustness=held))
-    epochs = [part for part in outcome.history if isinstance(part, Epoch)]
-    if epochs and ("labels" in result or options.against.robust):
-        more.append(functools.partial(robustness.draw_epochs, history=epochs))
-    return plot.training_figure(outcome.history, layers, title=title, more=more)
-
-
-def _tell(held: Robustness | None, learnt: dict[str, Any]) -> None:
-    """Show what attacks left, and what was learnt of wrong labels."""
-    if held is not None:
-        console.print(robustness.attack_table(held))
-        for text in held.found.warnings:
-            console.print(f"Take care: {text}.", soft_wrap=True)
-    if "labels" in learnt and learnt["labels"]["flipped"]:
-        found = learnt["labels"]
-        text = f"Of {found['flipped']:,} flipped labels {found['memorized']:.2f}% are "
-        text += f"learnt as they are, {found['recovered']:.2f}% as they were before"
-        if "best_to_last" in found:
-            text += f"; test accuracy fell by {found['best_to_last']:.2f} points from "
-            text += "its best epoch"
-        console.print(f"{text}.", soft_wrap=True)
+    return plot.training_figure(outcome.history, layers, title=title, more=found.panels)

@@ -6,7 +6,7 @@ import jax
 import optax
 
 from swapjax import robust, training
-from swapjax.cli import train_robust
+from swapjax.cli import train_backward, train_robust
 from swapjax.cli.train_options import (
     BEFORE,
     DRAWN,
@@ -128,6 +128,7 @@ def objective(options: Train, setting: Setting, steps: int) -> LossFn | Objectiv
         steps: in all.
     """
     loss = train_robust.objective(options.against, setting, steps)
+    loss = train_backward.pruned(options, loss)
     if options.algorithm == "safe":
         return training.sharpness_aware(loss, radius(options))
     return loss

@@ -15,11 +15,18 @@ import numpy as np
 from swapjax import robust
 from swapjax.cli.console import progress
 from swapjax.cli.robust_options import Against
+from swapjax.cli.train_found import Found
 from swapjax.cli.train_labels import WrongLabels
 from swapjax.cli.train_robust import epsilon_of
 from swapjax.core.types import Params
 from swapjax.experiments import runner
-from swapjax.experiments.robustness import CHEAP, Robustness
+from swapjax.experiments.robustness import (
+    CHEAP,
+    Robustness,
+    attack_table,
+    draw_epochs,
+    draw_radii,
+)
 from swapjax.experiments.runner import Setting
 from swapjax.robust.fast import DROP, ROBUST_BATCH
 from swapjax.training import Epoch, Level
@@ -134,3 +141,28 @@ def attack(
             radii.append((part * radius, 100 * left.robust))
             bar.update(task, completed=len(radii))
     return Robustness(radius, found, tuple(radii))
+
+
+def found(
+    options: Against,
+    held: Robustness | None,
+    history: Sequence[Epoch] | Sequence[Level],
+) -> Found:
+    """Tell what attacks left, and show what epochs tell of attacks and labels.
+
+    Args:
+        options: of the command.
+        held: from `attack`.
+        history: of the run.
+    """
+    panels: list[Callable] = []
+    shown: list[Any] = []
+    if held is not None:
+        panels.append(functools.partial(draw_radii, robustness=held))
+        shown.append(attack_table(held))
+        shown += [f"Take care: {text}." for text in held.found.warnings]
+    epochs = [part for part in history if isinstance(part, Epoch)]
+    if epochs and (options.noise or options.robust):
+        panels.append(functools.partial(draw_epochs, history=epochs))
+    result = {} if held is None else {"robustness": held.to_dict()}
+    return Found(result, tuple(panels), tuple(shown))

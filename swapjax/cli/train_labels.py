@@ -9,11 +9,13 @@ import numpy as np
 
 from swapjax import robust
 from swapjax.cli.robust_options import Against
+from swapjax.cli.train_found import NOTHING, Found
 from swapjax.core.types import Params
 from swapjax.corruptions import LABEL_MAPS, flip_labels
 from swapjax.experiments.datasets import Dataset
 from swapjax.experiments.runner import Setting
 from swapjax.robust.memorized import outputs_in_parts
+from swapjax.training import Epoch, Level
 
 _LABELS = 2**31 + 1  # folded into the key of the seed; its halves serve for the rest
 _LEARNT = ("fitted", "memorized", "recovered")
@@ -67,37 +69,48 @@ def learnt(
     setting: Setting,
     labels: WrongLabels | None,
     params: Params,
-    accuracies: Sequence[float],
-) -> dict[str, Any]:
-    """Return what the report tells of wrong labels; nothing where all are right.
+    history: Sequence[Epoch] | Sequence[Level],
+) -> Found:
+    """Tell what was learnt of wrong labels; nothing where all are right.
 
     Args:
         options: of the command.
         setting: network and data.
         labels: of training.
         params: trained.
-        accuracies: on the test set, epoch by epoch; none of levels of lottery, whose
-            sparsity differs.
+        history: of the run; levels of lottery, whose sparsity differs, have no best.
     """
     if labels is None:
-        return {}
+        return NOTHING
     outputs = outputs_in_parts(setting.model.apply, params, setting.data.x_train)
     found = robust.memorization(outputs, *labels)
+    accuracies = [
+        part.accuracy
+        for part in history
+        if isinstance(part, Epoch) and part.accuracy is not None
+    ]
     fall = {}
     if accuracies:
         fall = {
             "best": max(accuracies),
             "best_to_last": robust.best_to_last(accuracies),
         }
-    return {
-        "labels": {
-            "noise": options.label_noise,
-            "flipped": int(labels.flipped.sum()),
-            "examples": labels.flipped.size,
-            **{name: found.get(name) for name in _LEARNT},
-            **fall,
-        }
+    flipped = int(labels.flipped.sum())
+    told = {
+        "noise": options.label_noise,
+        "flipped": flipped,
+        "examples": labels.flipped.size,
+        **{name: found.get(name) for name in _LEARNT},
+        **fall,
     }
+    if not flipped:
+        return Found({"labels": told})
+    text = f"Of {flipped:,} flipped labels {found['memorized']:.2f}% are learnt as "
+    text += f"they are, {found['recovered']:.2f}% as they were before"
+    if fall:
+        text += f"; test accuracy fell by {fall['best_to_last']:.2f} points from its "
+        text += "best epoch"
+    return Found({"labels": told}, shown=(f"{text}.",))
 
 
 def lopsided(setting: Setting, params: Params) -> str:

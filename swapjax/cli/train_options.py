@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Literal
 
-from swapjax.cli import robust_options
+from swapjax.cli import backward_options, robust_options
 from swapjax.cli.options import (
     Network,
     check_seed,
@@ -95,6 +95,10 @@ class Train(Network):
         default_factory=robust_options.Against
     )
     """What it has to hold against."""
+    backward: Annotated[backward_options.Backward, inlined()] = dataclasses.field(
+        default_factory=backward_options.Backward
+    )
+    """How gradients are sent back."""
 
 
 def description() -> str:
@@ -145,6 +149,7 @@ def check(options: Train) -> None:
             take_amount(f"--{name}", getattr(options, name))
     _check_use(options)
     robust_options.check(options.against, options.algorithm)
+    backward_options.check(options.backward, options.algorithm, options.against)
     check_seed(options.seed, "--seed")
 
 

@@ -7,12 +7,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from swapjax.cli import train_algorithms, train_attack, train_robust
+from swapjax.cli import (
+    train_algorithms,
+    train_attack,
+    train_backward,
+    train_robust,
+)
 from swapjax.cli.console import progress
 from swapjax.cli.train_labels import WrongLabels
 from swapjax.cli.train_options import Train
 from swapjax.core.types import Masks, Params
 from swapjax.experiments import runner
+from swapjax.experiments.backward import Gauge
 from swapjax.experiments.runner import Setting
 from swapjax.loops.finetune import FineTune
 from swapjax.sparsity import masks
@@ -60,6 +66,7 @@ def carry_out(
     target: Plan,
     total: int,
     state: Path,
+    gauge: Gauge | None,
 ) -> Outcome:
     """Train, from where an earlier call has stopped if it has.
 
@@ -70,12 +77,14 @@ def carry_out(
         target: what to prune.
         total: steps, of a level for lottery.
         state: the file to keep the run in.
+        gauge: measures the way back after each epoch, if gradients are pruned.
 
     Raises:
         ValueError: as `swapjax.training.fit` and `swapjax.lottery` do.
     """
     work = _find_ticket if options.algorithm == "lottery" else _fit
     measure = train_attack.measure(options.against, setting, labels)
+    measure = train_backward.watch(measure, gauge)
     return work(options, setting, measure, target, total, state)
 
 
@@ -104,7 +113,9 @@ def _fit(
             evaluate=measure,
             checkpoint=state,
             callback=lambda epoch: bar.update(
-                task, description=f"epoch {epoch.epoch}: {epoch.accuracy:.2f}%"
+                task,
+                description=f"epoch {epoch.epoch}: {epoch.accuracy:.2f}%"
+                + train_backward.progress(epoch),
             ),
             progress=lambda done, _: bar.update(task, completed=done),
         )

@@ -24,8 +24,12 @@ from swapjax.training import Epoch, Level
 
 _ROWS = 24  # of a table of epochs
 # Columns of it, where epochs tell these: images that stand under a few steps of PGD,
-# and flipped labels that are learnt.
-_TOLD = {"PGD %": ("robust_batch", 100.0), "flipped %": ("memorized", 1.0)}
+# flipped labels that are learnt, and multiplications that are left of the way back.
+_TOLD = {
+    "PGD %": ("robust_batch", 100.0),
+    "flipped %": ("memorized", 1.0),
+    "backward %": ("backward", 100.0),
+}
 _LEAF = 10  # columns for names of leaves, in however narrow a terminal
 
 
@@ -128,7 +132,7 @@ def training_table(history: Sequence[Epoch] | Sequence[Level]) -> Table:
 
 
 def _told(history: Sequence[Epoch]) -> dict[str, list[float]]:
-    """Take from epochs what all of them tell of attacks and labels, in percent."""
+    """Take from epochs what all of them tell of columns, in percent."""
     found = {}
     for name, (key, times) in _TOLD.items():
         values = [epoch.told[key] for epoch in history if key in epoch.told]

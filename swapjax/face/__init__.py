@@ -55,8 +55,10 @@ from swapjax.loops.finetune import FineTune
 from swapjax.loops.batchnorm import recalibrate_batchnorm
 from swapjax.loops.convolutions.canonical import canonical_convolutions
 
-# Rooms of their own: `swapjax.corruptions`, what spoils data, labels and weights, and
-# `swapjax.robust`, training and testing where they are spoilt.
+# Rooms of their own: `swapjax.corruptions`, what spoils data, labels and weights,
+# `swapjax.robust`, training and testing where they are spoilt, and `swapjax.backward`,
+# back-propagation that leaves out what is small.
+from swapjax import backward as backward
 from swapjax import corruptions as corruptions
 from swapjax import robust as robust
 

@@ -52,9 +52,8 @@ def test_what_is_no_command_is_refused(words, capsys):
     with pytest.raises(SystemExit) as end:
         main(words)
     assert end.value.code == 2
-    assert (
-        "usage: swapjax {prune,train,compare,inspect,demo} [" in capsys.readouterr().err
-    )
+    commands = "prune,train,search,compare,inspect,demo"
+    assert f"usage: swapjax {{{commands}}} [" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"]])

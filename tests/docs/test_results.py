@@ -7,6 +7,7 @@ import re
 import statistics
 from collections import defaultdict
 
+import backward_report
 import noise_report
 import noisy_labels_report
 import pytest
@@ -337,3 +338,12 @@ def test_sparse_robust():
     page = (DOCS / "results" / "sparse-robust.md").read_text()
     tables = re.findall(r"(?:^\|.*\|$\n?)+", page, re.MULTILINE)
     assert sorted(table.strip() for table in tables) == sorted(made)
+
+
+def test_backward():
+    folder = RESULTS / "backward"
+    runs = read_runs(folder / "results.csv", backward_report.Run)
+    layers = read_runs(folder / "layers.csv", backward_report.LayerRow)
+    page = (DOCS / "results" / "backward.md").read_text()
+    for table in backward_report.markdown(runs, layers):
+        assert table in page

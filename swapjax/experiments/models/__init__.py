@@ -2,22 +2,22 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
-import jax.numpy as jnp
-import optax
 from flax import nnx
 
 from swapjax.core import trees
 from swapjax.core.types import Params
+from swapjax.experiments.models import searched
 from swapjax.experiments.models.cnn import CNN
 from swapjax.experiments.models.hypersphere import with_cosines
+from swapjax.experiments.models.lenet5 import LeNet5
 from swapjax.experiments.models.mlp import MLP
 from swapjax.experiments.models.mobilenet import MobileNetV1
-from swapjax.experiments.models.model import Model
+from swapjax.experiments.models.model import Model, from_functions
 from swapjax.experiments.models.pytorch import from_torch
 from swapjax.experiments.models.resnet import ResNet, resnet18, resnet20, resnet50
+from swapjax.experiments.models.searched import from_network
 from swapjax.experiments.models.vgg import POOLED, VGG16
 from swapjax.robust import project_columns
 
@@ -26,10 +26,12 @@ __all__ = [
     "MLP",
     "NAMES",
     "VGG16",
+    "LeNet5",
     "MobileNetV1",
     "Model",
     "ResNet",
     "create",
+    "from_network",
     "from_torch",
 ]
 
@@ -40,7 +42,7 @@ _IMAGE_NETWORKS: dict[str, tuple[Callable[..., nnx.Module], int]] = {
     "mobilenet_v1": (MobileNetV1, 32),
     "vgg16": (VGG16, 32),
 }  # and the smallest side of an image
-NAMES = ("mlpnet", "lenet300", "cnn", *_IMAGE_NETWORKS)
+NAMES = ("mlpnet", "lenet300", "lenet5", "cnn", *_IMAGE_NETWORKS)
 
 
 def create(
@@ -55,8 +57,11 @@ def create(
 
     Args:
         name: ``"mlpnet"`` (40 and 20 hidden units, no biases), ``"lenet300"`` (300 and
-            100, no biases, larger initial weights as by He), ``"cnn"``, ``"resnet20"``,
-            ``"resnet18"``, ``"resnet50"``, ``"mobilenet_v1"`` or ``"vgg16"``.
+            100, no biases, larger initial weights as by He), ``"lenet5"``, ``"cnn"``,
+            ``"resnet20"``, ``"resnet18"``, ``"resnet50"``, ``"mobilenet_v1"`` or
+            ``"vgg16"``; or a space of `swapjax.search` and a genotype, as
+            ``"nb201:|nor_conv_3x3~0|+|..."`` or, with channels and cells,
+            ``"nb201(8,1):|..."``.
         shape: of one image.
         classes: how many there are.
         seed: of the initial weights.
@@ -68,6 +73,10 @@ def create(
         ValueError: for an unknown name, images that the network cannot take, and one
             whose last layer cannot be a head of cosines.
     """
+    if searched.is_searched(name):
+        if head != "linear":
+            raise ValueError(f"head must be 'linear' for {name}, got {head!r}")
+        return searched.create(name, shape, classes, seed=seed)
     rngs, flattened = nnx.Rngs(seed), {}
     if name == "mlpnet":
         network: nnx.Module = MLP((math.prod(shape), 40, 20, classes), rngs=rngs)
@@ -82,6 +91,14 @@ def create(
             )
         network = CNN(shape, classes, rngs=rngs)
         flattened = {"fc1/kernel": (shape[0] // 4, shape[1] // 4, 32)}
+    elif name == "lenet5":
+        if len(shape) not in (2, 3) or min(shape[:2]) < 12:
+            raise ValueError(
+                "model: lenet5 takes images of (height, width) or (height, width, "
+                f"channels) with sides of 12 or more, got {shape}"
+            )
+        network = LeNet5(shape, classes, rngs=rngs)
+        flattened = {"fc1/kernel": (*LeNet5.sides(shape), 16)}
     elif name in _IMAGE_NETWORKS:
         build, smallest = _IMAGE_NETWORKS[name]
         if len(shape) != 3 or min(shape[:2]) < smallest:
@@ -93,7 +110,10 @@ def create(
         if name == "vgg16":
             flattened = {"classifier/0/kernel": (POOLED, POOLED, 512)}
     else:
-        raise ValueError(f"model must be one of {', '.join(NAMES)}, got {name!r}")
+        raise ValueError(
+            f"model must be one of {', '.join(NAMES)}, or a space and a "
+            f"genotype, got {name!r}"
+        )
     kernel = None
     if head == "cosines":
         # The last of a CNN or an MLP before those that it has too, "fc" of the others.
@@ -137,31 +157,17 @@ def _as_functions(name: str, network: nnx.Module, flattened: dict) -> Model:
     def training_apply(params: Params, x: jax.Array) -> jax.Array:
         return in_training(params)(x)
 
-    def mean_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return jnp.mean(losses)
-
-    def loss_fn(params: Params, batch: Any) -> jax.Array:
-        x, y = batch
-        return mean_loss(apply(params, x), y)
-
-    def training_loss(params: Params, batch: Any) -> jax.Array:
-        x, y = batch
-        return mean_loss(training_apply(params, x), y)
-
     @jax.jit
     def statistics(params: Params, x: jax.Array) -> Params:
         network = in_training(params)
         network(x)
         return nnx.to_pure_dict(nnx.state(network))
 
-    return Model(
+    return from_functions(
         name,
         params,
         apply,
-        loss_fn,
-        training_loss if fixed else loss_fn,
-        statistics if fixed else None,
-        flattened,
-        training_apply if fixed else None,
+        flattened=flattened,
+        training_apply=training_apply if fixed else None,
+        statistics=statistics if fixed else None,
     )

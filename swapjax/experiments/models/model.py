@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import optax
 
 from swapjax.core.types import Params
 from swapjax.robust import Hypersphere
@@ -46,3 +48,48 @@ class Model(NamedTuple):
     def logits(self, outputs: jax.Array) -> jax.Array:
         """Return the logits that outputs stand for."""
         return outputs if self.sphere is None else self.sphere.logits(outputs)
+
+
+def from_functions(
+    name: str,
+    params: Params,
+    apply: Callable[[Params, jax.Array], jax.Array],
+    *,
+    flattened: Mapping[str, tuple[int, int, int]] = types.MappingProxyType({}),
+    training_apply: Callable[[Params, jax.Array], jax.Array] | None = None,
+    statistics: Callable[[Params, jax.Array], Params] | None = None,
+) -> Model:
+    """Make a model with the mean cross-entropy of its logits.
+
+    Args:
+        name: and all else: see `Model`.
+        params: initial weights.
+        apply: in inference mode.
+        flattened: what dense layers read.
+        training_apply: with the statistics of the batch in batch norm, if there is any.
+        statistics: likewise.
+    """
+
+    def mean_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return jnp.mean(losses)
+
+    def loss_fn(params: Params, batch: Any) -> jax.Array:
+        x, y = batch
+        return mean_loss(apply(params, x), y)
+
+    def training_loss(params: Params, batch: Any) -> jax.Array:
+        assert training_apply is not None
+        x, y = batch
+        return mean_loss(training_apply(params, x), y)
+
+    return Model(
+        name,
+        params,
+        apply,
+        loss_fn,
+        loss_fn if training_apply is None else training_loss,
+        statistics,
+        flattened,
+        training_apply,
+    )

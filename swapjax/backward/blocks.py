@@ -1,0 +1,212 @@
+"""Products whose backward pass takes some blocks of the gradient only, gathered."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend import core
+
+from swapjax.backward.sampling import draw_fixed
+from swapjax.core import programs
+
+Along = Literal["channels", "examples"]
+_FEW = 32  # slices that are copied one by one
+
+
+class Blocks(NamedTuple):
+    """How the gradient of a product's output is cut into blocks.
+
+    Attributes:
+        equation: a ``dot_general`` or a ``conv_general_dilated``.
+        which: the operand that has the axis of the blocks too: that of the data for
+            examples, that of the weight for channels.
+        axis: of that operand.
+        output_axis: of the gradient.
+        number: of blocks along it.
+        kept: how many of them are.
+    """
+
+    equation: core.JaxprEqn
+    which: int
+    axis: int
+    output_axis: int
+    number: int
+    kept: int
+
+
+def blocks_of(
+    equation: Any, data: int, along: Along, keep: float, size: int, examples: int
+) -> Blocks | None:
+    """Find the blocks of a product.
+
+    Args:
+        equation: a product of a weight with data.
+        data: which operand the data are, 0 or 1.
+        along: what is dropped.
+        keep: the share of the blocks that is kept, at least one of them.
+        size: channels or examples of a block, at most: the largest divisor up to that.
+        examples: in a batch.
+
+    Returns:
+        None where there is no such axis, as for groups of channels, and where all
+        blocks would be kept.
+    """
+    if along == "examples":
+        which, axes = data, _example_axes(equation, data)
+        axes = [
+            pair
+            for pair in axes
+            if equation.invars[data].aval.shape[pair[0]] % examples == 0
+        ]
+        whole = examples
+    else:
+        which, axes = 1 - data, _channel_axes(equation, data)
+        shape = equation.invars[which].aval.shape
+        # With several, as heads and their channels, the longest.
+        axes = sorted(axes, key=lambda pair: -shape[pair[0]])
+        whole = shape[axes[0][0]] if axes else 0
+    if not axes or not whole:
+        return None
+    length = next(n for n in range(min(size, whole), 0, -1) if whole % n == 0)
+    number = whole // length
+    count = max(1, round(keep * number))
+    if count >= number:
+        return None
+    return Blocks(equation, which, *axes[0], number, count)
+
+
+def _example_axes(equation: Any, data: int) -> list[tuple[int, int]]:
+    """List the axes of the data that the output has and the weight has not."""
+    params = equation.params
+    if equation.primitive.name == "conv_general_dilated":
+        if params["batch_group_count"] > 1:
+            return []
+        numbers = params["dimension_numbers"]
+        return [(numbers.lhs_spec[0], numbers.out_spec[0])]
+    return _free_axes(equation, data)
+
+
+def _channel_axes(equation: Any, data: int) -> list[tuple[int, int]]:
+    """List the axes of the weight that the output has and the data have not."""
+    params = equation.params
+    if equation.primitive.name == "conv_general_dilated":
+        if params["feature_group_count"] > 1 or params["batch_group_count"] > 1:
+            return []
+        numbers = params["dimension_numbers"]
+        return [(numbers.rhs_spec[0], numbers.out_spec[1])]
+    return _free_axes(equation, 1 - data)
+
+
+def _free_axes(equation: Any, which: int) -> list[tuple[int, int]]:
+    """List the axes of an operand of a ``dot_general`` that the other has not."""
+    contracted, batch = equation.params["dimension_numbers"]
+    ranks = [len(v.aval.shape) for v in equation.invars]
+    own = (*contracted[which], *batch[which])
+    first = len(batch[0])
+    if which == 1:
+        first += ranks[0] - len(contracted[0]) - len(batch[0])
+    free = [axis for axis in range(ranks[which]) if axis not in own]
+    return [(axis, first + i) for i, axis in enumerate(free)]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def dropped(
+    blocks: Blocks, left: jax.Array, right: jax.Array, bits: jax.Array
+) -> jax.Array:
+    """Compute a product; take some blocks of its gradient only, drawn by their norms.
+
+    What is kept is divided by the probability of being kept, so that both gradients are
+    what they were on average. Of the operand that has the blocks' axis, the gradient of
+    the others is zero; that of the other operand is a sum over those kept.
+
+    Args:
+        blocks: of the product.
+        left: its first operand.
+        right: its second operand.
+        bits: random ones, ``uint32[]``.
+    """
+    del bits
+    return programs.bind(blocks.equation, (left, right))[0]
+
+
+def _forward(blocks: Blocks, left: jax.Array, right: jax.Array, bits: Any) -> tuple:
+    return programs.bind(blocks.equation, (left, right))[0], (left, right, bits)
+
+
+def _backward(blocks: Blocks, kept: tuple, slope: jax.Array) -> tuple:
+    left, right, bits = kept
+    axis = blocks.output_axis
+    squares = jnp.square(slope.astype(jnp.float32))
+    rest = tuple(i for i in range(slope.ndim) if i != axis)
+    norms = jnp.sqrt(jnp.sum(squares, axis=rest).reshape(blocks.number, -1).sum(axis=1))
+    index, weights = draw_fixed(bits, norms, blocks.kept)
+    some = _take(slope, index, axis, blocks.number)
+    some = _scale(some, weights, axis)
+    operands = [left, right]
+    which = blocks.which
+    small = _take(operands[which], index, blocks.axis, blocks.number)
+    operands[which] = small
+    gradients = [_transposed(blocks.equation, operands, i)(some) for i in (0, 1)]
+    gradients[which] = _put_back(gradients[which], index, blocks.axis, blocks.number)
+    return *gradients, None
+
+
+dropped.defvjp(_forward, _backward)
+
+
+def _transposed(
+    equation: core.JaxprEqn, operands: list[jax.Array], which: int
+) -> Callable[[jax.Array], jax.Array]:
+    """Differentiate a product by one operand, in which it is linear."""
+
+    def linear(x: jax.Array) -> jax.Array:
+        both = [x if i == which else o for i, o in enumerate(operands)]
+        return programs.bind(equation, both)[0]
+
+    back = jax.linear_transpose(linear, operands[which])
+    return lambda slope: back(slope)[0]
+
+
+def _take(x: jax.Array, index: jax.Array, axis: int, number: int) -> jax.Array:
+    """Take some of the blocks along an axis, beside each other."""
+    size = x.shape[axis] // number
+    if index.size <= _FEW:
+        # XLA copies slices faster than it gathers.
+        starts = jnp.minimum(index, number - 1) * size
+        return jnp.concatenate(
+            [lax.dynamic_slice_in_dim(x, start, size, axis) for start in starts], axis
+        )
+    shape = (*x.shape[:axis], number, size, *x.shape[axis + 1 :])
+    taken = jnp.take(x.reshape(shape), index, axis=axis, mode="clip")
+    return taken.reshape(*x.shape[:axis], -1, *x.shape[axis + 1 :])
+
+
+def _put_back(x: jax.Array, index: jax.Array, axis: int, number: int) -> jax.Array:
+    """Undo `_take`, with zeros for what was not taken."""
+    size = x.shape[axis] // index.size
+    shape = (*x.shape[:axis], number * size, *x.shape[axis + 1 :])
+    if index.size <= _FEW:
+        # What is not there is put first, at the end, and written over if need be.
+        whole = jnp.zeros(shape, x.dtype)
+        for i in reversed(range(index.size)):
+            part = lax.slice_in_dim(x, i * size, (i + 1) * size, axis=axis)
+            start = jnp.minimum(index[i], number - 1) * size
+            whole = lax.dynamic_update_slice_in_dim(whole, part, start, axis)
+        return whole
+    parts = x.reshape(*x.shape[:axis], index.size, size, *x.shape[axis + 1 :])
+    place = jnp.searchsorted(index, jnp.arange(number))
+    there = jnp.take(index, place, mode="clip") == jnp.arange(number)
+    whole = jnp.take(parts, place, axis=axis, mode="clip")
+    mask = there.reshape([-1 if i == axis else 1 for i in range(whole.ndim)])
+    return jnp.where(mask, whole, 0).reshape(shape)
+
+
+def _scale(x: jax.Array, weights: jax.Array, axis: int) -> jax.Array:
+    """Multiply each block with a number, in the dtype of the array."""
+    whole = jnp.repeat(weights, x.shape[axis] // weights.size)
+    shape = [1] * x.ndim
+    shape[axis] = -1
+    return (x.astype(jnp.float32) * whole.reshape(shape)).astype(x.dtype)

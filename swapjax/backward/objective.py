@@ -1,0 +1,222 @@
+"""Pruned back-propagation as an objective for training loops."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from swapjax.backward import rates
+from swapjax.backward.passing import Pruned, Settings, back_propagate, find_placed
+from swapjax.backward.state import BackwardState, first_state, require_new_key
+from swapjax.backward.thresholds import deviation, predicted
+from swapjax.core.checks import require_count
+from swapjax.core.objective import Objective, as_objective
+from swapjax.core.types import LossFn, Params
+
+Threshold = Literal["fifo", "exact"]
+Kind = Literal["stochastic", "hard"]
+Where = Literal["both", "inputs"]
+
+
+def prune_backward(
+    loss_fn: LossFn | Objective,
+    *,
+    rate: float | Callable[[jax.Array], Any] | Mapping[str, Any] = 0.9,
+    threshold: Threshold = "fifo",
+    depth: int = 4,
+    pruning: Kind = "stochastic",
+    where: Where = "both",
+    sites: str | Sequence[str] = "auto",
+    axis_name: Any = None,
+    per_site: bool = False,
+) -> Objective:
+    """Prune the gradients that a loss sends back through its network, at random.
+
+    Stochastic activation-gradient pruning after Ye et al. (ECCV 2020,
+    arXiv:1908.00173), re-derived from its abstract: at each site entries below a
+    threshold become zero or the threshold, so that the expectation stays what it was.
+    The loss itself and the forward pass do not change. See `prune_gradient`.
+
+    Args:
+        loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch, or an
+            `swapjax.training.Objective` that follows the derivative of its loss.
+        rate: P, the fraction of entries below the threshold if they are normal, in
+            [0, 1); less become zero, see `expected_zeros`. Or a schedule, ``step -> P``
+            with steps from 0, as Optax has them; or either by regular expression, for
+            the sites whose names it is found in; other sites are left out.
+        threshold: ``"exact"`` finds the threshold from the gradient itself, in two
+            passes over it; ``"fifo"`` predicts it as the mean of those of the last
+            steps. Nothing is pruned until there are enough of them.
+        depth: how many steps that is.
+        pruning: ``"hard"`` sets to zero as many entries as ``"stochastic"`` does on
+            average, the smallest ones: biased, to compare with.
+        where: ``"inputs"`` prunes for the gradients of inputs alone; those of weights
+            see all of what comes back. Sites are then outputs of products, also where
+            an activation follows, and its zeros do not count for the threshold.
+        sites: ``"auto"`` finds them in the program of the loss; ``"marked"`` takes
+            those of `site`; regular expressions take some of those that are found.
+        axis_name: the axis of ``jax.shard_map`` or ``vmap`` over which devices share
+            thresholds and statistics. Under ``jax.jit`` alone the compiler sees to it.
+        per_site: whether the zeros of each site are reported, too.
+
+    Returns:
+        An objective for `swapjax.training.fit`, whose state is a `BackwardState`. It
+        reports ``"zeros before"`` and ``"zeros after"``, fractions over all sites, and
+        ``"prediction error"``, by how much thresholds were off, ``|tau' / tau - 1|``,
+        on average over sites.
+
+    Raises:
+        ValueError: for arguments out of range. From a step or the first state: for a
+            loss without any site, a name of two sites, a pattern that matches none or
+            the same as another, the state of another network, a key that is that of
+            the step before where that is known; and where the gradient is
+            differentiated once more.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from swapjax import backward
+        >>> from swapjax.training import fit
+        >>> def loss_fn(params, x):
+        ...     hidden = backward.site(x @ params["in"], "hidden")
+        ...     return jnp.mean((jnp.tanh(hidden) @ params["out"] - x) ** 2)
+        >>> params = {"in": jnp.full((4, 8), 0.1), "out": jnp.full((8, 4), 0.1)}
+        >>> x = jax.random.normal(jax.random.key(0), (64, 4))
+        >>> pruned = backward.prune_backward(loss_fn, rate=0.9, sites="marked")
+        >>> fitted = fit(pruned, params, optax.sgd(0.1), x, epochs=2, batch=8,
+        ...              key=jax.random.key(1))
+        >>> 0.1 < fitted.history[-1].told["zeros after"] < 0.9
+        True
+    """
+    for name, value, known in (
+        ("threshold", threshold, ("fifo", "exact")),
+        ("pruning", pruning, ("stochastic", "hard")),
+        ("where", where, ("both", "inputs")),
+    ):
+        if value not in known:
+            raise ValueError(
+                f"{name} must be {' or '.join(map(repr, known))}, got {value!r}"
+            )
+    require_count("depth", depth)
+    if where == "inputs" and sites == "marked":
+        raise ValueError(
+            "where: 'inputs' is for the products that are found, not for marks; give "
+            "sites='auto' or regular expressions"
+        )
+    settings = Settings(
+        inner=_differentiable(loss_fn),
+        rate=rates.take_rate(rate),
+        exact=threshold == "exact",
+        depth=depth,
+        hard=pruning == "hard",
+        inputs_only=where == "inputs",
+        sites=_take_sites(sites),
+        axis_name=axis_name,
+        per_site=per_site,
+    )
+    return Pruned(
+        loss=functools.partial(_loss, settings),
+        init=functools.partial(_init, settings),
+        gradient=functools.partial(_gradient, settings),
+        replays=settings.inner.replays,
+        check=settings.inner.check,
+        settings=settings,
+    )
+
+
+def _differentiable(loss_fn: LossFn | Objective) -> Objective:
+    """Take a loss that is differentiated, plain or not."""
+    if not callable(loss_fn) and not isinstance(loss_fn, Objective):
+        raise ValueError(
+            f"loss_fn must be a function of params and a batch, got {loss_fn!r}"
+        )
+    inner = as_objective(loss_fn)
+    if inner.gradient is not None:
+        raise ValueError(
+            "loss_fn: an objective with a gradient of its own is not differentiated, "
+            "and so there is nothing to prune; give its loss"
+        )
+    return inner
+
+
+def _take_sites(sites: str | Sequence[str]) -> str | tuple[str, ...]:
+    if sites in ("auto", "marked"):
+        return str(sites)
+    patterns = (sites,) if isinstance(sites, str) else tuple(sites)
+    if not patterns:
+        raise ValueError(
+            "sites must be 'auto', 'marked' or regular expressions, got none"
+        )
+    return patterns
+
+
+def _init(settings: Settings, params: Params, batch: Any) -> BackwardState:
+    """Make the first state."""
+    inner = settings.inner.init(params, batch)
+    data = (inner, batch, jax.random.key(0))
+    sites = find_placed(settings, params, data).sites
+    return first_state(sites, settings.depth, inner)
+
+
+def _loss(
+    settings: Settings, params: Params, state: BackwardState, batch: Any, key: Any
+) -> tuple[jax.Array, BackwardState, dict[str, jax.Array]]:
+    """Compute the loss alone, in which nothing is pruned."""
+    value, _, aux = settings.inner.loss(params, state.inner, batch, key)
+    return value, state, aux
+
+
+def _gradient(
+    settings: Settings, params: Params, state: BackwardState, batch: Any, key: Any
+) -> tuple[Params, jax.Array, BackwardState, dict[str, jax.Array]]:
+    """Compute the gradients of a step."""
+    require_new_key(state, key)
+    passed = back_propagate(settings, params, state, batch, key)
+    new = state.followed_by(
+        key, passed.statistics, passed.inner, dense=settings.inputs_only
+    )
+    told = _told(settings, state, passed.statistics)
+    if told.keys() & passed.aux.keys():
+        raise ValueError(
+            "loss_fn: the objective reports what is reported here, "
+            f"{', '.join(sorted(told.keys() & passed.aux.keys()))}"
+        )
+    return passed.gradients, passed.loss, new, {**passed.aux, **told}
+
+
+def _told(
+    settings: Settings, state: BackwardState, statistics: Mapping[str, jax.Array]
+) -> dict[str, jax.Array]:
+    """Report a step."""
+    before, after = _zeros(sum(x.reshape(-1, 4).sum(0) for x in statistics.values()))
+    told = {"zeros before": before, "zeros after": after}
+    if not settings.exact:
+        told["prediction error"] = _error(settings, state, statistics)
+    if settings.per_site:
+        for name, x in statistics.items():
+            before, after = _zeros(x.reshape(-1, 4).sum(0))
+            told |= {f"zeros before {name}": before, f"zeros after {name}": after}
+    return told
+
+
+def _zeros(statistics: Any) -> tuple[jax.Array, jax.Array]:
+    """Compute the fractions of zeros before and after."""
+    n = jnp.maximum(statistics[1], 1)
+    return statistics[2] / n, statistics[3] / n
+
+
+def _error(
+    settings: Settings, state: BackwardState, statistics: Mapping[str, jax.Array]
+) -> jax.Array:
+    """Compute by how much predicted thresholds were off, 0 where there were none."""
+    total, count = jnp.zeros(()), jnp.zeros(())
+    for name, x in statistics.items():
+        site = state.sites[name]
+        guess = predicted(site.deviations, site.filled)
+        found = deviation(x, dense=settings.inputs_only)
+        there = (guess > 0) & (found > 0)
+        off = jnp.abs(guess / jnp.where(there, found, 1) - 1)
+        total += jnp.sum(jnp.where(there, off, 0))
+        count += jnp.sum(there)
+    return total / jnp.maximum(count, 1)
