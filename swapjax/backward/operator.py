@@ -265,6 +265,10 @@ def _draw(
     key: jax.Array,
 ) -> jax.Array:
     """Prune at random."""
+    if pruning.axis_name is not None:
+        i = jax.lax.axis_index(pruning.axis_name)
+        own = jax.random.wrap_key_data(key, impl=pruning.key)
+        key = jax.random.key_data(jax.random.fold_in(own, i))
     seed = members.own_seed(pruning.key, key, [g])
     bits = random_bits(pruning.key, seed, g.shape)
     # Of 24 bits, which float32 holds, in the middle of their steps: never 0, and so
