@@ -75,7 +75,13 @@ class Space(Genotypes):
         return {k: jnp.full((len(e), ops), value, dtype) for k, e in self.edges.items()}
 
     def apply(
-        self, theta: Any, alpha: Alpha, x: jax.Array, *, norm: str = "none"
+        self,
+        theta: Any,
+        alpha: Alpha,
+        x: jax.Array,
+        *,
+        norm: str = "none",
+        lazy: bool = False,
     ) -> jax.Array:
         """Run the supernet.
 
@@ -88,6 +94,8 @@ class Space(Genotypes):
             x: images [n, height, width, channels].
             norm: ``"none"``: batch norm is left out; ``"train"``: it takes the
                 statistics of the batch; ``"eval"``: the running ones, 0 and 1 at first.
+            lazy: do not compute operations whose alpha is zero, by `jax.lax.cond`. Then
+                no slope by these alpha is told, and `jax.vmap` computes them all.
 
         Returns:
             Logits [n, classes].
@@ -96,7 +104,7 @@ class Space(Genotypes):
             ValueError: for alpha of other shapes, and another norm.
         """
         self._check_rows("alpha", alpha)
-        return self.forward(Run(norm), self._all, theta, alpha, x)
+        return self.forward(Run(norm, lazy=lazy), self._all, theta, alpha, x)
 
     def network(
         self,
