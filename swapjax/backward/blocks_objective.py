@@ -138,8 +138,9 @@ def _init(settings: _Settings, params: Params, batch: Any) -> BlocksState:
     """Make the first state."""
     inner = settings.inner.init(params, batch)
     _find(settings, params, (inner, batch, jax.random.key(0)))
-    none = jnp.zeros((), jnp.int32)
-    return BlocksState(none, jnp.zeros(2, jnp.uint32), none, inner)
+    # Apart, as a step may take their memory over.
+    step, repeated = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+    return BlocksState(step, jnp.zeros(2, jnp.uint32), repeated, inner)
 
 
 def _loss(

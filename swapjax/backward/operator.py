@@ -245,8 +245,8 @@ def prune(
             if pruning.branch
             else draw()
         ).astype(gradient.dtype)
-    after = _count(pruned == 0)
-    if pruning.axis_name is not None:
+    after = before if pruning.off else _count(pruned == 0)
+    if pruning.axis_name is not None and not pruning.off:
         after = jax.lax.psum(after, pruning.axis_name)
     return pruned, jnp.stack([total, n, before, after])
 
@@ -266,7 +266,7 @@ def _draw(
 ) -> jax.Array:
     """Prune at random."""
     seed = members.own_seed(pruning.key, key, [g])
-    bits = _bits(pruning.key, seed, g.shape)
+    bits = random_bits(pruning.key, seed, g.shape)
     # Of 24 bits, which float32 holds, in the middle of their steps: never 0, and so
     # what is 0 stays 0. Signed integers are those that CPUs convert at once.
     r = (bits >> 8).astype(jnp.int32).astype(g.dtype) * 2**-24 + 2**-25
@@ -275,7 +275,7 @@ def _draw(
     return jnp.where(size < tau, small, g)
 
 
-def _bits(kind: str, seed: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def random_bits(kind: str, seed: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Draw 32 random bits an entry, from half as many.
 
     Two entries share a word, one with its halves exchanged: each is uniform, and what

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from swapjax.backward.address import Site
 from swapjax.backward.graph import Graph, Node
 
-_RANDOM = ("random_", "threefry2x32")
+_RANDOM = ("random_", "rng_", "threefry2x32")
 _NOTHING: frozenset[int] = frozenset()
 
 

@@ -89,13 +89,12 @@ def first_state(
     cuts: Sequence[Site], products: Sequence[Site], inner: Any
 ) -> VcasState:
     """Make the state before the first step: all is kept."""
-    none = jnp.zeros((), jnp.int32)
     return VcasState(
-        step=none,
+        step=jnp.zeros((), jnp.int32),
         key=jnp.zeros(2, jnp.uint32),
-        repeated=none,
+        repeated=jnp.zeros((), jnp.int32),
         inner=inner,
-        adapted=none,
+        adapted=jnp.zeros((), jnp.int32),
         norm_share=jnp.float32(1),
         activations={cut.name: jnp.ones(cut.levels) for cut in cuts},
         weights={product.name: jnp.ones(product.levels) for product in products},

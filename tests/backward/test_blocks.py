@@ -1,0 +1,184 @@
+"""Blocks of gradients, drawn without bias, beside dense gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import lax
+
+from swapjax import backward
+from swapjax.backward.blocks import blocks_of, dropped
+from swapjax.training import Objective, fit
+
+KEY = jax.random.key(0)
+BATCH = 8
+
+
+def turned(x, w):
+    """The weight first."""
+    return lax.dot_general(w, x, (((1,), (2,)), ((), ())))
+
+
+def experts(x, w):
+    return lax.dot_general(x, w, (((2,), (1,)), ((1,), (0,))))
+
+
+def convolved(x, w):
+    return lax.conv_general_dilated(
+        x, w, (2, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+CASES = {
+    "dense": (lambda x, w: x @ w, (BATCH, 3, 4), (4, 6), 0),
+    "turned": (turned, (BATCH, 3, 4), (6, 4, 2), 1),
+    "experts": (experts, (BATCH, 3, 4), (3, 4, 6), 0),
+    "convolution": (convolved, (BATCH, 5, 4, 2), (3, 2, 2, 6), 0),
+}
+
+
+def problem(name, along, keep, size):
+    """Blocks of a product, its operands, and a gradient of its output."""
+    function, shape, kernel, data = CASES[name]
+    x = jax.random.normal(KEY, shape)
+    w = jax.random.normal(jax.random.key(1), kernel)
+    (equation,) = [
+        eqn
+        for eqn in jax.make_jaxpr(function)(x, w).eqns
+        if eqn.primitive.name in ("dot_general", "conv_general_dilated")
+    ]
+    blocks = blocks_of(equation, data, along, keep, size, BATCH)
+    y = function(x, w)
+    scale = jnp.exp(jax.random.normal(jax.random.key(3), y.shape))
+    operands = (w, x) if data else (x, w)
+    return blocks, operands, scale * jax.random.normal(jax.random.key(2), y.shape)
+
+
+@pytest.mark.parametrize("along", ["examples", "channels"])
+@pytest.mark.parametrize("name", CASES)
+def test_both_gradients_are_without_bias(name, along):
+    size = 2 if along == "examples" else 1
+    blocks, operands, slope = problem(name, along, 0.5, size)
+    number = 4 if along == "examples" else 6
+    assert (blocks.number, blocks.kept) == (number, number // 2)
+
+    def gradients(bits):
+        product = lambda *both: dropped(blocks, *both, bits)  # noqa: E731
+        return jax.vjp(product, *operands)[1](slope)
+
+    # Offsets of the comb in the middle of equal parts: no luck is left.
+    places = np.linspace(0, 2**29, 4000, endpoint=False) + 2**16
+    found = jax.jit(jax.vmap(gradients))(jnp.asarray(places, jnp.uint32))
+    plain = lambda *both: blocks.equation.primitive.bind(  # noqa: E731
+        *both, **blocks.equation.params
+    )
+    exact = jax.vjp(plain, *operands)[1](slope)
+    for draws, whole in zip(found, exact, strict=True):
+        mean = np.asarray(draws, np.float64).mean(axis=0)
+        assert np.abs(mean - whole).max() < 0.01 * np.abs(whole).max()
+    which = blocks.which
+    kept = np.moveaxis(np.asarray(found[which][0]), blocks.axis, 0)
+    kept = kept.reshape(blocks.number, -1).any(axis=1)
+    assert kept.sum() == blocks.kept
+
+
+def test_blocks_are_the_largest_that_divide():
+    def number(name, along, keep, size):
+        blocks = problem(name, along, keep, size)[0]
+        return None if blocks is None else (blocks.number, blocks.kept)
+
+    assert number("dense", "channels", 0.25, 128) is None  # one block of six
+    assert number("dense", "channels", 0.25, 4) == (2, 1)
+    assert number("dense", "examples", 0.25, 3) == (4, 1)
+    assert number("dense", "examples", 0.99, 1) is None  # all of eight
+    assert number("turned", "channels", 0.5, 3) == (2, 1)
+
+
+def loss_fn(params, batch):
+    """Two residual blocks in a loop between two layers."""
+    x, y = batch
+
+    def block(x, weight):
+        return x + jnp.tanh(x @ weight), None
+
+    x, _ = lax.scan(jax.checkpoint(block), x @ params["in"], params["blocks"])
+    return jnp.mean(
+        optax.softmax_cross_entropy_with_integer_labels(x @ params["out"], y)
+    )
+
+
+@pytest.fixture(scope="module")
+def params():
+    shapes = {"in": (3, 4), "blocks": (2, 4, 4), "out": (4, 3)}
+    return {
+        name: jax.random.normal(jax.random.fold_in(KEY, i), shape)
+        for i, (name, shape) in enumerate(shapes.items())
+    }
+
+
+@pytest.fixture(scope="module")
+def batch():
+    x = jax.random.normal(jax.random.fold_in(KEY, 7), (BATCH, 3))
+    return 2 * x, jax.random.randint(KEY, (BATCH,), 0, 3)
+
+
+def test_gradients_of_a_network_are_without_bias(params, batch):
+    objective = backward.drop_blocks(loss_fn, keep=0.5, along="examples")
+    state = objective.init(params, batch)
+    keys = jax.random.split(KEY, 2000)
+    gradient = jax.vmap(lambda key: objective.gradient(params, state, batch, key)[0])
+    found = jax.jit(gradient)(keys)
+    exact = jax.grad(loss_fn)(params, batch)
+    for name in params:
+        draws = np.asarray(found[name], np.float64)
+        error = draws.std(axis=0) / np.sqrt(len(keys))
+        assert np.all(abs(draws.mean(axis=0) - exact[name]) <= 5 * error + 1e-6), name
+
+
+def test_an_example_that_is_dropped_is_dropped_before_too(params, batch):
+    """With half the examples kept, the sums of outer products have half their rank."""
+    objective = backward.drop_blocks(loss_fn, keep=0.25, along="examples")
+    state = objective.init(params, batch)
+    gradients, _, new, _ = objective.gradient(params, state, batch, KEY)
+    ranks = np.linalg.matrix_rank(gradients["blocks"], tol=1e-5)
+    assert list(ranks) == [2, 2]
+    assert new.step == 1
+
+
+def test_fit_takes_it_and_keys_used_twice_are_counted(params, batch):
+    objective = backward.drop_blocks(loss_fn, keep=0.5, block="channel")
+    fitted = fit(
+        objective, params, optax.sgd(0.1), batch, epochs=3, batch=BATCH, key=KEY
+    )
+    assert fitted.history[-1].loss < fitted.history[0].loss
+    state = objective.init(params, batch)
+    for _ in range(2):
+        state = objective.gradient(params, state, batch, KEY)[2]
+    with pytest.raises(ValueError, match="key: 1 of 2 steps had the key"):
+        backward.require_fresh_keys(state)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"keep": 0}, r"keep must be in \(0, 1\), got 0"),
+        ({"keep": 1.0}, r"keep must be in \(0, 1\), got 1.0"),
+        ({"along": "rows"}, "along must be 'channels' or 'examples', got 'rows'"),
+        ({"block": "example"}, "a whole number or 'channel' along channels, got 'ex"),
+        ({"block": 0}, "block must be 1 or more, got 0"),
+    ],
+)
+def test_arguments_out_of_range(options, said):
+    with pytest.raises(ValueError, match=said):
+        backward.drop_blocks(loss_fn, **options)
+
+
+def test_bad_input(params, batch):
+    with pytest.raises(ValueError, match="no product has blocks of channels to drop"):
+        backward.drop_blocks(loss_fn).init(params, batch)
+    with pytest.raises(ValueError, match="must multiply a leaf of params with data"):
+        backward.drop_blocks(lambda p, b: jnp.mean(p["in"])).init(params, batch)
+    own = Objective(lambda *_: None, gradient=lambda *_: None)
+    with pytest.raises(ValueError, match="an objective with a gradient of its own"):
+        backward.drop_blocks(own)
