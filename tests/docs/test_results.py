@@ -7,8 +7,8 @@ import re
 import statistics
 from collections import defaultdict
 
-import backward_report
 import backward_blocks_report as blocks
+import backward_report
 import backward_vcas_report as vcas
 import noise_report
 import noisy_labels_report
