@@ -12,22 +12,23 @@ epoch; multiplications and noise are measured after each epoch and after the las
 thresholds of the gradient itself. Accuracy is that of the last step on the whole test
 set, with statistics of batch norm of 5,000 training images.
 
-Writes results.csv, and layers.csv with a row for each layer and epoch, after every run,
-and goes on where it stopped.
+Writes results.csv, layers.csv with a row for each layer and epoch, and noise.csv with
+the noise at initial weights, after every run, and goes on where it stopped.
 """
 
 import dataclasses
 import functools
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
-from backward_report import LayerRow, Run, markdown
+from backward_report import LayerRow, Noise, Run, markdown
 from shared import DATA, RESULTS, complete_csv, console, read_runs, start, write_runs
 
 import swapjax
@@ -101,6 +102,8 @@ class Options:
     """Passes over the training set, in place of those of the recipe."""
     gpu: bool = False
     """Train the networks for a machine with a GPU, if none are given."""
+    parts: tuple[Literal["train", "noise"], ...] = ("train", "noise")
+    """Training, or noise at the initial weights."""
     out: Path = RESULTS / "backward"
     """The folder to write to."""
 
@@ -108,19 +111,20 @@ class Options:
 def main(options: Options) -> None:
     """Do what is left to do, then show everything."""
     options.out.mkdir(parents=True, exist_ok=True)
-    wanted = list(runs(options))
-    layers = options.out / "layers.csv"
-    done = complete_csv(
-        options.out / "results.csv", wanted, lambda run: train(run, layers)
-    )
+    wanted, layers = list(runs(options)), options.out / "layers.csv"
+    results, noise = options.out / "results.csv", options.out / "noise.csv"
+    if "train" in options.parts:
+        complete_csv(results, wanted, lambda run: train(run, layers))
+    if "noise" in options.parts:
+        complete_csv(noise, list(draws(options)), measure_noise)
     for part in markdown(
-        [done[run.key] for run in wanted], read_runs(layers, LayerRow)
+        read_runs(results, Run), read_runs(layers, LayerRow), read_runs(noise, Noise)
     ):
         console.print(part, soft_wrap=True)
     console.print(f"Written to {options.out}.", soft_wrap=True)
 
 
-def runs(options: Options) -> Any:
+def runs(options: Options) -> Iterator[Run]:
     """List what to do: all ways of a seed before the next seed."""
     for network in options.networks or (GPU if options.gpu else CPU):
         recipe = RECIPES[network]
@@ -133,31 +137,60 @@ def runs(options: Options) -> Any:
                         yield Run(network, *way, rate, seed, epochs)
 
 
+def draws(options: Options) -> Iterator[Noise]:
+    """List where noise is measured: at initial weights, at random and by size."""
+    for network in options.networks or (GPU if options.gpu else CPU):
+        for seed in options.seeds:
+            for rate in sorted(RECIPES[network].ways[EXACT]):
+                for _, pruning in (EXACT, HARD):
+                    yield Noise(network, pruning, rate, seed)
+
+
 @functools.cache
 def load(name: str) -> datasets.Dataset:
     """Load a dataset, once."""
     return datasets.load(DATA / "data" / name)
 
 
+def begin(network: str, seed: int) -> tuple[models.Model, datasets.Dataset, Any]:
+    """Make a network, the examples that it is trained on, and a batch of them."""
+    recipe = RECIPES[network]
+    data = load(recipe.data)
+    chosen = np.random.default_rng(seed).permutation(len(data.x_train))
+    chosen = chosen[: recipe.examples]
+    data = data._replace(x_train=data.x_train[chosen], y_train=data.y_train[chosen])
+    model = models.create(network, data.shape, data.classes, seed=seed)
+    batch = jax.tree.map(lambda x: jnp.asarray(x[: recipe.batch]), data.train)
+    return model, data, batch
+
+
+def objective(model: models.Model, rate: float, threshold: Any, pruning: Any) -> Any:
+    """Make the loss of a network with pruned gradients."""
+    return backward.prune_backward(
+        model.training_loss, rate=rate, threshold=threshold, pruning=pruning
+    )
+
+
+def measure_noise(noise: Noise) -> Noise:
+    """Measure the noise of pruning at the initial weights of a network."""
+    model, _, batch = begin(noise.network, noise.seed)
+    pruned = objective(model, noise.rate, "exact", noise.pruning)
+    found = backward.gradient_noise(
+        pruned, model.params, pruned.init(model.params, batch), batch,
+        jax.random.key(noise.seed),
+        draws=RECIPES[noise.network].draws if noise.pruning == "stochastic" else 2,
+    )  # fmt: skip
+    return dataclasses.replace(
+        noise, snr=found.snr, cosine=found.cosine, bias=found.bias
+    )
+
+
 def train(run: Run, layers: Path) -> Run:
     """One run, from initial weights to test accuracy."""
     began, recipe = time.perf_counter(), RECIPES[run.network]
-    data = load(recipe.data)
-    chosen = np.random.default_rng(run.seed).permutation(len(data.x_train))
-    chosen = chosen[: recipe.examples]
-    data = data._replace(x_train=data.x_train[chosen], y_train=data.y_train[chosen])
-    model = models.create(run.network, data.shape, data.classes, seed=run.seed)
+    model, data, batch = begin(run.network, run.seed)
     order, draw = jax.random.split(jax.random.key(run.seed))
-    kind: Any = run.pruning
-
-    def objective(threshold: Any) -> Any:
-        return backward.prune_backward(
-            model.training_loss, rate=run.rate, threshold=threshold,
-            pruning=kind,
-        )  # fmt: skip
-
-    exact = objective("exact")
-    batch = jax.tree.map(lambda x: jnp.asarray(x[: recipe.batch]), data.train)
+    exact = objective(model, run.rate, "exact", run.pruning)
     state = exact.init(model.params, batch)
     costs: list[backward.BackwardCost] = []
 
@@ -166,9 +199,9 @@ def train(run: Run, layers: Path) -> Run:
         return {"accuracy": 0.0, "ratio": costs[-1].ratio}
 
     fitted = fit(
-        objective(run.threshold), model.params, optimizer(recipe, run, data.train),
-        data.train, epochs=run.epochs, batch=recipe.batch, key=order,
-        evaluate=evaluate,
+        objective(model, run.rate, run.threshold, run.pruning), model.params,
+        optimizer(recipe, run, data.train), data.train, epochs=run.epochs,
+        batch=recipe.batch, key=order, evaluate=evaluate,
     )  # fmt: skip
     save_layers(layers, run, costs)
     told = [epoch.told for epoch in fitted.history]

@@ -5,6 +5,7 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 from swapjax.backward import expected_zeros
 
@@ -12,6 +13,7 @@ PAPER = 5.92  # times faster on the way back, at most, as its abstract has it
 COST = 0.3  # points of accuracy that a rate may cost
 NETWORKS = {"lenet5": "LeNet-5", "resnet20": "ResNet-20", "resnet18": "ResNet-18",
             "vgg16": "VGG-16"}  # fmt: skip
+NAMES = {"stochastic": "at random", "hard": "the smallest"}
 HEAD = ("", "P", "seeds", "accuracy", "zeros before", "zeros after", "z(P)",
         "products left", "speed-up", "by pruning")  # fmt: skip
 NOISE = ("", "P", "seeds", "SNR over keys", "cosine", "bias", "SNR over batches",
@@ -97,10 +99,33 @@ class LayerRow:
         return tuple(dataclasses.astuple(self)[:8])
 
 
+@dataclasses.dataclass(frozen=True)
+class Noise:
+    """Noise of pruning at the initial weights of a network, of one batch over keys."""
+
+    network: str
+    pruning: str
+    rate: float
+    seed: int
+    snr: float = float("nan")
+    cosine: float = float("nan")
+    bias: float = float("nan")
+
+    def __str__(self) -> str:
+        return f"{self.network} at {self.rate:g}, {self.pruning}, seed {self.seed}"
+
+    @property
+    def key(self) -> tuple:
+        """What tells it from others."""
+        return tuple(dataclasses.astuple(self)[:4])
+
+
 Group = dict[tuple[str, str, float], list[Run]]
 
 
-def markdown(runs: Sequence[Run], layers: Sequence[LayerRow]) -> list[str]:
+def markdown(
+    runs: Sequence[Run], layers: Sequence[LayerRow], noise: Sequence[Noise]
+) -> list[str]:
     """Write the tables of docs/results/backward.md, of all seeds that there are."""
     parts, best = [], []
     for network in dict.fromkeys(run.network for run in runs):
@@ -112,6 +137,8 @@ def markdown(runs: Sequence[Run], layers: Sequence[LayerRow]) -> list[str]:
         rows = [row for row in layers if row.network == network]
         parts += [_table(_accuracies(found)), _table(_noise(found))]
         parts.append(_table(_layers(rows)))
+        first = [row for row in noise if row.network == network]
+        parts += [_table(_first_noise(first))] if first else []
         best.append(_best(network, found))
     return [*parts, _table([list(BEST), *best])]
 
@@ -153,6 +180,25 @@ def _noise(found: Group) -> list[list[str]]:
     return table
 
 
+def _first_noise(noise: Sequence[Noise]) -> list[list[str]]:
+    """Noise at the initial weights."""
+    found: dict[tuple[str, float], list[Noise]] = defaultdict(list)
+    for row in sorted(noise, key=lambda row: (row.pruning == "hard", row.rate)):
+        found[row.pruning, row.rate].append(row)
+    table = [
+        ["at the initial weights", "P", "seeds", "SNR over keys", "cosine", "bias"]
+    ]
+    for (pruning, rate), rows in sorted(
+        found.items(), key=lambda item: (item[0][0] == "hard", item[0][1])
+    ):
+        snr = f"{_mean(rows, 'snr'):.3g}" if pruning == "stochastic" else ""
+        table.append([
+            NAMES[pruning], f"{rate:g}", str(len(rows)), snr,
+            f"{_mean(rows, 'cosine'):.4f}", f"{_mean(rows, 'bias'):.3f}",
+        ])  # fmt: skip
+    return table
+
+
 def _layers(rows: Sequence[LayerRow]) -> list[list[str]]:
     """Zeros of dY by layer at P = 0.9, over epochs and seeds."""
     found: dict[str, list[LayerRow]] = defaultdict(list)
@@ -189,12 +235,11 @@ def _best(network: str, found: Group) -> list[str]:
 
 def _begin(way: tuple[str, str, float], runs: Sequence[Run]) -> list[str]:
     pruning, threshold, rate = way
-    named = {"stochastic": "at random", "hard": "the smallest"}[pruning]
-    named += ", predicted" if threshold == "fifo" else ""
+    named = NAMES[pruning] + ", predicted" * (threshold == "fifo")
     return [named if rate else "exact", f"{rate:g}", str(len(runs))]
 
 
-def _mean(runs: Sequence[Run], name: str) -> float:
+def _mean(runs: Sequence[Any], name: str) -> float:
     return statistics.mean(getattr(run, name) for run in runs)
 
 

@@ -99,19 +99,25 @@ class Plan(NamedTuple):
     seed: int = 0
 
 
+OPERATIONS = ("freeflow", "freeflow, rescaled")  # architectures score their sums
 PLANS = (
     Plan("nb201", "synflow", 245),
-    Plan("nb201", "decorrelation", 245),
+    Plan("nb201", "params", 245),
+    Plan("nb201", "flops", 245),
+    Plan("nb201", "freeflow", 245),
+    Plan("darts", "freeflow", 250),
+    Plan("darts", "decorrelation", 250, side=16, examples=8),
+    Plan("nb201", "decorrelation", 245, side=16),
     Plan("nb201", "grad_norm", SOME, examples=BATCH),
     Plan("nb201", "snip", SOME, examples=BATCH),
     Plan("nb201", "jacob_cov", SOME, examples=BATCH),
+    Plan("darts", "params", 250),
     Plan("nb201", "layers", 245),
+    Plan("darts", "decorrelation", 250, side=16, examples=8, seed=1),
+    Plan("nb201", "decorrelation", 245, side=16, seed=1),
+    Plan("nb201", "freeflow, rescaled", 245),
+    Plan("nb201", "naswot", 245, side=16),
     Plan("nb201", "l2_norm", 245),
-    Plan("nb201", "naswot", 245),
-    Plan("nb201", "params", 245),
-    Plan("nb201", "flops", 245),
-    Plan("nb201", "fisher", SOME, examples=16),
-    Plan("nb201", "plain", SOME, examples=16),
 )
 
 
@@ -119,6 +125,11 @@ def score(plan: Plan, genotypes: list, images: str) -> dict:
     """Score the first architectures of a permutation by one proxy."""
     space = SPACES[plan.space]()
     order = permutation(len(genotypes))[: plan.cells]
+    chosen = [genotypes[i] for i in order]
+    if plan.proxy in OPERATIONS:
+        rule = scores_of(space)[plan.proxy][0]
+        table = rule(space.init(jax.random.key(plan.seed)), space.alpha())
+        return lines(plan, order, search.add_scores(space, table, chosen))
     row = search.PROXIES[plan.proxy]
     data: dict[str, Any] = {}
     if plan.examples == BATCH or row.needs == "labels":
@@ -127,14 +138,19 @@ def score(plan: Plan, genotypes: list, images: str) -> dict:
         data = {"images": x, "labels": y}
     found = search.score_architectures(
         space,
-        [genotypes[i] for i in order],
+        chosen,
         plan.proxy,
         jax.random.key(plan.seed),
         shape=(plan.side, plan.side, 3),
         examples=plan.examples,
-        deviation=search.pytorch,
+        deviation=search.pytorch if row.needs == "weights" else search.he,
         **data,
     )
+    return lines(plan, order, found)
+
+
+def lines(plan: Plan, order: np.ndarray, found: np.ndarray) -> dict:
+    """Return the lines of the file, by key."""
     runs = [
         Score(plan.space, plan.proxy, plan.seed, int(i), float(x))
         for i, x in zip(order, found, strict=True)
@@ -147,7 +163,7 @@ def permutation(cells: int) -> np.ndarray:
     return np.random.default_rng(0).permutation(cells)
 
 
-SPACES = {"nb201": search.nb201}
+SPACES = {"nb201": search.nb201, "darts": search.darts}
 
 
 def scores_of(space: Any) -> dict[str, Any]:
@@ -157,19 +173,24 @@ def scores_of(space: Any) -> dict[str, Any]:
         "freeflow": (search.freeflow(space), {}),
         "freeflow, rescaled": (search.freeflow(space, rescale=True), {}),
         "freeflow, random alpha": (search.freeflow(space), random),
+        "freeflow, float32": (search.freeflow(space, dtype="float32"), {}),
         "parity, float32": (search.synflow_ops(space), random),
+        "parity, float32, alpha of ones": (search.synflow_ops(space), {}),
         "parity, float64": (search.freeflow(space, norm="train"), random),
     }
 
 
 SEARCHES = (
     ("nb201", "freeflow", 1, SEEDS),
+    ("nb201", "freeflow, float32", 1, SEEDS),
     ("nb201", "parity, float32", 1, SEEDS),
+    ("nb201", "parity, float32, alpha of ones", 1, SEEDS),
     ("nb201", "freeflow, rescaled", 1, SEEDS),
     ("nb201", "freeflow, random alpha", 1, SEEDS),
     ("nb201", "parity, float64", 1, SEEDS),
     ("nb201", "freeflow", 24, 3),
     ("nb201", "freeflow, rescaled", 24, 3),
+    ("darts", "freeflow", 1, 3),
 )
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.extend.random import threefry_2x32
 
 from swapjax.backward.thresholds import deviation, quantile
-from swapjax.core import members
+from swapjax.core import members, trees
 from swapjax.core.checks import require_fraction, take_key
 from swapjax.sparsity.topk import top_k_mask
 
@@ -220,7 +220,7 @@ def prune(
     Raises:
         ValueError: where it is differentiated.
     """
-    wide = jnp.promote_types(gradient.dtype, jnp.float32)
+    wide = trees.wide((gradient,))
     g = gradient.astype(wide)
     size = jnp.abs(g)
     count = jnp.asarray(g.size, jnp.float32)
@@ -245,8 +245,8 @@ def prune(
             if pruning.branch
             else draw()
         ).astype(gradient.dtype)
-    after = _count(pruned == 0)
-    if pruning.axis_name is not None:
+    after = before if pruning.off else _count(pruned == 0)
+    if pruning.axis_name is not None and not pruning.off:
         after = jax.lax.psum(after, pruning.axis_name)
     return pruned, jnp.stack([total, n, before, after])
 
@@ -265,8 +265,12 @@ def _draw(
     key: jax.Array,
 ) -> jax.Array:
     """Prune at random."""
+    if pruning.axis_name is not None:
+        i = jax.lax.axis_index(pruning.axis_name)
+        own = jax.random.wrap_key_data(key, impl=pruning.key)
+        key = jax.random.key_data(jax.random.fold_in(own, i))
     seed = members.own_seed(pruning.key, key, [g])
-    bits = _bits(pruning.key, seed, g.shape)
+    bits = random_bits(pruning.key, seed, g.shape)
     # Of 24 bits, which float32 holds, in the middle of their steps: never 0, and so
     # what is 0 stays 0. Signed integers are those that CPUs convert at once.
     r = (bits >> 8).astype(jnp.int32).astype(g.dtype) * 2**-24 + 2**-25
@@ -275,7 +279,7 @@ def _draw(
     return jnp.where(size < tau, small, g)
 
 
-def _bits(kind: str, seed: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def random_bits(kind: str, seed: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Draw 32 random bits an entry, from half as many.
 
     Two entries share a word, one with its halves exchanged: each is uniform, and what

@@ -148,9 +148,15 @@ def measure(
         Numbers by layer and by site.
 
     Raises:
-        ValueError: for another objective, and what a step raises.
+        ValueError: for another objective, one that prunes for gradients of inputs
+            alone, and what a step raises.
     """
     settings = settings_of(pruned)
+    if settings.inputs_only:
+        raise ValueError(
+            "pruned: with where='inputs' a gradient has other zeros for its two "
+            "products; their fractions at sites are what fit reports"
+        )
     layers, sites, rates = _lay_out(settings, params, (state.inner, batch, key))
     found = _count((pruned,), params, state, batch, key)
     before, after, at_sites = jax.tree.map(float, jax.device_get(found))

@@ -45,7 +45,10 @@ def search(options: Search) -> None:
 def _introduction(options: Search, setup: search_run.Setup) -> str:
     text = f"Searching {options.space}, {setup.space.size:,} architectures, by "
     text += options.proxy
-    if PROXIES[options.proxy].make is None:
+    proxy = PROXIES[options.proxy]
+    if proxy.find is not None:
+        return f"{text}."
+    if proxy.make is None:
         return (
             f"{text}: the best of {min(options.draws, setup.space.size)} random ones."
         )

@@ -100,6 +100,5 @@ def check(options: Search) -> None:
         )
     if proxy.make is None and options.steps > 1:
         raise ValueError(
-            f"--steps {options.steps}: {options.proxy} scores whole architectures, and "
-            "removes nothing"
+            f"--steps {options.steps}: {options.proxy} scores no operations to remove"
         )

@@ -108,7 +108,7 @@ def _judge(
         some = [genotype for genotype in row.drawn if table.has(genotype)]
         table = table.take([table.row(genotype) for genotype in some])
         scores["score"] = np.array([row.drawn[genotype] for genotype in some])
-    else:
+    elif row.scores:
         scores["sum of scores"] = add_scores(space, row.scores, table.genotypes)
     if len(table) < _FEWEST:
         return Judged(table, placed, {})

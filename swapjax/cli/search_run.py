@@ -1,5 +1,6 @@
 """What swapjax search does with a space and a proxy, seed by seed."""
 
+import inspect
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,12 +43,14 @@ def set_up(options: Search) -> Setup:
     """Make the space, and load data if the proxy is to look at any.
 
     Raises:
-        ValueError: for data that cannot be loaded, and images that a space cannot take.
+        ValueError: for data that cannot be loaded, and numbers of no such space.
     """
     given = {"channels": options.channels, "cells": options.cells}
-    space = SPACES[options.space].make(
-        **{name: value for name, value in given.items() if value is not None}
-    )
+    make = SPACES[options.space].make
+    taken = {name: value for name, value in given.items() if value is not None}
+    for name in taken.keys() - inspect.signature(make).parameters.keys():
+        raise ValueError(f"--{name} {taken[name]}: {options.space} has no such number")
+    space = make(**taken)
     if options.data is None:
         return Setup(space, _SHAPE, _CLASSES, None, "")
     data = datasets.load(options.data)
@@ -99,9 +102,14 @@ _One = Callable[[int], tuple[Genotype, dict[str, np.ndarray], dict[Genotype, flo
 def _search_of(options: Search, setup: Setup) -> _One:
     """Make what searches with a seed; what it compiles is compiled and told now."""
     proxy, space = PROXIES[options.proxy], setup.space
+    sizes: dict[str, Any] = {"shape": setup.shape, "classes": setup.classes}
+    find = proxy.find
+    if find is not None:
+        images = None if setup.batch is None else setup.batch[0]
+        told = {"images": images, "examples": options.batch, **sizes}
+        return lambda seed: (find(space, jax.random.key(seed), **told), {}, {})
     if proxy.make is None:
         return lambda seed: _best_of_random(options, setup, seed)
-    sizes: dict[str, Any] = {"shape": setup.shape, "classes": setup.classes}
     if proxy.needs == "nothing":
         score = proxy.make(space, shape=setup.shape)
     else:

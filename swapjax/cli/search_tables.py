@@ -29,12 +29,15 @@ class ProxyRow(NamedTuple):
         summary: what it is, for --help.
         needs: ``"nothing"``; ``"images"``, random ones without data; ``"labels"``.
         make: makes a score of operations, ``(space, shape=...)`` or ``(space, batch)``
-            by what it needs; None for those that score whole architectures.
+            by what it needs.
+        find: searches by itself: ``(space, key, images=..., ...) -> genotype``. Those
+            with neither score whole architectures.
     """
 
     summary: str
     needs: str = "nothing"
     make: Callable[..., Any] | None = None
+    find: Callable[..., Any] | None = None
 
 
 def toy(channels: int = 8, cells: int = 1) -> Space:
@@ -45,6 +48,8 @@ def toy(channels: int = 8, cells: int = 1) -> Space:
 
 SPACES = {
     "nb201": SpaceRow("NAS-Bench-201, cells of 6 edges, 5 operations", search.nb201),
+    "darts": SpaceRow("DARTS, a normal and a reduction cell, 8 cells", search.darts),
+    "mobilenet": SpaceRow("chains of 8 layers, 3 operations each", search.mobilenet),
     "toy": SpaceRow("cells of 3 edges, 4 operations, small: for a first try", toy),
 }
 _OPERATIONS = {
@@ -65,6 +70,11 @@ _OPERATIONS = {
     ),
     "grasp-ops": ProxyRow(
         "how the gradient of that loss does", "labels", search.grasp_ops
+    ),
+    "perturb": ProxyRow(
+        "how the patterns of ReLUs merge without an operation, from images of any kind",
+        "images",
+        find=search.perturb,
     ),
 }
 _KINDS = {"counts": "nothing", "weights": "nothing"}

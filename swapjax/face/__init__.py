@@ -56,11 +56,12 @@ from swapjax.loops.batchnorm import recalibrate_batchnorm
 from swapjax.loops.convolutions.canonical import canonical_convolutions
 
 # Rooms of their own: `swapjax.corruptions`, what spoils data, labels and weights,
-# `swapjax.robust`, training and testing where they are spoilt, and `swapjax.backward`,
-# back-propagation that leaves out what is small.
+# `swapjax.robust`, training and testing where they are spoilt, `swapjax.backward`,
+# back-propagation that leaves out what is small, and `swapjax.search`, architectures.
 from swapjax import backward as backward
 from swapjax import corruptions as corruptions
 from swapjax import robust as robust
+from swapjax import search as search
 
 __all__ = [
     "NM",

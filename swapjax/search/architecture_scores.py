@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from swapjax.loops.convolutions.canonical import canonical_convolutions
 from swapjax.search import kernels
 from swapjax.search.watch import gates_of, watch
 
@@ -77,7 +76,7 @@ def grasp(apply: Apply, params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
         slopes = kernels.only(gradient(params))
         return jax.jvp(gradient, (params,), (slopes,))[1]
 
-    products = canonical_convolutions(product)(params)
+    products = product(params)
     return -_sum(jnp.sum(w * h) for w, h in _pairs(params, products))
 
 
@@ -94,7 +93,7 @@ def fisher(apply: Apply, params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
     def loss(gates: list[jax.Array]) -> jax.Array:
         return _cross_entropy(watch(run, x, gates=gates)[0], y)
 
-    slopes = canonical_convolutions(jax.grad(loss))(gates_of(run, x, channels=True))
+    slopes = jax.grad(loss)(gates_of(run, x, channels=True))
     return _sum(jnp.sum(g**2) for g in slopes) / (2 * len(x))
 
 
@@ -108,7 +107,7 @@ def jacob_cov(apply: Apply, params: Any, x: jax.Array) -> jax.Array:
     def total(x: jax.Array) -> jax.Array:
         return jnp.sum(apply(params, x, norm="train"))
 
-    slopes = canonical_convolutions(jax.grad(total))(x).reshape(len(x), -1)
+    slopes = jax.grad(total)(x).reshape(len(x), -1)
     v = jnp.maximum(jnp.linalg.eigvalsh(_correlations(slopes)), 0) + _SHIFT
     return -jnp.sum(jnp.log(v) + 1 / v)
 
@@ -160,7 +159,7 @@ def _over_relus(
         return jnp.sum(watch(run, ones, gates=gates)[0])
 
     gates = gates_of(lambda x: apply(params, x, norm="train"), x)
-    through = canonical_convolutions(jax.grad(flow))(gates)
+    through = jax.grad(flow)(gates)
     _, seen = watch(lambda x: apply(params, x, norm="train"), x, measure)
     return [
         s * (g > 0).reshape(g.shape + (1,) * (s.ndim - g.ndim))
@@ -194,7 +193,7 @@ def _cross_entropy(logits: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _slopes(fn: Callable[[Any], jax.Array], params: Any) -> Any:
-    return canonical_convolutions(jax.grad(fn))(params)
+    return jax.grad(fn)(params)
 
 
 def _pairs(params: Any, other: Any) -> list[tuple[jax.Array, jax.Array]]:

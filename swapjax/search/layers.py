@@ -22,15 +22,17 @@ class Run:
     Args:
         norm: ``"none"``: batch norm is left out; ``"train"``: it takes the statistics
             of the batch; ``"eval"``: the running ones.
+        lazy: whether a supernet leaves operations out whose alpha is zero, by
+            `jax.lax.cond`.
 
     Raises:
         ValueError: for another norm.
     """
 
-    def __init__(self, norm: str) -> None:
+    def __init__(self, norm: str, *, lazy: bool = False) -> None:
         if norm not in NORMS:
             raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
-        self.norm = norm
+        self.norm, self.lazy = norm, lazy
         self._seen: dict[int, jax.Array] = {}
 
     def batch_norm(self, params: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:

@@ -1,5 +1,6 @@
 """What may be on an edge: operations with weights of their own, and sums of them."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -122,10 +123,24 @@ def weighted_sum(
     for i, name in enumerate(names):
         if table[name].is_zero:
             continue
-        y = table[name].apply(run, params.get(name, {}), x, stride)
-        y = y if alpha is None else alpha[i] * y
+        apply = functools.partial(table[name].apply, run, params.get(name, {}))
+        if alpha is None:
+            y = apply(x, stride)
+        elif run.lazy:
+            y = _unless_zero(alpha[i], apply, x, stride)
+        else:
+            y = alpha[i] * apply(x, stride)
         total = y if total is None else total + y
     return jnp.zeros_like(x[:, ::stride, ::stride]) if total is None else total
+
+
+def _unless_zero(
+    alpha: jax.Array, apply: Callable[..., jax.Array], x: jax.Array, stride: int
+) -> jax.Array:
+    """Return alpha times what an operation makes of x, which zero does not need."""
+    told = jax.eval_shape(lambda x: apply(x, stride), x)
+    zeros = lambda x: jnp.zeros(told.shape, told.dtype)  # noqa: E731
+    return jax.lax.cond(alpha != 0, lambda x: alpha * apply(x, stride), zeros, x)
 
 
 def _nothing(draw: Draw, inputs: int, outputs: int, stride: int) -> dict:

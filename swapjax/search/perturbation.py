@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from swapjax.core import checks
+from swapjax.loops.convolutions.canonical import canonical_convolutions
 from swapjax.search.architecture_scores import naswot
 from swapjax.search.draw import Deviation, he
 from swapjax.search.genotype import Genotype
@@ -67,6 +68,7 @@ def perturb(
             )
 
     @jax.jit
+    @canonical_convolutions
     def score(theta: Any, alpha: Any, x: jax.Array) -> jax.Array:
         def apply(params: Any, x: jax.Array, *, norm: str) -> jax.Array:
             return space.apply(params, alpha, x, norm=norm)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from swapjax.core import checks
+from swapjax.loops.convolutions.canonical import canonical_convolutions
 from swapjax.search import architecture_scores as scores
 from swapjax.search import kernels
 from swapjax.search.draw import Deviation, he
@@ -89,7 +90,7 @@ def score_architectures(
 
     An architecture is run as the supernet whose alpha has ones for its operations and
     zeros for the others, so that all have the same shapes, and share the weights of one
-    draw. That takes as long as the supernet does, and compiles once.
+    draw. One at a time, operations with zeros are not computed; together, they are.
 
     Args:
         space: of the architectures.
@@ -102,8 +103,8 @@ def score_architectures(
             that need images of any kind take.
         labels: int[n], for proxies that need them.
         examples: how many random images.
-        together: how many architectures to run at once, by `jax.vmap`. More is faster
-            where one does not fill the device, and takes as much more memory.
+        together: how many architectures to run at once, by `jax.vmap`. Worth it
+            where one does not fill the device by far.
         deviation: standard deviation of a convolution's weights, from its shape.
 
     Returns:
@@ -126,15 +127,18 @@ def score_architectures(
     theta = space.init(key, shape, classes, deviation=deviation)
 
     @jax.jit
+    @canonical_convolutions
     def score(alphas: Any, theta: Any, data: Any) -> jax.Array:
-        def one(alpha: Any) -> jax.Array:
+        def one(alpha: Any, lazy: bool = False) -> jax.Array:
             def apply(params: Any, x: jax.Array, *, norm: str) -> jax.Array:
-                return space.apply(params, alpha, x, norm=norm)
+                return space.apply(params, alpha, x, norm=norm, lazy=lazy)
 
             told = shape if row.needs == "weights" else data[0]
             return row.score(apply, theta, told, *data[1:])
 
-        return jax.vmap(one)(alphas)
+        if together > 1:
+            return jax.vmap(one)(alphas)
+        return one(jax.tree.map(lambda rows: rows[0], alphas), True)[None]
 
     found: list[np.ndarray] = []
     with jax.enable_x64(row.dtype == "float64"):

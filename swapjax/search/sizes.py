@@ -1,6 +1,7 @@
 """How large many networks of a space are, without making each."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,11 +19,11 @@ def count_sizes(
 ) -> dict[str, np.ndarray]:
     """Count weights and multiplications of the networks of genotypes.
 
-    Where cells are of one kind and have all of their edges, an operation costs the same
-    on each of them: a network is the mean of the six, say, that have its operations
-    everywhere, and as many networks are made as there are operations. Edges that
-    nothing comes to count then, as published counts have them. Otherwise every network
-    is made, about a tenth of a second each.
+    Where an operation costs the same on every edge, as in cells of one kind all of
+    whose edges are there, a network is the mean of those that have one of its
+    operations everywhere, and as many networks are made as there are operations. Edges
+    that nothing comes to count then, as published counts have them. Otherwise every
+    network is made, about a tenth of a second each.
 
     Args:
         space: of all genotypes.
@@ -37,19 +38,44 @@ def count_sizes(
         ValueError: for genotypes that are not of the space, and a shape that it cannot
             take.
     """
-    if len(space.kinds) == 1 and space.kept is None:
+    size = functools.partial(_size, space, shape, classes)
+    alike = [] if not genotypes else _of_one_operation(space)
+    of_each = np.array([size(genotype) for genotype in alike])
+    if alike and _edges_are_alike(space, of_each[:, 0], shape, classes):
         (kind,) = space.kinds
-        edges = space.edges[kind]
-        found = []
-        for op in space.ops:
-            one = Genotype(((kind, tuple((*edge, op) for edge in edges)),))
-            found.append(_size(space, one, shape, classes))
         rows = np.array([space.encode(genotype)[kind] for genotype in genotypes])
-        counts = np.array(found)[rows].mean(1) if len(rows) else np.zeros((0, 2))
+        counts = of_each[rows].mean(1)
     else:
-        counts = np.array([_size(space, g, shape, classes) for g in genotypes])
+        counts = np.array([size(genotype) for genotype in genotypes])
     params, flops = counts.reshape(-1, 2).T / 1e6
     return {"params": params, "flops": flops}
+
+
+def _of_one_operation(space: Space) -> list[Genotype]:
+    """Return the architectures with one operation on all edges, if there are such."""
+    if len(space.kinds) > 1 or space.kept is not None:
+        return []
+    count = len(space.edges[space.kinds[0]])
+    return [_genotype(space, [op] * count) for op in space.ops]
+
+
+def _edges_are_alike(
+    space: Space, weights: np.ndarray, shape: tuple[int, int, int], classes: int
+) -> bool:
+    """Tell whether the largest operation costs the same on whichever edge it is."""
+    least, most = (space.ops[i] for i in (weights.argmin(), weights.argmax()))
+    edges = len(space.edges[space.kinds[0]])
+    moved = [[most if i == j else least for j in range(edges)] for i in range(edges)]
+    found = {
+        space.network(_genotype(space, ops), shape, classes).weights for ops in moved
+    }
+    return len(found) == 1
+
+
+def _genotype(space: Space, ops: Sequence[str]) -> Genotype:
+    (kind,) = space.kinds
+    choices = ((*edge, op) for edge, op in zip(space.edges[kind], ops, strict=True))
+    return Genotype(((kind, tuple(choices)),))
 
 
 def with_sizes(space: Space, tables: Sequence[Table]) -> tuple[Table, ...]:
@@ -79,7 +105,7 @@ def with_sizes(space: Space, tables: Sequence[Table]) -> tuple[Table, ...]:
 
 
 def _size(
-    space: Space, genotype: Genotype, shape: tuple[int, int, int], classes: int
+    space: Space, shape: tuple[int, int, int], classes: int, genotype: Genotype
 ) -> tuple[int, int]:
     network = space.network(genotype, shape, classes)
     return network.weights, network.macs

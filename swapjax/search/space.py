@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,8 +62,11 @@ class Space(Genotypes):
         """
         self._check(shape, classes)
         checks.take_key(key, traced=True)
-        build = _Supernet(self, tuple(shape), classes)
         dtype = checks.require_float("dtype", dtype)
+
+        def build(draw: Draw) -> Any:
+            return self.draw(draw, self._all, tuple(shape), classes, True)
+
         return draw_all(key, build, deviation, False, dtype)
 
     def alpha(self, value: float = 1.0, dtype: Any = jnp.float32) -> dict[str, Any]:
@@ -72,7 +75,13 @@ class Space(Genotypes):
         return {k: jnp.full((len(e), ops), value, dtype) for k, e in self.edges.items()}
 
     def apply(
-        self, theta: Any, alpha: Alpha, x: jax.Array, *, norm: str = "none"
+        self,
+        theta: Any,
+        alpha: Alpha,
+        x: jax.Array,
+        *,
+        norm: str = "none",
+        lazy: bool = False,
     ) -> jax.Array:
         """Run the supernet.
 
@@ -85,6 +94,8 @@ class Space(Genotypes):
             x: images [n, height, width, channels].
             norm: ``"none"``: batch norm is left out; ``"train"``: it takes the
                 statistics of the batch; ``"eval"``: the running ones, 0 and 1 at first.
+            lazy: do not compute operations whose alpha is zero, by `jax.lax.cond`. Then
+                no slope by these alpha is told, and `jax.vmap` computes them all.
 
         Returns:
             Logits [n, classes].
@@ -93,7 +104,7 @@ class Space(Genotypes):
             ValueError: for alpha of other shapes, and another norm.
         """
         self._check_rows("alpha", alpha)
-        return self.forward(Run(norm), self._all, theta, alpha, x)
+        return self.forward(Run(norm, lazy=lazy), self._all, theta, alpha, x)
 
     def network(
         self,
@@ -152,14 +163,3 @@ class Space(Genotypes):
                 f"{sides} for {self.name}, got {sizes}"
             )
         checks.require_count("classes", classes)
-
-
-class _Supernet(NamedTuple):
-    """How the weights of a supernet are drawn; equal ones share what is compiled."""
-
-    space: Space
-    shape: tuple[int, ...]
-    classes: int
-
-    def __call__(self, draw: Draw) -> Any:
-        return self.space.draw(draw, self.space._all, self.shape, self.classes, True)

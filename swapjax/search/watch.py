@@ -1,7 +1,7 @@
 """Look at what enters each ReLU of a network, and shut it, by its traced program.
 
-Programs are evaluated equation by equation, into those that they call and into scans.
-There, what is seen is stacked along a first axis for each scan around it.
+Programs are evaluated equation by equation, into those that they call, into branches
+and scans. What is seen in scans is stacked along a first axis for each.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,8 +27,8 @@ def watch(
 ) -> tuple[jax.Array, list[Any]]:
     """Evaluate a function, and measure what enters each of its ReLUs.
 
-    A ReLU is the maximum of an array and zero, wherever it is but in branches and while
-    loops.
+    A ReLU is the maximum of an array and zero, wherever it is but in while loops. In a
+    branch that is not taken zeros are measured.
 
     Args:
         fn: a pure function of one array.
@@ -81,6 +81,9 @@ def _sites(
         elif eqn.primitive.name == "scan":
             inner = (*levels, eqn.params["length"])
             yield from _sites(eqn.params["jaxpr"].jaxpr, inner)
+        elif eqn.primitive.name == "cond":
+            for branch in eqn.params["branches"]:
+                yield from _sites(branch.jaxpr, levels)
         elif eqn.primitive.name in _CALLS:
             yield from _sites(_called(eqn)[0], levels)
 
@@ -111,8 +114,8 @@ def _evaluate(
                 results = [results[0] * next(gates).astype(results[0].dtype)]
         elif eqn.primitive.name in _CALLS:
             results, found = _evaluate(*_called(eqn), operands, measure, gates)
-        elif eqn.primitive.name == "scan":
-            results, found = _scan(eqn, operands, measure, gates)
+        elif eqn.primitive.name in _INNER:
+            results, found = _INNER[eqn.primitive.name](eqn, operands, measure, gates)
         else:
             results = programs.bind(eqn, operands)
         seen += found
@@ -145,6 +148,50 @@ def _scan(
         step, carry, (xs, mine), params["length"], params["reverse"]
     )
     return [*carry, *ys], seen
+
+
+def _cond(
+    eqn: core.JaxprEqn,
+    operands: list[Any],
+    measure: Measure | None,
+    gates: Iterator[jax.Array] | None,
+) -> tuple[list[Any], list[Any]]:
+    """Evaluate one branch; what would be seen in the others is zero."""
+    chosen, *operands = operands
+    branches = []
+    for branch in eqn.params["branches"]:
+        count = len(list(_sites(branch.jaxpr, ())))
+        mine = None if gates is None else [next(gates) for _ in range(count)]
+
+        def run(
+            operands: list[Any], branch: Any = branch, mine: Any = mine
+        ) -> tuple[list[Any], list[Any]]:
+            left = None if mine is None else iter(mine)
+            return _evaluate(branch.jaxpr, branch.consts, operands, measure, left)
+
+        branches.append(run)
+    seen = [jax.eval_shape(run, operands)[1] for run in branches]
+
+    def whole(i: int) -> Callable[[list[Any]], tuple[list[Any], list[Any]]]:
+        def run(operands: list[Any]) -> tuple[list[Any], list[Any]]:
+            results, found = branches[i](operands)
+            told = [
+                found if j == i else jax.tree.map(_zeros, other)
+                for j, other in enumerate(seen)
+            ]
+            return results, [x for part in told for x in part]
+
+        return run
+
+    runs = [whole(i) for i in range(len(branches))]
+    return jax.lax.switch(chosen, runs, operands)
+
+
+def _zeros(like: Any) -> jax.Array:
+    return jnp.zeros(like.shape, like.dtype)
+
+
+_INNER = {"scan": _scan, "cond": _cond}
 
 
 def _called(eqn: core.JaxprEqn) -> tuple[core.Jaxpr, Sequence[Any]]:

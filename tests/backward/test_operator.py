@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from swapjax import backward
-from swapjax.backward.operator import Pruning, _bits, prune
+from swapjax.backward.operator import Pruning, prune, random_bits
 
 KEY = jax.random.key(3)
 
@@ -43,7 +43,7 @@ def reference(g, tau, r):
 
 
 def uniforms(shape, key=KEY):
-    bits = _bits("threefry2x32", jax.random.key_data(key), shape)
+    bits = random_bits("threefry2x32", jax.random.key_data(key), shape)
     return (np.asarray(bits, np.int64) // 256 + 0.5) * 2.0**-24
 
 
@@ -85,11 +85,13 @@ def test_it_is_what_the_formula_says(g, tau):
 
 @pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 1), (5, 3, 3)])
 def test_bits_are_uniform_words_of_their_own(shape):
-    bits = np.asarray(_bits("threefry2x32", jax.random.key_data(KEY), shape))
+    bits = np.asarray(random_bits("threefry2x32", jax.random.key_data(KEY), shape))
     assert bits.shape == shape
     assert bits.dtype == np.uint32
     assert len(np.unique(bits)) == bits.size
-    other = _bits("rbg", jax.random.key_data(jax.random.key(3, impl="rbg")), shape)
+    other = random_bits(
+        "rbg", jax.random.key_data(jax.random.key(3, impl="rbg")), shape
+    )
     assert other.shape == shape
 
 

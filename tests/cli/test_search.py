@@ -146,8 +146,9 @@ def test_a_state_of_something_else_is_refused(text, call, tmp_path, capsys):
         (("--data", "digits"), "--data digits: freeflow looks at no data; leave it"),
         (("--tables", "TABLES"), "there is no table of toy, any data, any epochs; th"),
         (("--tables", "none.npz"), "none.npz: no such file"),
+        (("--space", "mobilenet", "--cells", "2"), "--cells 2: mobilenet has no such"),
         (("--proxy", "snip"), "--proxy snip looks at images and labels: name them"),
-        (("--proxy", "params", "--steps", "2"), "--steps 2: params scores whole archi"),
+        (("--proxy", "params", "--steps", "2"), "--steps 2: params scores no operati"),
     ],
 )
 def test_bad_input_is_one_sentence(options, saying, call, tmp_path, capsys):

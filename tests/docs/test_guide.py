@@ -4,9 +4,11 @@ import pytest
 from pages import DOCS, blocks, lines, run
 
 GUIDE = sorted(
-    path for folder in ("guide", "robust") for path in (DOCS / folder).glob("*.md")
+    path
+    for folder in ("guide", "robust", "backward", "search")
+    for path in (DOCS / folder).glob("*.md")
     if blocks(path) and path.stem != "first-steps"
-)  # fmt: skip
+)
 
 
 @pytest.fixture

@@ -346,8 +346,9 @@ def test_backward():
     folder = RESULTS / "backward"
     runs = read_runs(folder / "results.csv", backward_report.Run)
     layers = read_runs(folder / "layers.csv", backward_report.LayerRow)
+    noise = read_runs(folder / "noise.csv", backward_report.Noise)
     page = (DOCS / "results" / "backward.md").read_text()
-    for table in backward_report.markdown(runs, layers):
+    for table in backward_report.markdown(runs, layers, noise):
         assert table in page
 
 

@@ -36,7 +36,7 @@ def test_the_reference_has_every_public_name_once(tables):
     assert set(names) == set(swapjax.__all__) - {"__version__"}
 
 
-@pytest.mark.parametrize("room", ["backward", "corruptions", "robust"])
+@pytest.mark.parametrize("room", ["backward", "corruptions", "robust", "search"])
 def test_the_reference_has_every_name_of_a_room_once(room):
     text = (DOCS / "reference" / f"{room}.md").read_text()
     names = re.findall(rf"^::: swapjax\.{room}\.(\w+)$", text, re.MULTILINE)

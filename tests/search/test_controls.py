@@ -70,15 +70,20 @@ def test_sizes_are_counted_where_a_table_does_not_tell_them(tiny, tables):
 
 
 def test_sizes_are_those_of_the_networks(tiny):
-    genotypes = [
-        tiny.parse("|nor_conv_3x3~0|+|nor_conv_1x1~0|avg_pool_3x3~1|+|nor_conv_1x1~0|"
-                   "skip_connect~1|nor_conv_3x3~2|"),
-        tiny.parse("|avg_pool_3x3~0|+|skip_connect~0|nor_conv_3x3~1|+|none~0|none~1|"
-                   "nor_conv_1x1~2|"),
-    ]  # fmt: skip
+    rng = np.random.default_rng(0)
+    genotypes = [tiny.decode({"cell": rng.integers(1, 5, 6)}) for _ in range(2)]
     found = search.count_sizes(tiny, genotypes, SHAPE, CLASSES)
     for i, genotype in enumerate(genotypes):
         network = tiny.network(genotype, SHAPE, CLASSES)
         assert found["params"][i] == pytest.approx(network.weights / 1e6)
         assert found["flops"][i] == pytest.approx(network.macs / 1e6)
     assert search.count_sizes(tiny, [], SHAPE, CLASSES)["params"].shape == (0,)
+
+
+def test_sizes_are_right_where_edges_are_not_alike():
+    space = search.mobilenet(2)
+    rng = np.random.default_rng(0)
+    genotypes = [space.decode({"layer": rng.integers(0, 3, 8)}) for _ in range(2)]
+    found = search.count_sizes(space, genotypes, (8, 8, 1), CLASSES)
+    wanted = [space.network(g, (8, 8, 1), CLASSES).weights / 1e6 for g in genotypes]
+    assert found["params"] == pytest.approx(wanted)

@@ -252,13 +252,14 @@ def test_what_one_program_leaves_out_the_next_makes_up_for():
     tx = admm(momentum(), sparsity=0.7, steps=4, every=2, penalty=TOP)
     params, (gradient,) = initial(), gradients(1)
     state = tx.init(params)
+    update = jax.jit(tx.update, static_argnames="mask_step", compiler_options=QUICK)
     for _ in range(2):
         assert until_mask_step(state) == (1 if state.count == 0 else 0)
-        updates, state = tx.update(gradient, state, params, mask_step=False)
+        updates, state = update(gradient, state, params, mask_step=False)
         params = optax.apply_updates(params, updates)
     assert until_mask_step(state) == 0
     before = masks_of(state)
-    updates, state = tx.update(gradient, state, params, mask_step=True)
+    updates, state = update(gradient, state, params, mask_step=True)
     params = optax.apply_updates(params, updates)
     assert not equal(masks_of(state), before)
     assert until_mask_step(state) == 0  # that of the fourth update
@@ -290,8 +291,9 @@ def test_members_of_an_ensemble_are_on_their_own():
     many, states = jax.jit(jax.vmap(train), compiler_options=QUICK)(stacked)
     kept = masks_of(states)
     assert kept["fc2"]["kernel"].shape == (2, 9, 2)
+    alone = jax.jit(train, compiler_options=QUICK)
     for i, net in enumerate(nets):
-        params, state = jax.jit(train, compiler_options=QUICK)(net)
+        params, state = alone(net)
         assert equal(masks_of(state)["fc1"]["kernel"], kept["fc1"]["kernel"][i])
         own = jax.tree.map(lambda x, i=i: x[i], many)
         jax.tree.map(
@@ -348,6 +350,6 @@ def test_what_has_no_gradient_is_passed_over():
     params = {"kernel": jnp.ones((4, 2)), "steps": jnp.int32(3)}
     slopes = {"kernel": jnp.arange(8.0).reshape(4, 2), "steps": jnp.int32(0)}
     state = tx.init(params)
-    updates, state = tx.update(slopes, state, params)
+    updates, state = jax.jit(tx.update)(slopes, state, params)
     assert int(updates["steps"]) == 0
     assert int(masks_of(state)["kernel"].sum()) == 4

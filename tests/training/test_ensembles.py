@@ -58,9 +58,9 @@ def test_members_are_as_alone_with_keys_of_their_own():
 
 def test_members_of_members_all_draw_their_own():
     params = {"kernel": jax.random.normal(KEY, (2, 3, 8, 6))}
-    masks = masks_of(jax.vmap(jax.vmap(make(static()).init))(params))["kernel"]
+    masks = masks_of(quick(jax.vmap(jax.vmap(make(static()).init)))(params))["kernel"]
     assert len(np.unique(np.asarray(masks).reshape(6, -1), axis=0)) == 6
-    shared = jax.vmap(lambda _: make(static()).init(ONE).masks)(jnp.arange(2))
+    shared = quick(jax.vmap(lambda _: make(static()).init(ONE).masks))(jnp.arange(2))
     np.testing.assert_array_equal(shared["kernel"][0], shared["kernel"][1])
 
 
@@ -111,7 +111,7 @@ def test_the_branch_of_mask_steps_stays_one_under_vmap():
 
 def test_members_that_differ_in_their_counts_change_masks_each_in_time():
     tx = make(set_(anneal=False))
-    state = jax.vmap(tx.init)(MEMBERS)
+    state = quick(jax.vmap(tx.init))(MEMBERS)
     state = state._replace(count=jnp.asarray([3, 2, 3]))
     _, after = quick(jax.vmap(tx.update))(MEMBERS, state, MEMBERS)
     moved = np.any(np.asarray(after.masks["kernel"] != state.masks["kernel"]), (1, 2))

@@ -68,7 +68,7 @@ def test_gradients_go_to_whole_heads_with_gsm():
     params = network.params()
     tx = swapjax.gsm(plan=target)
     slopes = jax.tree.map(jnp.ones_like, params)
-    passed, _ = tx.update(slopes, tx.init(params), params)
+    passed, _ = jax.jit(tx.update)(slopes, tx.init(params), params)
     leaves = tuple(g != 0 for g in target.layout.split(passed))
     network.require_whole(target.units, leaves)
     assert sum(int(m.sum()) for m in leaves) == target.kept

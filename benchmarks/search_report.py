@@ -1,0 +1,136 @@
+"""Searches of FreeFlow, and the tables of docs/results/search.md."""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from swapjax import search
+from swapjax.search import Genotype, Place, Table
+from swapjax.search.genotype import parse
+
+_EPOCHS = 12  # of the tables that hold every cell
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One search; seconds by the clock and of the CPU.
+
+    Those of compilation stand at the first search of a process by a supernet.
+    """
+
+    space: str
+    cells: int
+    steps: int
+    scope: str
+    seed: int
+    genotype: str = ""
+    seconds: float = math.nan
+    cpu: float = math.nan
+    compile_seconds: float = math.nan
+    compile_cpu: float = math.nan
+
+    def __str__(self) -> str:
+        return f"{self.space}, {self.cells} cells, {name_of(self)}, seed {self.seed}"
+
+    @property
+    def plan(self) -> tuple:
+        """What it shares with other seeds."""
+        return self.space, self.cells, self.steps, self.scope
+
+    @property
+    def key(self) -> tuple:
+        """What tells it from others."""
+        return *self.plan, self.seed
+
+
+def name_of(line: Line) -> str:
+    """Say how it searched."""
+    if line.steps == 1:
+        return "FreeFlow, one-shot"
+    return f"FreeFlow, {line.steps} steps, {line.scope}"
+
+
+def report(lines: Sequence[Line], tables: Path) -> list[str]:
+    """Make the tables in Markdown: accuracies, agreement and time, cells of DARTS."""
+    loaded = search.load_tables(tables)
+    space = search.nb201()
+    judged = search.with_sizes(space, loaded.of("nb201", epochs=_EPOCHS))
+    return [
+        _worth([line for line in lines if line.space == "nb201"], judged),
+        _costs(lines),
+        _cells([line for line in lines if line.space == "darts"]),
+    ]
+
+
+def _worth(lines: Sequence[Line], tables: Sequence[Table]) -> str:
+    """Accuracy, percentile and regret of cells, one column a data set."""
+    space, chosen = search.nb201(), dict[str, list[Genotype]]()
+    for line in lines:
+        chosen.setdefault(name_of(line), []).append(space.parse(line.genotype))
+    placed = [search.place(table, chosen) for table in tables]
+    text = [
+        f"| | seeds | {' | '.join(table.dataset for table in tables)} |",
+        "|---" * (len(tables) + 2) + "|",
+    ]
+    for name, first in placed[0].items():
+        seeds = str(first.cells) if name in chosen else ""
+        cells = " | ".join(_cell(places[name]) for places in placed)
+        text.append(f"| {name} | {seeds} | {cells} |")
+    return "\n".join(text)
+
+
+def _cell(place: Place) -> str:
+    spread = "" if math.isnan(place.std) or not place.std else f" ± {place.std:.2f}"
+    share = "" if math.isnan(place.percentile) else f"{place.percentile:.0f} %, "
+    return f"{place.accuracy:.2f}{spread} ({share}−{place.regret:.2f})"
+
+
+def _costs(lines: Sequence[Line]) -> str:
+    """Agreement over seeds, and seconds of the CPU."""
+    text = [
+        "| space | cells | | seeds | different | agree | search, s | compilation, s |",
+        "|---" * 8 + "|",
+    ]
+    for plan in dict.fromkeys(line.plan for line in lines):
+        some = [line for line in lines if line.plan == plan]
+        texts = [line.genotype for line in some]
+        agree = ""
+        if len(some) > 1:
+            agree = f"{search.repeats([_parts(t) for t in texts]).parts:.0%}"
+        compiled = [
+            line.compile_cpu
+            for line in lines
+            if line.plan[:2] == plan[:2] and not math.isnan(line.compile_cpu)
+        ]
+        cpu = statistics.median(line.cpu for line in some)
+        text.append(
+            f"| {plan[0]} | {plan[1]} | {name_of(some[0])} | {len(some)} | "
+            f"{len(set(texts))} | {agree} | {cpu:.2f} | "
+            f"{statistics.median(compiled):.1f} |"
+        )
+    return "\n".join(text)
+
+
+def _parts(text: str) -> list:
+    """Return the operations of an architecture with their edges."""
+    return [choice for _, choices in parse(text).cells for choice in choices]
+
+
+def _cells(lines: Sequence[Line]) -> str:
+    """Tell the cells of DARTS, those of the seeds that agree in one line."""
+    text = ["| cells | seeds | normal | reduce |", "|---" * 4 + "|"]
+    for cells in sorted({line.cells for line in lines}):
+        some = [line for line in lines if line.cells == cells]
+        for genotype in dict.fromkeys(line.genotype for line in some):
+            seeds = sorted(line.seed for line in some if line.genotype == genotype)
+            found = search.darts().parse(genotype)
+            told = (
+                ", ".join(f"{op} {a}→{b}" for a, b, op in found.of(kind))
+                for kind in ("normal", "reduce")
+            )
+            text.append(
+                f"| {cells} | {', '.join(map(str, seeds))} | {' | '.join(told)} |"
+            )
+    return "\n".join(text)

@@ -1,0 +1,25 @@
+"""The page about search spaces runs, and what it says of them is so."""
+
+from pages import DOCS, run
+
+from swapjax import search
+
+PAGE = DOCS / "search" / "spaces.md"
+
+
+def test_the_examples_run(capsys):
+    names = run(PAGE, {})
+    weights, macs, size = capsys.readouterr().out.split()[:3]
+    assert int(weights) == names["network"].weights
+    assert int(macs) == names["network"].macs
+    assert int(size) == 27
+    assert names["mine"].check(names["best"]) == names["best"]
+    assert names["shape"] == (5, 3)
+    assert all("kernel" in path for path in names["plan"].layout.paths)
+
+
+def test_the_table_counts_architectures():
+    text = PAGE.read_text()
+    assert f"| `nb201()` | {search.nb201().size:,} |" in text
+    assert f"| `mobilenet()` | {search.mobilenet().size:,} |" in text
+    assert round(search.darts().size / 1e18, 1) == 1.1
