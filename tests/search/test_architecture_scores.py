@@ -1,5 +1,7 @@
 """Scores of architectures against plain evaluations of their own networks."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,13 +11,13 @@ from small_spaces import CLASSES, SHAPE
 
 from swapjax import search
 from swapjax.search import architecture_scores as scores
-from swapjax.search import kernels, nasbench201, perturbation
+from swapjax.search import nasbench201, perturbation
 from swapjax.search.watch import gates_of, watch
 
-OPS = ("none", "skip_connect", "nor_conv_1x1")
+OPS = ("none", "nor_conv_1x1")
 CELLS = (
-    "|nor_conv_1x1~0|+|skip_connect~0|nor_conv_1x1~1|",
-    "|nor_conv_1x1~0|+|skip_connect~0|none~1|",  # a convolution that leads nowhere
+    "|nor_conv_1x1~0|+|nor_conv_1x1~0|nor_conv_1x1~1|",
+    "|nor_conv_1x1~0|+|nor_conv_1x1~0|none~1|",  # a convolution that leads nowhere
     "|none~0|+|none~0|none~1|",
 )
 
@@ -26,12 +28,6 @@ def mini():
     return search.cell_space("mini", ops, nodes=3, channels=2, cells=2, stages=1)
 
 
-@pytest.fixture(scope="module")
-def batch():
-    x = jax.random.normal(jax.random.key(2), (4, *SHAPE))
-    return x, jnp.arange(4) % CLASSES
-
-
 def score(mini, name, **options):
     key = jax.random.key(0)
     return search.score_architectures(
@@ -40,60 +36,122 @@ def score(mini, name, **options):
 
 
 @pytest.fixture(scope="module")
-def plainly(mini, batch):
-    """Weights and gradients of the first cell in a supernet, and its apply."""
-    theta, alpha = mini.init(jax.random.key(0), SHAPE, CLASSES), mini.one_hot(CELLS[0])
-
-    def apply(params, x, *, norm):
-        return mini.apply(params, alpha, x, norm=norm)
-
-    def loss(params):
-        logits = apply(params, batch[0], norm="train")
-        each = optax.softmax_cross_entropy_with_integer_labels(logits, batch[1])
-        return each.mean()
-
-    return theta, apply, loss
-
-
-def test_scores_by_gradients_are_sums_over_kernels(mini, plainly, batch):
-    theta, _, loss = plainly
-    pairs = list(
-        zip(*map(kernels.kernels, (theta, jax.grad(loss)(theta))), strict=True)
+def params():
+    """Two dense layers in one leaf, and one more; no kernel is called scale."""
+    draw = np.random.default_rng(0).standard_normal
+    return jax.tree.map(
+        jnp.float32,
+        {
+            "stack": {"kernel": draw((2, 5, 5)), "scale": draw(5)},
+            "last": {"kernel": draw((5, 3))},
+        },
     )
-    told = {"images": batch[0], "labels": batch[1]}
-    wanted = sum(float(jnp.abs(w * g).sum()) for w, g in pairs)
-    found = score(mini, "snip", together=2, **told)
-    assert found.dtype == np.float64
-    assert found.shape == (3,)
-    assert found[0] == pytest.approx(wanted, rel=1e-4)
-    layers = (g[i] for w, g in pairs for i in range(len(g)) if g.ndim == 5)
-    rest = (g for w, g in pairs if g.ndim != 5)
-    wanted = sum(float(jnp.linalg.norm(g.ravel())) for g in (*layers, *rest))
-    assert score(mini, "grad_norm", **told)[0] == pytest.approx(wanted, rel=1e-4)
+
+
+def apply(params, x, *, norm):
+    """Run a network of three dense layers, two of them in a scan."""
+    del norm
+    step = lambda h, k: (jax.nn.relu(h @ k), None)  # noqa: E731
+    h = x.reshape(len(x), -1)[:, :5] * params["stack"]["scale"]
+    h, _ = jax.lax.scan(step, h, params["stack"]["kernel"])
+    return h @ params["last"]["kernel"]
+
+
+def test_scores_by_gradients_are_sums_over_layers(params):
+    x, y = jax.random.normal(jax.random.key(1), (4, *SHAPE)), jnp.arange(4) % 3
+    first, second, last = (*params["stack"]["kernel"], params["last"]["kernel"])
+
+    def loss(kernels):
+        h = x.reshape(4, -1)[:, :5] * params["stack"]["scale"]
+        h = jax.nn.relu(jax.nn.relu(h @ kernels[0]) @ kernels[1]) @ kernels[2]
+        return optax.softmax_cross_entropy_with_integer_labels(h, y).mean()
+
+    layers = [first, second, last]
+    slopes = jax.jit(jax.grad(loss))(layers)
+    half = [g / 2 for g in slopes]
+    moved = (
+        [w + s * g for w, g in zip(layers, half, strict=True)] for s in (1e-2, -1e-2)
+    )
+    up, down = map(jax.jit(jax.grad(loss)), moved)
+    products = [(u - d) / 1e-2 for u, d in zip(up, down, strict=True)]
+    pairs = list(zip(layers, slopes, products, strict=True))
+    wanted = {
+        "snip": sum(jnp.abs(w * g).sum() for w, g, _ in pairs),
+        "plain": sum((w * g).sum() for w, g, _ in pairs),
+        "grad_norm": sum(jnp.linalg.norm(g) for _, g, _ in pairs),
+        "grasp": -sum((w * h).sum() for w, _, h in pairs),
+    }
+    found = jax.jit(
+        lambda p: {name: getattr(scores, name)(apply, p, x, y) for name in wanted}
+    )(params)
+    for name in wanted:
+        assert float(found[name]) == pytest.approx(float(wanted[name]), rel=5e-3), name
+
+
+def test_scores_by_flow_and_fisher(params):
+    positive = jax.tree.map(jnp.abs, params)
+    total = float(apply(positive, jnp.ones((1, *SHAPE)), norm="none").sum())
+    found, norms = jax.jit(
+        lambda p: (scores.synflow(apply, p, SHAPE), scores.l2_norm(apply, p, SHAPE))
+    )(params)
+    assert float(found) == pytest.approx(np.log(3 * total), rel=1e-5)
+    layers = (*params["stack"]["kernel"], params["last"]["kernel"])
+    assert float(norms) == pytest.approx(sum(map(np.linalg.norm, layers)), rel=1e-5)
+    x, y = jax.random.normal(jax.random.key(1), (4, *SHAPE)), jnp.arange(4) % 3
+
+    def loss(gates):
+        h = x.reshape(4, -1)[:, :5] * params["stack"]["scale"]
+        for kernel, gate in zip(params["stack"]["kernel"], gates, strict=True):
+            h = gate * jax.nn.relu(h @ kernel)
+        logits = h @ params["last"]["kernel"]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+    slopes = jax.jit(jax.grad(loss))(jnp.ones((2, 4, 5)))
+    found = jax.jit(lambda p: scores.fisher(apply, p, x, y))(params)
+    assert float(found) == pytest.approx(float((slopes**2).sum()) / 8, rel=1e-4)
+
+
+def test_together_is_one_after_another(mini):
+    row = search.Proxy(lambda run, p, x: run(p, x, norm="train").sum(), "images")
+    one, three = score(mini, row), score(mini, row, together=2)
+    assert one.shape == (3,)
+    assert one.dtype == np.float64
+    np.testing.assert_allclose(one, three, rtol=1e-4, atol=1e-4)
 
 
 def test_what_reaches_no_output_does_not_count(mini):
     """The second cell differs from one without its convolution by nothing."""
     key, told = jax.random.key(0), {"shape": SHAPE, "classes": CLASSES}
-    cells = (CELLS[1], "|none~0|+|skip_connect~0|none~1|", CELLS[2])
+    cells = (CELLS[1], "|none~0|+|nor_conv_1x1~0|none~1|", CELLS[2])
     for name in "l2_norm", "decorrelation":
         found = search.score_architectures(mini, cells, name, key, **told)
         assert found[0] == found[1]
         assert found[1] > found[2] == 0 or name == "l2_norm"
 
 
-def test_relus_are_seen_in_scans_and_shut(plainly, batch):
-    theta, apply, _ = plainly
-    run = lambda x: apply(theta, x, norm="train")  # noqa: E731
-    out, seen = watch(run, batch[0], lambda v: v.shape[-1] + 0 * v.sum())
-    np.testing.assert_allclose(out, run(batch[0]), rtol=1e-5, atol=1e-6)
-    assert [s.shape for s in seen] == [(2,), (2,), (2,), ()]  # three edges, the head
-    assert all((s == 2).all() for s in seen)
-    shut = [0 * gate for gate in gates_of(run, batch[0])]
-    np.testing.assert_array_equal(watch(run, batch[0], gates=shut)[0], 0)
+def test_relus_are_seen_in_scans_and_branches_and_shut(params):
+    x = jax.random.normal(jax.random.key(1), (4, *SHAPE))
+
+    def run(x):
+        out = apply(params, x, norm="none").sum()
+        more = lambda x: jax.nn.relu(x).sum()  # noqa: E731
+        return out + jax.lax.cond(out > -1e9, more, lambda x: -more(-x), x)
+
+    def shut(gates):
+        return watch(run, x, gates=gates)[0]
+
+    out, seen = jax.jit(lambda x: watch(run, x, lambda v: 1 + 0 * v.sum()))(x)
+    assert float(out) == pytest.approx(float(run(x)), rel=1e-5)
+    assert [s.shape for s in seen] == [(2,), (), ()]
+    assert sorted(map(float, seen[1:])) == [0, 1]  # one branch is taken
+    assert seen[0].tolist() == [1, 1]
+    gates = gates_of(run, x)
+    assert float(jax.jit(shut)([0 * gate for gate in gates])) == 0
+    wide = gates_of(run, x, channels=True)
+    assert [gate.shape for gate in wide] == [(2, 4, 5), *[(4, 1, 1, SHAPE[-1])] * 2]
 
 
-def test_decorrelation_is_the_least_eigenvalue(mini, batch):
+def test_scores_by_images_are_those_of_numpy():
     def apply(params, x, *, norm):
         return jax.nn.relu(x * params["kernel"]).sum((1, 2))
 
@@ -122,19 +180,22 @@ def test_decorrelation_is_the_least_eigenvalue(mini, batch):
 
 def test_counts_are_those_of_networks(mini):
     found = score(mini, "layers")
-    assert found.tolist() == [2 + 4, 2 + 2, 2]
+    assert found.tolist() == [2 + 6, 2 + 4, 2]
     assert score(mini, "params")[0] > score(mini, "params")[1]
 
 
-def test_perturbation_keeps_what_the_value_needs(mini):
-    weights = np.random.default_rng(0).random((3, 3))
+def test_perturbation_keeps_what_the_value_needs(tiny):
+    weights = np.random.default_rng(0).random((6, 5))
+    space = dataclasses.replace(tiny, kept=2, never=("none",))
 
     def value(alpha):
         return float((weights * alpha["cell"]).sum())
 
-    found = perturbation.propose(mini, value, np.random.default_rng(1))
+    found = perturbation.propose(tiny, value, np.random.default_rng(1))
+    some = perturbation.propose(space, value, np.random.default_rng(1))
     weights[:, 0] = -1
-    assert found == mini.genotype({"cell": weights})
+    assert found == tiny.genotype({"cell": weights})
+    assert some == space.genotype({"cell": weights})
 
 
 @pytest.mark.parametrize(
