@@ -12,6 +12,7 @@ import noise_report
 import noisy_labels_report
 import pytest
 import robust_report
+import search_report
 import sparse_robust_report
 from pages import DOCS, ROOT
 from shared import read_runs
@@ -347,4 +348,13 @@ def test_backward():
     noise = read_runs(folder / "noise.csv", backward_report.Noise)
     page = (DOCS / "results" / "backward.md").read_text()
     for table in backward_report.markdown(runs, layers, noise):
+        assert table in page
+
+
+def test_search():
+    folder = RESULTS / "search"
+    lines = read_runs(folder / "results.csv", search_report.Line)
+    places = read_runs(folder / "places.csv", search_report.Placed)
+    page = (DOCS / "results" / "search.md").read_text()
+    for table in search_report.report(lines, places):
         assert table in page
