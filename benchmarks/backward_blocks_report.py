@@ -1,10 +1,8 @@
-"""What `backward_blocks.py` measured, as tables."""
+"""What `backward_blocks.py` measured, in a table."""
 
 import dataclasses
 import statistics
 from collections.abc import Sequence
-
-from rich.table import Table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,28 +66,21 @@ def arm_of(line: Arm) -> Arm:
     return Arm(line.network, line.along, line.keep)
 
 
-def rows(speeds: Sequence[Speed], lines: Sequence[Line]) -> list[list[str]]:
-    """Make the rows of the table: time, and accuracy as mean and deviation."""
-    made = []
+def report(speeds: Sequence[Speed], lines: Sequence[Line]) -> str:
+    """Tell times, and accuracy as mean and deviation over seeds, in Markdown."""
+    text = [
+        "| network | kept | ms a step | gain | quartiles | accuracy | training loss |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for speed in speeds:
         mine = [line for line in lines if arm_of(line) == arm_of(speed)]
         scores = [line.accuracy for line in mine]
-        made.append(
-            [
-                speed.network,
-                "dense" if speed.along == "nothing" else f"{speed.along}, {speed.keep}",
-                f"{speed.milliseconds:.1f}",
-                f"{speed.gain:.2f}",
-                f"{statistics.mean(scores):.2f} ± {statistics.stdev(scores):.2f}",
-                f"{statistics.mean(line.loss for line in mine):.4f}",
-            ]
+        kept = f"{speed.keep} of {speed.along}"
+        text.append(
+            f"| {speed.network} | {'all' if speed.along == 'nothing' else kept} "
+            f"| {speed.milliseconds:.1f} | {speed.gain:.2f} "
+            f"| {speed.low:.2f} to {speed.high:.2f} "
+            f"| {statistics.mean(scores):.2f} ± {statistics.stdev(scores):.2f} "
+            f"| {statistics.mean(line.loss for line in mine):.4f} |"
         )
-    return made
-
-
-def table(speeds: Sequence[Speed], lines: Sequence[Line]) -> Table:
-    """Show them."""
-    shown = Table("network", "kept", "ms a step", "gain", "accuracy", "training loss")
-    for row in rows(speeds, lines):
-        shown.add_row(*row)
-    return shown
+    return "\n".join(text)

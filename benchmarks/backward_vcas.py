@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
-from backward_vcas_report import Line, picture, table
+from backward_vcas_report import Line, picture, report
 from shared import DATA, RESULTS, complete, console, read_runs, start, write_runs
 
 from swapjax import backward
@@ -70,7 +70,7 @@ def main(options: Options) -> None:
         lambda arm: [(*arm, epoch) for epoch in range(1, options.epochs + 1)],
     )
     lines = list(done.values())
-    console.print(table(lines))
+    console.print(report(lines), soft_wrap=True)
     plot.save(picture(lines), options.out / "results.png")
     console.print(f"Written to {options.out}.", soft_wrap=True)
 

@@ -55,7 +55,8 @@ def gradient_noise(
         state: of the objective. With predicted thresholds nothing is pruned until its
             FIFOs are full.
         batch: of the loss.
-        key: of which each draw takes a part.
+        key: of the step, the same for a loss that draws itself; each draw of pruning
+            takes a part of it.
         draws: how many passes back are compared.
 
     Raises:
@@ -69,7 +70,7 @@ def gradient_noise(
     for i in range(draws):
         own = jax.random.fold_in(key, i)
         total, squares = _add(
-            (pruned,), total, squares, exact, params, state, batch, own
+            (pruned,), total, squares, exact, params, state, batch, key, own
         )
     mean = jax.tree.map(lambda x: x / draws, total)
     return _told(exact, mean, float(squares), draws)
@@ -110,9 +111,11 @@ def _add(
     state: BackwardState,
     batch: Any,
     key: jax.Array,
+    draw: jax.Array,
 ) -> tuple[Params, jax.Array]:
     """Add the difference of one draw, and its square."""
-    found = back_propagate(settings_of(pruned), params, state, batch, key).gradients
+    way = settings_of(pruned)
+    found = back_propagate(way, params, state, batch, key, draw=draw).gradients
     # Differences, since squares of gradients would cancel where there is little noise.
     off = jax.tree.map(lambda a, b: (a - b).astype(jnp.float32), found, exact)
     return jax.tree.map(jnp.add, total, off), squares + _dot(off, off)

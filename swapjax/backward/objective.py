@@ -210,7 +210,7 @@ def _error(
     settings: Settings, state: BackwardState, statistics: Mapping[str, jax.Array]
 ) -> jax.Array:
     """Compute by how much predicted thresholds were off, 0 where there were none."""
-    total, count = jnp.zeros(()), jnp.zeros(())
+    total = count = jnp.zeros((), jnp.float32)
     for name, x in statistics.items():
         site = state.sites[name]
         guess = predicted(site.deviations, site.filled)
@@ -218,5 +218,5 @@ def _error(
         there = (guess > 0) & (found > 0)
         off = jnp.abs(guess / jnp.where(there, found, 1) - 1)
         total += jnp.sum(jnp.where(there, off, 0))
-        count += jnp.sum(there)
+        count += jnp.sum(there, dtype=jnp.float32)
     return total / jnp.maximum(count, 1)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.extend.random import threefry_2x32
 
 from swapjax.backward.thresholds import deviation, quantile
-from swapjax.core import members
+from swapjax.core import members, trees
 from swapjax.core.checks import require_fraction, take_key
 from swapjax.sparsity.topk import top_k_mask
 
@@ -220,7 +220,7 @@ def prune(
     Raises:
         ValueError: where it is differentiated.
     """
-    wide = jnp.promote_types(gradient.dtype, jnp.float32)
+    wide = trees.wide((gradient,))
     g = gradient.astype(wide)
     size = jnp.abs(g)
     count = jnp.asarray(g.size, jnp.float32)
@@ -265,6 +265,10 @@ def _draw(
     key: jax.Array,
 ) -> jax.Array:
     """Prune at random."""
+    if pruning.axis_name is not None:
+        i = jax.lax.axis_index(pruning.axis_name)
+        own = jax.random.wrap_key_data(key, impl=pruning.key)
+        key = jax.random.key_data(jax.random.fold_in(own, i))
     seed = members.own_seed(pruning.key, key, [g])
     bits = random_bits(pruning.key, seed, g.shape)
     # Of 24 bits, which float32 holds, in the middle of their steps: never 0, and so

@@ -99,6 +99,7 @@ def back_propagate(
     batch: Any,
     key: Any,
     watched: Sequence[Site] = (),
+    draw: Any = None,
 ) -> Passed:
     """Send the gradients of a loss back, pruned.
 
@@ -110,14 +111,16 @@ def back_propagate(
         key: of the step.
         watched: sites where gradients are counted after they are pruned, with names
             that no site has where they are pruned.
+        draw: the key to prune with, that of the step by default.
     """
     data = (state.inner, batch, key)
+    own = key if draw is None else draw
     program, structure, sites, rate_of = find_placed(settings, params, data)
     require_same_network(state, sites, settings.depth)
-    ways = {site.name: _pruning(settings, rate_of[site.name], key) for site in sites}
+    ways = {site.name: _pruning(settings, rate_of[site.name], own) for site in sites}
     ways |= {site.name: _pruning(settings, 0.0, key) for site in watched}
     given = {
-        site.name: _inputs(settings, i, site, rate_of[site.name], state, key)
+        site.name: _inputs(settings, i, site, rate_of[site.name], state, own)
         for i, site in enumerate(sites)
     }
     given |= {site.name: _idle(site, key) for site in watched}

@@ -18,10 +18,12 @@ class Source(NamedTuple):
         data: whether on the batch.
         leaves: the leaves of params it depends on; of a value that depends on data
             too, some of them.
+        trains: whether gradients go from here to leaves, not stopped on the way.
     """
 
     data: bool = False
     leaves: frozenset[int] = _NOTHING
+    trains: bool = False
 
     @property
     def learned(self) -> bool:
@@ -52,7 +54,8 @@ def products_of(
     """Find the products of weights with data in the order of the program.
 
     Without those in functions whose derivative is a rule of their author, which no
-    change of their program reaches, and those of derivatives that the loss takes. If
+    change of their program reaches, those of derivatives that the loss takes, and those
+    that no gradient of the loss comes to, as of targets and attacks. If
     no leaf meets the batch, the arrays that the loss closes over count as data.
 
     Args:
@@ -105,7 +108,8 @@ def _sources(graph: Graph, leaves: int, *, closed_over: bool) -> list[Source]:
             if not writers and graph.avals[value].shape:
                 known[value] = Source(data=True)
     for i, value in enumerate(graph.inputs):
-        known[value] = Source(leaves=frozenset({i})) if i < leaves else Source(True)
+        leaf = Source(leaves=frozenset({i}), trains=True)
+        known[value] = leaf if i < leaves else Source(data=True)
     changed = True
     while changed:  # loops hand on what they find last
         changed = False
@@ -113,6 +117,8 @@ def _sources(graph: Graph, leaves: int, *, closed_over: bool) -> list[Source]:
             if node.name.startswith(_RANDOM):
                 continue
             after = _joined([known[value] for value in node.inputs])
+            if node.name == "stop_gradient":
+                after = after._replace(trains=False)
             for value in node.outputs:
                 new = _joined([known[value], after])
                 changed |= new != known[value]
@@ -128,8 +134,9 @@ def _products(
 ) -> list[Product]:
     found: list[Product] = []
     count: dict[str, int] = {}
+    alive = graph.before(graph.outputs[:1])
     for i, node in enumerate(graph.nodes):
-        if node.closed or not _multiplies(node):
+        if node.closed or not _multiplies(node) or alive.isdisjoint(node.outputs):
             continue
         operands = [known[value] for value in node.inputs]
         which = 0 if operands[0].data else 1
@@ -139,7 +146,7 @@ def _products(
         leaf = max(weights.leaves, key=lambda i: (math.prod(shapes[i]), -i))
         count[paths[leaf]] = number = count.get(paths[leaf], 0) + 1
         name = paths[leaf] if number == 1 else f"{paths[leaf]}#{number}"
-        found.append(Product(name, i, which, needs_gradient=bool(data.leaves)))
+        found.append(Product(name, i, which, needs_gradient=data.trains))
     return found
 
 
@@ -157,4 +164,8 @@ def _joined(several: Sequence[Source]) -> Source:
     """Join what something depends on; of data it is enough to know one leaf."""
     data = any(source.data for source in several)
     leaves = _NOTHING.union(*(source.leaves for source in several))
-    return Source(data, frozenset(sorted(leaves)[:1]) if data else leaves)
+    return Source(
+        data,
+        frozenset(sorted(leaves)[:1]) if data else leaves,
+        any(source.trains for source in several),
+    )

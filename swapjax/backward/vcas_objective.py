@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from swapjax.backward.vcas_adapt import adapt
 from swapjax.backward.vcas_control import (
@@ -30,6 +31,7 @@ def vcas(
     step: float = 0.01,
     factor: float = 0.95,
     smoothing: float = 0.6,
+    per_site: bool = False,
 ) -> Objective:
     """Sample the gradients that a loss sends back, within a budget of variance.
 
@@ -59,12 +61,15 @@ def vcas(
             kept.
         factor: by how much it changes the rate of the rows of a weight.
         smoothing: how much of the rate of an activation it keeps.
+        per_site: whether the shares that are kept are reported by layer, too.
 
     Returns:
         An objective for `swapjax.training.fit`, whose state is a `VcasState`. It
         reports ``"backward"``, the share of the multiplications of the backward pass
         that is left, without those of adaptations; ``"norm share"``; and
-        ``"added variance"``, that of the last adaptation.
+        ``"added variance"``, that of the last adaptation. By layer,
+        ``"examples kept after NAME"`` of a batch and ``"rows kept NAME"`` of what is
+        left of it.
 
     Raises:
         ValueError: for arguments out of range. From the first state: for a loss without
@@ -99,7 +104,11 @@ def vcas(
             "and so there is nothing to sample; give its loss"
         )
     settings = Settings(
-        inner, Budget(activations, weights, step, factor, smoothing), every, repeats
+        inner,
+        Budget(activations, weights, step, factor, smoothing),
+        every,
+        repeats,
+        per_site,
     )
     return Objective(
         loss=functools.partial(_loss, settings),
@@ -156,6 +165,9 @@ def _gradient(
         "norm share": new.norm_share,
         "added variance": new.added,
     }
+    if settings.per_site:
+        for what, rates in (("examples", new.activations), ("rows", new.weights)):
+            told |= {f"{what} kept {name}": jnp.mean(x) for name, x in rates.items()}
     if told.keys() & found.aux.keys():
         raise ValueError(
             "loss_fn: the objective reports what is reported here, "

@@ -27,6 +27,7 @@ class Settings(NamedTuple):
     budget: Budget
     every: int
     repeats: int
+    per_site: bool
 
 
 class Run(NamedTuple):

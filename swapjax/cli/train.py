@@ -59,7 +59,7 @@ def train(options: Train) -> None:
         told = _introduction(options, printable(data.name), total)
         told += train_robust.introduction(options.against, data)
         gauge = train_backward.gauge(options, setting, total)
-        told += train_backward.introduction(options, gauge)
+        told += train_backward.introduction(options, gauge, total)
         if labels is not None:
             told += f" {labels.flipped.sum():,} of {labels.flipped.size:,} labels are "
             told += "wrong in training."

@@ -128,7 +128,7 @@ def objective(options: Train, setting: Setting, steps: int) -> LossFn | Objectiv
         steps: in all.
     """
     loss = train_robust.objective(options.against, setting, steps)
-    loss = train_backward.pruned(options, loss)
+    loss = train_backward.pruned(options, loss, steps)
     if options.algorithm == "safe":
         return training.sharpness_aware(loss, radius(options))
     return loss

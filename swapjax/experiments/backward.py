@@ -17,7 +17,9 @@ from swapjax.training import Epoch
 
 LEFT, LEFT_UNPRUNED = "backward", "backward unpruned"
 """What epochs tell: the share of multiplications that zeros leave of the way back."""
-_ZEROS, _ZEROS_UNPRUNED = "dY zeros ", "dY zeros unpruned "
+_ZEROS, _ZEROS_UNPRUNED = "dY zeros ", "dY unpruned zeros "
+EXAMPLES, ROWS = "examples kept ", "rows kept "
+"""What an objective of vcas reports by layer; names of layers follow."""
 _LEGEND = 12  # layers that are told apart by name
 
 
@@ -115,22 +117,47 @@ def backward_table(cost: backward.BackwardCost) -> Table:
     return table
 
 
+def kept_by_layer(epoch: Epoch) -> list[dict[str, Any]]:
+    """List what vcas kept of each layer in an epoch.
+
+    Returns:
+        One dict a layer: its name, the share of the ``"examples"`` whose gradients come
+        to it, if some are dropped right behind it, and of their ``"rows"`` that the
+        gradient of its weights is made of.
+    """
+    told = {"rows": _by_layer(epoch, ROWS), "examples": _by_layer(epoch, EXAMPLES)}
+    names = dict.fromkeys(name for numbers in told.values() for name in numbers)
+    return [
+        {"name": name} | {what: x[name] for what, x in told.items() if name in x}
+        for name in names
+    ]
+
+
+def kept_table(epoch: Epoch) -> Table:
+    """Show what vcas kept of each layer in an epoch."""
+    table = Table(title="The way back, kept by vcas")
+    table.title_justify = "left"
+    table.add_column("layer", overflow="fold")
+    for name in ("examples", "rows of them"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in kept_by_layer(epoch):
+        kept = (
+            f"{row[name]:.1%}" if name in row else "" for name in ("examples", "rows")
+        )
+        table.add_row(Text(printable(row["name"])), *kept)
+    return table
+
+
 def draw_zeros(axes: Axes, history: Sequence[Epoch]) -> None:
     """Draw the zeros of the gradient of each layer's output by epoch."""
-    at = [epoch.epoch for epoch in history]
-    names = [
-        name.removeprefix(_ZEROS_UNPRUNED)
-        for name in history[0].told
-        if name.startswith(_ZEROS_UNPRUNED)
-    ]
-    for i, name in enumerate(names):
-        for key, style in ((_ZEROS, "-"), (_ZEROS_UNPRUNED, "--")):
-            values = [epoch.told[key + name] for epoch in history]
-            label = printable(name) if key == _ZEROS else None
-            axes.plot(at, values, style, color=f"C{i % 10}", label=label)
+    _draw_pairs(axes, history, (_ZEROS, _ZEROS_UNPRUNED))
     axes.set_ylabel("zeros of dY, dashed: unpruned")
-    axes.set_ylim(0, 1.02)
-    _finish(axes, legend=len(names) <= _LEGEND)
+
+
+def draw_kept(axes: Axes, history: Sequence[Epoch]) -> None:
+    """Draw what vcas keeps of each layer by epoch."""
+    _draw_pairs(axes, history, (EXAMPLES, ROWS))
+    axes.set_ylabel("kept examples, dashed: rows of them")
 
 
 def draw_speedup(axes: Axes, history: Sequence[Epoch]) -> None:
@@ -144,7 +171,32 @@ def draw_speedup(axes: Axes, history: Sequence[Epoch]) -> None:
             axes.plot(at, values, style, color="#d62728", label=label)
     axes.set_ylabel("ideal speed-up of the way back")
     axes.set_ylim(bottom=0)
-    _finish(axes, legend=True)
+    _finish(axes, legend=LEFT_UNPRUNED in history[0].told)
+
+
+def _by_layer(epoch: Epoch, what: str) -> dict[str, float]:
+    """Take what an epoch tells of layers."""
+    return {
+        name.removeprefix(what).removeprefix("after "): value
+        for name, value in epoch.told.items()
+        if name.startswith(what)
+    }
+
+
+def _draw_pairs(axes: Axes, history: Sequence[Epoch], pair: tuple[str, str]) -> None:
+    """Draw two numbers of each layer by epoch, in one colour; the second is dashed."""
+    at = [epoch.epoch for epoch in history]
+    told = [[_by_layer(epoch, what) for epoch in history] for what in pair]
+    names = dict.fromkeys(name for numbers in told for name in numbers[0])
+    for i, name in enumerate(names):
+        label: str | None = printable(name)
+        for numbers, style in zip(told, ("-", "--"), strict=True):
+            if name in numbers[0]:
+                values = [one[name] for one in numbers]
+                axes.plot(at, values, style, color=f"C{i % 10}", label=label)
+                label = None
+    axes.set_ylim(0, 1.02)
+    _finish(axes, legend=len(names) <= _LEGEND)
 
 
 def _finish(axes: Axes, *, legend: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+import numpy as np
 
 Deviation = Callable[[tuple[int, ...]], float]
 
@@ -38,7 +38,7 @@ class Draw:
     """
 
     def __init__(
-        self, noise: jax.Array | None, deviation: Deviation, affine: bool, dtype: Any
+        self, noise: Any, deviation: Deviation, affine: bool, dtype: Any
     ) -> None:
         self.affine, self.taken = affine, 0
         self._noise, self._deviation, self._dtype = noise, deviation, dtype
@@ -56,19 +56,17 @@ class Draw:
         self._stack = before
         return drawn
 
-    def kernel(
-        self, size: int, inputs: int, outputs: int, groups: int = 1
-    ) -> jax.Array:
+    def kernel(self, size: int, inputs: int, outputs: int, groups: int = 1) -> Any:
         """Draw the kernel [size, size, inputs / groups, outputs] of a convolution."""
         shape = (size, size, inputs // groups, outputs)
         return self._deviation(shape) * self._normal(shape)
 
-    def dense(self, inputs: int, outputs: int) -> dict[str, jax.Array]:
+    def dense(self, inputs: int, outputs: int) -> dict[str, Any]:
         """Draw a dense layer as PyTorch scales it; its bias is zero."""
         kernel = pytorch((inputs, outputs)) * self._normal((inputs, outputs))
         return {"kernel": kernel, "bias": self._full(0, outputs)}
 
-    def batch_norm(self, channels: int, *, affine: bool = True) -> dict[str, jax.Array]:
+    def batch_norm(self, channels: int, *, affine: bool = True) -> dict[str, Any]:
         """Return running statistics and, if affine, a scale and a bias."""
         running = {"mean": self._full(0, channels), "var": self._full(1, channels)}
         if not affine:
@@ -77,20 +75,17 @@ class Draw:
             **running, "scale": self._full(1, channels), "bias": self._full(0, channels)
         }  # fmt: skip
 
-    def _full(self, value: float, channels: int) -> jax.Array:
-        return jnp.full((*self._stack, channels), value, self._dtype)
+    def _full(self, value: float, channels: int) -> Any:
+        return np.full((*self._stack, channels), value, self._dtype)
 
-    def _normal(self, shape: tuple[int, ...]) -> jax.Array:
+    def _normal(self, shape: tuple[int, ...]) -> Any:
         shape = (*self._stack, *shape)
         first, self.taken = self.taken, self.taken + math.prod(shape)
         if self._noise is None:
-            return jnp.zeros(shape, self._dtype)
+            return np.broadcast_to(np.zeros((), self._dtype), shape)
         return self._noise[first : self.taken].reshape(shape)
 
 
-# One draw for all: XLA takes a fourth of a second to compile one, and ten times as long
-# for one of five axes.
-@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
 def draw_all(
     key: jax.Array,
     build: Callable[[Draw], Any],
@@ -101,13 +96,23 @@ def draw_all(
     """Draw all weights of a network.
 
     Args:
-        key: a PRNG key.
-        build: makes a tree of weights with a `Draw`; compiled once for equal ones.
+        key: a PRNG key, traced or not.
+        build: makes a tree of weights with a `Draw`.
         deviation: see `Draw`, and so the rest.
         affine: whether batch norm within operations is affine.
         dtype: of the weights.
     """
     count = Draw(None, deviation, affine, dtype)
-    jax.eval_shape(lambda: build(count))
-    noise = jax.random.normal(key, (count.taken,), dtype)
-    return build(Draw(lax.optimization_barrier(noise), deviation, affine, dtype))
+    build(count)
+    noise: Any = _normal(key, count.taken, dtype)
+    if not isinstance(noise, jax.core.Tracer):
+        noise = np.asarray(noise)  # cut on the host, where nothing is compiled for it
+    drawn = build(Draw(noise, deviation, affine, dtype))
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), drawn)
+
+
+# One draw for all: XLA takes a fourth of a second to compile one, and ten times as long
+# for one of five axes.
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _normal(key: jax.Array, count: int, dtype: Any) -> jax.Array:
+    return jax.random.normal(key, (count,), dtype)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,8 +62,11 @@ class Space(Genotypes):
         """
         self._check(shape, classes)
         checks.take_key(key, traced=True)
-        build = _Supernet(self, tuple(shape), classes)
         dtype = checks.require_float("dtype", dtype)
+
+        def build(draw: Draw) -> Any:
+            return self.draw(draw, self._all, tuple(shape), classes, True)
+
         return draw_all(key, build, deviation, False, dtype)
 
     def alpha(self, value: float = 1.0, dtype: Any = jnp.float32) -> dict[str, Any]:
@@ -160,14 +163,3 @@ class Space(Genotypes):
                 f"{sides} for {self.name}, got {sizes}"
             )
         checks.require_count("classes", classes)
-
-
-class _Supernet(NamedTuple):
-    """How the weights of a supernet are drawn; equal ones share what is compiled."""
-
-    space: Space
-    shape: tuple[int, ...]
-    classes: int
-
-    def __call__(self, draw: Draw) -> Any:
-        return self.space.draw(draw, self.space._all, self.shape, self.classes, True)

@@ -49,10 +49,14 @@ def test_multiplications_are_those_of_the_loops_one_would_write():
     assert layers[-1].site.levels == (7,)
 
 
-def loss_fn(params, x):
+def forward(params, x):
     h = jax.nn.relu(x @ params["a"])
     h = jax.nn.relu(h @ params["b"])
-    return jnp.mean((h @ params["c"]) ** 2)
+    return h @ params["c"]
+
+
+def loss_fn(params, x):
+    return jnp.mean(forward(params, x) ** 2)
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +107,22 @@ def test_zeros_by_layer_and_by_site(params, x):
     assert len(cost.table().splitlines()) == 5
 
 
+def test_targets_and_attacks_cost_nothing_on_the_way_back(params, x):
+    def loss_fn(params, x):
+        target = jax.lax.stop_gradient(forward(params, x))
+        moved = x + jax.lax.stop_gradient(
+            jax.grad(lambda x: forward(params, x).sum())(x)
+        )
+        return jnp.mean((forward(params, moved) - target) ** 2)
+
+    layers = backward.find_layers(loss_fn, params, x)
+    assert [(layer.name, layer.passes_on) for layer in layers] == [
+        ("a", False), ("b", True), ("c", True)
+    ]  # fmt: skip
+    (site,) = backward.find_sites(loss_fn, params, x)
+    assert site.name == "b:input"
+
+
 def test_loops_count_all_their_steps():
     params = {"stack": jnp.stack([jnp.eye(4)] * 3), "out": jnp.eye(4)}
 
@@ -149,6 +169,17 @@ def test_noise_is_the_variance_of_the_operator(params):
             assert noise.cosine > 0.99
             assert noise.bias == pytest.approx((40 * noise.snr) ** -0.5, rel=0.2)
         assert noise.as_dict()["draws"] == 40
+
+
+def test_what_a_loss_draws_is_no_noise_of_pruning(params, x):
+    def noisy(params, state, x, key):
+        return loss_fn(params, x + jax.random.normal(key, x.shape)), state, {}
+
+    pruned = backward.prune_backward(Objective(noisy), rate=0.0)
+    noise = backward.gradient_noise(
+        pruned, params, pruned.init(params, x), x, KEY, draws=2
+    )
+    assert noise.bias == 0
 
 
 def test_bad_input(params, x):

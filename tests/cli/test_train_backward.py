@@ -7,9 +7,10 @@ from pathlib import Path
 import jax
 import pytest
 from interrupts import half_written
+from matplotlib.figure import Figure
 
 from swapjax import backward
-from swapjax.cli import main, setup, train_algorithms
+from swapjax.cli import main, setup, train_algorithms, train_backward
 from swapjax.cli.backward_options import Backward
 from swapjax.cli.robust_options import Against
 from swapjax.cli.train_options import Train
@@ -18,6 +19,7 @@ from swapjax.experiments import models
 from swapjax.experiments.backward import with_sparse_weights
 from swapjax.experiments.models import mlp
 from swapjax.experiments.runner import Setting
+from swapjax.training import Epoch
 
 pytestmark = pytest.mark.usefixtures("small")
 SITE = "fc2/kernel:input"
@@ -94,7 +96,7 @@ def test_a_sparse_run_with_a_pruned_way_back_reports_it_and_goes_on(
     assert found["speedup"] == pytest.approx(1 / found["ratio"])
     assert found["speedup_with_sparse_weights"] > found["speedup"]
     assert found["noise"]["snr"] > 0
-    assert f"Ideal speed-up of the way back {found['speedup']:.2f}" in text
+    assert f"Ideal speed-up of the way back {found['speedup']:.2f}:" in text
     assert "no time is saved" in text
 
     early, _, late = (epoch["told"] for epoch in report["epochs"])
@@ -131,6 +133,35 @@ def test_the_way_back_is_pruned_in_whatever_is_minimised(algorithm, against, set
     assert "prediction error" not in aux  # of thresholds that are exact
 
 
+def test_what_vcas_keeps_is_told_by_layer(setting):
+    asked = Backward(prune_backward="vcas", prune_backward_every=2)
+    options = Train(out=Path("nowhere"), algorithm="dense", backward=asked)
+    objective = as_objective(train_algorithms.objective(options, setting, 6))
+    batch = tuple(part[:16] for part in setting.data.train)
+    *_, aux = jax.eval_shape(
+        objective.value_and_grad, setting.params,
+        objective.init(setting.params, batch), batch, jax.random.key(0),
+    )  # fmt: skip
+    history = [
+        Epoch(i, 3 * i, 1.0, 90.0, 0.0, {}, 0, 1.0, told=dict.fromkeys(aux, 0.5 / i))
+        for i in (1, 2)
+    ]
+    found = train_backward.measured(options, None, setting.params, [], history)
+    result = found.result["backward"]
+    assert result["ratio"] == 0.25
+    assert result["ratio_over_run"] == 0.375
+    # Three adaptations, each as dear as three steps, in six steps.
+    assert result["ratio_with_adaptations"] == 0.375 + 3 * 3 / 6
+    assert [row["name"] for row in result["layers"]] == [
+        "fc1/kernel", "fc2/kernel", "fc3/kernel"
+    ]  # fmt: skip
+    assert all(row["rows"] == row["examples"] == 0.25 for row in result["layers"])
+    for draw in found.panels:
+        axes = Figure().subplots()
+        draw(axes)
+        assert axes.lines
+
+
 def test_zeros_of_weights_and_gradients_are_taken_to_meet_at_random():
     layer = backward.LayerCost("a#2", 100, 0.0, 0.5)
     cost = backward.BackwardCost((layer, dataclasses.replace(layer, name="b")), ())
@@ -141,13 +172,35 @@ def test_zeros_of_weights_and_gradients_are_taken_to_meet_at_random():
 @pytest.mark.parametrize(
     ("options", "saying"),
     [
-        ("--prune-backward 1", "--prune-backward: a rate in [0, 1) wanted, got '1'"),
-        ("--prune-backward -0.1", "--prune-backward: a rate in [0, 1) wanted"),
-        ("--prune-backward much", "--prune-backward: a rate in [0, 1) wanted, got 'mu"),
+        (
+            "--prune-backward 1",
+            "--prune-backward: a rate in [0, 1) or vcas wanted, got '1'",
+        ),
+        ("--prune-backward -0.1", "--prune-backward: a rate in [0, 1) or vcas"),
+        (
+            "--prune-backward much",
+            "--prune-backward: a rate in [0, 1) or vcas wanted, got 'mu",
+        ),
         ("--prune-backward nan", "got 'nan'"),
         (
             "--prune-backward-threshold exact",
-            "--prune-backward-threshold: a run without --prune-backward has no use",
+            "--prune-backward-threshold: it is for --prune-backward P; leave it out",
+        ),
+        (
+            "--prune-backward vcas --prune-backward-threshold exact",
+            "--prune-backward-threshold: it is for --prune-backward P; leave it out",
+        ),
+        (
+            "--prune-backward 0.9 --prune-backward-variance 0.1",
+            "--prune-backward-variance: it is for --prune-backward vcas",
+        ),
+        (
+            "--prune-backward vcas --prune-backward-variance -1",
+            "--prune-backward-variance must be a number, 0 or more, got -1.0",
+        ),
+        (
+            "--prune-backward vcas --prune-backward-every 0",
+            "--prune-backward-every must be 1 or more, got 0",
         ),
         (
             "--prune-backward 0.9 --algorithm lottery",
@@ -174,5 +227,5 @@ def test_the_help_says_what_a_rate_is(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "--prune-backward P" in text
+    assert "--prune-backward P|vcas" in text
     assert "less become zero" in text

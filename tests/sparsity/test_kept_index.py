@@ -11,10 +11,14 @@ from swapjax.sparsity import kept_index
 
 SHAPES = ((3, 4), (0,), (5,), (2, 1, 2))
 
+number = jax.jit(kept_index.number)
+places_of = jax.jit(lambda numbered, start: numbered.places(start, 6))
+spread = jax.jit(lambda m, v, start: kept_index.number(m).spread(v, start))
+
 
 def some_masks(seed, density):
     rng = np.random.default_rng(seed)
-    return tuple(jnp.asarray(rng.random(shape) < density) for shape in SHAPES)
+    return tuple(rng.random(shape) < density for shape in SHAPES)
 
 
 def laid(leaves):
@@ -29,9 +33,9 @@ def laid(leaves):
 def test_places_are_those_of_leaves_laid_end_to_end(seed, density, start):
     masks = some_masks(seed, density)
     places = np.flatnonzero(laid(masks))
-    numbered = jax.jit(kept_index.number)(masks)
+    numbered = number(masks)
     assert int(numbered.total) == len(places)
-    got = jax.jit(lambda k, s: k.places(s, 6))(numbered, start)
+    got = places_of(numbered, start)
     wanted = [*places[start : start + 6], *[21] * 6][:6]
     np.testing.assert_array_equal(got, wanted)
 
@@ -41,10 +45,7 @@ def test_places_are_those_of_leaves_laid_end_to_end(seed, density, start):
 )
 def test_values_go_to_their_entries_and_zero_elsewhere(seed, start, width):
     masks = some_masks(seed, 0.5)
-    values = jnp.arange(1.0, 1 + width)
-    got = jax.jit(lambda m, v, s: kept_index.number(m).spread(v, s))(
-        masks, values, start
-    )
+    got = spread(masks, np.arange(1.0, 1 + width, dtype=np.float32), start)
     wanted = np.zeros(21)
     places = np.flatnonzero(laid(masks))[start : start + width]
     wanted[places] = np.arange(1, 1 + len(places))
@@ -54,5 +55,5 @@ def test_values_go_to_their_entries_and_zero_elsewhere(seed, start, width):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_values_keep_their_dtype(dtype):
-    got = kept_index.number(some_masks(0, 0.5)).spread(jnp.ones(4, dtype))
+    got = spread(some_masks(0, 0.5), jnp.ones(4, dtype), 0)
     assert {x.dtype for x in got} == {jnp.dtype(dtype)}

@@ -31,10 +31,15 @@ def one_device(monkeypatch):
 def draws(seed=0):
     random = np.random.default_rng(seed)
     return tuple(
-        jnp.asarray(random.choice([0.5, 1.0, 2.0, np.nan], shape) if i % 2 else
-                    random.normal(size=shape), jnp.float32)
+        np.asarray(random.choice([0.5, 1.0, 2.0, np.nan], shape) if i % 2 else
+                   random.normal(size=shape), np.float32)
         for i, shape in enumerate(SHAPES)
     )  # fmt: skip
+
+
+def selected(scores, budget):
+    """Select by a program of its own, and not by one of another setting."""
+    return jax.jit(lambda leaves, keep: select(leaves, keep))(scores, budget)
 
 
 def sizes(groups):
@@ -49,16 +54,20 @@ def sizes(groups):
 def test_one_vector_keeps_what_the_leaves_do(name, monkeypatch):
     groups = GROUPS[name]
     keep = jnp.asarray(sizes(groups) * 2 // 5, jnp.int32)
-    keys = topk.common_keys(draws())
+    keys = jax.jit(topk.common_keys)(draws())
     segments = Segments(STACKING, groups, max(groups) + 1)
     assert topk._end_to_end(keys, segments) is not None
-    found = topk.top_keys_of_groups(keys, keep, segments)
+
+    def top(keys):
+        return topk.top_keys_of_groups(keys, keep, segments)
+
+    found = jax.jit(lambda keys: top(keys))(keys)
     budget = Budget(keep, groups, (1, 0) * 6 + (1,), stacking=STACKING)
-    floored = select(draws(), budget)
+    floored = selected(draws(), budget)
     monkeypatch.setattr(topk, "_MANY", 99)
     for got, wanted in (
-        (found, topk.top_keys_of_groups(keys, keep, segments)),
-        (floored, select(draws(), budget)),
+        (found, jax.jit(lambda keys: top(keys))(keys)),
+        (floored, selected(draws(), budget)),
     ):
         for a, b, shape in zip(got, wanted, SHAPES, strict=True):
             assert a.shape == shape
@@ -66,12 +75,13 @@ def test_one_vector_keeps_what_the_leaves_do(name, monkeypatch):
 
 
 def test_members_of_a_vmap_keep_what_each_does():
-    stacked = [jnp.stack(pair) for pair in zip(draws(1), draws(2), strict=True)]
+    stacked = [np.stack(pair) for pair in zip(draws(1), draws(2), strict=True)]
     keep = jnp.asarray(sizes(GROUPS["each"]) // 2, jnp.int32)
     budget = Budget(keep, GROUPS["each"], (0,) * 13, stacking=STACKING)
-    found = jax.vmap(lambda *leaves: select(leaves, budget))(*stacked)
+    found = jax.jit(jax.vmap(lambda *leaves: select(leaves, budget)))(*stacked)
+    alone = jax.jit(select)
     for member in (0, 1):
-        wanted = select(draws(member + 1), budget)
+        wanted = alone(draws(member + 1), budget)
         for a, b in zip(found, wanted, strict=True):
             np.testing.assert_array_equal(a[member], b)
 
@@ -84,9 +94,12 @@ def test_leaves_draw_together_what_each_draws(draw):
         return draw(jax.random.fold_in(key, n), shape)
 
     found = jax.jit(lambda: STACKING.draw_all(SHAPES, own))()
-    for i, (shape, got) in enumerate(zip(SHAPES, found, strict=True)):
+    alone = jax.jit(
+        lambda: [STACKING.draw(i, shape, own) for i, shape in enumerate(SHAPES)]
+    )()
+    for shape, got, wanted in zip(SHAPES, found, alone, strict=True):
         assert got.shape == shape
-        np.testing.assert_array_equal(got, STACKING.draw(i, shape, own))
+        np.testing.assert_array_equal(got, wanted)
 
 
 def test_more_leaves_make_hardly_more_of_a_program():

@@ -109,4 +109,4 @@ def test_counts_stay_narrow_beside_float64():
     budget = Budget(jnp.asarray([4], jnp.int32), (0,) * 10, FLOORS, stacking=STACKING)
     scores = tuple(jnp.ones(shape) for shape in SHAPES)
     with jax.numpy_dtype_promotion("strict"):
-        assert sum(int(m.sum()) for m in select(scores, budget)) == 4
+        assert sum(int(m.sum()) for m in jitted(scores, budget)) == 4

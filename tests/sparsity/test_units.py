@@ -107,8 +107,14 @@ def test_means_and_masks_of_units_are_those_of_a_loop(leaf, seed):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=shape).astype(np.float32)
     mask = rng.random(shape) > 0.6
-    (means,), (touched,) = units.means((x,)), units.touched((mask,))
-    (spread,) = units.expand((jnp.arange(means.size).reshape(means.shape),))
+
+    @jax.jit
+    def by_units(x, mask):
+        (means,) = units.means((x,))
+        numbers = jnp.arange(means.size).reshape(means.shape)
+        return means, units.touched((mask,))[0], units.expand((numbers,))[0]
+
+    means, touched, spread = jax.tree.map(np.asarray, by_units(x, mask))
     expected = units_by_hand(pattern, role, shape)
     assert {tuple(map(int, i)) for i in np.ndindex(means.shape)} == set(expected)
     assert units.sizes[0] == len(next(iter(expected.values())))
@@ -116,7 +122,7 @@ def test_means_and_masks_of_units_are_those_of_a_loop(leaf, seed):
         own = tuple(np.transpose(places))
         np.testing.assert_allclose(means[unit], x[own].mean(), rtol=1e-4, atol=1e-6)
         assert touched[unit] == mask[own].any()
-        assert set(np.asarray(spread)[own]) == {np.ravel_multi_index(unit, means.shape)}
+        assert set(spread[own]) == {np.ravel_multi_index(unit, means.shape)}
 
 
 @settings(deadline=None, max_examples=6)
@@ -128,14 +134,15 @@ def test_blocks_are_those_of_a_loop(rows, columns, up, across):
     units = Units.of(Block(rows, columns), layout)
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     parts = x.reshape(2, up, rows, across, columns)
-    np.testing.assert_allclose(
-        units.means((x,))[0], parts.mean(axis=(2, 4)), rtol=1e-4, atol=1e-6
-    )
-    np.testing.assert_array_equal(
-        units.touched((x > 1,))[0], (parts > 1).any(axis=(2, 4))
-    )
     grid = np.random.default_rng(1).random((2, up, across)) > 0.5
-    (mask,) = units.expand((jnp.asarray(grid),))
+
+    @jax.jit
+    def by_units(x, grid):
+        return units.means((x,)), units.touched((x > 1,)), units.expand((grid,))
+
+    (means,), (touched,), (mask,) = by_units(x, grid)
+    np.testing.assert_allclose(means, parts.mean(axis=(2, 4)), rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(touched, (parts > 1).any(axis=(2, 4)))
     np.testing.assert_array_equal(
         mask, grid.repeat(rows, axis=1).repeat(columns, axis=2)
     )

@@ -15,16 +15,19 @@ BATCH = network.data(8)
 
 
 def step_of(objective, params, state=()):
-    return objective.value_and_grad(params, state, BATCH, KEY)
+    return jax.jit(objective.value_and_grad)(params, state, BATCH, KEY)
+
+
+slope = jax.jit(jax.grad(network.loss_fn))
 
 
 def test_the_gradient_is_that_up_the_loss():
     params = network.make()
     gradient, loss, state, aux = step_of(sharpness_aware(network.loss_fn, 0.3), params)
-    up = jax.grad(network.loss_fn)(params, BATCH)
+    up = slope(params, BATCH)
     length = np.sqrt(sum(float(jnp.sum(g**2)) for g in jax.tree.leaves(up)))
     near = jax.tree.map(lambda w, g: w + 0.3 * g / length, params, up)
-    want = jax.grad(network.loss_fn)(near, BATCH)
+    want = slope(near, BATCH)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6),
         gradient, want,
@@ -32,7 +35,6 @@ def test_the_gradient_is_that_up_the_loss():
     assert float(loss) == pytest.approx(float(network.loss_fn(params, BATCH)))
     assert (state, aux) == ((), {})
     # Optax does the same as an optimizer, which calls the loss.
-    slope = jax.grad(network.loss_fn)
     tx = optax.contrib.sam(
         optax.sgd(1.0), optax.chain(optax.contrib.normalize(), optax.sgd(0.3)),
         opaque_mode=True,
@@ -85,7 +87,6 @@ def test_masked_it_leaves_zeros_where_they_are():
     assert any(bool(jnp.any(w == 0)) for w in jax.tree.leaves(pruned))
     masked = sharpness_aware(network.loss_fn, 0.3, masked=True)
     found, *_ = step_of(masked, pruned)
-    slope = jax.grad(network.loss_fn)
     up = jax.tree.map(lambda g, w: g * (w != 0), slope(pruned, BATCH), pruned)
     length = np.sqrt(sum(float(jnp.sum(g**2)) for g in jax.tree.leaves(up)))
     near = jax.tree.map(lambda w, g: w + 0.3 * g / length, pruned, up)

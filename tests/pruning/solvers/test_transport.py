@@ -194,6 +194,16 @@ def test_perplexity_below_that_of_duplicates_gives_the_smallest_epsilon():
     assert 0 < float(epsilon) < 1e-12
 
 
+couple = jax.jit(
+    lambda x, y, epsilon: (
+        transport.identity(x, y),
+        transport.in_order(x, y),
+        transport.uniform(x, y),
+        sinkhorn.entropic(x, y, epsilon, max_iterations=50),
+    )
+)
+
+
 @given(
     st.lists(st.floats(-10, 10), min_size=N, max_size=N),
     st.lists(st.floats(-10, 10), min_size=N, max_size=N),
@@ -201,15 +211,7 @@ def test_perplexity_below_that_of_duplicates_gives_the_smallest_epsilon():
 )
 def test_targets_are_averages_of_y(x, y, epsilon):
     x, y = jnp.asarray(x), jnp.asarray(y)
-    couplings = jax.jit(
-        lambda x, y, e: (
-            transport.identity(x, y),
-            transport.in_order(x, y),
-            transport.uniform(x, y),
-            sinkhorn.entropic(x, y, e, max_iterations=50),
-        )
-    )(x, y, epsilon)
-    for coupling in couplings:
+    for coupling in couple(x, y, epsilon):
         assert np.all(coupling.targets <= y.max() + 1e-9)
         assert np.all(coupling.targets >= y.min() - 1e-9)
         assert float(coupling.cost) >= 0
