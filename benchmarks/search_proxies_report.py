@@ -36,7 +36,7 @@ class Line:
         seed: of ours.
         dataset: whose accuracies.
         cells: ``"first half"``, by which scores were chosen on CIFAR-10, ``"second
-            half"``, or ``"all"``.
+            half"``; ``"all"`` of those scored, where some are not.
         count: of the architectures.
         spearman: with its bootstrap interval, low to high.
         low: see there.
@@ -109,11 +109,12 @@ def agreement(tables: Any, scores: list[Score]) -> Iterable[Line]:
     by: dict[tuple, dict[int, float]] = defaultdict(dict)
     for run in scores:
         by[run.space, run.proxy, run.seed][run.cell] = run.score
-    for space, seed in {(s, seed) for s, p, seed in by if p == "decorrelation"}:
-        ours, sizes = by[space, "decorrelation", seed], by.get((space, "params", 0), {})
-        if len(ours) == len(sizes):
-            ranks = sum(stats.rankdata([x[i] for i in ours]) for x in (ours, sizes))
-            by[space, BOTH, seed] = dict(zip(ours, ranks, strict=True))
+    for space, proxy, seed in list(by):
+        if proxy == "decorrelation":
+            ours = by[space, proxy, seed]
+            sizes = min(tables.of(space, "cifar10"), key=len).columns["params"]
+            ranks = map(stats.rankdata, (list(ours.values()), sizes[list(ours)]))
+            by[space, BOTH, seed] = dict(zip(ours, sum(ranks), strict=True))
     for space in SPACES:
         for dataset in DATASETS if space == "nb201" else DATASETS[:1]:
             table = min(tables.of(space, dataset), key=len)
@@ -131,10 +132,10 @@ def judge(
     """Judge one score on the halves and all of the cells that it has."""
     order = [int(i) for i in permutation(len(table)) if int(i) in found]
     half = len(table) // 2
-    whole = {"all": order}
+    parts = {"all": order}
     if len(order) == len(table):
-        whole |= {"first half": order[:half], "second half": order[half:]}
-    for cells, rows in whole.items():
+        parts = {"first half": order[:half], "second half": order[half:]}
+    for cells, rows in parts.items():
         accuracy = table.accuracy[rows]
         told = search.evaluate([found[i] for i in rows], accuracy, resamples=100)
         yield Line(
