@@ -13,6 +13,7 @@ import noise_report
 import noisy_labels_report
 import pytest
 import robust_report
+import search_proxies_report
 import search_report
 import sparse_robust_report
 from pages import DOCS, ROOT
@@ -365,3 +366,25 @@ def test_search():
     page = (DOCS / "results" / "search.md").read_text()
     for table in search_report.report(lines, places):
         assert table in page
+
+
+def test_scores_before_training():
+    folder = RESULTS / "search_proxies"
+    files = (
+        ("agreement", search_proxies_report.Line),
+        ("published", search_proxies_report.Published),
+        ("places", search_proxies_report.Place),
+    )
+    runs = [read_runs(folder / f"{name}.csv", kind) for name, kind in files]
+    page = (DOCS / "results" / "search.md").read_text()
+    for table in search_proxies_report.report(*runs):
+        assert table in page
+
+
+def test_sampled_back_propagation():
+    page = (DOCS / "results" / "backward-sampled.md").read_text()
+    lines = read_runs(RESULTS / "backward_vcas" / "results.csv", vcas.Line)
+    assert vcas.report(lines) in page
+    speeds = read_runs(RESULTS / "backward_blocks" / "speed.csv", blocks.Speed)
+    lines = read_runs(RESULTS / "backward_blocks" / "results.csv", blocks.Line)
+    assert blocks.report(speeds, lines) in page
