@@ -7,6 +7,7 @@ import re
 import statistics
 from collections import defaultdict
 
+import backward_blocks_report as blocks
 import backward_report
 import backward_vcas_report as vcas
 import noise_report
@@ -379,3 +380,6 @@ def test_scores_before_training():
     page = (DOCS / "results" / "search.md").read_text()
     for table in search_proxies_report.report(*runs):
         assert table in page
+    speeds = read_runs(RESULTS / "backward_blocks" / "speed.csv", blocks.Speed)
+    lines = read_runs(RESULTS / "backward_blocks" / "results.csv", blocks.Line)
+    assert blocks.report(speeds, lines) in page
