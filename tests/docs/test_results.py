@@ -358,6 +358,9 @@ def test_sampled_back_propagation():
     page = (DOCS / "results" / "backward-sampled.md").read_text()
     lines = read_runs(RESULTS / "backward_vcas" / "results.csv", vcas.Line)
     assert vcas.report(lines) in page
+    speeds = read_runs(RESULTS / "backward_blocks" / "speed.csv", blocks.Speed)
+    lines = read_runs(RESULTS / "backward_blocks" / "results.csv", blocks.Line)
+    assert blocks.report(speeds, lines) in page
 
 
 def test_search():
@@ -380,6 +383,3 @@ def test_scores_before_training():
     page = (DOCS / "results" / "search.md").read_text()
     for table in search_proxies_report.report(*runs):
         assert table in page
-    speeds = read_runs(RESULTS / "backward_blocks" / "speed.csv", blocks.Speed)
-    lines = read_runs(RESULTS / "backward_blocks" / "results.csv", blocks.Line)
-    assert blocks.report(speeds, lines) in page
