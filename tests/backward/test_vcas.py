@@ -97,7 +97,7 @@ def sampled(objective, params, batch, examples, rows):
     def one(key):
         data = ((), batch, KEY)
         found = run(settings, layout, params, data, state, key=key)
-        return found.gradients, layout.left(found.products)
+        return found.gradients, layout.left(found.told)
 
     gradients, left = jax.jit(jax.vmap(one))(jax.random.split(KEY, 1000))
     return {n: np.asarray(x, np.float64) for n, x in gradients.items()}, left.mean()
