@@ -14,6 +14,7 @@ import noise_report
 import noisy_labels_report
 import pytest
 import robust_report
+import search_report
 import sparse_robust_report
 from pages import DOCS, ROOT
 from shared import read_runs
@@ -359,3 +360,12 @@ def test_sampled_back_propagation():
     speeds = read_runs(RESULTS / "backward_blocks" / "speed.csv", blocks.Speed)
     lines = read_runs(RESULTS / "backward_blocks" / "results.csv", blocks.Line)
     assert blocks.report(speeds, lines) in page
+
+
+def test_search():
+    folder = RESULTS / "search"
+    lines = read_runs(folder / "results.csv", search_report.Line)
+    places = read_runs(folder / "places.csv", search_report.Placed)
+    page = (DOCS / "results" / "search.md").read_text()
+    for table in search_report.report(lines, places):
+        assert table in page
