@@ -45,6 +45,7 @@ bench: .venv/.dev  ## Measure starts and stages, then the comparisons on MNIST a
 	$(BIN)/python benchmarks/sparse_training.py
 	$(BIN)/python benchmarks/global_momentum.py
 	$(BIN)/python benchmarks/plasticity.py
+	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/noisy_labels.py
 	$(BIN)/python benchmarks/sparse_robust.py
 	$(BIN)/python benchmarks/backward.py

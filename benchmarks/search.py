@@ -6,8 +6,8 @@ Weights are drawn anew for every seed. What cells are worth is looked up in tabl
 trained architectures (--tables). Seconds are by the clock and of the CPU, compilation
 apart.
 
-Writes results.csv after every search and goes on where it stopped. With --report it
-prints the tables of docs/results/search.md.
+Writes results.csv after every search and goes on where it stopped; places.csv then.
+With --report it prints the tables of docs/results/search.md.
 """
 
 import dataclasses
@@ -19,18 +19,18 @@ from typing import Any
 
 import jax
 import tyro
-from search_report import Line, report
-from shared import DATA, RESULTS, complete_csv, console, read_runs, start
+from search_report import Line, Placed, placed, report
+from shared import DATA, RESULTS, complete_csv, console, read_runs, start, write_runs
 
 from swapjax import search
 
 # Space, cells of the supernet, removals, scope, seeds.
 PLANS = (
     ("nb201", 5, 1, "global", 20),
-    ("darts", 8, 1, "global", 5),
-    ("darts", 20, 1, "global", 5),
-    ("nb201", 5, 24, "global", 20),
-    ("nb201", 5, 24, "edge", 20),
+    ("darts", 8, 1, "global", 2),
+    ("darts", 20, 1, "global", 2),
+    ("nb201", 5, 24, "global", 5),
+    ("nb201", 5, 24, "edge", 5),
 )
 SPACES = {"nb201": search.nb201, "darts": search.darts}
 
@@ -51,7 +51,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Do what is left to do, then show everything."""
-    target = options.out / "results.csv"
+    target, places = (options.out / name for name in ("results.csv", "places.csv"))
     if not options.report:
         options.out.mkdir(parents=True, exist_ok=True)
         wanted = [
@@ -60,13 +60,15 @@ def main(options: Options) -> None:
             for seed in range(min(seeds, options.seeds))
         ]
         complete_csv(target, sorted(wanted, key=rank), find)
-    for table in report(read_runs(target, Line), options.tables):
+        write_runs(places, placed(read_runs(target, Line), options.tables))
+    for table in report(read_runs(target, Line), read_runs(places, Placed)):
         console.print(table, highlight=False, soft_wrap=True)
 
 
 def rank(line: Line) -> tuple:
-    """Order searches: some seeds of each, then the others."""
-    return line.seed // 2, [plan[:4] for plan in PLANS].index(line.plan), line.seed
+    """Order searches: those of one step, then a seed of each of the others."""
+    plan = [plan[:4] for plan in PLANS].index(line.plan)
+    return (0, plan, line.seed) if line.steps == 1 else (1, line.seed, plan)
 
 
 def find(line: Line) -> Line:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from swapjax import search
-from swapjax.search import Genotype, Place, Table
+from swapjax.search import Genotype
 from swapjax.search.genotype import parse
 
 _EPOCHS = 12  # of the tables that hold every cell
@@ -52,36 +52,64 @@ def name_of(line: Line) -> str:
     return f"FreeFlow, {line.steps} steps, {line.scope}"
 
 
-def report(lines: Sequence[Line], tables: Path) -> list[str]:
-    """Make the tables in Markdown: accuracies, agreement and time, cells of DARTS."""
-    loaded = search.load_tables(tables)
-    space = search.nb201()
-    judged = search.with_sizes(space, loaded.of("nb201", epochs=_EPOCHS))
-    return [
-        _worth([line for line in lines if line.space == "nb201"], judged),
-        _costs(lines),
-        _cells([line for line in lines if line.space == "darts"]),
-    ]
+@dataclasses.dataclass(frozen=True)
+class Placed:
+    """Where a choice stands on one data set; percentages.
+
+    Attributes:
+        name: of a search, or of what needs none.
+        dataset: of the accuracies.
+        seeds: how many searches; 0 for random search.
+        accuracy: the mean over seeds.
+        std: its deviation; NaN of one.
+        percentile: of cells that it surpasses; NaN for random search.
+        regret: the best accuracy less this one.
+    """
+
+    name: str
+    dataset: str
+    seeds: int
+    accuracy: float
+    std: float
+    percentile: float
+    regret: float
 
 
-def _worth(lines: Sequence[Line], tables: Sequence[Table]) -> str:
-    """Accuracy, percentile and regret of cells, one column a data set."""
+def placed(lines: Sequence[Line], tables: Path) -> list[Placed]:
+    """Look up what the cells of NAS-Bench-201 are worth."""
     space, chosen = search.nb201(), dict[str, list[Genotype]]()
     for line in lines:
-        chosen.setdefault(name_of(line), []).append(space.parse(line.genotype))
-    placed = [search.place(table, chosen) for table in tables]
-    text = [
-        f"| | seeds | {' | '.join(table.dataset for table in tables)} |",
-        "|---" * (len(tables) + 2) + "|",
+        if line.space == "nb201":
+            chosen.setdefault(name_of(line), []).append(space.parse(line.genotype))
+    judged = search.load_tables(tables).of("nb201", epochs=_EPOCHS)
+    return [
+        Placed(name, table.dataset, *place)
+        for table in search.with_sizes(space, judged)
+        for name, place in search.place(table, chosen).items()
     ]
-    for name, first in placed[0].items():
-        seeds = str(first.cells) if name in chosen else ""
-        cells = " | ".join(_cell(places[name]) for places in placed)
-        text.append(f"| {name} | {seeds} | {cells} |")
+
+
+def report(lines: Sequence[Line], places: Sequence[Placed]) -> list[str]:
+    """Make the tables in Markdown: accuracies, agreement and time, cells of DARTS."""
+    darts = [line for line in lines if line.space == "darts"]
+    return [_worth(places), _costs(lines), _cells(darts)]
+
+
+def _worth(places: Sequence[Placed]) -> str:
+    """Tell accuracy, percentile and regret of cells, one column a data set."""
+    datasets = list(dict.fromkeys(place.dataset for place in places))
+    text = [
+        f"| | seeds | {' | '.join(datasets)} |",
+        "|---" * (len(datasets) + 2) + "|",
+    ]
+    for name in dict.fromkeys(place.name for place in places):
+        some = [place for place in places if place.name == name]
+        seeds = str(some[0].seeds) if name.startswith("FreeFlow") else ""
+        text.append(f"| {name} | {seeds} | {' | '.join(map(_cell, some))} |")
     return "\n".join(text)
 
 
-def _cell(place: Place) -> str:
+def _cell(place: Placed) -> str:
     spread = "" if math.isnan(place.std) or not place.std else f" ± {place.std:.2f}"
     share = "" if math.isnan(place.percentile) else f"{place.percentile:.0f} %, "
     return f"{place.accuracy:.2f}{spread} ({share}−{place.regret:.2f})"

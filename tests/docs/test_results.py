@@ -7,13 +7,13 @@ import re
 import statistics
 from collections import defaultdict
 
-import backward_blocks_report as blocks
 import backward_report
 import backward_vcas_report as vcas
 import noise_report
 import noisy_labels_report
 import pytest
 import robust_report
+import search_report
 import sparse_robust_report
 from pages import DOCS, ROOT
 from shared import read_runs
@@ -356,6 +356,12 @@ def test_sampled_back_propagation():
     page = (DOCS / "results" / "backward-sampled.md").read_text()
     lines = read_runs(RESULTS / "backward_vcas" / "results.csv", vcas.Line)
     assert vcas.report(lines) in page
-    speeds = read_runs(RESULTS / "backward_blocks" / "speed.csv", blocks.Speed)
-    lines = read_runs(RESULTS / "backward_blocks" / "results.csv", blocks.Line)
-    assert blocks.report(speeds, lines) in page
+
+
+def test_search():
+    folder = RESULTS / "search"
+    lines = read_runs(folder / "results.csv", search_report.Line)
+    places = read_runs(folder / "places.csv", search_report.Placed)
+    page = (DOCS / "results" / "search.md").read_text()
+    for table in search_report.report(lines, places):
+        assert table in page
