@@ -14,6 +14,7 @@ on where it stopped. For one thread, with these environment variables:
 
 import dataclasses
 import functools
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -34,7 +35,7 @@ from swapjax.core.types import Params
 from swapjax.experiments import datasets
 from swapjax.training import fit
 
-KEEPS = {"nothing": (1.0,), "examples": (0.5, 0.25, 0.125), "channels": (0.25,)}
+KEEPS = {"nothing": (1.0,), "examples": (0.5, 0.25, 0.125), "channels": (0.5, 0.25)}
 SIZES = {"mlp": 128, "convolutions": 8}  # of a block of channels
 BATCHES = {"mlp": 256, "convolutions": 128}
 ARMS = [
@@ -149,21 +150,23 @@ def trained(options: Options, data: datasets.Dataset, arm: Arm, seed: int) -> Li
         return 100 * float(np.mean(np.concatenate(found) == data.y_test))
 
     started = time.perf_counter()
-    fitted = fit(
-        objective_of(arm),
-        network(arm.network, key),
-        optax.sgd(options.rate, 0.9),
-        tuple(x[: options.examples] for x in data.train),
-        epochs=options.epochs,
-        batch=BATCHES[arm.network],
-        key=jax.random.fold_in(key, 1),
-    )
+    loss = found = math.nan
+    try:
+        fitted = fit(
+            objective_of(arm),
+            network(arm.network, key),
+            optax.sgd(options.rate, 0.9),
+            tuple(x[: options.examples] for x in data.train),
+            epochs=options.epochs,
+            batch=BATCHES[arm.network],
+            key=jax.random.fold_in(key, 1),
+        )
+        loss, found = fitted.history[-1].loss, accuracy(fitted.params)
+    except ValueError as error:  # as where the loss is no longer finite
+        console.print(str(error))
+    seconds = time.perf_counter() - started
     return Line(
-        **dataclasses.asdict(arm),
-        seed=seed,
-        loss=fitted.history[-1].loss,
-        accuracy=accuracy(fitted.params),
-        seconds=time.perf_counter() - started,
+        **dataclasses.asdict(arm), seed=seed, loss=loss, accuracy=found, seconds=seconds
     )
 
 

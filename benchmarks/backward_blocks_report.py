@@ -1,6 +1,7 @@
 """What `backward_blocks.py` measured, in a table."""
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -67,20 +68,26 @@ def arm_of(line: Arm) -> Arm:
 
 
 def report(speeds: Sequence[Speed], lines: Sequence[Line]) -> str:
-    """Tell times, and accuracy as mean and deviation over seeds, in Markdown."""
+    """Tell times, and accuracy as mean and deviation over seeds, in Markdown.
+
+    A run whose loss is above that of guessing has diverged.
+    """
     text = [
         "| network | kept | ms a step | gain | quartiles | accuracy | training loss |",
         "|---|---|---|---|---|---|---|",
     ]
     for speed in speeds:
         mine = [line for line in lines if arm_of(line) == arm_of(speed)]
-        scores = [line.accuracy for line in mine]
+        fine = [line for line in mine if line.loss < math.log(10)]
+        accuracy = loss = f"{len(mine) - len(fine)} of {len(mine)} diverged"
+        if len(fine) == len(mine):
+            scores = [line.accuracy for line in mine]
+            accuracy = f"{statistics.mean(scores):.2f} ± {statistics.stdev(scores):.2f}"
+            loss = f"{statistics.mean(line.loss for line in mine):.4f}"
         kept = f"{speed.keep} of {speed.along}"
         text.append(
             f"| {speed.network} | {'all' if speed.along == 'nothing' else kept} "
             f"| {speed.milliseconds:.1f} | {speed.gain:.2f} "
-            f"| {speed.low:.2f} to {speed.high:.2f} "
-            f"| {statistics.mean(scores):.2f} ± {statistics.stdev(scores):.2f} "
-            f"| {statistics.mean(line.loss for line in mine):.4f} |"
+            f"| {speed.low:.2f} to {speed.high:.2f} | {accuracy} | {loss} |"
         )
     return "\n".join(text)

@@ -225,6 +225,8 @@ def test_inputs_alone_see_what_is_pruned(network):
     fraction = (after - before) / (1 - before)
     assert fraction == pytest.approx(backward.expected_zeros(0.9), abs=0.15)
     assert new.sites["b"].filled == 1
+    with pytest.raises(ValueError, match="other zeros for its two products"):
+        backward.measure(objective, params, state, x, KEY)
 
 
 def test_a_branch_that_is_not_taken_tells_nothing(data):

@@ -7,7 +7,6 @@ import re
 import statistics
 from collections import defaultdict
 
-import backward_blocks_report as blocks
 import backward_report
 import backward_vcas_report as vcas
 import noise_report
@@ -354,6 +353,12 @@ def test_backward():
         assert table in page
 
 
+def test_sampled_back_propagation():
+    page = (DOCS / "results" / "backward-sampled.md").read_text()
+    lines = read_runs(RESULTS / "backward_vcas" / "results.csv", vcas.Line)
+    assert vcas.report(lines) in page
+
+
 def test_search():
     folder = RESULTS / "search"
     lines = read_runs(folder / "results.csv", search_report.Line)
@@ -374,12 +379,3 @@ def test_scores_before_training():
     page = (DOCS / "results" / "search.md").read_text()
     for table in search_proxies_report.report(*runs):
         assert table in page
-
-
-def test_sampled_back_propagation():
-    page = (DOCS / "results" / "backward-sampled.md").read_text()
-    lines = read_runs(RESULTS / "backward_vcas" / "results.csv", vcas.Line)
-    assert vcas.report(lines) in page
-    speeds = read_runs(RESULTS / "backward_blocks" / "speed.csv", blocks.Speed)
-    lines = read_runs(RESULTS / "backward_blocks" / "results.csv", blocks.Line)
-    assert blocks.report(speeds, lines) in page
