@@ -4,8 +4,8 @@ python benchmarks/search_proxies.py [--tables PATH] [--images PATH] [--proxies N
 
 Writes benchmarks/results/search_proxies/{scores,choices}.csv, a line a score or a
 choice; what stands there is not done again. Architectures of the tables are split in
-halves by a fixed permutation: proxies were chosen on the first half of NAS-Bench-201's,
-by the accuracies on CIFAR-10, and nothing else.
+halves by a fixed permutation: scores were chosen on the first halves, by the accuracies
+on CIFAR-10, and nothing else.
 """
 
 import argparse
