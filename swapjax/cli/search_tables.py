@@ -40,6 +40,7 @@ class ProxyRow(NamedTuple):
     find: Callable[..., Any] | None = None
 
 
+@functools.lru_cache
 def toy(channels: int = 8, cells: int = 1) -> Space:
     """Return a space of 64 cells: 3 edges, 4 operations, in three small stages."""
     ops = {name: op for name, op in OPS.items() if name != "avg_pool_3x3"}

@@ -38,25 +38,29 @@ def count_sizes(
         ValueError: for genotypes that are not of the space, and a shape that it cannot
             take.
     """
-    size = functools.partial(_size, space, shape, classes)
-    alike = [] if not genotypes else _of_one_operation(space)
-    of_each = np.array([size(genotype) for genotype in alike])
-    if alike and _edges_are_alike(space, of_each[:, 0], shape, classes):
+    of_each = _of_each(space, tuple(shape), classes) if genotypes else None
+    if of_each is not None:
         (kind,) = space.kinds
         rows = np.array([space.encode(genotype)[kind] for genotype in genotypes])
         counts = of_each[rows].mean(1)
     else:
-        counts = np.array([size(genotype) for genotype in genotypes])
+        found = {g: _size(space, shape, classes, g) for g in set(genotypes)}
+        counts = np.array([found[genotype] for genotype in genotypes])
     params, flops = counts.reshape(-1, 2).T / 1e6
     return {"params": params, "flops": flops}
 
 
-def _of_one_operation(space: Space) -> list[Genotype]:
-    """Return the architectures with one operation on all edges, if there are such."""
+@functools.lru_cache(maxsize=8)  # commands and proxies ask for the same again
+def _of_each(
+    space: Space, shape: tuple[int, int, int], classes: int
+) -> np.ndarray | None:
+    """Count networks with one operation on all edges; None if edges are not alike."""
     if len(space.kinds) > 1 or space.kept is not None:
-        return []
+        return None
     count = len(space.edges[space.kinds[0]])
-    return [_genotype(space, [op] * count) for op in space.ops]
+    alike = [_genotype(space, [op] * count) for op in space.ops]
+    found = np.array([_size(space, shape, classes, genotype) for genotype in alike])
+    return found if _edges_are_alike(space, found[:, 0], shape, classes) else None
 
 
 def _edges_are_alike(

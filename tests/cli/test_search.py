@@ -9,9 +9,28 @@ from nas_tables import arrays
 
 from swapjax.cli import main, search_report, search_run, search_state
 from swapjax.cli.search_tables import PROXIES, SPACES
+from swapjax.experiments import datasets
 
 # A supernet that compiles fast.
+FREEFLOW = PROXIES["freeflow"]
 TOY = ("--space", "toy", "--channels", "1", "--seeds", "0,1")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """FreeFlow that compiles nothing; one test has the true one."""
+
+    def make(space, shape):
+        def score(theta, alpha):
+            stem = float(np.abs(theta["stem"]["kernel"]).sum())
+            sizes = np.sin(stem * np.arange(1.0, 13.0)).reshape(3, 4) ** 2
+            return {"cell": sizes * np.asarray(alpha["cell"])}
+
+        return score
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PROXIES, "freeflow", PROXIES["freeflow"]._replace(make=make))
+        yield
 
 
 @pytest.fixture
@@ -58,6 +77,7 @@ def test_the_report_tells_genotypes_and_sizes(whole):
 def test_tables_tell_what_a_choice_is_worth(tmp_path, capsys, monkeypatch):
     np.savez(tmp_path / "tables.npz", **arrays())
     monkeypatch.setattr(search_report, "_RESAMPLES", 3)
+    monkeypatch.setitem(PROXIES, "freeflow", FREEFLOW)
     words = ("--channels", "1", "--cells", "1", "--tables", tmp_path / "tables.npz")
     out = tmp_path / "out"
     assert main(["search", *map(str, (*words, "--out", out))]) == 0
@@ -85,6 +105,30 @@ def test_whole_architectures_compete_where_a_proxy_scores_them(call, tmp_path, c
     assert len(drawn) == 20
     assert drawn[report["result"]["genotype"]] == max(drawn.values())
     assert report["result"]["params"] == max(drawn.values())
+
+
+def test_a_proxy_that_looks_at_data_gets_the_first_of_them(call, tmp_path, monkeypatch):
+    seen = []
+
+    def find(space, key, **told):
+        seen.append(told)
+        return space.parse("|none~0|+|none~0|skip_connect~1|")
+
+    def make(space, batch):
+        seen.append(batch)
+        return PROXIES["freeflow"].make(space, None)
+
+    rows = {"perturb": {"find": find}, "snip-ops": {"make": make}}
+    for name, changes in rows.items():
+        monkeypatch.setitem(PROXIES, name, PROXIES[name]._replace(**changes))
+        words = ("--proxy", name, "--data", "digits", "--batch", "5", "--seeds", "3")
+        assert call(*words, out=tmp_path / name) == 0
+    told, (images, labels) = seen
+    digits = datasets.load("digits")
+    assert (told["shape"], told["classes"], told["examples"]) == ((8, 8, 1), 10, 5)
+    assert np.array_equal(told["images"][..., 0], digits.x_train[:5])
+    assert np.array_equal(images, told["images"])
+    assert np.array_equal(labels, digits.y_train[:5])
 
 
 def test_no_architecture_is_drawn_twice():
