@@ -110,7 +110,6 @@ PLANS = (
     Plan("nb201", "grad_norm", SOME, examples=BATCH),
     Plan("nb201", "snip", SOME, examples=BATCH),
     Plan("nb201", "jacob_cov", SOME, examples=BATCH),
-    Plan("darts", "params", 250),
     Plan("nb201", "freeflow", 245),
     Plan("darts", "freeflow", 250),
     Plan("darts", "decorrelation", 250, side=16, examples=8, seed=1),

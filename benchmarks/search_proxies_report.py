@@ -3,16 +3,14 @@
 python benchmarks/search_proxies_report.py [--tables PATH]
 
 Writes agreement.csv, published.csv and places.csv beside them, and prints the rows of
-the tables of docs/results/search-proxies.md, which are read from those files.
+the tables of docs/results/search.md, which are read from those files.
 """
 
 import argparse
-import csv
 import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,7 +36,7 @@ class Line:
         seed: of ours.
         dataset: whose accuracies.
         cells: ``"first half"``, by which scores were chosen on CIFAR-10, ``"second
-            half"``, or ``"all"``.
+            half"``; ``"all"`` of those scored, where some are not.
         count: of the architectures.
         spearman: with its bootstrap interval, low to high.
         low: see there.
@@ -111,11 +109,12 @@ def agreement(tables: Any, scores: list[Score]) -> Iterable[Line]:
     by: dict[tuple, dict[int, float]] = defaultdict(dict)
     for run in scores:
         by[run.space, run.proxy, run.seed][run.cell] = run.score
-    for space, seed in {(s, seed) for s, p, seed in by if p == "decorrelation"}:
-        ours, sizes = by[space, "decorrelation", seed], by.get((space, "params", 0), {})
-        if len(ours) == len(sizes):
-            ranks = sum(stats.rankdata([x[i] for i in ours]) for x in (ours, sizes))
-            by[space, BOTH, seed] = dict(zip(ours, ranks, strict=True))
+    for space, proxy, seed in list(by):
+        if proxy == "decorrelation":
+            ours = by[space, proxy, seed]
+            sizes = min(tables.of(space, "cifar10"), key=len).columns["params"]
+            ranks = map(stats.rankdata, (list(ours.values()), sizes[list(ours)]))
+            by[space, BOTH, seed] = dict(zip(ours, sum(ranks), strict=True))
     for space in SPACES:
         for dataset in DATASETS if space == "nb201" else DATASETS[:1]:
             table = min(tables.of(space, dataset), key=len)
@@ -133,12 +132,12 @@ def judge(
     """Judge one score on the halves and all of the cells that it has."""
     order = [int(i) for i in permutation(len(table)) if int(i) in found]
     half = len(table) // 2
-    whole = {"all": order}
+    parts = {"all": order}
     if len(order) == len(table):
-        whole |= {"first half": order[:half], "second half": order[half:]}
-    for cells, rows in whole.items():
+        parts = {"first half": order[:half], "second half": order[half:]}
+    for cells, rows in parts.items():
         accuracy = table.accuracy[rows]
-        told = search.evaluate([found[i] for i in rows], accuracy, resamples=200)
+        told = search.evaluate([found[i] for i in rows], accuracy, resamples=100)
         yield Line(
             space, name, seed, dataset, cells, len(rows), *told.spearman,
             told.kendall.value, told.ndcg.value,
@@ -180,30 +179,67 @@ def places(tables: Any, choices: list[Choice]) -> Iterable[Place]:
             )  # fmt: skip
 
 
-def rows_of(path: Path) -> list[dict[str, str]]:
-    """Read a file of this script."""
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+SHOWN = (
+    ("nb201", "cifar10", "first half"),
+    ("nb201", "cifar10", "second half"),
+    ("nb201", "cifar100", "second half"),
+    ("nb201", "ImageNet16-120", "second half"),
+    ("darts", "cifar10", "first half"),
+    ("darts", "cifar10", "second half"),
+)
+
+
+def report(
+    lines: list[Line], compared: list[Published], placed: list[Place]
+) -> list[str]:
+    """Return the tables of the page, from the lines of the files."""
+    rho = {(x.score, x.seed, x.space, x.dataset, x.cells): x for x in lines}
+    head = (
+        "| | first half, CIFAR-10 | second half, CIFAR-10 | CIFAR-100 | ImageNet16-120 "
+        "| DARTS, first half | DARTS, second half |\n|---|---|---|---|---|---|---|"
+    )
+    rows = []
+    for score, seed in dict.fromkeys((x.score, x.seed) for x in lines):
+        found = [rho.get((score, seed, *place)) for place in SHOWN]
+        if any(found):
+            cells = " | ".join(f"{x.spearman:.3f}" if x else "" for x in found)
+            name = f"{score}, seed {seed}" if seed else score
+            rows.append(f"| {name} | {cells} |")
+    agreements = "\n".join([head, *rows])
+    rows = [f"| `{x.proxy}` | {x.cells} | {x.spearman:.3f} |" for x in compared]
+    agree = "\n".join(["| | cells | Spearman |\n|---|---|---|", *rows])
+    head = (
+        "| | seeds | no choice | different | accuracy | percentile | regret |\n"
+        "|---|---|---|---|---|---|---|"
+    )
+    rows = []
+    for x in placed:
+        if x.dataset == DATASETS[0]:
+            told = (
+                f"{x.accuracy:.2f} ± {x.std:.2f} | {x.percentile:.0f} | {x.regret:.2f}"
+                if x.distinct
+                else " | | "
+            )
+            steps = "one-shot" if x.steps == 1 else f"{x.steps} steps"
+            counts = f"{x.seeds} | {x.none} | {x.distinct}"
+            rows.append(f"| {x.score}, {steps} | {counts} | {told} |")
+    return [agreements, agree, "\n".join([head, *rows])]
 
 
 def main() -> None:
-    """Write the files, and print rows."""
+    """Write the files, and print the tables of the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tables", default=str(DATA / "data/nas_tables.npz"))
     tables = search.load_tables(parser.parse_args().tables)
     scores = read_runs(FOLDER / "scores.csv", Score)
-    choices = read_runs(FOLDER / "choices.csv", Choice)
-    for name, found in (
-        ("agreement", list(agreement(tables, scores))),
-        ("published", list(published(tables, scores))),
-        ("places", list(places(tables, choices))),
-    ):
-        write_runs(FOLDER / f"{name}.csv", found)
-        console.rule(name)
-        for row in found:
-            cells = dataclasses.astuple(row)
-            told = (f"{x:.3f}" if isinstance(x, float) else str(x) for x in cells)
-            console.print(f"| {' | '.join(told)} |", soft_wrap=True, highlight=False)
+    lines = list(agreement(tables, scores))
+    compared = list(published(tables, scores))
+    placed = list(places(tables, read_runs(FOLDER / "choices.csv", Choice)))
+    write_runs(FOLDER / "agreement.csv", lines)
+    write_runs(FOLDER / "published.csv", compared)
+    write_runs(FOLDER / "places.csv", placed)
+    for table in report(lines, compared, placed):
+        console.print(table, soft_wrap=True, highlight=False)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import noise_report
 import noisy_labels_report
 import pytest
 import robust_report
+import search_proxies_report
 import search_report
 import sparse_robust_report
 from pages import DOCS, ROOT
@@ -364,4 +365,17 @@ def test_search():
     places = read_runs(folder / "places.csv", search_report.Placed)
     page = (DOCS / "results" / "search.md").read_text()
     for table in search_report.report(lines, places):
+        assert table in page
+
+
+def test_scores_before_training():
+    folder = RESULTS / "search_proxies"
+    files = (
+        ("agreement", search_proxies_report.Line),
+        ("published", search_proxies_report.Published),
+        ("places", search_proxies_report.Place),
+    )
+    runs = [read_runs(folder / f"{name}.csv", kind) for name, kind in files]
+    page = (DOCS / "results" / "search.md").read_text()
+    for table in search_proxies_report.report(*runs):
         assert table in page
