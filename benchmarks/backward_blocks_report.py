@@ -76,7 +76,7 @@ def report(speeds: Sequence[Speed], lines: Sequence[Line]) -> str:
         "| network | kept | ms a step | gain | quartiles | accuracy | training loss |",
         "|---|---|---|---|---|---|---|",
     ]
-    for speed in speeds:
+    for speed in sorted(speeds, key=_order):
         mine = [line for line in lines if arm_of(line) == arm_of(speed)]
         fine = [line for line in mine if line.loss < math.log(10)]
         accuracy = loss = f"{len(mine) - len(fine)} of {len(mine)} diverged"
@@ -91,3 +91,9 @@ def report(speeds: Sequence[Speed], lines: Sequence[Line]) -> str:
             f"| {speed.low:.2f} to {speed.high:.2f} | {accuracy} | {loss} |"
         )
     return "\n".join(text)
+
+
+def _order(arm: Arm) -> tuple:
+    """Order arms by network, dense gradients first."""
+    kinds = ("nothing", "examples", "channels")
+    return arm.network != "mlp", kinds.index(arm.along), -arm.keep

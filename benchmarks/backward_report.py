@@ -226,6 +226,8 @@ def _best(network: str, found: Group) -> list[str]:
         for rate, runs in exact.items()
     }
     rate = max(rate for rate, points in lost.items() if points <= COST)
+    if not rate:
+        return [NETWORKS[network], "none", "", "", "", f"up to {PAPER}"]
     ratio, natural = _mean(exact[rate], "ratio"), _mean(exact[rate], "natural")
     return [
         NETWORKS[network], f"{rate:g}", f"{lost[rate]:.2f}", f"{1 / ratio:.1f}",

@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
-from rich.table import Table
 from shared import RESULTS, complete_csv, console, start
 
 import swapjax
@@ -96,7 +95,7 @@ def main(options: Options) -> None:
     wanted = [Line(cell, seed) for seed in options.seeds for cell in options.cells]
     work = functools.partial(measure, options, data)
     done = complete_csv(options.out / "results.csv", wanted, work)
-    console.print(table([done[line.key] for line in wanted]))
+    console.print(report([done[line.key] for line in wanted]))
     console.print(f"Written to {options.out}.", soft_wrap=True)
 
 
@@ -199,21 +198,17 @@ def train(
     ).params  # fmt: skip
 
 
-def table(lines: list[Line]) -> Table:
-    """Tabulate mean accuracies by where cells come from."""
-    result = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    result.add_column("cell")
-    names = ("weights", "macs", "dense", "magnitude", "regression", "granet")
-    for name in ("seeds", *names):
-        result.add_column(name, justify="right")
-    for cell in dict.fromkeys(line.cell for line in lines):
-        rows = [line for line in lines if line.cell == cell]
-        means = [float(np.mean([getattr(row, name) for row in rows])) for name in names]
-        result.add_row(
-            cell, str(len(rows)), f"{means[0]:.0f}", f"{means[1]:.0f}",
-            *(f"{mean:.2f}" for mean in means[2:]),
-        )  # fmt: skip
-    return result
+def report(lines: list[Line]) -> str:
+    """Write the table of the docs, a row a network."""
+    rows = [
+        "| cell | seed | weights | dense | magnitude | regression | GraNet |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for line in lines:
+        percents = (line.dense, line.magnitude, line.regression, line.granet)
+        told = " | ".join(f"{percent:.2f}" for percent in percents)
+        rows.append(f"| {line.cell} | {line.seed} | {line.weights:,} | {told} |")
+    return "\n".join(rows)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,10 @@ from flax import nnx
 from networks.table import NETWORKS
 
 from swapjax import backward
+from swapjax.backward import placement
 from swapjax.backward.address import equation_at, trace
 from swapjax.backward.placement import find_sites
+from swapjax.core import trees
 from swapjax.experiments.models import CNN, MLP, VGG16, LeNet5, MobileNetV1
 from swapjax.experiments.models.resnet import resnet20
 
@@ -59,10 +61,11 @@ PLAIN = ["qkv", "out", "down:input", "down"]
 
 def sites_of(loss_fn, params, batch):
     """Sites, each of which lies at a product of its shape."""
-    program = trace(loss_fn, params, batch).jaxpr
-    sites = find_sites(loss_fn, params, batch)
+    program = trace(loss_fn, params, batch)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(params)]
+    sites = placement.sites_of(program, trees.paths(params), shapes)
     for site in sites:
-        equation = equation_at(program, site.address)
+        equation = equation_at(program.jaxpr, site.address)
         assert equation.primitive.name in ("dot_general", "conv_general_dilated")
         at_input = site.kind == "input"
         places = equation.invars if at_input else equation.outvars

@@ -8,6 +8,7 @@ import pytest
 
 from swapjax import backward
 from swapjax.backward.vcas_control import Budget
+from swapjax.backward.vcas_run import layout_for, run
 from swapjax.training import Objective, fit
 
 KEY = jax.random.key(0)
@@ -73,6 +74,11 @@ def test_the_first_state_keeps_all_and_gradients_are_exact(
     assert (new.step, new.adapted, told["backward"]) == (1, 0, 1)
 
 
+def half_of(batch, first):
+    """Half of the examples."""
+    return jax.tree.map(lambda x: x[first : first + 6], batch)
+
+
 def rates(state, examples, rows):
     """The state with other rates, and no adaptation next."""
     return state._replace(
@@ -82,20 +88,29 @@ def rates(state, examples, rows):
     )
 
 
+def sampled(objective, params, batch, examples, rows):
+    """Gradients of many draws, and what is left of the backward pass."""
+    settings = objective.gradient.args[0]
+    state = rates(objective.init(params, batch), examples, rows)
+    layout = layout_for(settings, params, (), batch, KEY)
+
+    def one(key):
+        data = ((), batch, KEY)
+        found = run(settings, layout, params, data, state, key=key)
+        return found.gradients, layout.left(found.products)
+
+    gradients, left = jax.jit(jax.vmap(one))(jax.random.split(KEY, 1000))
+    return {n: np.asarray(x, np.float64) for n, x in gradients.items()}, left.mean()
+
+
 def test_gradients_are_without_bias(objective, params, batch):
-    state = rates(objective.init(params, batch), 0.5, 0.6)
-    keys = jax.random.split(KEY, 1500)
-    found, _, _, told = jax.jit(jax.vmap(objective.gradient, (None, None, None, 0)))(
-        params, state, batch, keys
-    )
+    found, left = sampled(objective, params, batch, 0.5, 0.6)
     exact = jax.grad(loss_fn)(params, batch)
-    for name in params:
-        draws = np.asarray(found[name], np.float64)
-        error = draws.std(axis=0) / np.sqrt(len(keys))
+    for name, draws in found.items():
+        error = draws.std(axis=0) / np.sqrt(len(draws))
         assert np.all(abs(draws.mean(axis=0) - exact[name]) <= 5 * error + 1e-7), name
     # The last cut keeps half, those before it no more; rows are 0.6 of those.
-    left = float(told["backward"].mean())
-    assert 0.35 < left < 0.42
+    assert 0.35 < float(left) < 0.42
 
 
 def test_an_adaptation_measures_variances(params, batch, monkeypatch):
@@ -131,18 +146,12 @@ def test_an_adaptation_measures_variances(params, batch, monkeypatch):
     np.testing.assert_allclose(found.layers["blocks"][0], by_block, rtol=1e-5)
 
     # The variance of sampled gradients of a half, at the same rates.
-    plain = backward.vcas(loss_fn, every=10**6)
-
-    def spread(half, rows):
-        state = rates(plain.init(params, half), 0.5, rows)
-        gradient = jax.vmap(lambda key: plain.gradient(params, state, half, key)[0])
-        draws = jax.jit(gradient)(jax.random.split(KEY, 1500))
-        return {
-            n: np.var(np.asarray(x, np.float64), axis=0).sum() for n, x in draws.items()
-        }
-
-    parts = [jax.tree.map(lambda x, i=i: x[i : i + 6], batch) for i in (0, 6)]
-    whole = np.mean([sum(spread(part, 1.0).values()) for part in parts])
+    spreads = [
+        sum(np.var(x, axis=0).sum() for x in draws.values())
+        for part in (0, 6)
+        for draws in [sampled(objective, params, half_of(batch, part), 0.5, 1.0)[0]]
+    ]
+    whole = np.mean(spreads)
     assert float(found.activations.mean()) == pytest.approx(whole, rel=0.15)
 
 

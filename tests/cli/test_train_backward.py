@@ -112,10 +112,8 @@ def test_a_sparse_run_with_a_pruned_way_back_reports_it_and_goes_on(
     [
         ("safe", Against()),
         ("dense", Against(robust="trades")),
-        ("dense", Against(robust="mart")),
         ("dense", Against(robust="fastat")),
         ("dense", Against(loss="sr-gce")),
-        ("dense", Against(loss="nlnl")),
     ],
 )
 def test_the_way_back_is_pruned_in_whatever_is_minimised(algorithm, against, setting):

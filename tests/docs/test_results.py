@@ -7,6 +7,7 @@ import re
 import statistics
 from collections import defaultdict
 
+import backward_blocks_report as blocks
 import backward_report
 import backward_vcas_report as vcas
 import noise_report
@@ -357,6 +358,9 @@ def test_sampled_back_propagation():
     page = (DOCS / "results" / "backward-sampled.md").read_text()
     lines = read_runs(RESULTS / "backward_vcas" / "results.csv", vcas.Line)
     assert vcas.report(lines) in page
+    speeds = read_runs(RESULTS / "backward_blocks" / "speed.csv", blocks.Speed)
+    lines = read_runs(RESULTS / "backward_blocks" / "results.csv", blocks.Line)
+    assert blocks.report(speeds, lines) in page
 
 
 def test_search():

@@ -1,6 +1,8 @@
 """The page about search spaces runs, and what it says of them is so."""
 
-from pages import DOCS, run
+import search_to_sparse
+from pages import DOCS, ROOT, run
+from shared import read_runs
 
 from swapjax import search
 
@@ -23,3 +25,12 @@ def test_the_table_counts_architectures():
     assert f"| `nb201()` | {search.nb201().size:,} |" in text
     assert f"| `mobilenet()` | {search.mobilenet().size:,} |" in text
     assert round(search.darts().size / 1e18, 1) == 1.1
+
+
+def test_from_a_space_to_sparse_networks():
+    path = ROOT / "benchmarks/results/search_to_sparse/results.csv"
+    lines = read_runs(path, search_to_sparse.Line)
+    page = (DOCS / "results/search-to-sparse.md").read_text()
+    assert search_to_sparse.report(lines) in page
+    for line in lines:
+        assert f"`{line.genotype}`" in page
