@@ -40,7 +40,7 @@ def params():
 @pytest.fixture(scope="module")
 def batch():
     x = jax.random.normal(jax.random.fold_in(KEY, 7), (EXAMPLES, 3))
-    return 2 * x, jax.random.randint(KEY, (EXAMPLES,), 0, 3)
+    return x, jax.random.randint(KEY, (EXAMPLES,), 0, 3)
 
 
 @pytest.fixture(scope="module")
