@@ -52,7 +52,7 @@ class Pruned(Objective):
 
 
 def settings_of(pruned: Objective) -> Settings:
-    """Take the settings of an objective.
+    """Take the settings of an objective, to measure with on one device.
 
     Raises:
         ValueError: for one that prunes no gradients.
@@ -62,7 +62,7 @@ def settings_of(pruned: Objective) -> Settings:
         raise ValueError(
             f"pruned: an objective of prune_backward wanted, got {pruned!r}"
         )
-    return settings
+    return settings._replace(axis_name=None)
 
 
 def unpruned(settings: Settings) -> Settings:
