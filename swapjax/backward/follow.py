@@ -121,7 +121,7 @@ def _step(
         if others or any(source.data or source.leaves for source in rest):
             return None, []
         return first._replace(place=number), []  # a constant averages or pools
-    if name in LINEAR or name in BENT:
+    if name in LINEAR or (name in BENT and not name.startswith("cum")):
         return _entrywise(number, node, seen, known)
     return None, []
 

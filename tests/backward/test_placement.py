@@ -164,6 +164,7 @@ SMALL = {
     "activations": (lambda p, x: silu(gelu(x @ p.a) @ p.b) @ p.c, "b:input"),
     "where": (lambda p, x: (h := x @ p.a, jnp.where(h > 0, h, 0))[1] @ p.b @ p.c,
               "b:input b"),
+    "cumulative": (lambda p, x: jnp.cumsum(x @ p.a, axis=1) @ p.b @ p.c, "a b"),
     "biases": (lambda p, x: relu(p.v * (x @ p.a) + p.v) @ p.b @ p.c, "b:input b"),
     "pooling": (lambda p, x: halved(relu(x @ p.a)) @ p.b @ p.c, "b:input b"),
     "constants": (lambda p, x: relu(x @ p.a) @ jnp.ones((4, 4)) @ p.b @ p.c,
