@@ -179,6 +179,14 @@ SMALL = {
                     "b:input"),
     "skip after": (lambda p, x: ((h := relu(x @ p.a)) + relu(h @ p.b)) @ p.c,
                    "b:input"),
+    "skip within": (lambda p, x: ((h := relu(x @ p.a)) + relu(h @ p.b)) @ p.c @ p.a,
+                    "b:input c"),
+    "branches summed": (lambda p, x: relu(x @ p.a + p.v + x @ p.b) @ p.c @ p.a,
+                        "c:input c"),
+    "recurrent": (lambda p, x: jax.lax.scan(
+                      lambda h, x: (h := jnp.tanh(x @ p.a + h @ p.b), h), x[0], x
+                  )[1] @ p.c, "b:input"),
+    "mixture": (lambda p, x: jnp.einsum("be,bf->ef", x, relu(x @ p.a)) @ p.b, "a"),
     "norm and skip": (lambda p, x: ((h := relu(x @ p.a)) + norm(h @ p.b)) @ p.c,
                       "b:input b"),
     "beside": (lambda p, x: relu(jnp.concatenate([x @ p.a, x @ p.b])) @ p.c @ p.a,
