@@ -72,8 +72,11 @@ def draw_fixed(
     Returns:
         Indices ``int32[count]``, ascending, and what to multiply the parts with,
         ``float32[count]``: ``1 / p_i``; 0 beside the index n where fewer than `count`
-        have a norm.
+        have a norm. Not a number, all of them, if some norm is not finite: what is lost
+        in one part must not be dropped unseen.
     """
+    finite = jnp.all(jnp.isfinite(norms))
+    norms = jnp.where(finite, norms, 1)  # more than `count` that are certain overflow
     unit = 2 ** (_BITS - (count - 1).bit_length())
     probable = keep_probabilities(norms, count)
     lengths = jnp.floor(probable * unit).astype(jnp.int32)
@@ -87,4 +90,5 @@ def draw_fixed(
     found = teeth < ends[-1]
     index = jnp.where(found, met, norms.size)
     own = lengths[jnp.minimum(index, norms.size - 1)].astype(jnp.float32)
-    return index, jnp.where(found, unit / jnp.where(found, own, 1), 0)
+    weights = jnp.where(found, unit / jnp.where(found, own, 1), 0)
+    return index, jnp.where(finite, weights, jnp.nan)

@@ -146,6 +146,17 @@ def test_an_example_that_is_dropped_is_dropped_before_too(params, batch):
     assert new.step == 1
 
 
+@pytest.mark.parametrize("along", ["examples", "channels"])
+@pytest.mark.parametrize("lost", [1, BATCH])
+def test_what_is_not_finite_is_not_dropped(along, lost, params, batch):
+    objective = backward.drop_blocks(loss_fn, keep=0.25, along=along, block=1)
+    state = objective.init(params, batch)
+    bad = batch[0].at[:lost, 0].set(jnp.nan), batch[1]
+    gradients = jax.jit(objective.gradient)(params, state, bad, KEY)[0]
+    for name, gradient in gradients.items():
+        assert jnp.isnan(gradient).all(), name
+
+
 def test_fit_takes_it_and_keys_used_twice_are_counted(params, batch):
     objective = backward.drop_blocks(loss_fn, keep=0.5, block="channel")
     fitted = fit(
