@@ -46,6 +46,8 @@ bench: .venv/.dev  ## Measure starts and stages, then the comparisons on MNIST a
 	$(BIN)/python benchmarks/global_momentum.py
 	$(BIN)/python benchmarks/plasticity.py
 	$(BIN)/python benchmarks/search.py
+	$(BIN)/python benchmarks/search_proxies.py
+	$(BIN)/python benchmarks/search_proxies_report.py
 	$(BIN)/python benchmarks/noisy_labels.py
 	$(BIN)/python benchmarks/sparse_robust.py
 	$(BIN)/python benchmarks/backward.py

@@ -29,8 +29,8 @@ PLANS = (
     ("nb201", 5, 1, "global", 20),
     ("darts", 8, 1, "global", 2),
     ("darts", 20, 1, "global", 2),
-    ("nb201", 5, 24, "global", 20),
-    ("nb201", 5, 24, "edge", 20),
+    ("nb201", 5, 24, "global", 19),
+    ("nb201", 5, 24, "edge", 19),
 )
 SPACES = {"nb201": search.nb201, "darts": search.darts}
 
