@@ -138,7 +138,7 @@ def test_gradients_of_a_network_are_without_bias(params, batch):
 
 def test_an_example_that_is_dropped_is_dropped_before_too(params, batch):
     """With half the examples kept, the sums of outer products have half their rank."""
-    objective = backward.drop_blocks(loss_fn, keep=0.25, along="examples")
+    objective = backward.drop_blocks(loss_fn)  # a quarter of the examples
     state = objective.init(params, batch)
     gradients, _, new, _ = objective.gradient(params, state, batch, KEY)
     ranks = np.linalg.matrix_rank(gradients["blocks"], tol=1e-5)
@@ -158,7 +158,9 @@ def test_what_is_not_finite_is_not_dropped(along, lost, params, batch):
 
 
 def test_fit_takes_it_and_keys_used_twice_are_counted(params, batch):
-    objective = backward.drop_blocks(loss_fn, keep=0.5, block="channel")
+    objective = backward.drop_blocks(
+        loss_fn, keep=0.5, along="channels", block="channel"
+    )
     fitted = fit(
         objective, params, optax.sgd(0.1), batch, epochs=3, batch=BATCH, key=KEY
     )
@@ -176,7 +178,7 @@ def test_fit_takes_it_and_keys_used_twice_are_counted(params, batch):
         ({"keep": 0}, r"keep must be in \(0, 1\), got 0"),
         ({"keep": 1.0}, r"keep must be in \(0, 1\), got 1.0"),
         ({"along": "rows"}, "along must be 'channels' or 'examples', got 'rows'"),
-        ({"block": "example"}, "a whole number or 'channel' along channels, got 'ex"),
+        ({"block": "channel"}, "a whole number or 'example' along examples, got 'ch"),
         ({"block": 0}, "block must be 1 or more, got 0"),
     ],
 )
@@ -187,7 +189,7 @@ def test_arguments_out_of_range(options, said):
 
 def test_bad_input(params, batch):
     with pytest.raises(ValueError, match="no product has blocks of channels to drop"):
-        backward.drop_blocks(loss_fn).init(params, batch)
+        backward.drop_blocks(loss_fn, along="channels").init(params, batch)
     with pytest.raises(ValueError, match="must multiply a leaf of params with data"):
         backward.drop_blocks(lambda p, b: jnp.mean(p["in"])).init(params, batch)
     own = Objective(lambda *_: None, gradient=lambda *_: None)
