@@ -51,6 +51,8 @@ bench: .venv/.dev  ## Measure starts and stages, then the comparisons on MNIST a
 	$(BIN)/python benchmarks/noisy_labels.py
 	$(BIN)/python benchmarks/sparse_robust.py
 	$(BIN)/python benchmarks/backward.py
+	$(BIN)/python benchmarks/backward_vcas.py
+	$(BIN)/python benchmarks/backward_blocks.py
 	$(BIN)/python benchmarks/oneshot.py
 	$(BIN)/python benchmarks/mlpnet_mnist.py
 	$(BIN)/python benchmarks/noise.py

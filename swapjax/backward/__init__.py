@@ -9,7 +9,8 @@ from swapjax.backward.objective import prune_backward
 from swapjax.backward.operator import prune_gradient
 from swapjax.backward.placement import find_sites
 from swapjax.backward.report import BackwardCost, LayerCost, SiteZeros, measure
-from swapjax.backward.state import BackwardState, SiteState, require_fresh_keys
+from swapjax.backward.shared import require_fresh_keys
+from swapjax.backward.state import BackwardState, SiteState
 from swapjax.backward.thresholds import added_variance, expected_zeros
 from swapjax.backward.vcas_control import VcasState
 from swapjax.backward.vcas_objective import vcas

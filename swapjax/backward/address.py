@@ -13,20 +13,15 @@ from typing import Any, Literal, NamedTuple
 import jax
 from jax.extend import core
 
+from swapjax.roles.program.primitives import CALLS
+
 Address = tuple[int, ...]
 
 # Equations that call a program as a function, and the parameter that holds it. What has
 # derivatives of its own (`jax.custom_jvp`, `jax.custom_vjp`) is not entered: a change
 # inside would not be seen by them. Nor are while loops, which have no gradient.
-CALLS = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "checkpoint": "jaxpr",
-    "remat2": "jaxpr",
-    "scan": "jaxpr",
-    "cond": "branches",
+ENTERED = {"scan": "jaxpr", "cond": "branches"} | {
+    name: held for name, held in CALLS.items() if not name.startswith("custom_")
 }
 
 
@@ -93,11 +88,11 @@ def trace_tree(
     return program, jax.tree.structure(shapes)
 
 
-def called(equation: core.JaxprEqn) -> tuple[core.Jaxpr, ...]:
+def entered(equation: core.JaxprEqn) -> tuple[core.Jaxpr, ...]:
     """List the programs of an equation that addresses lead into."""
-    if equation.primitive.name not in CALLS:
+    if equation.primitive.name not in ENTERED:
         return ()
-    held = equation.params[CALLS[equation.primitive.name]]
+    held = equation.params[ENTERED[equation.primitive.name]]
     several = held if isinstance(held, tuple | list) else (held,)
     return tuple(opened(program) for program in several)
 
@@ -123,7 +118,7 @@ def equations(
         within = levels
         if equation.primitive.name == "scan":
             within = (*levels, equation.params["length"])
-        for j, inner in enumerate(called(equation)):
+        for j, inner in enumerate(entered(equation)):
             yield from equations(inner, (*here, j), within)
 
 
@@ -135,7 +130,7 @@ def equation_at(program: core.Jaxpr, address: Address) -> core.JaxprEqn:
     """
     equation = program.eqns[address[0]]
     for i in range(1, len(address), 2):
-        equation = called(equation)[address[i]].eqns[address[i + 1]]
+        equation = entered(equation)[address[i]].eqns[address[i + 1]]
     return equation
 
 

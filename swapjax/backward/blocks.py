@@ -1,13 +1,13 @@
 """Products whose backward pass takes some blocks of the gradient only, gathered."""
 
 import functools
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from swapjax.backward.linear import block_norms, by_operand, scaled
 from swapjax.backward.sampling import draw_fixed
 from swapjax.core import programs
 
@@ -33,6 +33,10 @@ class Blocks(NamedTuple):
     output_axis: int
     number: int
     kept: int
+
+    def product(self, *operands: jax.Array) -> jax.Array:
+        """Compute it."""
+        return programs.bind(self.equation, operands)[0]
 
 
 def blocks_of(
@@ -128,27 +132,25 @@ def dropped(
         bits: random ones, ``uint32[]``.
     """
     del bits
-    return programs.bind(blocks.equation, (left, right))[0]
+    return blocks.product(left, right)
 
 
 def _forward(blocks: Blocks, left: jax.Array, right: jax.Array, bits: Any) -> tuple:
-    return programs.bind(blocks.equation, (left, right))[0], (left, right, bits)
+    return blocks.product(left, right), (left, right, bits)
 
 
 def _backward(blocks: Blocks, kept: tuple, slope: jax.Array) -> tuple:
     left, right, bits = kept
     axis = blocks.output_axis
-    squares = jnp.square(slope.astype(jnp.float32))
-    rest = tuple(i for i in range(slope.ndim) if i != axis)
-    norms = jnp.sqrt(jnp.sum(squares, axis=rest).reshape(blocks.number, -1).sum(axis=1))
+    norms = block_norms(slope, axis, blocks.number)
     index, weights = draw_fixed(bits, norms, blocks.kept)
     some = _take(slope, index, axis, blocks.number)
-    some = _scale(some, weights, axis)
+    some = scaled(some, weights, axis)
     operands = [left, right]
     which = blocks.which
     small = _take(operands[which], index, blocks.axis, blocks.number)
     operands[which] = small
-    gradients = [_transposed(blocks.equation, operands, i)(some) for i in (0, 1)]
+    gradients = [by_operand(blocks.product, operands, i, some) for i in (0, 1)]
     fill = jnp.where(jnp.isfinite(weights[0]), 0, jnp.nan)
     small = gradients[which]
     gradients[which] = _put_back(small, index, blocks.axis, blocks.number, fill)
@@ -156,19 +158,6 @@ def _backward(blocks: Blocks, kept: tuple, slope: jax.Array) -> tuple:
 
 
 dropped.defvjp(_forward, _backward)
-
-
-def _transposed(
-    equation: core.JaxprEqn, operands: list[jax.Array], which: int
-) -> Callable[[jax.Array], jax.Array]:
-    """Differentiate a product by one operand, in which it is linear."""
-
-    def linear(x: jax.Array) -> jax.Array:
-        both = [x if i == which else o for i, o in enumerate(operands)]
-        return programs.bind(equation, both)[0]
-
-    back = jax.linear_transpose(linear, operands[which])
-    return lambda slope: back(slope)[0]
 
 
 def _take(x: jax.Array, index: jax.Array, axis: int, number: int) -> jax.Array:
@@ -192,11 +181,3 @@ def _put_back(
     mask = there.reshape([-1 if i == axis else 1 for i in range(whole.ndim)])
     filled = jnp.where(mask, whole, fill.astype(x.dtype))
     return filled.reshape(*before, -1, *after)
-
-
-def _scale(x: jax.Array, weights: jax.Array, axis: int) -> jax.Array:
-    """Multiply each block with a number, in the dtype of the array."""
-    whole = jnp.repeat(weights, x.shape[axis] // weights.size)
-    shape = [1] * x.ndim
-    shape[axis] = -1
-    return (x.astype(jnp.float32) * whole.reshape(shape)).astype(x.dtype)

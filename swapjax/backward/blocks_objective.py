@@ -8,15 +8,25 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from swapjax.backward.address import Site, equation_at, trace
+from swapjax.backward.address import Site, equation_at
 from swapjax.backward.blocks import Along, Blocks, blocks_of, dropped
 from swapjax.backward.graph import Graph
 from swapjax.backward.products import products_of, site_of
-from swapjax.backward.rewrite import Do, evaluate
-from swapjax.backward.state import fingerprint
+from swapjax.backward.rewrite import Do
+from swapjax.backward.shared import (
+    Traced,
+    keys_after,
+    keys_before,
+    loss_alone,
+    pass_back,
+    require_new_key,
+    require_state,
+    take_loss,
+    trace_loss,
+)
 from swapjax.core import trees
 from swapjax.core.checks import require_count, require_fraction
-from swapjax.core.objective import Objective, as_objective, value_and_grad
+from swapjax.core.objective import Objective
 from swapjax.core.types import LossFn, Params
 
 _OWN = np.uint32(2**32 - 4)  # apart from what losses fold into their keys
@@ -106,15 +116,10 @@ def drop_blocks(
     require_fraction("keep", keep, zero=False)
     if along not in ("channels", "examples"):
         raise ValueError(f"along must be 'channels' or 'examples', got {along!r}")
-    inner = as_objective(loss_fn)
-    if inner.gradient is not None:
-        raise ValueError(
-            "loss_fn: an objective with a gradient of its own is not differentiated, "
-            "and so there is nothing to drop; give its loss"
-        )
+    inner = take_loss(loss_fn)
     settings = _Settings(inner, float(keep), along, _size(block, along))
     return Objective(
-        loss=functools.partial(_loss, settings),
+        loss=functools.partial(loss_alone, inner, BlocksState),
         init=functools.partial(_init, settings),
         gradient=functools.partial(_gradient, settings),
         replays=inner.replays,
@@ -141,25 +146,17 @@ def _init(settings: _Settings, params: Params, batch: Any) -> BlocksState:
     """Make the first state."""
     inner = settings.inner.init(params, batch)
     _find(settings, params, (inner, batch, jax.random.key(0)))
-    # Apart, as a step may take their memory over.
-    step, repeated = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
-    return BlocksState(step, jnp.zeros(2, jnp.uint32), repeated, inner)
-
-
-def _loss(
-    settings: _Settings, params: Params, state: BlocksState, batch: Any, key: Any
-) -> tuple[jax.Array, BlocksState, dict[str, jax.Array]]:
-    """Compute the loss alone, in which nothing is dropped."""
-    value, inner, aux = settings.inner.loss(params, state.inner, batch, key)
-    return value, state._replace(inner=inner), aux
+    return BlocksState(inner=inner, **keys_before())
 
 
 def _gradient(
     settings: _Settings, params: Params, state: BlocksState, batch: Any, key: Any
 ) -> tuple[Params, jax.Array, BlocksState, dict[str, jax.Array]]:
     """Compute the gradients of a step."""
+    require_state(state, BlocksState)
+    require_new_key(state, key)
     data = (state.inner, batch, key)
-    program, found = _find(settings, params, data)
+    traced, found = _find(settings, params, data)
     counts = [int(np.prod(site.levels, dtype=int)) for site in found]
     ends = np.cumsum(counts)
     own = jax.random.fold_in(key, _OWN)
@@ -168,7 +165,6 @@ def _gradient(
         site.name: piece.reshape(site.levels)
         for site, piece in zip(found, pieces, strict=True)
     }
-    shapes = jax.eval_shape(functools.partial(_whole, settings), params, data)
 
     def replace(
         equation: core.JaxprEqn, operands: list, site: Site, bits: Any, do: Do
@@ -176,38 +172,24 @@ def _gradient(
         del equation, do
         return [dropped(found[site], *operands, bits)]
 
-    def loss(params: Params) -> tuple[jax.Array, tuple]:
-        leaves = jax.tree.leaves((params, data))
-        values = evaluate(program, leaves, tuple(found), extras, replace)
-        value, *rest = jax.tree.unflatten(jax.tree.structure(shapes), values)
-        return value, tuple(rest)
-
-    (value, (inner, aux)), gradients = value_and_grad(loss, params)
-    mark = fingerprint(key)
-    same = jnp.all(mark == state.key) & (state.step > 0)
-    repeated = state.repeated + same.astype(jnp.int32)
-    return gradients, value, BlocksState(state.step + 1, mark, repeated, inner), aux
-
-
-def _whole(settings: _Settings, params: Params, data: Any) -> tuple:
-    """Compute all that a step of the inner objective returns."""
-    inner, batch, key = data
-    return settings.inner.loss(params, inner, batch, key)
+    passed = pass_back(traced, params, data, tuple(found), extras, replace)
+    new = BlocksState(inner=passed.inner, **keys_after(state, key))
+    return passed.gradients, passed.loss, new, passed.aux
 
 
 def _find(
     settings: _Settings, params: Params, data: Any
-) -> tuple[core.ClosedJaxpr, dict[Site, Blocks]]:
+) -> tuple[Traced, dict[Site, Blocks]]:
     """Trace the loss, and find the products of which blocks are dropped."""
-    program = trace(functools.partial(_whole, settings), params, data)
-    graph = Graph(program)
+    traced = trace_loss(settings.inner, params, data)
+    graph = Graph(traced.program)
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(params)]
     _, products = products_of(graph, trees.paths(params), shapes)
     examples = trees.count_examples(data[1], "batch")
     found = {}
     for product in products:
         site = site_of(graph, product, at_input=False)
-        equation = equation_at(program.jaxpr, site.address)
+        equation = equation_at(traced.program.jaxpr, site.address)
         blocks = blocks_of(
             equation, site.operand, settings.along, settings.keep, settings.size,
             examples,
@@ -219,4 +201,4 @@ def _find(
             f"loss_fn: no product has blocks of {settings.along} to drop; take smaller "
             f"blocks than {settings.size} or keep less than {settings.keep}"
         )
-    return program, found
+    return traced, found

@@ -15,11 +15,10 @@ import numpy as np
 from jax.extend import core
 
 from swapjax.backward.address import Site, trace
-from swapjax.backward.graph import Graph, Node
-from swapjax.backward.products import products_of, site_of
+from swapjax.backward.graph import Graph
+from swapjax.backward.products import multiplications, products_of, site_of
 from swapjax.core import trees
 from swapjax.core.types import LossFn, Params
-from swapjax.roles.program.values import shape_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,15 +77,13 @@ def layers_of(
 ) -> tuple[Layer, ...]:
     """Find the products of a program whose first inputs are leaves."""
     graph = Graph(program)
-    return tuple(
-        Layer(
-            product.name,
-            site_of(graph, product, at_input=False),
-            _macs(graph.nodes[product.node]),
-            product.needs_gradient,
-        )
-        for product in products_of(graph, paths, shapes)[1]
-    )
+    found = []
+    for product in products_of(graph, paths, shapes)[1]:
+        node = graph.nodes[product.node]
+        macs = multiplications(node.eqn) * math.prod(node.levels)
+        site = site_of(graph, product, at_input=False)
+        found.append(Layer(product.name, site, macs, product.needs_gradient))
+    return tuple(found)
 
 
 def mac_ratio(macs: Sequence[int], densities: Sequence[float]) -> float:
@@ -113,16 +110,3 @@ def mac_ratio(macs: Sequence[int], densities: Sequence[float]) -> float:
     total = sum(macs)
     left = sum(n * rho for n, rho in zip(macs, densities, strict=True))
     return left / total if total else 1.0
-
-
-def _macs(node: Node) -> int:
-    """Count the multiplications of a product."""
-    eqn = node.eqn
-    assert eqn is not None
-    numbers = eqn.params["dimension_numbers"]
-    left, right, outputs = map(shape_of, (*eqn.invars, *eqn.outvars))
-    size = math.prod(outputs) * math.prod(node.levels)
-    if node.name == "dot_general":
-        return size * math.prod(left[i] for i in numbers[0][0])
-    _, *inputs = numbers.rhs_spec  # input channels of a group, and pixels
-    return size * math.prod(right[i] for i in inputs)

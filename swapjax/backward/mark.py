@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend import core
 
-from swapjax.backward.address import Site, called, equations, opened, require_apart
+from swapjax.backward.address import Site, entered, equations, opened, require_apart
 
 _PREFIX = "swapjax.backward.site:"
 
@@ -64,7 +64,7 @@ def find_marks(program: core.Jaxpr) -> tuple[Site, ...]:
             kind: Any = equation.outvars[0].aval
             site = Site(name, "output", address, kind.shape, kind.dtype, levels)
             found.append(site)
-        if not called(equation):
+        if not entered(equation):
             _require_none(equation)
     require_apart(tuple(found))
     return tuple(found)

@@ -98,7 +98,7 @@ def _exact(
     pruned: Pruned, params: Params, state: BackwardState, batch: Any, key: jax.Array
 ) -> Params:
     way = unpruned(settings_of(pruned))
-    return back_propagate(way, params, state, batch, key).gradients
+    return back_propagate(way, params, state, batch, key).passed.gradients
 
 
 @Compiled
@@ -115,7 +115,7 @@ def _add(
 ) -> tuple[Params, jax.Array]:
     """Add the difference of one draw, and its square."""
     way = settings_of(pruned)
-    found = back_propagate(way, params, state, batch, key, draw=draw).gradients
+    found = back_propagate(way, params, state, batch, key, draw=draw).passed.gradients
     # Differences, since squares of gradients would cancel where there is little noise.
     off = jax.tree.map(lambda a, b: (a - b).astype(jnp.float32), found, exact)
     return jax.tree.map(jnp.add, total, off), squares + _dot(off, off)

@@ -9,10 +9,17 @@ import jax.numpy as jnp
 
 from swapjax.backward import rates
 from swapjax.backward.passing import Pruned, Settings, back_propagate, find_placed
-from swapjax.backward.state import BackwardState, first_state, require_new_key
+from swapjax.backward.shared import (
+    loss_alone,
+    reported,
+    require_new_key,
+    require_state,
+    take_loss,
+)
+from swapjax.backward.state import BackwardState, first_state, fractions_of_zeros
 from swapjax.backward.thresholds import deviation, predicted
 from swapjax.core.checks import require_count
-from swapjax.core.objective import Objective, as_objective
+from swapjax.core.objective import Objective
 from swapjax.core.types import LossFn, Params
 
 Threshold = Literal["fifo", "exact"]
@@ -105,7 +112,7 @@ def prune_backward(
             "sites='auto' or regular expressions"
         )
     settings = Settings(
-        inner=_differentiable(loss_fn),
+        inner=take_loss(loss_fn),
         rate=rates.take_rate(rate),
         exact=threshold == "exact",
         depth=depth,
@@ -116,28 +123,13 @@ def prune_backward(
         per_site=per_site,
     )
     return Pruned(
-        loss=functools.partial(_loss, settings),
+        loss=functools.partial(loss_alone, settings.inner, BackwardState),
         init=functools.partial(_init, settings),
         gradient=functools.partial(_gradient, settings),
         replays=settings.inner.replays,
         check=settings.inner.check,
         settings=settings,
     )
-
-
-def _differentiable(loss_fn: LossFn | Objective) -> Objective:
-    """Take a loss that is differentiated, plain or not."""
-    if not callable(loss_fn) and not isinstance(loss_fn, Objective):
-        raise ValueError(
-            f"loss_fn must be a function of params and a batch, got {loss_fn!r}"
-        )
-    inner = as_objective(loss_fn)
-    if inner.gradient is not None:
-        raise ValueError(
-            "loss_fn: an objective with a gradient of its own is not differentiated, "
-            "and so there is nothing to prune; give its loss"
-        )
-    return inner
 
 
 def _take_sites(sites: str | Sequence[str]) -> str | tuple[str, ...]:
@@ -159,51 +151,32 @@ def _init(settings: Settings, params: Params, batch: Any) -> BackwardState:
     return first_state(sites, settings.depth, inner)
 
 
-def _loss(
-    settings: Settings, params: Params, state: BackwardState, batch: Any, key: Any
-) -> tuple[jax.Array, BackwardState, dict[str, jax.Array]]:
-    """Compute the loss alone, in which nothing is pruned."""
-    value, _, aux = settings.inner.loss(params, state.inner, batch, key)
-    return value, state, aux
-
-
 def _gradient(
     settings: Settings, params: Params, state: BackwardState, batch: Any, key: Any
 ) -> tuple[Params, jax.Array, BackwardState, dict[str, jax.Array]]:
     """Compute the gradients of a step."""
+    require_state(state, BackwardState)
     require_new_key(state, key)
-    passed = back_propagate(settings, params, state, batch, key)
-    new = state.followed_by(
-        key, passed.statistics, passed.inner, dense=settings.inputs_only
-    )
-    told = _told(settings, state, passed.statistics)
-    if told.keys() & passed.aux.keys():
-        raise ValueError(
-            "loss_fn: the objective reports what is reported here, "
-            f"{', '.join(sorted(told.keys() & passed.aux.keys()))}"
-        )
-    return passed.gradients, passed.loss, new, {**passed.aux, **told}
+    passed, statistics, _ = back_propagate(settings, params, state, batch, key)
+    new = state.followed_by(key, statistics, passed.inner, dense=settings.inputs_only)
+    told = _told(settings, state, statistics)
+    return passed.gradients, passed.loss, new, reported(passed.aux, told)
 
 
 def _told(
     settings: Settings, state: BackwardState, statistics: Mapping[str, jax.Array]
 ) -> dict[str, jax.Array]:
     """Report a step."""
-    before, after = _zeros(sum(x.reshape(-1, 4).sum(0) for x in statistics.values()))
+    flat = [x.reshape(-1, 4) for x in statistics.values()]
+    before, after = fractions_of_zeros(jnp.concatenate(flat))
     told = {"zeros before": before, "zeros after": after}
     if not settings.exact:
         told["prediction error"] = _error(settings, state, statistics)
     if settings.per_site:
         for name, x in statistics.items():
-            before, after = _zeros(x.reshape(-1, 4).sum(0))
+            before, after = fractions_of_zeros(x)
             told |= {f"zeros before {name}": before, f"zeros after {name}": after}
     return told
-
-
-def _zeros(statistics: Any) -> tuple[jax.Array, jax.Array]:
-    """Compute the fractions of zeros before and after."""
-    n = jnp.maximum(statistics[1], 1)
-    return statistics[2] / n, statistics[3] / n
 
 
 def _error(

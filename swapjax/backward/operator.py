@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.random import threefry_2x32
 
+from swapjax.backward.linear import by_operand
 from swapjax.backward.thresholds import deviation, quantile
 from swapjax.core import members, trees
 from swapjax.core.checks import require_fraction, take_key
@@ -190,10 +191,9 @@ def _split_backward(
 ) -> tuple[jax.Array, jax.Array, Inputs]:
     data, weight, level, key = kept
     pruned, given = _backward(pruning, (level, key), gradient)
-    # What is multiplied forward here is left out by the compiler.
-    (of_data,) = jax.vjp(lambda data: product(data, weight), data)[1](pruned)
-    (of_weight,) = jax.vjp(lambda weight: product(data, weight), weight)[1](gradient)
-    return of_data, of_weight, given
+    pair = (data, weight)
+    of_data = by_operand(product, pair, 0, pruned)
+    return of_data, by_operand(product, pair, 1, gradient), given
 
 
 split.defvjp(_split_forward, _split_backward)

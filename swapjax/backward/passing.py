@@ -8,19 +8,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
 
 from swapjax.backward import rates
-from swapjax.backward.address import Site, require_apart, trace_tree
+from swapjax.backward.address import Site, require_apart
 from swapjax.backward.mark import find_marks
 from swapjax.backward.operator import Inputs, Pruning, operate, split
 from swapjax.backward.placement import sites_of
-from swapjax.backward.rewrite import Do, evaluate
+from swapjax.backward.rewrite import Do
+from swapjax.backward.shared import Passed, Traced, pass_back, trace_loss
 from swapjax.backward.state import BackwardState, require_same_network
 from swapjax.backward.thresholds import predicted
 from swapjax.core import programs, trees
 from swapjax.core.checks import take_key
-from swapjax.core.objective import Objective, value_and_grad
+from swapjax.core.objective import Objective
 from swapjax.core.types import Params
 
 _OWN = np.uint32(2**32 - 2)  # apart from what losses fold into their keys
@@ -72,22 +72,16 @@ def unpruned(settings: Settings) -> Settings:
     return settings._replace(rate=0.0)
 
 
-class Passed(NamedTuple):
-    """What comes of a pass back.
+class Pass(NamedTuple):
+    """What comes of a pass back: all of it, and the statistics of the operator.
 
     Attributes:
-        gradients: in the tree of params.
-        loss: ``float[]``.
-        inner: the state of the inner objective for the next step.
-        aux: what it reports.
-        statistics: of the operator at each site, ``float32[*levels, 4]``.
+        passed: see `swapjax.backward.shared.Passed`.
+        statistics: at each site, ``float32[*levels, 4]``.
         watched: the same at the sites where gradients are only counted.
     """
 
-    gradients: Params
-    loss: jax.Array
-    inner: Any
-    aux: dict[str, jax.Array]
+    passed: Passed
     statistics: dict[str, jax.Array]
     watched: dict[str, jax.Array]
 
@@ -100,7 +94,7 @@ def back_propagate(
     key: Any,
     watched: Sequence[Site] = (),
     draw: Any = None,
-) -> Passed:
+) -> Pass:
     """Send the gradients of a loss back, pruned.
 
     Args:
@@ -115,7 +109,7 @@ def back_propagate(
     """
     data = (state.inner, batch, key)
     own = key if draw is None else draw
-    program, structure, sites, rate_of = find_placed(settings, params, data)
+    traced, sites, rate_of = find_placed(settings, params, data)
     require_same_network(state, sites, settings.depth)
     ways = {site.name: _pruning(settings, rate_of[site.name], own) for site in sites}
     ways |= {site.name: _pruning(settings, 0.0, key) for site in watched}
@@ -125,46 +119,27 @@ def back_propagate(
     }
     given |= {site.name: _idle(site, key) for site in watched}
 
-    def loss(both: tuple[Params, dict[str, jax.Array]]) -> tuple[jax.Array, tuple]:
-        params, probes = both
-        extras = {name: x._replace(probe=probes[name]) for name, x in given.items()}
-        values = evaluate(
-            program,
-            jax.tree.leaves((params, data)),
-            (*sites, *watched),  # of one equation, the first is met first on the way
-            extras,
-            functools.partial(_replace, ways),
-        )
-        value, inner, aux = jax.tree.unflatten(structure, values)
-        return value, (inner, aux)
-
-    probes = {name: x.probe for name, x in given.items()}
-    (value, (inner, aux)), (gradients, found) = value_and_grad(loss, (params, probes))
+    # Of one equation, the first site is met first on the way.
+    both = (*sites, *watched)
+    put = functools.partial(_replace, ways)
+    passed = pass_back(traced, params, data, both, given, put)
     statistics, counted = (
-        {site.name: found[site.name] for site in several}
+        {site.name: passed.told[site.name] for site in several}
         for several in (sites, watched)
     )
-    return Passed(gradients, value, inner, aux, statistics, counted)
-
-
-def _whole(settings: Settings, params: Params, data: Any) -> tuple:
-    """Compute all that a step of the inner objective returns."""
-    state, batch, key = data
-    return settings.inner.loss(params, state, batch, key)
+    return Pass(passed, statistics, counted)
 
 
 class Placed(NamedTuple):
     """The program of a loss, and where gradients are pruned in it.
 
     Attributes:
-        program: traced.
-        structure: of what it returns.
+        traced: the program.
         sites: in the order of the program.
         rate_of: the rate of each by name.
     """
 
-    program: core.ClosedJaxpr
-    structure: Any
+    traced: Traced
     sites: tuple[Site, ...]
     rate_of: dict[str, rates.Rate]
 
@@ -175,14 +150,14 @@ def find_placed(settings: Settings, params: Params, data: Any) -> Placed:
     Raises:
         ValueError: for no site, two of one name, and patterns that match none.
     """
-    program, structure = trace_tree(functools.partial(_whole, settings), params, data)
+    traced = trace_loss(settings.inner, params, data)
     if settings.sites == "marked":
-        found = find_marks(program.jaxpr)
+        found = find_marks(traced.program.jaxpr)
         hint = "mark some with swapjax.backward.site"
     else:
         shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(params)]
         paths = trees.paths(params)
-        found = sites_of(program, paths, shapes, outputs=settings.inputs_only)
+        found = sites_of(traced.program, paths, shapes, outputs=settings.inputs_only)
         hint = (
             "the gradients of its products are none, or those of the classifier alone; "
             "mark some with swapjax.backward.site"
@@ -196,7 +171,7 @@ def find_placed(settings: Settings, params: Params, data: Any) -> Placed:
         names = tuple(name for name in names if any(name in some for some in named))
     rate_of = rates.by_site(settings.rate, names)
     sites = tuple(site for site in found if site.name in rate_of)
-    return Placed(program, structure, sites, rate_of)
+    return Placed(traced, sites, rate_of)
 
 
 def _pruning(settings: Settings, rate: rates.Rate, key: jax.Array) -> Pruning:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from swapjax.backward.cost import layers_of, mac_ratio
@@ -18,7 +17,7 @@ from swapjax.backward.passing import (
     settings_of,
     unpruned,
 )
-from swapjax.backward.state import BackwardState
+from swapjax.backward.state import BackwardState, fractions_of_zeros
 from swapjax.backward.thresholds import expected_zeros
 from swapjax.core import trees
 from swapjax.core.compiled import Compiled
@@ -195,20 +194,18 @@ def _count(
     ]
     names = {site.name: x.name for site, x in zip(watched, layers, strict=True)}
     before, after = (
-        {names[name]: _zeros(x) for name, x in passed.watched.items()}
+        {names[name]: fractions_of_zeros(x) for name, x in passed.watched.items()}
         for passed in several
     )
-    return before, after, {k: _zeros(x) for k, x in several[1].statistics.items()}
+    return (
+        before,
+        after,
+        {k: fractions_of_zeros(x) for k, x in several[1].statistics.items()},
+    )
 
 
 def _lay_out(settings: Settings, params: Params, data: Any) -> tuple:
     """Find layers, sites and their rates."""
-    program, _, sites, rates = find_placed(settings, params, data)
+    traced, sites, rates = find_placed(settings, params, data)
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(params)]
-    return layers_of(program, trees.paths(params), shapes), sites, rates
-
-
-def _zeros(statistics: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Compute fractions of zeros, over all steps of loops."""
-    _, n, before, after = statistics.reshape(-1, 4).sum(0)
-    return before / jnp.maximum(n, 1), after / jnp.maximum(n, 1)
+    return layers_of(traced.program, trees.paths(params), shapes), sites, rates

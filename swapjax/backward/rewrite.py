@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import core
 
-from swapjax.backward.address import CALLS, Address, Site
+from swapjax.backward.address import ENTERED, Address, Site
 from swapjax.core import programs
 from swapjax.roles.program.primitives import scan_counts
 
@@ -131,7 +131,7 @@ def _call(
     replace: Replace,
 ) -> list[Any]:
     """Enter a program that is called as a function."""
-    program = equation.params[CALLS[equation.primitive.name]]
+    program = equation.params[ENTERED[equation.primitive.name]]
     return _entered(program, 0, here, replace)(operands, [x.extras for x in here])
 
 

@@ -1,26 +1,18 @@
 """What pruned back-propagation remembers from step to step."""
 
-import dataclasses
-import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from swapjax.backward.address import Site
+from swapjax.backward.shared import keys_after, keys_before
 from swapjax.backward.thresholds import deviation, pushed
 
-_FRESH = "give each step one of its own, as jax.random.fold_in(key, step)"
 _SLOW = 0.9  # what a step leaves of running densities
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["deviations", "filled", "zeros"],
-    meta_fields=[],
-)
-@dataclasses.dataclass(frozen=True)
-class SiteState:
+class SiteState(NamedTuple):
     """What is remembered of a site; levels are those of the scans around it.
 
     Attributes:
@@ -36,13 +28,7 @@ class SiteState:
     zeros: jax.Array
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["sites", "step", "key", "repeated", "inner"],
-    meta_fields=[],
-)
-@dataclasses.dataclass(frozen=True)
-class BackwardState:
+class BackwardState(NamedTuple):
     """The state of `prune_backward`.
 
     Attributes:
@@ -75,17 +61,13 @@ class BackwardState:
             inner: state of the inner objective for the next step.
             dense: whether deviations are of the entries that are not zero.
         """
-        own = fingerprint(key)
-        same = jnp.all(own == self.key) & (self.step > 0)
         return BackwardState(
             sites={
                 name: _next(x, statistics[name], dense)
                 for name, x in self.sites.items()
             },
-            step=self.step + 1,
-            key=own,
-            repeated=self.repeated + same.astype(jnp.int32),
             inner=inner,
+            **keys_after(self, key),
         )
 
 
@@ -100,16 +82,15 @@ def first_state(sites: tuple[Site, ...], depth: int, inner: Any) -> BackwardStat
             )
             for site in sites
         },
-        step=jnp.zeros((), jnp.int32),
-        key=jnp.zeros(2, jnp.uint32),
-        repeated=jnp.zeros((), jnp.int32),
         inner=inner,
+        **keys_before(),
     )
 
 
-def fingerprint(key: jax.Array) -> jax.Array:
-    """Make of a key, of any kind, ``uint32[2]`` that tell it from others."""
-    return jax.random.bits(key, (2,), jnp.uint32)
+def fractions_of_zeros(statistics: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Compute the fractions before and after pruning, over all steps of loops."""
+    _, n, before, after = statistics.reshape(-1, 4).sum(0)
+    return before / jnp.maximum(n, 1), after / jnp.maximum(n, 1)
 
 
 def _next(state: SiteState, statistics: jax.Array, dense: bool) -> SiteState:
@@ -147,37 +128,3 @@ def require_same_network(
                 f"state: it is of another network or depth, {name} has deviations "
                 f"{list(theirs[name])} where {list(shape)} are wanted"
             )
-
-
-def require_new_key(state: BackwardState, key: jax.Array) -> None:
-    """Raise for the key of the step before, where values are known.
-
-    Raises:
-        ValueError: for that key.
-    """
-    values = (state.key, state.step, key)
-    if any(isinstance(x, jax.core.Tracer) for x in values):
-        return
-    if int(state.step) and bool(jnp.all(fingerprint(key) == state.key)):
-        raise ValueError(f"key: it is that of the step before; {_FRESH}")
-
-
-def require_fresh_keys(state: BackwardState) -> None:
-    """Raise if a key was used for two steps in a row.
-
-    With one key the same entries are pruned, and what is without bias over keys is not
-    averaged over steps. Inside compiled functions nothing can be raised, and so the
-    state counts; `swapjax.training.fit` gives every step a key of its own.
-
-    Args:
-        state: of `prune_backward`, with known values.
-
-    Raises:
-        ValueError: telling how often.
-    """
-    repeated = int(state.repeated)
-    if repeated:
-        raise ValueError(
-            f"key: {repeated} of {int(state.step)} steps had the key of the step "
-            f"before; {_FRESH}"
-        )

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from swapjax.backward.shared import Passed
 from swapjax.backward.vcas_control import Rates, Seen, VcasState, control
 from swapjax.backward.vcas_layout import Layout
-from swapjax.backward.vcas_run import OWN, Run, Settings, layout_for, run
+from swapjax.backward.vcas_run import OWN, Settings, layout_for, run
 from swapjax.core import trees
 from swapjax.core.types import Params
 
@@ -63,11 +64,11 @@ def adapt(
         new = _floats(found.gradients)
         return jax.lax.cond(exact, _of_exact, _of_sampled, sums, found, new, part), None
 
-    def _of_exact(sums: _Sums, found: Run, new: Params, part: jax.Array) -> _Sums:
+    def _of_exact(sums: _Sums, found: Passed, new: Params, part: jax.Array) -> _Sums:
         away = jax.tree.map(jnp.subtract, new, sums.mean)
         mean = jax.tree.map(lambda m, d: m + d / (part + 1), sums.mean, away)
         more = squares(away, jax.tree.map(jnp.subtract, new, mean))
-        shares = {n: sums.shares[n] + told[..., 1:3] for n, told in found.cuts.items()}
+        shares = {n: x + found.told[n][..., 1:3] for n, x in sums.shares.items()}
         return sums._replace(
             mean=mean,
             last=new,
@@ -75,10 +76,10 @@ def adapt(
             shares=shares,
         )
 
-    def _of_sampled(sums: _Sums, found: Run, new: Params, part: jax.Array) -> _Sums:
+    def _of_sampled(sums: _Sums, found: Passed, new: Params, part: jax.Array) -> _Sums:
         del part
         away = jax.tree.map(jnp.subtract, new, sums.last)
-        rows = {n: sums.rows[n] + told[..., 2] for n, told in found.products.items()}
+        rows = {n: x + found.told[n][..., 2] for n, x in sums.rows.items()}
         return sums._replace(added=sums.added + squares(away, away)[0], rows=rows)
 
     zeros = jax.tree.map(jnp.zeros_like, _floats(params))

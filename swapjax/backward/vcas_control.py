@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from swapjax.backward.address import Site
-from swapjax.backward.state import fingerprint
+from swapjax.backward.shared import keys_before
 
 Rates = dict[str, jax.Array]
 Place = tuple[str, tuple[int, ...]]  # a cut, and steps of the loops around it
@@ -90,33 +90,13 @@ def first_state(
 ) -> VcasState:
     """Make the state before the first step: all is kept."""
     return VcasState(
-        step=jnp.zeros((), jnp.int32),
-        key=jnp.zeros(2, jnp.uint32),
-        repeated=jnp.zeros((), jnp.int32),
         inner=inner,
+        **keys_before(),
         adapted=jnp.zeros((), jnp.int32),
         norm_share=jnp.float32(1),
         activations={cut.name: jnp.ones(cut.levels) for cut in cuts},
         weights={product.name: jnp.ones(product.levels) for product in products},
         added=jnp.float32(0),
-    )
-
-
-def state_after(state: VcasState, key: jax.Array, inner: Any) -> VcasState:
-    """Make the state for the next step.
-
-    Args:
-        state: with the rates of this step.
-        key: of this step.
-        inner: state of the inner objective for the next step.
-    """
-    own = fingerprint(key)
-    same = jnp.all(own == state.key) & (state.step > 0)
-    return state._replace(
-        step=state.step + 1,
-        key=own,
-        repeated=state.repeated + same.astype(jnp.int32),
-        inner=inner,
     )
 
 

@@ -1,7 +1,7 @@
 """What VCAS samples in the program of a loss, and what its backward pass costs."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,14 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from swapjax.backward.address import Site, equation_at, trace
+from swapjax.backward.address import Site, equation_at
 from swapjax.backward.cuts import find_cuts
 from swapjax.backward.graph import Graph
-from swapjax.backward.products import Source, products_of, site_of
+from swapjax.backward.products import Source, multiplications, products_of, site_of
 from swapjax.backward.rewrite import Do
+from swapjax.backward.shared import Traced
 from swapjax.backward.vcas_control import Place
 from swapjax.backward.vcas_product import (
-    Product,
+    RowProduct,
     RowRate,
     cut,
     examples_axis,
@@ -43,7 +44,7 @@ class Layout(NamedTuple):
     """What is sampled in the program of a loss, for batches of one size.
 
     Attributes:
-        program: of the loss.
+        traced: the loss.
         examples: in a batch.
         cuts: where examples are dropped, in order.
         products: whose rows are dropped.
@@ -51,7 +52,7 @@ class Layout(NamedTuple):
         measure: whether variances are measured, and rows not sampled.
     """
 
-    program: core.ClosedJaxpr
+    traced: Traced
     examples: int
     cuts: tuple[Site, ...]
     products: tuple[Site, ...]
@@ -63,7 +64,7 @@ class Layout(NamedTuple):
         places: list[tuple[tuple[int, ...], Place]] = []
         for site in self.cuts:
             for index in np.ndindex(*site.levels):
-                when = _time(self.program.jaxpr, site, index)
+                when = _time(self.traced.program.jaxpr, site, index)
                 places.append((when, (site.name, index)))
         return tuple(place for _, place in sorted(places, key=lambda pair: pair[0]))
 
@@ -82,11 +83,11 @@ class Layout(NamedTuple):
             return self.examples
         if self.measure:
             return 0
-        equation = equation_at(self.program.jaxpr, site.address)
+        equation = equation_at(self.traced.program.jaxpr, site.address)
         return self._product(equation, site).count_rows()
 
-    def _product(self, equation: core.JaxprEqn, site: Site) -> Product:
-        return Product(equation, site.operand, self.examples, self.measure)
+    def _product(self, equation: core.JaxprEqn, site: Site) -> RowProduct:
+        return RowProduct(equation, site.operand, self.examples, self.measure)
 
     def left(self, products: Mapping[str, jax.Array]) -> jax.Array:
         """Return the share of the multiplications of the backward pass that is left.
@@ -104,9 +105,8 @@ class Layout(NamedTuple):
 
 
 def layout_of(
-    whole: Callable[[Params, Any], Any],
+    traced: Traced,
     params: Params,
-    data: Any,
     examples: int,
     *,
     measure: bool = False,
@@ -114,16 +114,15 @@ def layout_of(
     """Find what to sample, from shapes alone.
 
     Args:
-        whole: ``(params, data) -> loss``, or a tree whose first leaf is the loss.
+        traced: the loss.
         params: of the network.
-        data: what the loss takes beside them.
         examples: in the batch.
         measure: whether variances are to be measured.
 
     Raises:
         ValueError: for a loss without a product of params and data.
     """
-    program = trace(whole, params, data)
+    program = traced.program
     graph = Graph(program)
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(params)]
     known, products = products_of(graph, trees.paths(params), shapes)
@@ -141,7 +140,7 @@ def layout_of(
     costs, before = {}, _between(graph, known)
     for site in sites:
         product = nodes[site.name]
-        own = _multiplications(equation_at(program.jaxpr, site.address))
+        own = multiplications(equation_at(program.jaxpr, site.address))
         extra = sum(
             cost
             for number, levels, cost in before
@@ -158,7 +157,7 @@ def layout_of(
         for site in find_cuts(graph, known, products)
         if examples_axis(site.shape, examples) is not None
     )
-    return Layout(program, examples, cuts, sites, costs, measure)
+    return Layout(traced, examples, cuts, sites, costs, measure)
 
 
 def _is_sampled(equation: Any) -> bool:
@@ -172,25 +171,14 @@ def _between(
 ) -> list[tuple[int, tuple[int, ...], float]]:
     """List the products of data with data: where, in which loops, at which cost."""
     alive = graph.before(graph.outputs[:1])
-    found = []
+    found: list[tuple[int, tuple[int, ...], float]] = []
     for number, node in enumerate(graph.nodes):
         if node.name != "dot_general" or alive.isdisjoint(node.outputs):
             continue
         if all(known[value].data for value in node.inputs):
             learned = sum(known[value].learned for value in node.inputs)
-            found.append((number, node.levels, learned * _multiplications(node.eqn)))
+            found.append((number, node.levels, learned * multiplications(node.eqn)))
     return found
-
-
-def _multiplications(equation: Any) -> float:
-    """Count the multiplications of a product."""
-    left, right = (v.aval.shape for v in equation.invars)
-    out = math.prod(equation.outvars[0].aval.shape)
-    if equation.primitive.name == "conv_general_dilated":
-        numbers = equation.params["dimension_numbers"]
-        return float(out * math.prod(right) // right[numbers.rhs_spec[0]])
-    (contracted, _), _ = equation.params["dimension_numbers"]
-    return float(out * math.prod(left[axis] for axis in contracted))
 
 
 def _time(program: core.Jaxpr, site: Site, index: tuple[int, ...]) -> tuple[int, ...]:

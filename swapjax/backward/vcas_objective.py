@@ -6,18 +6,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from swapjax.backward.shared import (
+    keys_after,
+    loss_alone,
+    reported,
+    require_new_key,
+    require_state,
+    take_loss,
+)
 from swapjax.backward.vcas_adapt import adapt
 from swapjax.backward.vcas_control import (
     Budget,
     VcasState,
     first_state,
     require_same_network,
-    state_after,
 )
 from swapjax.backward.vcas_run import OWN, Settings, layout_for, run
 from swapjax.core import trees
 from swapjax.core.checks import require_count, require_fraction, take_amount
-from swapjax.core.objective import Objective, as_objective
+from swapjax.core.objective import Objective
 from swapjax.core.types import LossFn, Params
 
 
@@ -97,12 +104,7 @@ def vcas(
     require_fraction("step", step, zero=False, one=True)
     require_fraction("factor", factor, zero=False)
     require_fraction("smoothing", smoothing)
-    inner = as_objective(loss_fn)
-    if inner.gradient is not None:
-        raise ValueError(
-            "loss_fn: an objective with a gradient of its own is not differentiated, "
-            "and so there is nothing to sample; give its loss"
-        )
+    inner = take_loss(loss_fn)
     settings = Settings(
         inner,
         Budget(activations, weights, step, factor, smoothing),
@@ -111,7 +113,7 @@ def vcas(
         per_site,
     )
     return Objective(
-        loss=functools.partial(_loss, settings),
+        loss=functools.partial(loss_alone, inner, VcasState),
         init=functools.partial(_init, settings),
         gradient=functools.partial(_gradient, settings),
         replays=inner.replays,
@@ -132,18 +134,12 @@ def _init(settings: Settings, params: Params, batch: Any) -> VcasState:
     return first_state(layout.cuts, layout.products, inner)
 
 
-def _loss(
-    settings: Settings, params: Params, state: VcasState, batch: Any, key: Any
-) -> tuple[jax.Array, VcasState, dict[str, jax.Array]]:
-    """Compute the loss alone, in which nothing is sampled."""
-    value, inner, aux = settings.inner.loss(params, state.inner, batch, key)
-    return value, state._replace(inner=inner), aux
-
-
 def _gradient(
     settings: Settings, params: Params, state: VcasState, batch: Any, key: Any
 ) -> tuple[Params, jax.Array, VcasState, dict[str, jax.Array]]:
     """Compute the gradients of a step, after an adaptation where it is time for one."""
+    require_state(state, VcasState)
+    require_new_key(state, key)
     layout = layout_for(settings, params, state.inner, batch, key)
     require_same_network(state, layout.cuts, layout.products)
     new = jax.lax.cond(
@@ -161,17 +157,12 @@ def _gradient(
         key=jax.random.fold_in(key, OWN),
     )
     told = {
-        "backward": layout.left(found.products),
+        "backward": layout.left(found.told),
         "norm share": new.norm_share,
         "added variance": new.added,
     }
     if settings.per_site:
         for what, rates in (("examples", new.activations), ("rows", new.weights)):
             told |= {f"{what} kept {name}": jnp.mean(x) for name, x in rates.items()}
-    if told.keys() & found.aux.keys():
-        raise ValueError(
-            "loss_fn: the objective reports what is reported here, "
-            f"{', '.join(sorted(told.keys() & found.aux.keys()))}"
-        )
-    new = state_after(new, key, found.inner)
-    return found.gradients, found.loss, new, {**found.aux, **told}
+    new = new._replace(inner=found.inner, **keys_after(state, key))
+    return found.gradients, found.loss, new, reported(found.aux, told)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend import core
 
+from swapjax.backward.linear import block_norms, by_operand, scaled
 from swapjax.backward.sampling import draw, keep_probabilities
 from swapjax.backward.vcas_control import share_above
 from swapjax.core import programs
@@ -59,21 +60,6 @@ def examples_axis(shape: Sequence[int], examples: int) -> int | None:
     return next((i for i, n in enumerate(shape) if n and n % examples == 0), None)
 
 
-def example_norms(x: jax.Array, axis: int, examples: int) -> jax.Array:
-    """Return the norm of each example of an array in float32, [examples]."""
-    square = jnp.square(x.astype(jnp.float32))
-    rest = tuple(i for i in range(x.ndim) if i != axis)
-    return jnp.sqrt(jnp.sum(square, axis=rest).reshape(examples, -1).sum(1))
-
-
-def times_examples(x: jax.Array, weights: jax.Array, axis: int) -> jax.Array:
-    """Multiply each example of an array with a weight, in the dtype of the array."""
-    whole = jnp.repeat(weights, x.shape[axis] // weights.size)
-    shape = [1] * x.ndim
-    shape[axis] = -1
-    return (x.astype(jnp.float32) * whole.reshape(shape)).astype(x.dtype)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def cut(examples: int, measure: bool, x: jax.Array, how: CutRate) -> jax.Array:
     """Return x; sample the examples of its gradient.
@@ -100,7 +86,7 @@ def _cut_backward(
     axis = examples_axis(slope.shape, examples)
     if axis is None:
         return slope, CutRate(None, None, None, jnp.ones(4, jnp.float32))
-    norms = example_norms(slope, axis, examples)
+    norms = block_norms(slope, axis, examples)
     count = how.rate * examples
     # What cuts after it have thinned already is left alone.
     enough = jnp.sum(norms > 0) <= count
@@ -108,14 +94,14 @@ def _cut_backward(
     weights = draw(how.uniforms, chances)
     shares = share_above(norms, how.shares) if measure else jnp.zeros(2)
     told = jnp.stack([jnp.mean(weights > 0), *shares, jnp.zeros(())])
-    new = times_examples(slope, weights, axis)
+    new = scaled(slope, weights, axis)
     return new, CutRate(None, None, None, told.astype(jnp.float32))
 
 
 cut.defvjp(_cut_forward, _cut_backward)
 
 
-class Product(NamedTuple):
+class RowProduct(NamedTuple):
     """A product of a weight with data, as an equation of a program has it.
 
     Attributes:
@@ -186,7 +172,7 @@ class Product(NamedTuple):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def sampled(
-    product: Product, left: jax.Array, right: jax.Array, how: RowRate
+    product: RowProduct, left: jax.Array, right: jax.Array, how: RowRate
 ) -> jax.Array:
     """Compute a product; sample rows for the gradient of its weight.
 
@@ -201,24 +187,15 @@ def sampled(
 
 
 def _forward(
-    product: Product, left: jax.Array, right: jax.Array, how: RowRate
+    product: RowProduct, left: jax.Array, right: jax.Array, how: RowRate
 ) -> tuple:
     return product(left, right), (left, right, how)
 
 
-def _backward(product: Product, kept: tuple, slope: jax.Array) -> tuple:
+def _backward(product: RowProduct, kept: tuple, slope: jax.Array) -> tuple:
     left, right, how = kept
     operands = [left, right]
     data = operands[product.data]
-
-    def by(which: int, slope: jax.Array) -> jax.Array:
-        """Differentiate by one operand, in which the product is linear."""
-
-        def linear(x: jax.Array) -> jax.Array:
-            return product(*(x if i == which else o for i, o in enumerate(operands)))
-
-        (found,) = jax.linear_transpose(linear, operands[which])(slope)
-        return found
 
     of_data, of_slope = product.rows(data, slope)
     scores = jnp.sqrt(of_data * of_slope)
@@ -237,10 +214,13 @@ def _backward(product: Product, kept: tuple, slope: jax.Array) -> tuple:
     share = (
         jnp.float32(1)
         if axis is None
-        else jnp.mean(example_norms(of_slope, axis, product.examples) > 0)
+        else jnp.mean(block_norms(of_slope, axis, product.examples) > 0)
     )
     told = jnp.stack([share, drawn, variance, jnp.zeros(())])
-    gradients = [by(product.data, slope), by(1 - product.data, thinned)]
+    gradients = [
+        by_operand(product.__call__, operands, product.data, slope),
+        by_operand(product.__call__, operands, 1 - product.data, thinned),
+    ]
     if product.data:
         gradients.reverse()
     return *gradients, RowRate(None, None, told.astype(jnp.float32))

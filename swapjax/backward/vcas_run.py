@@ -1,6 +1,5 @@
 """A backward pass that is sampled as VCAS does it."""
 
-import functools
 import math
 from typing import Any, NamedTuple
 
@@ -8,16 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from swapjax.backward.rewrite import evaluate
+from swapjax.backward.shared import Passed, pass_back, trace_loss
 from swapjax.backward.vcas_control import Budget, VcasState
 from swapjax.backward.vcas_layout import Layout, layout_of
 from swapjax.backward.vcas_product import CutRate, RowRate
 from swapjax.core import trees
-from swapjax.core.objective import Objective, value_and_grad
+from swapjax.core.objective import Objective
 from swapjax.core.types import Params
 
 OWN = np.uint32(2**32 - 3)  # apart from what losses fold into their keys
-Probes = dict[str, jax.Array]
 
 
 class Settings(NamedTuple):
@@ -28,17 +26,6 @@ class Settings(NamedTuple):
     every: int
     repeats: int
     per_site: bool
-
-
-class Run(NamedTuple):
-    """What a backward pass returns; probes by site."""
-
-    gradients: Params
-    loss: jax.Array
-    inner: Any
-    aux: dict[str, jax.Array]
-    cuts: Probes
-    products: Probes
 
 
 def layout_for(
@@ -52,18 +39,11 @@ def layout_for(
 ) -> Layout:
     """Find what to sample for a batch, from shapes alone."""
     return layout_of(
-        functools.partial(whole, settings),
+        trace_loss(settings.inner, params, (inner, batch, key)),
         params,
-        (inner, batch, key),
         trees.count_examples(batch, "batch"),
         measure=measure,
     )
-
-
-def whole(settings: Settings, params: Params, data: Any) -> tuple:
-    """Compute all that a step of the inner objective returns."""
-    inner, batch, key = data
-    return settings.inner.loss(params, inner, batch, key)
 
 
 def run(
@@ -75,7 +55,7 @@ def run(
     *,
     key: jax.Array,
     exact: jax.Array | bool = False,
-) -> Run:
+) -> Passed:
     """Propagate back, and sample.
 
     Args:
@@ -107,30 +87,7 @@ def run(
             given[site.name] = CutRate(rate, own, seen, probe)
         else:
             given[site.name] = RowRate(rate, own, probe)
-    shapes = jax.eval_shape(functools.partial(whole, settings), params, data)
-
-    def loss(both: tuple[Params, Probes]) -> tuple[jax.Array, tuple]:
-        params, probes = both
-        values = evaluate(
-            layout.program,
-            jax.tree.leaves((params, data)),
-            sites,
-            {name: x._replace(probe=probes[name]) for name, x in given.items()},
-            layout.replace,
-        )
-        value, inner, aux = jax.tree.unflatten(jax.tree.structure(shapes), values)
-        return value, (inner, aux)
-
-    probes = {name: x.probe for name, x in given.items()}
-    (value, (inner, aux)), (gradients, told) = value_and_grad(loss, (params, probes))
-    return Run(
-        gradients,
-        value,
-        inner,
-        aux,
-        {site.name: told[site.name] for site in layout.cuts},
-        {site.name: told[site.name] for site in layout.products},
-    )
+    return pass_back(layout.traced, params, data, sites, given, layout.replace)
 
 
 def _uniforms(

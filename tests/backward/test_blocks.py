@@ -166,10 +166,22 @@ def test_fit_takes_it_and_keys_used_twice_are_counted(params, batch):
     )
     assert fitted.history[-1].loss < fitted.history[0].loss
     state = objective.init(params, batch)
-    for _ in range(2):
-        state = objective.gradient(params, state, batch, KEY)[2]
-    with pytest.raises(ValueError, match="key: 1 of 2 steps had the key"):
-        backward.require_fresh_keys(state)
+    state = objective.gradient(params, state, batch, KEY)[2]
+    with pytest.raises(ValueError, match="key: it is that of the step before"):
+        objective.gradient(params, state, batch, KEY)
+
+
+WAYS = (backward.prune_backward, backward.vcas, backward.drop_blocks)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_all_ways_refuse(way):
+    with pytest.raises(ValueError, match="loss_fn must be a function of params and"):
+        way(3)
+    objective = way(lambda params, x: x)
+    for method in (objective.loss, objective.gradient):
+        with pytest.raises(ValueError, match="State, as init returns it, got tuple"):
+            method({}, (), None, KEY)
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def params():
 @pytest.fixture(scope="module")
 def batch():
     x = jax.random.normal(jax.random.fold_in(KEY, 7), (EXAMPLES, 3))
-    return 2 * x, jax.random.randint(KEY, (EXAMPLES,), 0, 3)
+    return x, jax.random.randint(KEY, (EXAMPLES,), 0, 3)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def sampled(objective, params, batch, examples, rows):
     def one(key):
         data = ((), batch, KEY)
         found = run(settings, layout, params, data, state, key=key)
-        return found.gradients, layout.left(found.products)
+        return found.gradients, layout.left(found.told)
 
     gradients, left = jax.jit(jax.vmap(one))(jax.random.split(KEY, 1000))
     return {n: np.asarray(x, np.float64) for n, x in gradients.items()}, left.mean()
