@@ -13,6 +13,7 @@ from swapjax.backward.blocks import Along, Blocks, blocks_of, dropped
 from swapjax.backward.graph import Graph
 from swapjax.backward.products import products_of, site_of
 from swapjax.backward.rewrite import Do
+from swapjax.backward.sampling import own_key
 from swapjax.backward.shared import (
     Traced,
     keys_after,
@@ -80,6 +81,9 @@ def drop_blocks(
     a quarter of the channels kept training diverged on both networks that were measured
     at the learning rate of exact gradients; a quarter of the examples cost at most half
     a point of accuracy there.
+
+    Members of a ``vmap`` draw each their own, and so do the devices of a
+    ``jax.shard_map``, from the examples that they have.
 
     Args:
         loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch, a pytree of
@@ -159,7 +163,7 @@ def _gradient(
     traced, found = _find(settings, params, data)
     counts = [int(np.prod(site.levels, dtype=int)) for site in found]
     ends = np.cumsum(counts)
-    own = jax.random.fold_in(key, _OWN)
+    own = own_key(key, _OWN, (params, state, batch))
     pieces = jnp.split(jax.random.bits(own, (int(ends[-1]),), jnp.uint32), ends[:-1])
     extras = {
         site.name: piece.reshape(site.levels)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from swapjax.backward.shared import Passed
 from swapjax.backward.vcas_control import Rates, Seen, VcasState, control
 from swapjax.backward.vcas_layout import Layout
-from swapjax.backward.vcas_run import OWN, Settings, layout_for, run
+from swapjax.backward.vcas_run import Settings, layout_for, run
 from swapjax.core import trees
 from swapjax.core.types import Params
 
@@ -37,9 +37,18 @@ class _Sums(NamedTuple):
 
 
 def adapt(
-    settings: Settings, params: Params, state: VcasState, batch: Any, key: Any
+    settings: Settings, params: Params, state: VcasState, batch: Any, key: Any, own: Any
 ) -> VcasState:
-    """Measure variances on parts of a batch, and set the rates anew."""
+    """Measure variances on parts of a batch, and set the rates anew.
+
+    Args:
+        settings: of the objective.
+        params: of the network.
+        state: before.
+        batch: of the step.
+        key: that the loss draws with.
+        own: the key that sampling draws with, in the step with 0 folded in.
+    """
     m = settings.repeats
     size = trees.count_examples(batch, "batch") // m
     parts = jax.tree.map(lambda x: x[: m * size].reshape(m, size, *x.shape[1:]), batch)
@@ -58,7 +67,7 @@ def adapt(
             params,
             (state.inner, jax.tree.map(lambda x: x[part], parts), key),
             state,
-            key=jax.random.fold_in(jax.random.fold_in(key, OWN), number + 1),
+            key=jax.random.fold_in(own, number + 1),
             exact=exact,
         )
         new = _floats(found.gradients)

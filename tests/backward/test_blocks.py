@@ -146,6 +146,28 @@ def test_an_example_that_is_dropped_is_dropped_before_too(params, batch):
     assert new.step == 1
 
 
+def test_members_and_devices_draw_apart(params, batch):
+    objective = backward.drop_blocks(loss_fn)
+    state = objective.init(params, batch)
+    two = jax.tree.map(lambda x: jnp.stack([x, x]), params)
+    step = lambda params, batch: objective.gradient(params, state, batch, KEY)[0]  # noqa: E731
+    for gradient in jax.tree.leaves(jax.jit(jax.vmap(step, (0, None)))(two, batch)):
+        assert not np.array_equal(gradient[0], gradient[1])
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows, whole = (jax.sharding.PartitionSpec(*axes) for axes in (("d",), ()))
+
+    def step_of_part(params, batch):
+        params = jax.tree.map(lambda x: jax.lax.pcast(x, "d", to="varying"), params)
+        return jax.tree.map(lambda x: x[None], step(params, batch))
+
+    apart = jax.shard_map(
+        step_of_part, mesh=mesh, in_specs=(whole, rows), out_specs=rows
+    )
+    same = jax.tree.map(lambda x: jnp.concatenate([x, x]), batch)
+    for gradient in jax.tree.leaves(jax.jit(apart)(params, same)):
+        assert not np.array_equal(gradient[0], gradient[1])
+
+
 @pytest.mark.parametrize("along", ["examples", "channels"])
 @pytest.mark.parametrize("lost", [1, BATCH])
 def test_what_is_not_finite_is_not_dropped(along, lost, params, batch):
