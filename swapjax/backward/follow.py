@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from swapjax.backward.graph import LINK, Graph, Node
-from swapjax.backward.products import Source
+from swapjax.backward.products import PRODUCTS, Source
 from swapjax.roles.program.primitives import BENT, LINEAR, MOVES, SAME
 
 _BESIDE = {"concatenate", "dynamic_update_slice", "stack"}  # puts several side by side
@@ -24,7 +24,8 @@ class Reached(NamedTuple):
 
     Attributes:
         bent: whether an activation, a gate or max-pooling, on every way.
-        summed: whether something else was added that depends on weights and data.
+        summed: whether something else was added that depends on weights and data, and
+            a way into the sum skips a product.
         mixed: whether a statistic of the output, as a mean, met its entries.
         place: the last node that pooled; entries of two places are not side by side.
     """
@@ -73,7 +74,7 @@ def follow(
         if node.name == "stop_gradient" or (left and left[0] == number):
             continue
         seen = [found.get(value) for value in node.inputs]
-        after, met = _step(number, node, seen, known)
+        after, met = _step(graph, number, seen, known)
         if not alive.isdisjoint(node.outputs):
             here = {
                 (number, i): reached
@@ -99,7 +100,7 @@ def follow(
 
 
 def _step(
-    number: int, node: Node, seen: list[Reached | None], known: Sequence[Source]
+    graph: Graph, number: int, seen: list[Reached | None], known: Sequence[Source]
 ) -> tuple[Reached | None, list[int]]:
     """Go through a node.
 
@@ -107,6 +108,7 @@ def _step(
         What lies before its results, None where they are not followed; and the
         operands whose entries a statistic of theirs meets.
     """
+    node = graph.nodes[number]
     name = node.name
     (which, first), *others = [(i, r) for i, r in enumerate(seen) if r is not None]
     if name in SAME or name in _BESIDE or name == LINK:
@@ -116,20 +118,21 @@ def _step(
     if name.startswith("reduce_"):
         keeps = name.endswith("_sum")
         return first._replace(bent=first.bent or not keeps, place=number), []
-    if name in ("dot_general", "conv_general_dilated"):
+    if name in PRODUCTS:
         rest = (known[v] for i, v in enumerate(node.inputs) if i != which)
         if others or any(source.data or source.leaves for source in rest):
             return None, []
         return first._replace(place=number), []  # a constant averages or pools
-    if name in LINEAR or name in BENT:
-        return _entrywise(number, node, seen, known)
+    if name in LINEAR or (name in BENT and not name.startswith("cum")):
+        return _entrywise(graph, number, seen, known)
     return None, []
 
 
 def _entrywise(
-    number: int, node: Node, seen: list[Reached | None], known: Sequence[Source]
+    graph: Graph, number: int, seen: list[Reached | None], known: Sequence[Source]
 ) -> tuple[Reached, list[int]]:
     """Go through a node that works entry by entry."""
+    node = graph.nodes[number]
     followed = [r for r in seen if r is not None]
     foreign = any(
         r is None and known[v].learned for r, v in zip(seen, node.inputs, strict=True)
@@ -138,7 +141,8 @@ def _entrywise(
     bent = (all if adds else any)(r.bent for r in followed)
     after = Reached(
         bent or not (adds or _scales(node.name, seen, foreign=foreign)),
-        any(r.summed for r in followed) or (adds and foreign),
+        any(r.summed for r in followed)
+        or (adds and foreign and _skips(graph, number, known)),
         any(r.mixed for r in followed),
         followed[0].place,
     )
@@ -147,6 +151,43 @@ def _entrywise(
         return after, []
     met = [i for i, r in enumerate(seen) if r is not None and r.place == min(places)]
     return after._replace(bent=True, mixed=True, place=number), met
+
+
+def _skips(graph: Graph, number: int, known: Sequence[Source]) -> bool:
+    """Whether one way into a sum leaves out a product that is on another.
+
+    That is, unless each summand is of a product for this place alone, and what one of
+    them multiplies does not lead to another.
+    """
+    inputs = [v for v in graph.nodes[number].inputs if known[v].learned]
+    products = [_product(graph, value, known) for value in inputs]
+    data = {v for p in products if p for v in p.inputs if known[v].data}
+    return None in products or any(_before(graph, v, number) & data for v in data)
+
+
+def _product(graph: Graph, value: int, known: Sequence[Source]) -> Node | None:
+    """Find the product that a value is of, if nothing else is made of it."""
+    while len(graph.readers[value]) == len(graph.writers[value]) == 1:
+        node = graph.nodes[graph.writers[value][0]]
+        if node.name in PRODUCTS:
+            return node
+        learned = [v for v in node.inputs if known[v].learned]
+        if len(learned) > 1 or node.name not in LINEAR | _MOVES | {LINK}:
+            return None
+        (value,) = learned
+    return None
+
+
+def _before(graph: Graph, value: int, end: int) -> set[int]:
+    """Find the values that a value is made of, as far back as a node."""
+    found, left = set[int](), [value]
+    while left:
+        for i in graph.writers[left.pop()]:
+            if i != end:
+                new = set(graph.nodes[i].inputs) - found
+                found |= new
+                left.extend(new)
+    return found
 
 
 def _scales(name: str, seen: list[Reached | None], *, foreign: bool) -> bool:

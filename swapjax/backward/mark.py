@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend import core
 
 from swapjax.backward.address import Site, entered, equations, opened, require_apart
+from swapjax.backward.operator import require_floats
 
 _PREFIX = "swapjax.backward.site:"
 
@@ -40,10 +40,7 @@ def site(x: jax.Array, name: str) -> jax.Array:
     """
     if not isinstance(name, str) or not name:
         raise ValueError(f"name must be a text that is not empty, got {name!r}")
-    dtype = getattr(x, "dtype", None)
-    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
-        kind = type(x).__name__ if dtype is None else f"an array of {dtype}"
-        raise ValueError(f"x: an array of floats wanted at site {name!r}, got {kind}")
+    require_floats(x, f" at site {name!r}")
     return checkpoint_name(x, _PREFIX + name)
 
 

@@ -72,7 +72,8 @@ def prune_backward(
         An objective for `swapjax.training.fit`, whose state is a `BackwardState`. It
         reports ``"zeros before"`` and ``"zeros after"``, fractions over all sites, and
         ``"prediction error"``, by how much thresholds were off, ``|tau' / tau - 1|``,
-        on average over sites.
+        on average over sites. With a schedule, ``"schedules outside [0, 1)"`` is 1 in
+        a step for which it returns no rate, and nothing is pruned.
 
     Raises:
         ValueError: for arguments out of range. From a step or the first state: for a
@@ -172,6 +173,9 @@ def _told(
     told = {"zeros before": before, "zeros after": after}
     if not settings.exact:
         told["prediction error"] = _error(settings, state, statistics)
+    outside = rates.outside(settings.rate, state.step)
+    if outside is not None:
+        told["schedules outside [0, 1)"] = outside
     if settings.per_site:
         for name, x in statistics.items():
             before, after = fractions_of_zeros(x)

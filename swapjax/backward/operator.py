@@ -86,8 +86,9 @@ def prune_gradient(
             nothing.
 
     Raises:
-        ValueError: for a rate outside [0, 1), a rate and a threshold or neither, and
-            other than one key; where derivatives of the gradient are asked for.
+        ValueError: for other than floats, a rate outside [0, 1), a threshold that is
+            no number, both or neither, and other than one key; where derivatives of the
+            gradient are asked for.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -99,6 +100,7 @@ def prune_gradient(
         >>> bool(0.5 < jnp.mean(pruned == 0) < 0.6)
         True
     """
+    require_floats(x)
     if (rate is None) == (threshold is None):
         raise ValueError("rate, threshold: give one of them")
     kind, numbers = take_key(key, traced=True)
@@ -108,9 +110,23 @@ def prune_gradient(
             rate = float(rate)
         threshold = quantile(rate)
     pruning = Pruning(exact=rate is not None, key=kind)
-    level = jnp.asarray(threshold, jnp.float32)
+    try:
+        level = jnp.asarray(threshold, jnp.float32)
+    except (TypeError, ValueError):
+        raise ValueError(f"threshold must be a number, got {threshold!r}") from None
+    if level.ndim:
+        name = "threshold" if rate is None else "rate"
+        raise ValueError(f"{name} must be one number, got an array {level.shape}")
     inputs = Inputs(level, jnp.asarray(numbers), jnp.zeros(4, jnp.float32))
     return operate(pruning, x, inputs)
+
+
+def require_floats(x: Any, where: str = "") -> None:
+    """Raise for what is no array of floats."""
+    dtype = getattr(x, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        kind = type(x).__name__ if dtype is None else f"an array of {dtype}"
+        raise ValueError(f"x: an array of floats wanted{where}, got {kind}")
 
 
 def operate(pruning: Pruning, x: jax.Array, inputs: Inputs) -> jax.Array:

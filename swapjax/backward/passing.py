@@ -52,7 +52,7 @@ class Pruned(Objective):
 
 
 def settings_of(pruned: Objective) -> Settings:
-    """Take the settings of an objective.
+    """Take the settings of an objective, to measure with on one device.
 
     Raises:
         ValueError: for one that prunes no gradients.
@@ -62,7 +62,7 @@ def settings_of(pruned: Objective) -> Settings:
         raise ValueError(
             f"pruned: an objective of prune_backward wanted, got {pruned!r}"
         )
-    return settings
+    return settings._replace(axis_name=None)
 
 
 def unpruned(settings: Settings) -> Settings:
@@ -159,8 +159,8 @@ def find_placed(settings: Settings, params: Params, data: Any) -> Placed:
         paths = trees.paths(params)
         found = sites_of(traced.program, paths, shapes, outputs=settings.inputs_only)
         hint = (
-            "the gradients of its products are none, or those of the classifier alone; "
-            "mark some with swapjax.backward.site"
+            "it needs two layers before the classifier, or one that a normalisation "
+            "follows; or mark some with swapjax.backward.site"
         )
     if not found:
         raise ValueError(f"loss_fn: no site to prune gradients at; {hint}")

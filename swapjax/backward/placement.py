@@ -25,7 +25,7 @@ from jax.extend import core
 from swapjax.backward.address import Site, trace
 from swapjax.backward.follow import follow
 from swapjax.backward.graph import Graph
-from swapjax.backward.products import products_of, site_of
+from swapjax.backward.products import PRODUCTS, products_of, site_of
 from swapjax.core import trees
 from swapjax.core.types import Params
 
@@ -37,9 +37,11 @@ def find_sites(
 
     An activation is whatever bends or gates its input entry by entry, with pooling,
     reshapes, casts, dropout, biases and scales around it. The input of a product counts
-    as pruned for the product before only if nothing is added between: never on a skip
-    path. Left out are the first product's input, which needs no gradient, and the
-    classifier, a product from whose output the loss is reached through no other.
+    as pruned for the product before only if nothing is added between, unless it is of
+    another product beside it, as in recurrent cells: never on a skip path. Where an
+    activation leads to a product of data with data, the output before it is pruned.
+    Left out are the first product's input, which needs no gradient, and the classifier,
+    a product from whose output the loss is reached through no other.
 
     Args:
         loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch.
@@ -51,7 +53,8 @@ def find_sites(
         data, ``"conv1/kernel"``, those at inputs as ``"conv2/kernel:input"``; ``#2``
         follows the path in the second product of a leaf. Nothing is found in functions
         with a derivative of their own (``jax.custom_vjp``), in ``while`` loops and in
-        ``jax.shard_map``; there mark what enters or leaves them by `site`.
+        ``jax.shard_map``, at products that a softmax alone follows, and at
+        ``ragged_dot``; there mark what enters or leaves them by `site`.
 
     Raises:
         ValueError: for a loss without a product of params and data.
@@ -94,6 +97,12 @@ def sites_of(
     alive = graph.before(graph.outputs[:1])
     read = graph.before([graph.nodes[p.node].inputs[p.data] for p in found])
     inner = {p.node: p for p in found if graph.nodes[p.node].outputs[0] in read}
+    weighted = {p.node for p in found}
+    apart = {
+        i
+        for i, node in enumerate(graph.nodes)
+        if node.name in PRODUCTS and i not in weighted
+    }
     kinds: set[tuple[int, str]] = set()
     for product in inner.values():
         (output,) = graph.nodes[product.node].outputs
@@ -107,7 +116,10 @@ def sites_of(
             if end.node in inner and end.operand == inner[end.node].data
             if not end.reached.summed and not end.reached.mixed
         }
-        kinds |= {(product.node, "output")} if outputs and next_ones else next_ones
+        # Before a product of data with data, as in a mixture, nothing else is left.
+        falls = not next_ones and any(end.node in apart for end in ends)
+        at_output = falls or (outputs and next_ones)
+        kinds |= {(product.node, "output")} if at_output else next_ones
     if outputs:
         kinds = {kind for kind in kinds if inner[kind[0]].needs_gradient}
     return tuple(

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from swapjax.backward.address import Site
 from swapjax.backward.graph import Graph, Node
 
+PRODUCTS = ("conv_general_dilated", "dot_general")
 _RANDOM = ("random_", "rng_", "threefry2x32")
 _NOTHING: frozenset[int] = frozenset()
 
@@ -163,7 +164,7 @@ def _products(
 
 def _multiplies(node: Node) -> bool:
     """Whether a node sums over products of its operands, on the way forward."""
-    if node.eqn is None or node.name not in ("conv_general_dilated", "dot_general"):
+    if node.eqn is None or node.name not in PRODUCTS:
         return False
     numbers = node.eqn.params["dimension_numbers"]
     if node.name == "dot_general" and not numbers[0][0]:

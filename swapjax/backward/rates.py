@@ -84,14 +84,25 @@ def matching(pattern: str, names: tuple[str, ...], argument: str) -> list[str]:
     return found
 
 
+def outside(rate: Rate | dict[str, Rate], step: jax.Array) -> jax.Array | None:
+    """Compute the fraction of schedules that leave [0, 1) at a step, None for none."""
+    several = rate.values() if isinstance(rate, dict) else (rate,)
+    now = [jnp.asarray(x(step), jnp.float32) for x in several if callable(x)]
+    return jnp.mean(~_inside(jnp.stack(now))) if now else None
+
+
+def _inside(rate: jax.Array) -> jax.Array:
+    return (rate >= 0) & (rate < 1)
+
+
 def level(rate: Rate, step: jax.Array) -> jax.Array:
     """Compute the threshold of a step in deviations, ``float32[]``.
 
     A schedule that leaves [0, 1) prunes nothing there, as inside compiled functions
-    nothing can be raised.
+    nothing can be raised; `outside` tells.
     """
     if callable(rate):
         now = jnp.asarray(rate(step), jnp.float32)
-        inside = (now >= 0) & (now < 1)
+        inside = _inside(now)
         return jnp.where(inside, quantile(jnp.where(inside, now, 0)), 0)
     return jnp.asarray(quantile(rate), jnp.float32)

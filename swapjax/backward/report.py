@@ -51,7 +51,9 @@ class SiteZeros:
         rate: P of this step.
         zeros_before: fraction of zeros that come to it.
         zeros_after: of those that leave it.
-        expected: what leaves it if a normal gradient without zeros comes, z(P).
+        expected: what leaves it if a normal gradient without zeros comes, z(P). That
+            is so at the last site on the way forward alone: to those before it comes
+            what was pruned already.
     """
 
     name: str

@@ -75,7 +75,12 @@ def x():
 
 
 def test_zeros_by_layer_and_by_site(params, x):
-    pruned = backward.prune_backward(loss_fn, rate=0.9, threshold="exact")
+    pruned = backward.prune_backward(
+        loss_fn,
+        rate=0.9,
+        threshold="exact",
+        axis_name="d",  # measured without
+    )
     cost = backward.measure(pruned, params, pruned.init(params, x), x, KEY)
     # In NumPy, where nothing is pruned; ReLU alone makes zeros.
     a, b = (np.asarray(params[name], np.float64) for name in "ab")

@@ -222,3 +222,11 @@ def test_bad_input():
         backward.prune_gradient(x, key=KEY)
     with pytest.raises(ValueError, match="key must be one PRNG key"):
         backward.prune_gradient(x, 0.5, key=jax.random.split(KEY))
+    for x, rest, said in (
+        (jnp.arange(3), {"rate": 0.5}, "floats wanted, got an array of int32"),
+        ("x", {"rate": 0.5}, "floats wanted, got str"),
+        (jnp.ones(3), {"threshold": "a"}, "threshold must be a number, got 'a'"),
+        (jnp.ones(3), {"threshold": jnp.ones(3)}, "threshold must be one number, got"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            backward.prune_gradient(x, key=KEY, **rest)

@@ -164,6 +164,7 @@ SMALL = {
     "activations": (lambda p, x: silu(gelu(x @ p.a) @ p.b) @ p.c, "b:input"),
     "where": (lambda p, x: (h := x @ p.a, jnp.where(h > 0, h, 0))[1] @ p.b @ p.c,
               "b:input b"),
+    "cumulative": (lambda p, x: jnp.cumsum(x @ p.a, axis=1) @ p.b @ p.c, "a b"),
     "biases": (lambda p, x: relu(p.v * (x @ p.a) + p.v) @ p.b @ p.c, "b:input b"),
     "pooling": (lambda p, x: halved(relu(x @ p.a)) @ p.b @ p.c, "b:input b"),
     "constants": (lambda p, x: relu(x @ p.a) @ jnp.ones((4, 4)) @ p.b @ p.c,
@@ -178,6 +179,14 @@ SMALL = {
                     "b:input"),
     "skip after": (lambda p, x: ((h := relu(x @ p.a)) + relu(h @ p.b)) @ p.c,
                    "b:input"),
+    "skip within": (lambda p, x: ((h := relu(x @ p.a)) + relu(h @ p.b)) @ p.c @ p.a,
+                    "b:input c"),
+    "branches summed": (lambda p, x: relu(x @ p.a + p.v + x @ p.b) @ p.c @ p.a,
+                        "c:input c"),
+    "recurrent": (lambda p, x: jax.lax.scan(
+                      lambda h, x: (h := jnp.tanh(x @ p.a + h @ p.b), h), x[0], x
+                  )[1] @ p.c, "b:input"),
+    "mixture": (lambda p, x: jnp.einsum("be,bf->ef", x, relu(x @ p.a)) @ p.b, "a"),
     "norm and skip": (lambda p, x: ((h := relu(x @ p.a)) + norm(h @ p.b)) @ p.c,
                       "b:input b"),
     "beside": (lambda p, x: relu(jnp.concatenate([x @ p.a, x @ p.b])) @ p.c @ p.a,

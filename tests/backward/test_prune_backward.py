@@ -8,6 +8,7 @@ import pytest
 
 import swapjax
 from swapjax import backward
+from swapjax.backward import rates
 from swapjax.training import Objective, fit
 
 KEY = jax.random.key(5)
@@ -348,7 +349,8 @@ def test_an_objective_that_draws_keeps_what_it_draws(params, data):
     )
     assert got[2].inner == 1
     assert got[3]["kept"] == pytest.approx(float(wanted[3]["kept"]))
-    assert outer.loss(params, state, data, KEY)[0] == pytest.approx(float(wanted[1]))
+    alone, after, _ = outer.loss(params, state, data, KEY)
+    assert (alone, after.inner) == (pytest.approx(float(wanted[1])), 1)
     again = Objective(drops, gradient=inner.value_and_grad)
     with pytest.raises(ValueError, match="a gradient of its own"):
         backward.prune_backward(again)
@@ -363,6 +365,14 @@ def test_a_key_for_two_steps_is_found(params, data, fifo):
         objective.value_and_grad(params, state, data, last)
     with pytest.raises(ValueError, match="key: 1 of 6 steps had the key of the step"):
         backward.require_fresh_keys(step(state, last)[2])
+
+
+def test_a_schedule_that_leaves_its_range_is_told(params, data):
+    rate = {"a": lambda step: 0.6 * (step + 1), "b": 0.5}
+    assert rates.outside(rate, jnp.int32(0)) == 0
+    assert rates.outside(rate, jnp.int32(1)) == 1
+    assert rates.outside({**rate, "c": lambda step: 0.1}, jnp.int32(1)) == 0.5
+    assert rates.outside(0.5, jnp.int32(1)) is None
 
 
 def test_no_derivative_of_a_pruned_gradient(params, data):
