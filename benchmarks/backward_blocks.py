@@ -182,7 +182,9 @@ def objective_of(arm: Arm) -> Objective:
         return as_objective(loss_fn)
     if arm.along == "examples":
         return backward.drop_blocks(loss_fn, keep=arm.keep, along="examples")
-    return backward.drop_blocks(loss_fn, keep=arm.keep, block=SIZES[arm.network])
+    return backward.drop_blocks(
+        loss_fn, keep=arm.keep, along="channels", block=SIZES[arm.network]
+    )
 
 
 def network(name: str, key: jax.Array) -> Params:

@@ -122,7 +122,8 @@ def dropped(
 
     What is kept is divided by the probability of being kept, so that both gradients are
     what they were on average. Of the operand that has the blocks' axis, the gradient of
-    the others is zero; that of the other operand is a sum over those kept.
+    the others is zero; that of the other operand is a sum over those kept. Where a
+    block of the gradient is not finite, both are not a number.
 
     Args:
         blocks: of the product.
@@ -150,7 +151,9 @@ def _backward(blocks: Blocks, kept: tuple, slope: jax.Array) -> tuple:
     small = _take(operands[which], index, blocks.axis, blocks.number)
     operands[which] = small
     gradients = [by_operand(blocks.product, operands, i, some) for i in (0, 1)]
-    gradients[which] = _put_back(gradients[which], index, blocks.axis, blocks.number)
+    fill = jnp.where(jnp.isfinite(weights[0]), 0, jnp.nan)
+    small = gradients[which]
+    gradients[which] = _put_back(small, index, blocks.axis, blocks.number, fill)
     return *gradients, None
 
 
@@ -165,8 +168,10 @@ def _take(x: jax.Array, index: jax.Array, axis: int, number: int) -> jax.Array:
     return taken.reshape(*before, -1, *after)
 
 
-def _put_back(x: jax.Array, index: jax.Array, axis: int, number: int) -> jax.Array:
-    """Undo `_take`, with zeros for what was not taken."""
+def _put_back(
+    x: jax.Array, index: jax.Array, axis: int, number: int, fill: jax.Array
+) -> jax.Array:
+    """Undo `_take`, with a number for what was not taken."""
     before, after = x.shape[:axis], x.shape[axis + 1 :]
     parts = x.reshape(*before, index.size, x.shape[axis] // index.size, *after)
     # Gathered, which XLA does faster than it scatters.
@@ -174,4 +179,5 @@ def _put_back(x: jax.Array, index: jax.Array, axis: int, number: int) -> jax.Arr
     there = jnp.take(index, place, mode="clip") == jnp.arange(number)
     whole = jnp.take(parts, place, axis=axis, mode="clip")
     mask = there.reshape([-1 if i == axis else 1 for i in range(whole.ndim)])
-    return jnp.where(mask, whole, 0).reshape(*before, -1, *after)
+    filled = jnp.where(mask, whole, fill.astype(x.dtype))
+    return filled.reshape(*before, -1, *after)

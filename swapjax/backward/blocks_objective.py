@@ -13,6 +13,7 @@ from swapjax.backward.blocks import Along, Blocks, blocks_of, dropped
 from swapjax.backward.graph import Graph
 from swapjax.backward.products import products_of, site_of
 from swapjax.backward.rewrite import Do
+from swapjax.backward.sampling import own_key
 from swapjax.backward.shared import (
     Traced,
     keys_after,
@@ -62,7 +63,7 @@ def drop_blocks(
     loss_fn: LossFn | Objective,
     *,
     keep: float = 0.25,
-    along: Along = "channels",
+    along: Along = "examples",
     block: int | Literal["channel", "example"] | None = None,
 ) -> Objective:
     """Drop whole blocks of the gradients that a loss sends back, at random.
@@ -75,16 +76,22 @@ def drop_blocks(
 
     Blocks of examples are dropped once: a gradient that has lost an example has lost it
     in all layers before, unless they mix examples as batch norm does, and nothing more
-    is drawn there. Blocks of channels are dropped anew in every layer, and save less,
-    since the gradient of the weight keeps its shape.
+    is drawn there. Blocks of channels are dropped anew in every layer: their variance
+    adds up, and they save less, since the gradient of the weight keeps its shape. With
+    a quarter of the channels kept training diverged on both networks that were measured
+    at the learning rate of exact gradients; a quarter of the examples cost at most half
+    a point of accuracy there.
+
+    Members of a ``vmap`` draw each their own, and so do the devices of a
+    ``jax.shard_map``, from the examples that they have.
 
     Args:
         loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch, a pytree of
             arrays with a leading axis of examples; or an
             `swapjax.training.Objective` that follows the derivative of its loss.
         keep: share of the blocks that is kept, in (0, 1); at least one of them.
-        along: ``"channels"`` of the output, or ``"examples"`` of the batch.
-        block: how many of them are a block, 128 channels or one example by default; the
+        along: ``"examples"`` of the batch, or ``"channels"`` of the output.
+        block: how many of them are a block, one example or 128 channels by default; the
             largest divisor of their number up to that. ``"channel"`` and ``"example"``
             are 1.
 
@@ -104,7 +111,7 @@ def drop_blocks(
         ...     return jnp.mean((hidden @ params["out"] - x) ** 2)
         >>> params = {"in": jnp.full((4, 8), 0.1), "out": jnp.full((8, 4), 0.1)}
         >>> x = jax.random.normal(jax.random.key(0), (64, 4))
-        >>> less = backward.drop_blocks(loss_fn, keep=0.5, along="examples")
+        >>> less = backward.drop_blocks(loss_fn, keep=0.5)
         >>> fitted = fit(less, params, optax.sgd(0.1), x, epochs=2, batch=16,
         ...              key=jax.random.key(1))
         >>> fitted.history[-1].loss < fitted.history[0].loss
@@ -156,7 +163,7 @@ def _gradient(
     traced, found = _find(settings, params, data)
     counts = [int(np.prod(site.levels, dtype=int)) for site in found]
     ends = np.cumsum(counts)
-    own = jax.random.fold_in(key, _OWN)
+    own = own_key(key, _OWN, (params, state, batch))
     pieces = jnp.split(jax.random.bits(own, (int(ends[-1]),), jnp.uint32), ends[:-1])
     extras = {
         site.name: piece.reshape(site.levels)

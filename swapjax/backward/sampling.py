@@ -1,10 +1,32 @@
 """Draw some of many without bias: probabilities by norm, and two ways to draw."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
+from swapjax.core.checks import take_key
+from swapjax.core.members import differ_like, own_seed
+
 _BITS = 30  # of the whole line that a systematic draw walks along, in int32
+
+
+def own_key(key: jax.Array, number: int | np.uint32, arrays: Any) -> jax.Array:
+    """Make a key to draw with, of each member of a ``vmap`` over arrays its own.
+
+    Args:
+        key: of the step, which losses draw with as well.
+        number: folded into it, apart from what losses fold in.
+        arrays: by which members differ, and devices of a ``shard_map``, too.
+
+    Raises:
+        ValueError: for other than one PRNG key.
+    """
+    kind, _ = take_key(key, traced=True)
+    numbers = jax.random.key_data(jax.random.fold_in(key, number))
+    return jax.random.wrap_key_data(own_seed(kind, numbers, arrays), impl=kind)
 
 
 def keep_probabilities(norms: jax.Array, count: jax.Array | float) -> jax.Array:
@@ -33,8 +55,8 @@ def keep_probabilities(norms: jax.Array, count: jax.Array | float) -> jax.Array:
         return new, jnp.any(new != certain)
 
     # What is certain once stays so, as c grows: a few rounds do.
-    first = jnp.isinf(seen)
-    certain, _ = lax.while_loop(lambda loop: loop[1], grow, (first, jnp.bool_(True)))
+    start = jnp.isinf(seen), differ_like(jnp.bool_(True), seen)
+    certain, _ = lax.while_loop(lambda loop: loop[1], grow, start)
     scale = scale_for(certain)
     some = jnp.where(certain, 1, jnp.minimum(seen * scale, 1))
     return jnp.where(jnp.sum(seen > 0) <= count, seen > 0, some).astype(jnp.float32)
@@ -72,8 +94,11 @@ def draw_fixed(
     Returns:
         Indices ``int32[count]``, ascending, and what to multiply the parts with,
         ``float32[count]``: ``1 / p_i``; 0 beside the index n where fewer than `count`
-        have a norm.
+        have a norm. Not a number, all of them, if some norm is not finite: what is lost
+        in one part must not be dropped unseen.
     """
+    finite = jnp.all(jnp.isfinite(norms))
+    norms = jnp.where(finite, norms, 1)  # more than `count` that are certain overflow
     unit = 2 ** (_BITS - (count - 1).bit_length())
     probable = keep_probabilities(norms, count)
     lengths = jnp.floor(probable * unit).astype(jnp.int32)
@@ -87,4 +112,5 @@ def draw_fixed(
     found = teeth < ends[-1]
     index = jnp.where(found, met, norms.size)
     own = lengths[jnp.minimum(index, norms.size - 1)].astype(jnp.float32)
-    return index, jnp.where(found, unit / jnp.where(found, own, 1), 0)
+    weights = jnp.where(found, unit / jnp.where(found, own, 1), 0)
+    return index, jnp.where(finite, weights, jnp.nan)

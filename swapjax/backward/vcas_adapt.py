@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from swapjax.backward.shared import Passed
 from swapjax.backward.vcas_control import Rates, Seen, VcasState, control
-from swapjax.backward.vcas_layout import Layout
-from swapjax.backward.vcas_run import OWN, Settings, layout_for, run
+from swapjax.backward.vcas_layout import Layout, leaf_of
+from swapjax.backward.vcas_run import Settings, layout_for, run
 from swapjax.core import trees
 from swapjax.core.types import Params
 
@@ -37,9 +37,18 @@ class _Sums(NamedTuple):
 
 
 def adapt(
-    settings: Settings, params: Params, state: VcasState, batch: Any, key: Any
+    settings: Settings, params: Params, state: VcasState, batch: Any, key: Any, own: Any
 ) -> VcasState:
-    """Measure variances on parts of a batch, and set the rates anew."""
+    """Measure variances on parts of a batch, and set the rates anew.
+
+    Args:
+        settings: of the objective.
+        params: of the network.
+        state: before.
+        batch: of the step.
+        key: that the loss draws with.
+        own: the key that sampling draws with, in the step with 0 folded in.
+    """
     m = settings.repeats
     size = trees.count_examples(batch, "batch") // m
     parts = jax.tree.map(lambda x: x[: m * size].reshape(m, size, *x.shape[1:]), batch)
@@ -58,7 +67,7 @@ def adapt(
             params,
             (state.inner, jax.tree.map(lambda x: x[part], parts), key),
             state,
-            key=jax.random.fold_in(jax.random.fold_in(key, OWN), number + 1),
+            key=jax.random.fold_in(own, number + 1),
             exact=exact,
         )
         new = _floats(found.gradients)
@@ -100,9 +109,7 @@ def adapt(
         sgd=total / (m - 1),
         activations=sums.added / m**2,
         layers={name: x / (m - 1) for name, x in layers.items()},
-        weights=_of_weights(
-            params, layout, {name: x / m**2 for name, x in sums.rows.items()}
-        ),
+        weights=_of_weights(layout, {n: x / m**2 for n, x in sums.rows.items()}),
         more={name: x[..., 0] / m for name, x in sums.shares.items()},
         less={name: x[..., 1] / m for name, x in sums.shares.items()},
     )
@@ -114,16 +121,6 @@ def _floats(tree: Params) -> Floats:
     return [x.astype(jnp.float32) for x in jax.tree.leaves(trees.trainable(tree))]
 
 
-def _leaves(params: Params, layout: Layout) -> dict[str, int]:
-    """Tell for each product the number of its leaf, the largest in its weight."""
-    paths = trees.paths(params)
-    leaves = {}
-    for site in layout.products:
-        path = site.name if site.name in paths else site.name.rpartition("#")[0]
-        leaves[site.name] = paths.index(path)
-    return leaves
-
-
 def _squares(
     params: Params, layout: Layout, left: Floats, right: Floats
 ) -> tuple[jax.Array, Rates]:
@@ -133,29 +130,21 @@ def _squares(
     each step has that of the whole.
     """
     total = sum((jnp.vdot(x, y) for x, y in zip(left, right, strict=True)), 0.0)
-    layers = {}
-    for site, leaf in zip(
-        layout.products, _leaves(params, layout).values(), strict=True
-    ):
+    layers, paths = {}, trees.paths(params)
+    for site in layout.products:
+        leaf = leaf_of(paths, site.name)
         both = left[leaf] * right[leaf]
-        deep = len(site.levels) if _is_stacked(both.shape, site.levels) else 0
+        deep = len(site.levels) if site.name in layout.sliced else 0
         sums = jnp.sum(both, axis=tuple(range(deep, both.ndim)))
         layers[site.name] = jnp.broadcast_to(sums, site.levels)
     return jnp.float32(total), layers
 
 
-def _is_stacked(shape: tuple[int, ...], levels: tuple[int, ...]) -> bool:
-    """Whether loops take slices of a leaf."""
-    return shape[: len(levels)] == levels
-
-
-def _of_weights(params: Params, layout: Layout, variances: Rates) -> Rates:
+def _of_weights(layout: Layout, variances: Rates) -> Rates:
     """Sum over the steps of loops where all have one weight."""
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(params)]
-    leaves = _leaves(params, layout)
     return {
         site.name: variances[site.name]
-        if _is_stacked(shapes[leaves[site.name]], site.levels)
+        if site.name in layout.sliced
         else jnp.broadcast_to(jnp.sum(variances[site.name]), site.levels)
         for site in layout.products
     }

@@ -11,8 +11,14 @@ from jax.extend import core
 
 from swapjax.backward.address import Site, equation_at
 from swapjax.backward.cuts import find_cuts
-from swapjax.backward.graph import Graph
-from swapjax.backward.products import Source, multiplications, products_of, site_of
+from swapjax.backward.graph import LINK, Graph
+from swapjax.backward.products import (
+    Product,
+    Source,
+    multiplications,
+    products_of,
+    site_of,
+)
 from swapjax.backward.rewrite import Do
 from swapjax.backward.shared import Traced
 from swapjax.backward.vcas_control import Place
@@ -26,14 +32,19 @@ from swapjax.backward.vcas_product import (
 from swapjax.core import trees
 from swapjax.core.types import Params
 
+_PRODUCTS = ("dot_general", "conv_general_dilated")
+Placed = tuple[int, tuple[int, ...], float]
+"""A node, the lengths of the loops around it, and multiplications on the way back."""
+
 
 class Cost(NamedTuple):
     """Multiplications of a backward pass beside a product, a step of the loops.
 
     Attributes:
         weight: for the gradient of its weight.
-        data: for the gradient of its data, 0 for the first of a network; and for those
-            of products of data with data before it, as in attention.
+        data: for the gradient of its data, 0 for the first of a network; and for all
+            gradients of products before it whose rows are not sampled, those of data
+            with data, as in attention, and those of groups of channels.
     """
 
     weight: float
@@ -49,6 +60,9 @@ class Layout(NamedTuple):
         cuts: where examples are dropped, in order.
         products: whose rows are dropped.
         costs: of each product.
+        rest: multiplications of products behind all of these, which are done in full.
+        sliced: the products that take a slice of their leaf in each step of the loops
+            around them; all of them, outside of loops.
         measure: whether variances are measured, and rows not sampled.
     """
 
@@ -57,6 +71,8 @@ class Layout(NamedTuple):
     cuts: tuple[Site, ...]
     products: tuple[Site, ...]
     costs: dict[str, Cost]
+    rest: float
+    sliced: frozenset[str]
     measure: bool
 
     def order(self) -> tuple[Place, ...]:
@@ -92,10 +108,13 @@ class Layout(NamedTuple):
     def left(self, products: Mapping[str, jax.Array]) -> jax.Array:
         """Return the share of the multiplications of the backward pass that is left.
 
+        Products whose rows are not sampled take the share of the examples of the next
+        one where they are, which is no less than their own.
+
         Args:
             products: cotangents of the probes of the products.
         """
-        done, whole = jnp.float32(0), 0.0
+        done, whole = jnp.float32(self.rest), self.rest
         for site in self.products:
             told, cost = products[site.name], self.costs[site.name]
             examples, rows = told[..., 0], told[..., 1]
@@ -125,7 +144,8 @@ def layout_of(
     program = traced.program
     graph = Graph(program)
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(params)]
-    known, products = products_of(graph, trees.paths(params), shapes)
+    paths = trees.paths(params)
+    known, products = products_of(graph, paths, shapes)
     sites = tuple(
         site_of(graph, product, at_input=False)
         for product in products
@@ -137,7 +157,9 @@ def layout_of(
             "can be sampled; convolutions with groups of channels cannot"
         )
     nodes = {product.name: product for product in products}
-    costs, before = {}, _between(graph, known)
+    names = {site.name for site in sites}
+    others = [product for product in products if product.name not in names]
+    costs, before = {}, [*_between(graph, known), *_whole(graph, others)]
     for site in sites:
         product = nodes[site.name]
         own = multiplications(equation_at(program.jaxpr, site.address))
@@ -157,7 +179,42 @@ def layout_of(
         for site in find_cuts(graph, known, products)
         if examples_axis(site.shape, examples) is not None
     )
-    return Layout(traced, examples, cuts, sites, costs, measure)
+    rest = float(sum(math.prod(levels) * cost for _, levels, cost in before))
+    sliced = frozenset(
+        name
+        for name in names
+        if _is_sliced(graph, graph.inputs[leaf_of(paths, name)], nodes[name])
+    )
+    return Layout(traced, examples, cuts, sites, costs, rest, sliced, measure)
+
+
+def leaf_of(paths: Sequence[str], name: str) -> int:
+    """Return the number of the leaf that a product is named after."""
+    return paths.index(name if name in paths else name.rpartition("#")[0])
+
+
+def _is_sliced(graph: Graph, leaf: int, product: Product) -> bool:
+    """Whether each step of all loops around a product takes a slice of a leaf."""
+    node = graph.nodes[product.node]
+    weights = graph.before([node.inputs[1 - product.data]])
+    rank = len(graph.avals[leaf].shape) - len(node.levels)
+    found, left = {leaf}, [leaf]
+    while left:
+        value = left.pop()
+        own = len(graph.avals[value].shape)
+        if own == rank and value in weights:
+            return True
+        for i in graph.readers[value]:
+            # A scan links a stack with its slices, which have an axis less.
+            if graph.nodes[i].name in (LINK, "convert_element_type"):
+                new = {
+                    v
+                    for v in graph.nodes[i].outputs
+                    if v not in found and len(graph.avals[v].shape) <= own
+                }
+                found |= new
+                left.extend(new)
+    return False
 
 
 def _is_sampled(equation: Any) -> bool:
@@ -166,14 +223,25 @@ def _is_sampled(equation: Any) -> bool:
     return all(equation.params.get(name, 1) == 1 for name in groups)
 
 
-def _between(
-    graph: Graph, known: Sequence[Source]
-) -> list[tuple[int, tuple[int, ...], float]]:
-    """List the products of data with data: where, in which loops, at which cost."""
+def _whole(graph: Graph, products: Sequence[Product]) -> list[Placed]:
+    """List products that are not sampled in rows, with the cost of both gradients."""
+    return [
+        (
+            product.node,
+            graph.nodes[product.node].levels,
+            multiplications(graph.nodes[product.node].eqn)
+            * (1 + product.needs_gradient),
+        )
+        for product in products
+    ]
+
+
+def _between(graph: Graph, known: Sequence[Source]) -> list[Placed]:
+    """List the products of data with data."""
     alive = graph.before(graph.outputs[:1])
-    found: list[tuple[int, tuple[int, ...], float]] = []
+    found: list[Placed] = []
     for number, node in enumerate(graph.nodes):
-        if node.name != "dot_general" or alive.isdisjoint(node.outputs):
+        if node.name not in _PRODUCTS or alive.isdisjoint(node.outputs):
             continue
         if all(known[value].data for value in node.inputs):
             learned = sum(known[value].learned for value in node.inputs)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from swapjax.backward.sampling import own_key
 from swapjax.backward.shared import (
     keys_after,
     loss_alone,
@@ -24,6 +25,7 @@ from swapjax.backward.vcas_control import (
 from swapjax.backward.vcas_run import OWN, Settings, layout_for, run
 from swapjax.core import trees
 from swapjax.core.checks import require_count, require_fraction, take_amount
+from swapjax.core.members import device_axes
 from swapjax.core.objective import Objective
 from swapjax.core.types import LossFn, Params
 
@@ -54,6 +56,10 @@ def vcas(
     The variance of SGD is measured between equal parts of the batch, so that no other
     data are needed; an adaptation takes as much as ``1 + repeats`` steps.
 
+    Sharded batches are for ``jax.jit``, not for ``jax.shard_map``; members of a
+    ``vmap`` draw apart. Batch norm in training mode mixes the gradients of examples:
+    what is dropped behind it is not zero before, and little is saved there.
+
     Args:
         loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch, a pytree of
             arrays with a leading axis of examples; or an
@@ -81,7 +87,8 @@ def vcas(
     Raises:
         ValueError: for arguments out of range. From the first state: for a loss without
             a product of weights and data, and for a batch with less than two examples
-            a part; from a step, for the state of another network.
+            a part; from a step, for the state of another network, and in a
+            ``shard_map``.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -142,11 +149,17 @@ def _gradient(
     require_new_key(state, key)
     layout = layout_for(settings, params, state.inner, batch, key)
     require_same_network(state, layout.cuts, layout.products)
+    if device_axes((params, batch)):
+        raise ValueError(
+            "batch: each device of a shard_map would set rates of its own; shard the "
+            "batch under jax.jit instead"
+        )
+    own = own_key(key, OWN, (params, state, batch))
     new = jax.lax.cond(
         (state.step + 1) % settings.every == 0,
         functools.partial(adapt, settings),
-        lambda params, state, batch, key: state,
-        *(params, state, batch, key),
+        lambda params, state, batch, key, own: state,
+        *(params, state, batch, key, own),
     )
     found = run(
         settings,
@@ -154,7 +167,7 @@ def _gradient(
         params,
         (state.inner, batch, key),
         new,
-        key=jax.random.fold_in(key, OWN),
+        key=jax.random.fold_in(own, 0),
     )
     told = {
         "backward": layout.left(found.told),

@@ -33,6 +33,7 @@ from swapjax.training import Epoch, Level
 
 _GAUGE = 2**31 + 3  # folded into the key of the seed
 _REPEATS = 2  # parts of the batch in an adaptation of vcas, as by default
+_ADAPTATION = 1 + _REPEATS  # what it takes, in exact ways back
 _DENSE = "Dense kernels multiply zeros, too: no time is saved here."
 
 
@@ -112,12 +113,22 @@ def introduction(options: Train, taken: Gauge | None, steps: int) -> str:
         text = f" Gradients are pruned on their way back at P = {asked.rate:g} "
         return text + f"({asked.threshold}), at {sites}."
     if asked.method == "vcas":
-        return (
-            " Examples and rows are dropped from gradients on their way back (vcas), "
-            f"each for {asked.variance:g} of the variance of SGD; rates change every "
-            f"{asked.every(steps)} steps."
-        )
+        every = asked.every(steps)
+        text = " Examples and rows are dropped from gradients on their way back (vcas),"
+        text += f" each for {asked.variance:g} of the variance of SGD; rates change "
+        text += "every step." if every == 1 else f"every {every} steps."
+        return text + _of_adaptations(steps // every * _ADAPTATION / steps)
     return ""
+
+
+def _of_adaptations(share: float) -> str:
+    """Warn of adaptations that take more than what they are for."""
+    if share < 1:
+        return ""
+    return (
+        f" Adaptations alone take {share:.3g} times as many multiplications as exact "
+        "ways back: train longer, or give a larger --prune-backward-every."
+    )
 
 
 def progress(epoch: Epoch) -> str:
@@ -162,7 +173,9 @@ def measured(
         functools.partial(draw_zeros, history=epochs),
         functools.partial(draw_speedup, history=epochs),
     )
-    shown = (backward_table(cost), f"{_speedups(cost, sparse)} {_noise(noise)}")
+    how = "Measured on the first batch, with exact thresholds"
+    how += ". " if options.backward.threshold == "exact" else ", not predicted ones. "
+    shown = (backward_table(cost), f"{how}{_speedups(cost, sparse)} {_noise(noise)}")
     return Found({"backward": result}, panels, shown)
 
 
@@ -186,7 +199,7 @@ def _sampled(options: Train, epochs: Sequence[Epoch]) -> Found:
     last, steps = epochs[-1], epochs[-1].steps
     every = options.backward.every(steps)
     over_run = sum(epoch.told[LEFT] for epoch in epochs) / len(epochs)
-    with_adaptations = over_run + steps // every * (1 + _REPEATS) / steps
+    with_adaptations = over_run + steps // every * _ADAPTATION / steps
     result = {
         "method": "vcas",
         "variance": options.backward.variance,
@@ -200,7 +213,9 @@ def _sampled(options: Train, epochs: Sequence[Epoch]) -> Found:
     }
     text = f"Of the multiplications of the way back {last.told[LEFT]:.1%} are left in "
     text += f"the last epoch, {over_run:.1%} over the run, and with those of "
-    text += f"{steps // every} adaptations {with_adaptations:.1%}. Dropping examples "
+    text += f"{steps // every} adaptations {with_adaptations:.1%}"
+    text += ", more than exact ones take. " if with_adaptations > 1 else ". "
+    text += "Dropping examples "
     text += f"added {last.told['added variance']:.3g} of the variance of SGD at the "
     text += f"last adaptation. {_DENSE}"
     panels = (

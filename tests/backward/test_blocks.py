@@ -138,7 +138,7 @@ def test_gradients_of_a_network_are_without_bias(params, batch):
 
 def test_an_example_that_is_dropped_is_dropped_before_too(params, batch):
     """With half the examples kept, the sums of outer products have half their rank."""
-    objective = backward.drop_blocks(loss_fn, keep=0.25, along="examples")
+    objective = backward.drop_blocks(loss_fn)  # a quarter of the examples
     state = objective.init(params, batch)
     gradients, _, new, _ = objective.gradient(params, state, batch, KEY)
     ranks = np.linalg.matrix_rank(gradients["blocks"], tol=1e-5)
@@ -146,8 +146,43 @@ def test_an_example_that_is_dropped_is_dropped_before_too(params, batch):
     assert new.step == 1
 
 
+def test_members_and_devices_draw_apart(params, batch):
+    objective = backward.drop_blocks(loss_fn)
+    state = objective.init(params, batch)
+    two = jax.tree.map(lambda x: jnp.stack([x, x]), params)
+    step = lambda params, batch: objective.gradient(params, state, batch, KEY)[0]  # noqa: E731
+    for gradient in jax.tree.leaves(jax.jit(jax.vmap(step, (0, None)))(two, batch)):
+        assert not np.array_equal(gradient[0], gradient[1])
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows, whole = (jax.sharding.PartitionSpec(*axes) for axes in (("d",), ()))
+
+    def step_of_part(params, batch):
+        params = jax.tree.map(lambda x: jax.lax.pcast(x, "d", to="varying"), params)
+        return jax.tree.map(lambda x: x[None], step(params, batch))
+
+    apart = jax.shard_map(
+        step_of_part, mesh=mesh, in_specs=(whole, rows), out_specs=rows
+    )
+    same = jax.tree.map(lambda x: jnp.concatenate([x, x]), batch)
+    for gradient in jax.tree.leaves(jax.jit(apart)(params, same)):
+        assert not np.array_equal(gradient[0], gradient[1])
+
+
+@pytest.mark.parametrize("along", ["examples", "channels"])
+@pytest.mark.parametrize("lost", [1, BATCH])
+def test_what_is_not_finite_is_not_dropped(along, lost, params, batch):
+    objective = backward.drop_blocks(loss_fn, keep=0.25, along=along, block=1)
+    state = objective.init(params, batch)
+    bad = batch[0].at[:lost, 0].set(jnp.nan), batch[1]
+    gradients = jax.jit(objective.gradient)(params, state, bad, KEY)[0]
+    for name, gradient in gradients.items():
+        assert jnp.isnan(gradient).all(), name
+
+
 def test_fit_takes_it_and_keys_used_twice_are_counted(params, batch):
-    objective = backward.drop_blocks(loss_fn, keep=0.5, block="channel")
+    objective = backward.drop_blocks(
+        loss_fn, keep=0.5, along="channels", block="channel"
+    )
     fitted = fit(
         objective, params, optax.sgd(0.1), batch, epochs=3, batch=BATCH, key=KEY
     )
@@ -177,7 +212,7 @@ def test_what_all_ways_refuse(way):
         ({"keep": 0}, r"keep must be in \(0, 1\), got 0"),
         ({"keep": 1.0}, r"keep must be in \(0, 1\), got 1.0"),
         ({"along": "rows"}, "along must be 'channels' or 'examples', got 'rows'"),
-        ({"block": "example"}, "a whole number or 'channel' along channels, got 'ex"),
+        ({"block": "channel"}, "a whole number or 'example' along examples, got 'ch"),
         ({"block": 0}, "block must be 1 or more, got 0"),
     ],
 )
@@ -188,7 +223,7 @@ def test_arguments_out_of_range(options, said):
 
 def test_bad_input(params, batch):
     with pytest.raises(ValueError, match="no product has blocks of channels to drop"):
-        backward.drop_blocks(loss_fn).init(params, batch)
+        backward.drop_blocks(loss_fn, along="channels").init(params, batch)
     with pytest.raises(ValueError, match="must multiply a leaf of params with data"):
         backward.drop_blocks(lambda p, b: jnp.mean(p["in"])).init(params, batch)
     own = Objective(lambda *_: None, gradient=lambda *_: None)

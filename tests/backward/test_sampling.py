@@ -39,6 +39,13 @@ def test_probabilities_are_those_of_the_least_variance(norms, count):
 def test_what_is_not_finite_is_kept_to_be_seen(bad):
     assert keep_probabilities(jnp.array([1.0, bad, 0.5]), 1.0)[1] == 1
 
+    # A fixed number may have no room for all of them: then all that is drawn tells.
+    for norms in (jnp.ones(64).at[5].set(bad), jnp.full(64, bad)):
+        index, weights = draw_fixed(jnp.uint32(7), norms, 3)
+        assert list(np.sort(index)) == list(index)
+        assert index[-1] < 64
+        assert np.all(np.isnan(weights))
+
 
 def test_one_of_rate_one_keeps_all_as_they_are():
     norms = jax.random.uniform(jax.random.key(0), (50,))

@@ -127,7 +127,7 @@ def test_an_adaptation_measures_variances(params, batch, monkeypatch):
     assert settings.budget == Budget(0.025, 0.025, 0.01, 0.95, 0.6)
 
     def measured(key):
-        vcas_adapt.adapt(settings, params, begun, batch, key)
+        vcas_adapt.adapt(settings, params, begun, batch, KEY, key)
         return seen.pop()
 
     found = jax.jit(jax.vmap(measured))(jax.random.split(KEY, 300))
@@ -184,6 +184,22 @@ def test_fit_resumes_and_tells_what_is_left(objective, params, batch, tmp_path):
         run(3, checkpoint=tmp_path / "run", callback=stop)
     resumed = run(3, checkpoint=tmp_path / "run")
     jax.tree.map(np.testing.assert_array_equal, resumed.params, whole.params)
+
+
+def test_members_draw_apart_and_devices_are_refused(objective, params, batch):
+    state = rates(objective.init(params, batch), 0.5, 0.5)
+    two = jax.tree.map(lambda x: jnp.stack([x, x]), params)
+    step = lambda params, batch: objective.gradient(params, state, batch, KEY)[0]  # noqa: E731
+    for gradient in jax.tree.leaves(jax.jit(jax.vmap(step, (0, None)))(two, batch)):
+        assert not np.array_equal(gradient[0], gradient[1])
+    mesh = jax.make_mesh((1,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows, whole = (jax.sharding.PartitionSpec(*axes) for axes in (("d",), ()))
+    with pytest.raises(ValueError, match="each device of a shard_map would set rates"):
+        jax.eval_shape(
+            jax.shard_map(step, mesh=mesh, in_specs=(whole, rows), out_specs=whole),
+            params,
+            batch,
+        )
 
 
 def test_keys_used_twice_are_counted(step, objective, params, batch):

@@ -98,6 +98,7 @@ def test_a_sparse_run_with_a_pruned_way_back_reports_it_and_goes_on(
     assert found["noise"]["snr"] > 0
     assert f"Ideal speed-up of the way back {found['speedup']:.2f}:" in text
     assert "no time is saved" in text
+    assert "on the first batch, with exact thresholds, not predicted ones." in text
 
     early, _, late = (epoch["told"] for epoch in report["epochs"])
     assert early["zeros after"] == early["zeros before"]  # three steps, of four
@@ -150,6 +151,11 @@ def test_what_vcas_keeps_is_told_by_layer(setting):
     assert result["ratio_over_run"] == 0.375
     # Three adaptations, each as dear as three steps, in six steps.
     assert result["ratio_with_adaptations"] == 0.375 + 3 * 3 / 6
+    assert "more than exact ones take" in found.shown[1]
+    assert "alone take 1.5 times" in train_backward.introduction(options, None, 6)
+    often = dataclasses.replace(asked, prune_backward_every=4)
+    rare = dataclasses.replace(options, backward=often)
+    assert "alone" not in train_backward.introduction(rare, None, 6)
     assert [row["name"] for row in result["layers"]] == [
         "fc1/kernel", "fc2/kernel", "fc3/kernel"
     ]  # fmt: skip
