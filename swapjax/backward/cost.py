@@ -54,7 +54,8 @@ def find_layers(loss_fn: LossFn, params: Params, batch: Any) -> tuple[Layer, ...
 
     Returns:
         Layers in the order of the program. Products of data with data, as those of
-        queries and keys, are none.
+        queries and keys, are none, and no part of the ratios that are made of layers;
+        `vcas` counts them in what it reports.
 
     Raises:
         ValueError: for a loss without a product of params and data.

@@ -15,7 +15,10 @@ def find_cuts(
     A cut is the only value at its point of the program that depends on weights and data
     and that is used later: in a residual network the sum that a block ends with, in a
     chain of layers the output of each. Where an example of its gradient is zero, so it
-    is in all gradients before, unless something mixes examples, as batch norm does.
+    is in all gradients before, unless something mixes examples, as batch norm does, or
+    the cut is in the body of a loop whose steps all read a learned value from before
+    it: behind its reader a cut is found, which the gradients of other steps go around.
+    Dropping is without bias there as well.
 
     Of the cuts between a product of a weight and the next one there, the first counts;
     what comes before the first product has no use for one.

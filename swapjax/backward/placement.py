@@ -38,8 +38,8 @@ def find_sites(
     An activation is whatever bends or gates its input entry by entry, with pooling,
     reshapes, casts, dropout, biases and scales around it. The input of a product counts
     as pruned for the product before only if nothing is added between, unless it is of
-    another product beside it, as in recurrent cells: never on a skip path. Where an
-    activation leads to a product of data with data, the output before it is pruned.
+    another product beside it, as in plain recurrent cells: never on a skip path. Where
+    an activation leads to a product of data with data, the output before it is pruned.
     Left out are the first product's input, which needs no gradient, and the classifier,
     a product from whose output the loss is reached through no other.
 

@@ -67,3 +67,22 @@ def test_loops_have_those_of_their_body():
     blocks = {name: jnp.zeros((3, 4, 4)) for name in "bc"}
     params = {**matrices("a", "d"), "blocks": blocks}
     assert names(loss_fn, params, X) == ["after a", "after blocks/c", "after d"]
+
+
+def test_behind_what_all_steps_read_is_a_cut_that_other_steps_go_around():
+    """Known and harmless: what is dropped there is not zero in the gradient of it."""
+
+    def loss_fn(params, x):
+        memory = x @ params["a"]
+
+        def step(x, weight):
+            x = jnp.tanh(x + memory) @ weight
+            return jnp.tanh(x), None
+
+        x, _ = jax.lax.scan(step, x @ params["b"], params["c"])
+        return jnp.mean(x @ params["d"])
+
+    params = {**matrices("a", "b", "d"), "c": jnp.zeros((3, 4, 4))}
+    # That after "b" is the sum in the loop.
+    found = names(loss_fn, params, X)
+    assert found == ["after a", "after b", "after c", "after d"]
