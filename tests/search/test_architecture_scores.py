@@ -220,6 +220,25 @@ def test_perturbation_keeps_what_the_value_needs(tiny):
     assert some == space.genotype({"cell": weights})
 
 
+def test_perturbation_refuses_what_chooses_nothing(tiny):
+    rng = np.random.default_rng(1)
+    with pytest.raises(ValueError, match=r"must be finite, got .*nan"):
+        perturbation.propose(tiny, lambda alpha: float("nan"), rng)
+    with pytest.raises(ValueError, match=r"it is 1\.0: a tie"):
+        perturbation.propose(tiny, lambda alpha: 1.0, rng)
+
+
+def test_a_flow_that_is_no_number_is_no_score():
+    """Else it is not above zero, as if nothing flowed."""
+
+    def apply(params, x, *, norm):
+        return jax.nn.relu(x).sum((1, 2)) * params["scale"]
+
+    x = jax.random.normal(jax.random.key(0), (2, *SHAPE))
+    assert np.isnan(scores.naswot(apply, {"scale": jnp.nan}, x))
+    assert np.isfinite(scores.naswot(apply, {"scale": jnp.inf}, x))
+
+
 @pytest.mark.parametrize(
     ("name", "options", "match"),
     [
