@@ -116,7 +116,9 @@ def naswot(apply: Apply, params: Any, x: jax.Array) -> jax.Array:
     """Tell how differently images switch ReLUs: a log-determinant (arXiv 2006.04647).
 
     Entry (i, j) of the matrix counts the ReLUs that images i and j both let through or
-    both shut, of those that reach the output.
+    both shut, of those that reach the output, over the number of these. The paper does
+    not divide: for n images and N ReLUs its score is larger by ``n log N``, so that
+    networks of more ReLUs rank higher there than here.
     """
 
     def agree(v: jax.Array) -> jax.Array:

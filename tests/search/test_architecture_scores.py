@@ -172,6 +172,8 @@ def test_scores_by_images_are_those_of_numpy():
     agree = (on[:, None] == on[None]).mean(-1)
     wanted = np.linalg.slogdet(agree + 1e-5 * np.eye(3))[1]
     assert run(scores.naswot) == pytest.approx(wanted, rel=1e-4)
+    counts = np.linalg.slogdet(agree * on.shape[1])[1]  # the paper's
+    assert wanted == pytest.approx(counts - 3 * np.log(on.shape[1]), rel=1e-3)
     slopes = np.asarray(x > 0, np.float64).reshape(3, -1)
     v = np.linalg.eigvalsh(np.corrcoef(slopes)) + 1e-5
     wanted = -(np.log(v) + 1 / v).sum()
