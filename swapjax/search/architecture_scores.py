@@ -41,7 +41,7 @@ def l2_norm(apply: Apply, params: Any, shape: tuple[int, ...]) -> jax.Array:
     params = jax.tree.map(jnp.abs, params)
     slopes = _slopes(_flow(apply, shape), kernels.even(params))
     return _sum(
-        jnp.sum(kernels.norms(w) * (kernels.norms(w * g) > 0))
+        jnp.sum(kernels.norms(w) * _positive(kernels.norms(w * g)))
         for w, g in _pairs(params, slopes)
     )
 
@@ -116,7 +116,9 @@ def naswot(apply: Apply, params: Any, x: jax.Array) -> jax.Array:
     """Tell how differently images switch ReLUs: a log-determinant (arXiv 2006.04647).
 
     Entry (i, j) of the matrix counts the ReLUs that images i and j both let through or
-    both shut, of those that reach the output.
+    both shut, of those that reach the output, over the number of these. The paper does
+    not divide: for n images and N ReLUs its score is larger by ``n log N``, so that
+    networks of more ReLUs rank higher there than here.
     """
 
     def agree(v: jax.Array) -> jax.Array:
@@ -162,9 +164,14 @@ def _over_relus(
     through = jax.grad(flow)(gates)
     _, seen = watch(lambda x: apply(params, x, norm="train"), x, measure)
     return [
-        s * (g > 0).reshape(g.shape + (1,) * (s.ndim - g.ndim))
+        s * jnp.reshape(_positive(g), g.shape + (1,) * (s.ndim - g.ndim))
         for s, g in zip(seen, through, strict=True)
     ]
+
+
+def _positive(flow: jax.Array) -> jax.Array:
+    """Return ones where something flows; NaN, which is no answer, stays."""
+    return jnp.where(jnp.isnan(flow), flow, flow > 0)
 
 
 def _sum(parts: Iterable[jax.Array]) -> jax.Array:

@@ -63,7 +63,7 @@ class Genotypes:
             ValueError: for other shapes, what is not finite but minus infinity, and
                 where the best are zero and equal, so that nothing tells them apart.
         """
-        self._check_rows("scores", scores)
+        self.check_rows("scores", scores)
         allowed = [i for i, op in enumerate(self.ops) if op not in self.never]
         cells = []
         for kind, edges in self.edges.items():
@@ -143,7 +143,7 @@ class Genotypes:
         Raises:
             ValueError: for other shapes, and numbers of no operation.
         """
-        self._check_rows("numbers", numbers, ops=False)
+        self.check_rows("numbers", numbers, ops=False)
         cells = []
         for kind, edges in self.edges.items():
             row = np.asarray(numbers[kind])
@@ -196,7 +196,8 @@ class Genotypes:
                 f"genotype: {kind} of {self.name} has edges {list(edges)}, got {found}"
             )
 
-    def _check_rows(self, name: str, rows: Any, *, ops: bool = True) -> None:
+    def check_rows(self, name: str, rows: Any, *, ops: bool = True) -> None:
+        """Raise a ValueError for other than numbers [edges, ops] for each kind."""
         wanted = {
             kind: (len(edges), len(self.ops)) if ops else (len(edges),)
             for kind, edges in self.edges.items()

@@ -111,6 +111,7 @@ def _loss(space: Space, batch: Any, norm: str) -> _Loss:
 
     def loss(alpha: Alpha, theta: Any) -> jax.Array:
         logits = space.apply(theta, alpha, x, norm=norm)
+        require_classes(y, logits.shape[-1])
         each = optax.softmax_cross_entropy_with_integer_labels(logits, y)
         return jnp.mean(each)
 
@@ -135,3 +136,13 @@ def take_batch(batch: Any) -> tuple[jax.Array, jax.Array]:
             f"each, got shapes {x.shape} and {y.shape} of {x.dtype} and {y.dtype}"
         )
     return x, y
+
+
+def require_classes(y: jax.Array, classes: int) -> None:
+    """Raise a ValueError for labels that are no numbers of classes."""
+    numbers = np.asarray(y)  # NumPy's, as jitted functions come here while traced
+    least, most = int(numbers.min()), int(numbers.max())
+    if least < 0 or most >= classes:
+        raise ValueError(
+            f"labels must be from 0 to {classes - 1}, got {least} to {most}"
+        )

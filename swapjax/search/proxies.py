@@ -14,7 +14,7 @@ from swapjax.search import kernels
 from swapjax.search.draw import Deviation, he
 from swapjax.search.freeflow import cast
 from swapjax.search.genotype import Genotype
-from swapjax.search.operation_scores import take_batch
+from swapjax.search.operation_scores import require_classes, take_batch
 from swapjax.search.sizes import count_sizes
 from swapjax.search.space import Space
 
@@ -112,7 +112,8 @@ def score_architectures(
 
     Raises:
         ValueError: for no genotypes, or those of another space; an unknown proxy;
-            images or labels that a proxy needs and does not get; other shapes; scores
+            images or labels that a proxy needs and does not get; other shapes; labels
+            of no class; scores
             that are not finite.
     """
     chosen = [space.check(genotype) for genotype in genotypes]
@@ -123,7 +124,7 @@ def score_architectures(
         checks.require_count(argument, value)
     if row.needs == "counts":
         return np.asarray(row.score(space, chosen, shape, classes), np.float64)
-    data = _data(name, row.needs, key, shape, images, labels, examples)
+    data = _data(name, row.needs, key, shape, classes, images, labels, examples)
     theta = space.init(key, shape, classes, deviation=deviation)
 
     @jax.jit
@@ -175,6 +176,7 @@ def _data(
     needs: str,
     key: jax.Array,
     shape: tuple[int, ...],
+    classes: int,
     images: Any,
     labels: Any,
     examples: int,
@@ -195,4 +197,6 @@ def _data(
         )
     if needs == "images":
         return (images,)
-    return take_batch((images, labels))
+    images, labels = take_batch((images, labels))
+    require_classes(labels, classes)
+    return images, labels

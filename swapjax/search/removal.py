@@ -207,12 +207,13 @@ def _alpha(space: Space, how: str, key: jax.Array) -> dict[str, Any]:
 
 def _checked(space: Space, scores: Any, alive: Tables) -> Tables:
     """Bring scores to the host, if they are numbers."""
+    space.check_rows("scores", scores)
     found = {kind: np.asarray(scores[kind], np.float64) for kind in space.kinds}
     for kind, table in found.items():
         bad = int(np.sum(~np.isfinite(table) & alive[kind]))
         if bad:
             raise ValueError(
                 f"scores: {bad} of {int(alive[kind].sum())} operations of {kind} score "
-                "NaN or infinity; without batch norm and in float64 flow does not"
+                "NaN or infinity"
             )
     return found

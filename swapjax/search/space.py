@@ -103,7 +103,7 @@ class Space(Genotypes):
         Raises:
             ValueError: for alpha of other shapes, and another norm.
         """
-        self._check_rows("alpha", alpha)
+        self.check_rows("alpha", alpha)
         return self.forward(Run(norm, lazy=lazy), self._all, theta, alpha, x)
 
     def network(

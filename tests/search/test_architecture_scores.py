@@ -11,7 +11,7 @@ from small_spaces import CLASSES, SHAPE
 
 from swapjax import search
 from swapjax.search import architecture_scores as scores
-from swapjax.search import nasbench201, perturbation
+from swapjax.search import kernels, nasbench201, perturbation
 from swapjax.search.watch import gates_of, watch
 
 OPS = ("none", "nor_conv_1x1")
@@ -172,6 +172,8 @@ def test_scores_by_images_are_those_of_numpy():
     agree = (on[:, None] == on[None]).mean(-1)
     wanted = np.linalg.slogdet(agree + 1e-5 * np.eye(3))[1]
     assert run(scores.naswot) == pytest.approx(wanted, rel=1e-4)
+    counts = np.linalg.slogdet(agree * on.shape[1])[1]  # the paper's
+    assert wanted == pytest.approx(counts - 3 * np.log(on.shape[1]), rel=1e-3)
     slopes = np.asarray(x > 0, np.float64).reshape(3, -1)
     v = np.linalg.eigvalsh(np.corrcoef(slopes)) + 1e-5
     wanted = -(np.log(v) + 1 / v).sum()
@@ -182,6 +184,28 @@ def test_counts_are_those_of_networks(mini):
     found = score(mini, "layers")
     assert found.tolist() == [2 + 6, 2 + 4, 2]
     assert score(mini, "params")[0] > score(mini, "params")[1]
+
+
+@pytest.mark.parametrize("make", [search.nb201, search.darts, search.mobilenet])
+def test_all_weights_of_layers_are_kernels(make):
+    space, rng = make(), np.random.default_rng(0)
+    table = {k: rng.random((len(e), len(space.ops))) for k, e in space.edges.items()}
+    network = space.network(space.genotype(table))
+    params = jax.eval_shape(network.init, jax.random.key(0))
+    found = kernels.kernels(params)
+    assert [x.shape for x in found] == [
+        x.shape for x in jax.tree.leaves(params) if x.ndim > 1
+    ]
+    leaves = jax.tree.leaves_with_path(params)
+    others = sum(x.size for path, x in leaves if path[-1].key in ("scale", "bias"))
+    assert sum(x.size for x in found) == network.weights - others
+
+
+def test_each_convolution_of_a_block_is_a_layer():
+    space, key = search.mobilenet(), jax.random.key(0)
+    cells = [space.decode({"layer": np.full(8, op)}) for op in (0, 2)]
+    found = search.score_architectures(space, cells, "layers", key)
+    assert found.tolist() == [3 + 3, 3 + 3 * 8]  # stem, last and dense layer beside
 
 
 def test_perturbation_keeps_what_the_value_needs(tiny):
@@ -196,6 +220,25 @@ def test_perturbation_keeps_what_the_value_needs(tiny):
     weights[:, 0] = -1
     assert found == tiny.genotype({"cell": weights})
     assert some == space.genotype({"cell": weights})
+
+
+def test_perturbation_refuses_what_chooses_nothing(tiny):
+    rng = np.random.default_rng(1)
+    with pytest.raises(ValueError, match=r"must be finite, got .*nan"):
+        perturbation.propose(tiny, lambda alpha: float("nan"), rng)
+    with pytest.raises(ValueError, match=r"it is 1\.0: a tie"):
+        perturbation.propose(tiny, lambda alpha: 1.0, rng)
+
+
+def test_a_flow_that_is_no_number_is_no_score():
+    """Else it is not above zero, as if nothing flowed."""
+
+    def apply(params, x, *, norm):
+        return jax.nn.relu(x).sum((1, 2)) * params["scale"]
+
+    x = jax.random.normal(jax.random.key(0), (2, *SHAPE))
+    assert np.isnan(scores.naswot(apply, {"scale": jnp.nan}, x))
+    assert np.isfinite(scores.naswot(apply, {"scale": jnp.inf}, x))
 
 
 @pytest.mark.parametrize(

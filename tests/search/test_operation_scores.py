@@ -60,6 +60,18 @@ def test_grasp_is_the_change_of_the_gradient(tiny, theta, batch, gradient, alpha
     np.testing.assert_allclose(found, alpha * product, atol=0.02 * largest)
 
 
+@pytest.mark.parametrize("label", [-1, CLASSES])
+def test_labels_of_no_class_are_told(tiny, theta, batch, label):
+    x, y = batch
+    y = y.at[0].set(label)
+    with pytest.raises(ValueError, match="labels must be from 0 to 2, got"):
+        search.snip_ops(tiny, (x, y))(theta, tiny.alpha())
+    told = {"shape": SHAPE, "classes": CLASSES, "images": x, "labels": y}
+    cell = tiny.decode({"cell": np.ones(3, int)})
+    with pytest.raises(ValueError, match="labels must be from 0 to 2, got"):
+        search.score_architectures(tiny, [cell], "snip", jax.random.key(0), **told)
+
+
 def test_bad_batches_are_told(tiny, batch):
     x, y = batch
     for wrong, match in (

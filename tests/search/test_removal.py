@@ -128,3 +128,9 @@ def test_equal_scores_go_by_the_order_of_the_space(tiny):
 def test_what_leaves_no_choice_is_told(tiny, table, options, match):
     with pytest.raises(ValueError, match=match):
         remove(tiny, lambda theta, alpha: {"cell": np.zeros((6, 5)) + table}, **options)
+
+
+def test_scores_of_another_shape_are_told(tiny):
+    for wrong in {"cell": np.ones((5, 6))}, {"normal": np.ones((6, 5))}:
+        with pytest.raises(ValueError, match="scores must have shapes"):
+            remove(tiny, lambda theta, alpha: wrong)  # noqa: B023
