@@ -10,6 +10,7 @@ from swapjax import search
 from swapjax.search import Genotype
 from swapjax.search.genotype import parse
 
+BEST_OF = 100  # random cells, where whole cells are scored
 _EPOCHS = 12  # of the tables that hold every cell
 
 
@@ -17,7 +18,8 @@ _EPOCHS = 12  # of the tables that hold every cell
 class Line:
     """One search; seconds by the clock and of the CPU.
 
-    Those of compilation stand at the first search of a process by a supernet.
+    Those of compilation stand at the first search of a process by a supernet. Without
+    removals the scope is the score by which the best of random cells was taken.
     """
 
     space: str
@@ -47,6 +49,8 @@ class Line:
 
 def name_of(line: Line) -> str:
     """Say how it searched."""
+    if not line.steps:
+        return f"best by {line.scope} of {BEST_OF} random"
     if line.steps == 1:
         return "FreeFlow, one-shot"
     return f"FreeFlow, {line.steps} steps, {line.scope}"
@@ -126,7 +130,7 @@ def _costs(lines: Sequence[Line]) -> str:
         texts = [line.genotype for line in some]
         agree = ""
         if len(some) > 1:
-            agree = f"{search.repeats([_parts(t) for t in texts]).parts:.0%}"
+            agree = f"{search.repeats([parse(t) for t in texts]).parts:.0%}"
         compiled = [
             line.compile_cpu
             for line in lines
@@ -139,11 +143,6 @@ def _costs(lines: Sequence[Line]) -> str:
             f"{statistics.median(compiled):.1f} |"
         )
     return "\n".join(text)
-
-
-def _parts(text: str) -> list:
-    """Return the operations of an architecture with their edges."""
-    return [choice for _, choices in parse(text).cells for choice in choices]
 
 
 def _cells(lines: Sequence[Line]) -> str:

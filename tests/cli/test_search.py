@@ -10,6 +10,7 @@ from nas_tables import arrays
 from swapjax.cli import main, search_report, search_run, search_state
 from swapjax.cli.search_tables import PROXIES, SPACES
 from swapjax.experiments import datasets
+from swapjax.search import Table, count_sizes
 
 # A supernet that compiles fast.
 FREEFLOW = PROXIES["freeflow"]
@@ -94,6 +95,32 @@ def test_tables_tell_what_a_choice_is_worth(tmp_path, capsys, monkeypatch):
     assert re.search(r"found +not there +not there +not there", text)
     assert re.search(r"most params +91.00 \(75\) +71.00 \(75\) +41.00 \(75\)", text)
     assert re.search(r"random +25.00 +35.00 +45.00", text)
+
+
+@pytest.mark.parametrize(
+    ("score", "ranked", "left_out"),
+    [
+        (lambda i: i, {"score", "params", "flops"}, ()),
+        (lambda i: 3, {"params", "flops"}, ("score",)),
+        (lambda i: np.inf if i else 0, {"params", "flops"}, ("score",)),
+    ],
+)
+def test_scores_that_rank_nothing_are_left_out(score, ranked, left_out):
+    """And sizes are those of the space as published, not of a small supernet."""
+    small = SPACES["nb201"].make(channels=1, cells=1)
+    cells = tuple(search_run.draw_genotypes(small, 0, 12))
+    accuracy = np.arange(12.0)
+    table = Table("nb201", "cifar10", 12, "test", cells, accuracy, None, {})
+    drawn = {cell: float(score(i)) for i, cell in enumerate(cells)}
+    row = search_state.Row(0, cells[0], {}, drawn, 1.0)
+    setup = search_run.Setup(small, (32, 32, 3), 10, None, "")
+    found = search_report.find(setup, [row], [table])
+    (judged,) = found.judged
+    assert set(judged.ranks) == ranked
+    assert judged.left_out == left_out
+    sizes = count_sizes(SPACES["nb201"].make(), cells)["params"]
+    assert np.array_equal(judged.table.columns["params"], sizes)
+    search_report.tell(found)
 
 
 def test_whole_architectures_compete_where_a_proxy_scores_them(call, tmp_path, capsys):
