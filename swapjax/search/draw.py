@@ -61,6 +61,12 @@ class Draw:
         shape = (size, size, inputs // groups, outputs)
         return self._deviation(shape) * self._normal(shape)
 
+    def convolution(
+        self, size: int, inputs: int, outputs: int, groups: int = 1
+    ) -> dict[str, Any]:
+        """Draw a layer that is such a kernel alone, for operations of several."""
+        return {"kernel": self.kernel(size, inputs, outputs, groups)}
+
     def dense(self, inputs: int, outputs: int) -> dict[str, Any]:
         """Draw a dense layer as PyTorch scales it; its bias is zero."""
         kernel = pytorch((inputs, outputs)) * self._normal((inputs, outputs))

@@ -22,20 +22,22 @@ def dilated_conv(size: int, dilation: int = 2) -> Operation:
     def init(draw: Draw, inputs: int, outputs: int, stride: int) -> dict:
         del stride
         return {
-            "depthwise": draw.kernel(size, inputs, inputs, groups=inputs),
-            "pointwise": draw.kernel(1, inputs, outputs),
+            "depthwise": draw.convolution(size, inputs, inputs, groups=inputs),
+            "pointwise": draw.convolution(1, inputs, outputs),
             "bn": draw.batch_norm(outputs, affine=draw.affine),
         }
 
     def apply(run: Run, params: Any, x: jax.Array, stride: int) -> jax.Array:
         x = layers.convolve(
             jax.nn.relu(x),
-            params["depthwise"],
+            params["depthwise"]["kernel"],
             stride=stride,
             dilation=dilation,
             groups=x.shape[-1],
         )
-        return run.batch_norm(params["bn"], layers.convolve(x, params["pointwise"]))
+        return run.batch_norm(
+            params["bn"], layers.convolve(x, params["pointwise"]["kernel"])
+        )
 
     return Operation(init, apply)
 
@@ -69,16 +71,16 @@ def factorized_reduce() -> Operation:
         del stride
         half = outputs // 2
         return {
-            "even": draw.kernel(1, inputs, half),
-            "odd": draw.kernel(1, inputs, outputs - half),
+            "even": draw.convolution(1, inputs, half),
+            "odd": draw.convolution(1, inputs, outputs - half),
             "bn": draw.batch_norm(outputs, affine=draw.affine),
         }
 
     def apply(run: Run, params: Any, x: jax.Array, stride: int) -> jax.Array:
         del stride
         x = jax.nn.relu(x)
-        even = layers.convolve(x, params["even"], stride=2)
-        odd = layers.convolve(x[:, 1:, 1:], params["odd"], stride=2)
+        even = layers.convolve(x, params["even"]["kernel"], stride=2)
+        odd = layers.convolve(x[:, 1:, 1:], params["odd"]["kernel"], stride=2)
         return run.batch_norm(params["bn"], jnp.concatenate([even, odd], -1))
 
     return Operation(init, apply)
@@ -112,20 +114,26 @@ def inverted_residual(expansion: int, size: int) -> Operation:
         del stride
         wide = expansion * inputs
         return {
-            "expand": draw.kernel(1, inputs, wide),
+            "expand": draw.convolution(1, inputs, wide),
             "bn1": draw.batch_norm(wide, affine=draw.affine),
-            "depthwise": draw.kernel(size, wide, wide, groups=wide),
+            "depthwise": draw.convolution(size, wide, wide, groups=wide),
             "bn2": draw.batch_norm(wide, affine=draw.affine),
-            "project": draw.kernel(1, wide, outputs),
+            "project": draw.convolution(1, wide, outputs),
             "bn3": draw.batch_norm(outputs, affine=draw.affine),
         }
 
     def apply(run: Run, params: Any, x: jax.Array, stride: int) -> jax.Array:
-        y = run.batch_norm(params["bn1"], layers.convolve(x, params["expand"]))
+        y = run.batch_norm(
+            params["bn1"], layers.convolve(x, params["expand"]["kernel"])
+        )
         y = jax.nn.relu(y)
-        y = layers.convolve(y, params["depthwise"], stride=stride, groups=y.shape[-1])
+        y = layers.convolve(
+            y, params["depthwise"]["kernel"], stride=stride, groups=y.shape[-1]
+        )
         y = jax.nn.relu(run.batch_norm(params["bn2"], y))
-        y = run.batch_norm(params["bn3"], layers.convolve(y, params["project"]))
+        y = run.batch_norm(
+            params["bn3"], layers.convolve(y, params["project"]["kernel"])
+        )
         return x + y if x.shape == y.shape else y
 
     return Operation(init, apply)

@@ -11,7 +11,7 @@ from small_spaces import CLASSES, SHAPE
 
 from swapjax import search
 from swapjax.search import architecture_scores as scores
-from swapjax.search import nasbench201, perturbation
+from swapjax.search import kernels, nasbench201, perturbation
 from swapjax.search.watch import gates_of, watch
 
 OPS = ("none", "nor_conv_1x1")
@@ -182,6 +182,28 @@ def test_counts_are_those_of_networks(mini):
     found = score(mini, "layers")
     assert found.tolist() == [2 + 6, 2 + 4, 2]
     assert score(mini, "params")[0] > score(mini, "params")[1]
+
+
+@pytest.mark.parametrize("make", [search.nb201, search.darts, search.mobilenet])
+def test_all_weights_of_layers_are_kernels(make):
+    space, rng = make(), np.random.default_rng(0)
+    table = {k: rng.random((len(e), len(space.ops))) for k, e in space.edges.items()}
+    network = space.network(space.genotype(table))
+    params = jax.eval_shape(network.init, jax.random.key(0))
+    found = kernels.kernels(params)
+    assert [x.shape for x in found] == [
+        x.shape for x in jax.tree.leaves(params) if x.ndim > 1
+    ]
+    leaves = jax.tree.leaves_with_path(params)
+    others = sum(x.size for path, x in leaves if path[-1].key in ("scale", "bias"))
+    assert sum(x.size for x in found) == network.weights - others
+
+
+def test_each_convolution_of_a_block_is_a_layer():
+    space, key = search.mobilenet(), jax.random.key(0)
+    cells = [space.decode({"layer": np.full(8, op)}) for op in (0, 2)]
+    found = search.score_architectures(space, cells, "layers", key)
+    assert found.tolist() == [3 + 3, 3 + 3 * 8]  # stem, last and dense layer beside
 
 
 def test_perturbation_keeps_what_the_value_needs(tiny):

@@ -79,10 +79,10 @@ def test_the_space_is_that_of_darts():
         space = search.darts(cells=cells)
         theta = jax.eval_shape(lambda: space.init(jax.random.key(0)))  # noqa: B023
         assert sum(name.startswith("cell") for name in theta) == groups
-    assert theta["cells2-5"]["stride1"]["sep_conv_5x5"]["first"]["depthwise"].shape == (
-        (4, 14, 5, 5, 1, 16)
-    )
-    assert theta["cell13"]["stride2"]["skip_connect"]["even"].shape[0] == 8
+    deep = theta["cells2-5"]["stride1"]["sep_conv_5x5"]["first"]["depthwise"]
+    assert deep["kernel"].shape == (4, 14, 5, 5, 1, 16)
+    halving = theta["cell13"]["stride2"]["skip_connect"]["even"]
+    assert halving["kernel"].shape[0] == 8
     image = jax.ShapeDtypeStruct((3, 32, 32, 3), jnp.float32)
     out = jax.eval_shape(space.apply, theta, space.alpha(), image)
     assert out.shape == (3, 10)

@@ -23,8 +23,8 @@ def test_the_space_has_three_operations_in_each_of_eight_layers():
     assert "layer5" not in params  # an identity that changes no size
     assert set(params["layer6"]["identity"]) == {"kernel", "bn"}
     # Once more channels by pixel than there are, a kernel for each, and back.
-    assert params["layer7"]["MB3_K3"]["expand"].shape == (1, 1, 16, 48)
-    assert params["layer8"]["MB6_K5"]["depthwise"].shape == (5, 5, 1, 96)
+    assert params["layer7"]["MB3_K3"]["expand"]["kernel"].shape == (1, 1, 16, 48)
+    assert params["layer8"]["MB6_K5"]["depthwise"]["kernel"].shape == (5, 5, 1, 96)
 
 
 def test_it_halves_images_three_times():
