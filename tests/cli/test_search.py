@@ -17,20 +17,23 @@ FREEFLOW = PROXIES["freeflow"]
 TOY = ("--space", "toy", "--channels", "1", "--seeds", "0,1")
 
 
+def fast(space, shape):
+    """Make a score that compiles nothing."""
+
+    def score(theta, alpha):
+        stem = float(np.abs(theta["stem"]["kernel"]).sum())
+        sizes = np.sin(stem * np.arange(1.0, 13.0)).reshape(3, 4) ** 2
+        return {"cell": sizes * np.abs(np.asarray(alpha["cell"]))}
+
+    return score
+
+
 @pytest.fixture(scope="module", autouse=True)
 def quick():
     """FreeFlow that compiles nothing; one test has the true one."""
 
-    def make(space, shape):
-        def score(theta, alpha):
-            stem = float(np.abs(theta["stem"]["kernel"]).sum())
-            sizes = np.sin(stem * np.arange(1.0, 13.0)).reshape(3, 4) ** 2
-            return {"cell": sizes * np.asarray(alpha["cell"])}
-
-        return score
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PROXIES, "freeflow", PROXIES["freeflow"]._replace(make=make))
+        patch.setitem(PROXIES, "freeflow", PROXIES["freeflow"]._replace(make=fast))
         yield
 
 
@@ -158,6 +161,33 @@ def test_a_proxy_that_looks_at_data_gets_the_first_of_them(call, tmp_path, monke
     assert np.array_equal(labels, digits.y_train[:5])
 
 
+@pytest.mark.parametrize(
+    ("words", "alpha"),
+    [
+        (("--proxy", "freeflow"), "ones"),
+        (("--proxy", "synflow-ops"), "random"),
+        (("--proxy", "synflow-ops", "--alpha", "ones"), "ones"),
+        (("--proxy", "freeflow", "--alpha", "random"), "random"),
+    ],
+)
+def test_alpha_is_the_proxy_s_by_default(words, alpha, call, tmp_path, monkeypatch):
+    """Alphas of ones are 0 or 1, and no operations of synflow-ops differ by them."""
+    seen = []
+
+    def make(space, shape):
+        score = fast(space, shape)
+
+        def watched(theta, alpha):
+            seen.append(np.asarray(alpha["cell"]))
+            return score(theta, alpha)
+
+        return watched
+
+    monkeypatch.setitem(PROXIES, words[1], PROXIES[words[1]]._replace(make=make))
+    assert call(*words, "--seeds", "0", out=tmp_path) == 0
+    assert (np.abs(seen[-1]).max() < 0.1) == (alpha == "random")
+
+
 def test_no_architecture_is_drawn_twice():
     space = SPACES["toy"].make()
     assert len(set(search_run.draw_genotypes(space, 1, 1000))) == space.size == 64
@@ -219,6 +249,7 @@ def test_a_state_of_something_else_is_refused(text, call, tmp_path, capsys):
         (("--tables", "none.npz"), "none.npz: no such file"),
         (("--space", "mobilenet", "--cells", "2"), "--cells 2: mobilenet has no such"),
         (("--proxy", "snip"), "--proxy snip looks at images and labels: name them"),
+        (("--proxy", "params", "--alpha", "ones"), "--alpha ones: params scores no op"),
         (("--proxy", "params", "--steps", "2"), "--steps 2: params scores no operati"),
     ],
 )
