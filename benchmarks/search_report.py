@@ -108,7 +108,8 @@ def _worth(places: Sequence[Placed]) -> str:
     ]
     for name in dict.fromkeys(place.name for place in places):
         some = [place for place in places if place.name == name]
-        seeds = str(some[0].seeds) if name.startswith("FreeFlow") else ""
+        seeds = "" if math.isnan(some[0].percentile) else str(some[0].seeds)
+        seeds = "" if name == "best" or name.startswith("most") else seeds
         text.append(f"| {name} | {seeds} | {' | '.join(map(_cell, some))} |")
     return "\n".join(text)
 
@@ -137,10 +138,11 @@ def _costs(lines: Sequence[Line]) -> str:
             if line.plan[:2] == plan[:2] and not math.isnan(line.compile_cpu)
         ]
         cpu = statistics.median(line.cpu for line in some)
+        once = f"{statistics.median(compiled):.1f}" if plan[2] else ""
         text.append(
             f"| {plan[0]} | {plan[1]} | {name_of(some[0])} | {len(some)} | "
             f"{len(set(texts))} | {agree} | {cpu:.2f} | "
-            f"{statistics.median(compiled):.1f} |"
+            f"{once} |"
         )
     return "\n".join(text)
 
