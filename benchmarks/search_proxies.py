@@ -112,6 +112,8 @@ PLANS = (
     Plan("nb201", "jacob_cov", SOME, examples=BATCH),
     Plan("nb201", "freeflow", 245),
     Plan("darts", "freeflow", 250),
+    Plan("darts", "params", 250),
+    Plan("darts", "flops", 250),
 )
 
 

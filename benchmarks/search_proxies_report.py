@@ -21,7 +21,6 @@ from shared import DATA, console, read_runs, write_runs
 from swapjax import search
 
 COLUMNS = {"jacob_cov": "jacov"}  # what a proxy of ours is called there
-THEIRS = ("synflow", "jacov", "params")  # published columns to stand beside
 BOTH = "decorrelation and params"  # the mean of their ranks
 DATASETS = ("cifar10", "cifar100", "ImageNet16-120")
 
@@ -118,7 +117,7 @@ def agreement(tables: Any, scores: list[Score]) -> Iterable[Line]:
     for space in SPACES:
         for dataset in DATASETS if space == "nb201" else DATASETS[:1]:
             table = min(tables.of(space, dataset), key=len)
-            for name in THEIRS:
+            for name in table.columns:
                 column = dict(enumerate(table.columns[name]))
                 by[space, f"published {name}", 0] = column
             for (of, name, seed), found in by.items():

@@ -10,6 +10,7 @@ from swapjax import search
 from swapjax.search import Genotype
 from swapjax.search.genotype import parse
 
+BEST_OF = 100  # random cells, where whole cells are scored
 _EPOCHS = 12  # of the tables that hold every cell
 
 
@@ -17,7 +18,8 @@ _EPOCHS = 12  # of the tables that hold every cell
 class Line:
     """One search; seconds by the clock and of the CPU.
 
-    Those of compilation stand at the first search of a process by a supernet.
+    Those of compilation stand at the first search of a process by a supernet. Without
+    removals the scope is the score by which the best of random cells was taken.
     """
 
     space: str
@@ -47,6 +49,8 @@ class Line:
 
 def name_of(line: Line) -> str:
     """Say how it searched."""
+    if not line.steps:
+        return f"best by {line.scope} of {BEST_OF} random"
     if line.steps == 1:
         return "FreeFlow, one-shot"
     return f"FreeFlow, {line.steps} steps, {line.scope}"
@@ -104,7 +108,8 @@ def _worth(places: Sequence[Placed]) -> str:
     ]
     for name in dict.fromkeys(place.name for place in places):
         some = [place for place in places if place.name == name]
-        seeds = str(some[0].seeds) if name.startswith("FreeFlow") else ""
+        seeds = "" if math.isnan(some[0].percentile) else str(some[0].seeds)
+        seeds = "" if name == "best" or name.startswith("most") else seeds
         text.append(f"| {name} | {seeds} | {' | '.join(map(_cell, some))} |")
     return "\n".join(text)
 
@@ -126,24 +131,20 @@ def _costs(lines: Sequence[Line]) -> str:
         texts = [line.genotype for line in some]
         agree = ""
         if len(some) > 1:
-            agree = f"{search.repeats([_parts(t) for t in texts]).parts:.0%}"
+            agree = f"{search.repeats([parse(t) for t in texts]).parts:.0%}"
         compiled = [
             line.compile_cpu
             for line in lines
             if line.plan[:2] == plan[:2] and not math.isnan(line.compile_cpu)
         ]
         cpu = statistics.median(line.cpu for line in some)
+        once = f"{statistics.median(compiled):.1f}" if plan[2] else ""
         text.append(
             f"| {plan[0]} | {plan[1]} | {name_of(some[0])} | {len(some)} | "
             f"{len(set(texts))} | {agree} | {cpu:.2f} | "
-            f"{statistics.median(compiled):.1f} |"
+            f"{once} |"
         )
     return "\n".join(text)
-
-
-def _parts(text: str) -> list:
-    """Return the operations of an architecture with their edges."""
-    return [choice for _, choices in parse(text).cells for choice in choices]
 
 
 def _cells(lines: Sequence[Line]) -> str:

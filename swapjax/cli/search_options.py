@@ -35,6 +35,11 @@ class Search:
     """Scores are taken anew between so many removals; 1 takes the best at once."""
     scope: Literal["global", "edge"] = "global"
     """Which operations compete in a removal: all, or those of an edge."""
+    alpha: Annotated[
+        Literal["ones", "random"] | None, shown("ones|random", "(default: the proxy's)")
+    ] = None
+    """What operations are multiplied by: ones, or small random numbers, which
+    synflow-ops takes, as all operations tie without them."""
     seeds: Annotated[str, shown("I,J", "(default: 0)")] = "0"
     """Of the weights, separated by commas; each gives an architecture."""
     tables: Annotated[Path | None, shown("PATH", "(default: none)")] = None
@@ -97,6 +102,10 @@ def check(options: Search) -> None:
     if proxy.needs == "labels" and options.data is None:
         raise ValueError(
             f"--proxy {options.proxy} looks at images and labels: name them by --data"
+        )
+    if proxy.make is None and options.alpha is not None:
+        raise ValueError(
+            f"--alpha {options.alpha}: {options.proxy} scores no operations to multiply"
         )
     if proxy.make is None and options.steps > 1:
         raise ValueError(

@@ -17,6 +17,7 @@ from swapjax.cli.console import console
 from swapjax.cli.search_options import Search
 from swapjax.cli.search_run import Setup
 from swapjax.cli.search_state import Row
+from swapjax.cli.search_tables import SPACES
 from swapjax.experiments.cell_plot import cell_figure
 from swapjax.search import (
     Agreement,
@@ -34,7 +35,7 @@ from swapjax.search import (
 )
 from swapjax.search.space import Space
 
-_FEWEST = 3  # architectures to rank
+_FEWEST = 10  # architectures to rank, as fewer tell nothing
 _RESAMPLES = 100  # of the bootstrap
 
 
@@ -45,11 +46,13 @@ class Judged(NamedTuple):
         table: of accuracies.
         places: of choices.
         ranks: of scores.
+        left_out: scores that rank nothing, as all are equal or some not finite.
     """
 
     table: Table
     places: Mapping[str, Place]
     ranks: Mapping[str, Agreement]
+    left_out: tuple[str, ...] = ()
 
 
 class Found(NamedTuple):
@@ -58,7 +61,8 @@ class Found(NamedTuple):
     Attributes:
         at: the first of the rows with the genotype that was found most often.
         row: itself.
-        sizes: params and flops of each row's network, in millions.
+        sizes: params and flops of each row's network, in millions, with the channels
+            and cells of the supernet that was searched.
         repeats: how far seeds agree; None of one seed.
         judged: table by table.
     """
@@ -90,11 +94,13 @@ def find(setup: Setup, rows: Sequence[Row], tables: Sequence[Table]) -> Found:
     sizes = list(zip(*(counts[n].tolist() for n in ("params", "flops")), strict=True))
     agree = None
     if len(rows) > 1:
-        agree = repeats([[c for _, cell in g.cells for c in cell] for g in genotypes])
+        agree = repeats(genotypes)
     at = genotypes.index(often)
     row = rows[at]
+    # Tables are of the space as published, whatever supernet has searched.
+    published = SPACES[setup.space.name].make() if tables else space
     judged = [
-        _judge(space, row, genotypes, table) for table in with_sizes(space, tables)
+        _judge(space, row, genotypes, table) for table in with_sizes(published, tables)
     ]
     return Found(at, row, sizes, agree, judged)
 
@@ -112,7 +118,15 @@ def _judge(
         scores["sum of scores"] = add_scores(space, row.scores, table.genotypes)
     if len(table) < _FEWEST:
         return Judged(table, placed, {})
-    return Judged(table, placed, rank(table, scores, resamples=_RESAMPLES))
+    bad = tuple(
+        name
+        for name, values in scores.items()
+        if not np.isfinite(values).all() or not np.ptp(values)
+    )
+    scores = {name: x for name, x in scores.items() if name not in bad}
+    if not np.ptp(table.accuracy):
+        return Judged(table, placed, {}, bad)
+    return Judged(table, placed, rank(table, scores, resamples=_RESAMPLES), bad)
 
 
 def summary(
@@ -155,6 +169,7 @@ def summary(
                     }
                     for k, r in judged.ranks.items()
                 },
+                "left_out": judged.left_out,
             }
             for judged in found.judged
         ],
@@ -198,6 +213,11 @@ def tell(found: Found) -> None:
             highlight=False, soft_wrap=True,
         )  # fmt: skip
         console.print(place_table(group))
+        for name in dict.fromkeys(name for part in group for name in part.left_out):
+            console.print(
+                f"The {name} ranks nothing here: equal for all, or not finite.",
+                soft_wrap=True, highlight=False,
+            )  # fmt: skip
         if not group[0].ranks:
             continue
         console.print(

@@ -123,7 +123,8 @@ def _search_of(options: Search, setup: Setup) -> _One:
     def one(seed: int) -> tuple[Genotype, dict[str, np.ndarray], dict]:
         found = search.remove(
             space, score, jax.random.key(seed),
-            steps=options.steps, scope=options.scope, **sizes,
+            steps=options.steps, scope=options.scope,
+            alpha=options.alpha or proxy.alpha, **sizes,
         )  # fmt: skip
         return found.genotype, found.scores, {}
 

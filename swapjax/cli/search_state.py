@@ -14,9 +14,6 @@ from swapjax.core import files
 from swapjax.search.genotype import Genotype
 from swapjax.search.space import Space
 
-# What JSON of something else comes to.
-_OTHERS = (LookupError, TypeError, AttributeError)
-
 
 class Row(NamedTuple):
     """What one seed has found.

@@ -32,12 +32,15 @@ class ProxyRow(NamedTuple):
             by what it needs.
         find: searches by itself: ``(space, key, images=..., ...) -> genotype``. Those
             with neither score whole architectures.
+        alpha: of the removal by default: with ones, batch norm and an image of ones
+            all operations of an edge tie at zero.
     """
 
     summary: str
     needs: str = "nothing"
     make: Callable[..., Any] | None = None
     find: Callable[..., Any] | None = None
+    alpha: str = "ones"
 
 
 @functools.lru_cache
@@ -65,6 +68,7 @@ _OPERATIONS = {
     "synflow-ops": ProxyRow(
         "the same with batch norm and in float32, as a paper's code has it",
         make=search.synflow_ops,
+        alpha="random",
     ),
     "snip-ops": ProxyRow(
         "how the loss of a batch moves with an operation", "labels", search.snip_ops

@@ -10,26 +10,30 @@ from nas_tables import arrays
 from swapjax.cli import main, search_report, search_run, search_state
 from swapjax.cli.search_tables import PROXIES, SPACES
 from swapjax.experiments import datasets
+from swapjax.search import Table, count_sizes
 
 # A supernet that compiles fast.
 FREEFLOW = PROXIES["freeflow"]
 TOY = ("--space", "toy", "--channels", "1", "--seeds", "0,1")
 
 
+def fast(space, shape):
+    """Make a score that compiles nothing."""
+
+    def score(theta, alpha):
+        stem = float(np.abs(theta["stem"]["kernel"]).sum())
+        sizes = np.sin(stem * np.arange(1.0, 13.0)).reshape(3, 4) ** 2
+        return {"cell": sizes * np.abs(np.asarray(alpha["cell"]))}
+
+    return score
+
+
 @pytest.fixture(scope="module", autouse=True)
 def quick():
     """FreeFlow that compiles nothing; one test has the true one."""
 
-    def make(space, shape):
-        def score(theta, alpha):
-            stem = float(np.abs(theta["stem"]["kernel"]).sum())
-            sizes = np.sin(stem * np.arange(1.0, 13.0)).reshape(3, 4) ** 2
-            return {"cell": sizes * np.asarray(alpha["cell"])}
-
-        return score
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PROXIES, "freeflow", PROXIES["freeflow"]._replace(make=make))
+        patch.setitem(PROXIES, "freeflow", PROXIES["freeflow"]._replace(make=fast))
         yield
 
 
@@ -96,6 +100,32 @@ def test_tables_tell_what_a_choice_is_worth(tmp_path, capsys, monkeypatch):
     assert re.search(r"random +25.00 +35.00 +45.00", text)
 
 
+@pytest.mark.parametrize(
+    ("score", "ranked", "left_out"),
+    [
+        (lambda i: i, {"score", "params", "flops"}, ()),
+        (lambda i: 3, {"params", "flops"}, ("score",)),
+        (lambda i: np.inf if i else 0, {"params", "flops"}, ("score",)),
+    ],
+)
+def test_scores_that_rank_nothing_are_left_out(score, ranked, left_out):
+    """And sizes are those of the space as published, not of a small supernet."""
+    small = SPACES["nb201"].make(channels=1, cells=1)
+    cells = tuple(search_run.draw_genotypes(small, 0, 12))
+    accuracy = np.arange(12.0)
+    table = Table("nb201", "cifar10", 12, "test", cells, accuracy, None, {})
+    drawn = {cell: float(score(i)) for i, cell in enumerate(cells)}
+    row = search_state.Row(0, cells[0], {}, drawn, 1.0)
+    setup = search_run.Setup(small, (32, 32, 3), 10, None, "")
+    found = search_report.find(setup, [row], [table])
+    (judged,) = found.judged
+    assert set(judged.ranks) == ranked
+    assert judged.left_out == left_out
+    sizes = count_sizes(SPACES["nb201"].make(), cells)["params"]
+    assert np.array_equal(judged.table.columns["params"], sizes)
+    search_report.tell(found)
+
+
 def test_whole_architectures_compete_where_a_proxy_scores_them(call, tmp_path, capsys):
     assert call("--proxy", "params", "--draws", "20", "--seeds", "0", out=tmp_path) == 0
     assert "by params: the best of 20 random ones." in capsys.readouterr().out
@@ -129,6 +159,33 @@ def test_a_proxy_that_looks_at_data_gets_the_first_of_them(call, tmp_path, monke
     assert np.array_equal(told["images"][..., 0], digits.x_train[:5])
     assert np.array_equal(images, told["images"])
     assert np.array_equal(labels, digits.y_train[:5])
+
+
+@pytest.mark.parametrize(
+    ("words", "alpha"),
+    [
+        (("--proxy", "freeflow"), "ones"),
+        (("--proxy", "synflow-ops"), "random"),
+        (("--proxy", "synflow-ops", "--alpha", "ones"), "ones"),
+        (("--proxy", "freeflow", "--alpha", "random"), "random"),
+    ],
+)
+def test_alpha_is_the_proxy_s_by_default(words, alpha, call, tmp_path, monkeypatch):
+    """Alphas of ones are 0 or 1, and no operations of synflow-ops differ by them."""
+    seen = []
+
+    def make(space, shape):
+        score = fast(space, shape)
+
+        def watched(theta, alpha):
+            seen.append(np.asarray(alpha["cell"]))
+            return score(theta, alpha)
+
+        return watched
+
+    monkeypatch.setitem(PROXIES, words[1], PROXIES[words[1]]._replace(make=make))
+    assert call(*words, "--seeds", "0", out=tmp_path) == 0
+    assert (np.abs(seen[-1]).max() < 0.1) == (alpha == "random")
 
 
 def test_no_architecture_is_drawn_twice():
@@ -192,6 +249,7 @@ def test_a_state_of_something_else_is_refused(text, call, tmp_path, capsys):
         (("--tables", "none.npz"), "none.npz: no such file"),
         (("--space", "mobilenet", "--cells", "2"), "--cells 2: mobilenet has no such"),
         (("--proxy", "snip"), "--proxy snip looks at images and labels: name them"),
+        (("--proxy", "params", "--alpha", "ones"), "--alpha ones: params scores no op"),
         (("--proxy", "params", "--steps", "2"), "--steps 2: params scores no operati"),
     ],
 )

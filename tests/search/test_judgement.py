@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
 from swapjax.search.chance import random_search
+from swapjax.search.genotype import Genotype
 from swapjax.search.judgement import evaluate, kendall, ndcg, percentile, spearman
 from swapjax.search.seeds import repeats
 
@@ -144,22 +145,35 @@ def test_random_search_refuses_what_is_no_table():
         random_search([1, 2], draws=0)
 
 
+def cell(*ops):
+    """Of two operations on the edges (0, 1), (0, 2), (1, 2), all of which are there."""
+    return Genotype((("cell", tuple(zip((0, 0, 1), (1, 2, 2), ops, strict=False))),))
+
+
 def test_repeats_count_pairs():
-    found = repeats(["aab", "aab", "abc", "ddd"])
+    found = repeats([cell(*ops) for ops in ("aab", "aab", "abc", "ddd")])
     assert found[:3] == (4, 3, 2)
     assert found.same == pytest.approx(1 / 6)
     assert found.parts == pytest.approx((3 + 1 + 1 + 0 + 0 + 0) / 18)
-    assert repeats([(0, 1), (0, 1)])[3:] == (1, 1)
+    assert repeats([cell("a", "b")] * 2)[3:] == (1, 1)
+
+
+def test_repeats_compare_edges_and_not_places():
+    """In DARTS other edges may be chosen, so that equal ones stand elsewhere."""
+    one = ((0, 2, "a"), (1, 2, "a"), (2, 3, "b"))
+    other = ((1, 2, "a"), (2, 3, "b"), (2, 4, "a"))
+    cells = [Genotype((("normal", x), ("reduce", one))) for x in (one, other)]
+    assert repeats(cells).parts == pytest.approx(5 / 6)
 
 
 @pytest.mark.parametrize(
     ("choices", "saying"),
     [
         (["ab"], "of 2 searches or more, got 1"),
-        (["ab", "a"], r"same number of parts, 1 or more, got \[1, 2\]"),
+        (["ab", "a"], r"same number of operations, 1 or more, got \[1, 2\]"),
         (["", ""], r"got \[0\]"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(choices, saying):
     with pytest.raises(ValueError, match=saying):
-        repeats(choices)
+        repeats([cell(*ops) for ops in choices])
