@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from swapjax.cli.options import check_seed, one_of, shown
-from swapjax.cli.search_tables import PROXIES, SPACES
+from swapjax.cli.search_tables import PROXIES, SPACES, ProxyRow
 from swapjax.core.checks import require_count
 
 
@@ -103,11 +103,21 @@ def check(options: Search) -> None:
         raise ValueError(
             f"--proxy {options.proxy} looks at images and labels: name them by --data"
         )
-    if proxy.make is None and options.alpha is not None:
-        raise ValueError(
-            f"--alpha {options.alpha}: {options.proxy} scores no operations to multiply"
-        )
-    if proxy.make is None and options.steps > 1:
-        raise ValueError(
-            f"--steps {options.steps}: {options.proxy} scores no operations to remove"
-        )
+    for name in unused(proxy):
+        value = getattr(options, name)
+        if value != getattr(Search, name):
+            raise ValueError(
+                f"--{name} {value}: {options.proxy} has no use for it; leave it out"
+            )
+
+
+def unused(proxy: ProxyRow) -> tuple[str, ...]:
+    """Name the options that a proxy does not look at."""
+    idle = {
+        "steps": proxy.make is None,
+        "scope": proxy.make is None,
+        "alpha": proxy.make is None,
+        "draws": proxy.make is not None or proxy.find is not None,
+        "batch": proxy.needs == "nothing",
+    }
+    return tuple(name for name, whether in idle.items() if whether)

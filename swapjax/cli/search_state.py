@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from swapjax.cli.search_options import Search
+from swapjax.cli.search_options import Search, unused
+from swapjax.cli.search_tables import PROXIES
 from swapjax.core import files
 from swapjax.search.genotype import Genotype
 from swapjax.search.space import Space
@@ -36,7 +37,7 @@ class Row(NamedTuple):
 
 def fingerprint(options: Search, origin: str) -> str:
     """Tell a search from others whose seeds find other architectures."""
-    own = {"out", "seeds", "tables", "data"}
+    own = {"out", "seeds", "tables", "data", *unused(PROXIES[options.proxy])}
     fields = dataclasses.asdict(options).items()
     told = ", ".join(f"{name}={value}" for name, value in fields if name not in own)
     return f"{told}, data={origin}" if origin else told

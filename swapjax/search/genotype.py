@@ -29,7 +29,13 @@ class Genotype:
     cells: tuple[tuple[str, tuple[Choice, ...]], ...]
 
     def __post_init__(self) -> None:
-        cells = tuple((kind, _in_order(choices)) for kind, choices in self.cells)
+        try:
+            cells = tuple((kind, _in_order(choices)) for kind, choices in self.cells)
+        except (TypeError, ValueError):
+            raise ValueError(
+                "cells must be kinds with edges (from, to, operation) each; to read a "
+                f"text call the space's parse; got {self.cells!r}"
+            ) from None
         object.__setattr__(self, "cells", cells)
 
     def of(self, kind: str) -> tuple[Choice, ...]:
@@ -114,7 +120,9 @@ def _darts_cells(text: str) -> tuple[tuple[str, tuple[Choice, ...]], ...]:
         cells = []
         for kind in ("normal", "reduce"):
             pairs = ast.literal_eval(told.pop(kind))
-            choices = [(int(n), 2 + i // 2, str(op)) for i, (op, n) in enumerate(pairs)]
+            if any(type(n) is not int for _, n in pairs):
+                raise ValueError
+            choices = [(n, 2 + i // 2, str(op)) for i, (op, n) in enumerate(pairs)]
             concat = ast.unparse(told.pop(f"{kind}_concat")).replace(" ", "")
             last = 2 + len(choices) // 2
             nodes = ",".join(map(str, range(2, last)))

@@ -1,7 +1,7 @@
 """A search space: which operations may be on which edges, and networks of them."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -101,9 +101,13 @@ class Space(Genotypes):
             Logits [n, classes].
 
         Raises:
-            ValueError: for alpha of other shapes, and another norm.
+            ValueError: for alpha of other shapes, what are no images, and another norm.
         """
         self.check_rows("alpha", alpha)
+        if jnp.ndim(x) != 4:
+            raise ValueError(
+                f"x must be images [n, height, width, channels], got {jnp.shape(x)}"
+            )
         return self.forward(Run(norm, lazy=lazy), self._all, theta, alpha, x)
 
     def network(
@@ -154,7 +158,7 @@ class Space(Genotypes):
 
     def _check(self, shape: Any, classes: int) -> None:
         sides = 2**self.halvings
-        sizes = tuple(shape)
+        sizes = tuple(shape) if isinstance(shape, Sequence) else (shape,)
         for size in sizes:
             checks.require_count("shape", size)
         if len(sizes) != 3 or sizes[0] % sides or sizes[1] % sides:

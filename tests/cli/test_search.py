@@ -249,8 +249,11 @@ def test_a_state_of_something_else_is_refused(text, call, tmp_path, capsys):
         (("--tables", "none.npz"), "none.npz: no such file"),
         (("--space", "mobilenet", "--cells", "2"), "--cells 2: mobilenet has no such"),
         (("--proxy", "snip"), "--proxy snip looks at images and labels: name them"),
-        (("--proxy", "params", "--alpha", "ones"), "--alpha ones: params scores no op"),
-        (("--proxy", "params", "--steps", "2"), "--steps 2: params scores no operati"),
+        (("--draws", "9"), "--draws 9: freeflow has no use for it; leave it out"),
+        (("--batch", "9"), "--batch 9: freeflow has no use for it; leave it out"),
+        (("--proxy", "params", "--scope", "edge"), "--scope edge: params has no use f"),
+        (("--proxy", "params", "--alpha", "ones"), "--alpha ones: params has no use"),
+        (("--proxy", "params", "--steps", "2"), "--steps 2: params has no use for it"),
     ],
 )
 def test_bad_input_is_one_sentence(options, saying, call, tmp_path, capsys):

@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swapjax.search import Genotype, nb201
+from swapjax.search.genotype import parse
 
 TEXT = (
     "|nor_conv_3x3~0|+|none~0|skip_connect~1|"
@@ -59,3 +60,19 @@ def test_a_genotype_has_no_cells_of_another_kind():
 def test_numbers_of_no_operation_are_told(row):
     with pytest.raises(ValueError, match="numbers"):
         nb201().decode({"cell": row})
+
+
+def test_cells_that_are_none_are_told():
+    with pytest.raises(ValueError, match="cells must be kinds with edges"):
+        Genotype("x")
+
+
+def test_nodes_are_whole_numbers():
+    pairs = "[('max_pool_3x3', 0), ('max_pool_3x3', {})] "
+    cells = ", ".join(
+        f"{kind}={pairs}, {kind}_concat=[2]" for kind in ("normal", "reduce")
+    )
+    for node in ("0.9", "True", "'1'"):
+        with pytest.raises(ValueError, match="must read"):
+            parse(f"Genotype({cells.format(node, 1)})")
+    assert len(parse(f"Genotype({cells.format(1, 1)})").of("normal")) == 2

@@ -110,7 +110,7 @@ def test_scores_that_choose_nothing_are_told(tiny, row, match):
 
 def test_bad_input_is_told(tiny, theta, image):
     key = jax.random.key(0)
-    for shape in (8, 8), (7, 8, 1), (8, 7, 3), (0, 8, 1):
+    for shape in 5, (8, 8), (7, 8, 1), (8, 7, 3), (0, 8, 1):
         with pytest.raises(ValueError, match="shape must be"):
             tiny.init(key, shape, CLASSES)
         with pytest.raises(ValueError, match="shape must be"):
@@ -123,6 +123,8 @@ def test_bad_input_is_told(tiny, theta, image):
         tiny.init(key, SHAPE, dtype=jnp.int32)
     with pytest.raises(ValueError, match="norm must be one of none, train, eval"):
         tiny.apply(theta, tiny.alpha(), image, norm="batch")
+    with pytest.raises(ValueError, match="x must be images"):
+        tiny.apply(theta, tiny.alpha(), image[0])
     for alpha in {"cell": jnp.ones((5, 6))}, {"normal": jnp.ones((6, 5))}, 3:
         with pytest.raises(ValueError, match="alpha must have shapes"):
             tiny.apply(theta, alpha, image)
