@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from swapjax.backward.linear import block_norms, by_operand, scaled
+from swapjax.backward.linear import block_norms, by_operand, once, scaled
 from swapjax.backward.sampling import draw_fixed
 from swapjax.core import programs
 
@@ -141,6 +141,7 @@ def _forward(blocks: Blocks, left: jax.Array, right: jax.Array, bits: Any) -> tu
 
 def _backward(blocks: Blocks, kept: tuple, slope: jax.Array) -> tuple:
     left, right, bits = kept
+    left, right, slope = once((left, right, slope))
     axis = blocks.output_axis
     norms = block_norms(slope, axis, blocks.number)
     index, weights = draw_fixed(bits, norms, blocks.kept)

@@ -1,9 +1,15 @@
 """Pieces of backward passes: products by one operand, and arrays along an axis."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+NO_FURTHER = (
+    "forward-mode derivatives and second ones do not pass where gradients are pruned "
+    "at random; take those of the loss itself, without pruning"
+)
 
 
 def by_operand(
@@ -34,3 +40,19 @@ def block_norms(x: jax.Array, axis: int, number: int) -> jax.Array:
     squares = jnp.square(x.astype(jnp.float32))
     rest = tuple(i for i in range(x.ndim) if i != axis)
     return jnp.sqrt(jnp.sum(squares, axis=rest).reshape(number, -1).sum(1))
+
+
+@jax.custom_jvp
+def once(tree: Any) -> Any:
+    """Return arrays of a backward pass that is differentiated no further.
+
+    Raises:
+        ValueError: where it is.
+    """
+    return tree
+
+
+@once.defjvp
+def _(primals: Any, tangents: Any) -> Any:
+    del primals, tangents
+    raise ValueError(NO_FURTHER)

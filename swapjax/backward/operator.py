@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.random import threefry_2x32
 
-from swapjax.backward.linear import by_operand
+from swapjax.backward.linear import NO_FURTHER, by_operand
 from swapjax.backward.thresholds import deviation, quantile
 from swapjax.core import members, trees
 from swapjax.core.checks import require_fraction, take_key
@@ -140,13 +140,7 @@ def operate(pruning: Pruning, x: jax.Array, inputs: Inputs) -> jax.Array:
     except TypeError as error:
         if "forward-mode" not in str(error):
             raise
-        raise ValueError(_NO_FORWARD) from error
-
-
-_NO_FORWARD = (
-    "forward-mode derivatives and second ones do not pass where gradients are pruned "
-    "at random; take those of the loss itself, without pruning"
-)
+        raise ValueError(NO_FURTHER) from error
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -270,7 +264,7 @@ def prune(
 @prune.defjvp
 def _(pruning: Any, primals: Any, tangents: Any) -> Any:
     del pruning, primals, tangents
-    raise ValueError(_NO_FORWARD)
+    raise ValueError(NO_FURTHER)
 
 
 def _draw(

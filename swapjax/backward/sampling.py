@@ -25,6 +25,7 @@ def own_key(key: jax.Array, number: int | np.uint32, arrays: Any) -> jax.Array:
         ValueError: for other than one PRNG key.
     """
     kind, _ = take_key(key, traced=True)
+    arrays = lax.stop_gradient(arrays)
     numbers = jax.random.key_data(jax.random.fold_in(key, number))
     return jax.random.wrap_key_data(own_seed(kind, numbers, arrays), impl=kind)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend import core
 
-from swapjax.backward.linear import block_norms, by_operand, scaled
+from swapjax.backward.linear import block_norms, by_operand, once, scaled
 from swapjax.backward.sampling import draw, keep_probabilities
 from swapjax.backward.vcas_control import share_above
 from swapjax.core import programs
@@ -83,6 +83,7 @@ def _cut_forward(examples: int, measure: bool, x: jax.Array, how: CutRate) -> tu
 def _cut_backward(
     examples: int, measure: bool, how: CutRate, slope: jax.Array
 ) -> tuple:
+    slope = once(slope)
     axis = examples_axis(slope.shape, examples)
     if axis is None:
         return slope, CutRate(None, None, None, jnp.ones(4, jnp.float32))
@@ -194,6 +195,7 @@ def _forward(
 
 def _backward(product: RowProduct, kept: tuple, slope: jax.Array) -> tuple:
     left, right, how = kept
+    left, right, slope = once((left, right, slope))
     operands = [left, right]
     data = operands[product.data]
 

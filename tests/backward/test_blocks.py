@@ -206,6 +206,19 @@ def test_what_all_ways_refuse(way):
             method({}, (), None, KEY)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_no_way_has_second_derivatives(way, params, batch):
+    objective = way(loss_fn)
+    state = objective.init(params, batch)
+
+    def slope(params):
+        gradients = objective.gradient(params, state, batch, KEY)[0]
+        return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(gradients))
+
+    with pytest.raises(ValueError, match="do not pass where gradients are pruned"):
+        jax.eval_shape(jax.grad(slope), params)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
