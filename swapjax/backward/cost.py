@@ -16,8 +16,8 @@ from jax.extend import core
 
 from swapjax.backward.address import Site, trace
 from swapjax.backward.graph import Graph
-from swapjax.backward.products import multiplications, products_of, site_of
-from swapjax.core import trees
+from swapjax.backward.products import products_of, site_of
+from swapjax.core import programs, trees
 from swapjax.core.types import LossFn, Params
 
 
@@ -81,7 +81,7 @@ def layers_of(
     found = []
     for product in products_of(graph, paths, shapes)[1]:
         node = graph.nodes[product.node]
-        macs = multiplications(node.eqn) * math.prod(node.levels)
+        macs = programs.multiplications(node.eqn) * math.prod(node.levels)
         site = site_of(graph, product, at_input=False)
         found.append(Layer(product.name, site, macs, product.needs_gradient))
     return tuple(found)

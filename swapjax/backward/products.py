@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from swapjax.backward.address import Site
 from swapjax.backward.graph import Graph, Node
@@ -96,17 +96,6 @@ def site_of(graph: Graph, product: Product, *, at_input: bool) -> Site:
         levels=node.levels,
         operand=product.data,
     )
-
-
-def multiplications(equation: Any) -> int:
-    """Count those of a product, once."""
-    left, right = (v.aval.shape for v in equation.invars)
-    size = math.prod(equation.outvars[0].aval.shape)
-    numbers = equation.params["dimension_numbers"]
-    if equation.primitive.name == "dot_general":
-        return size * math.prod(left[i] for i in numbers[0][0])
-    _, *inputs = numbers.rhs_spec  # input channels of a group, and pixels
-    return size * math.prod(right[i] for i in inputs)
 
 
 def _sources(graph: Graph, leaves: int, *, closed_over: bool) -> list[Source]:

@@ -15,7 +15,6 @@ from swapjax.backward.graph import LINK, Graph
 from swapjax.backward.products import (
     Product,
     Source,
-    multiplications,
     products_of,
     site_of,
 )
@@ -29,7 +28,7 @@ from swapjax.backward.vcas_product import (
     examples_axis,
     sampled,
 )
-from swapjax.core import trees
+from swapjax.core import programs, trees
 from swapjax.core.types import Params
 
 _PRODUCTS = ("dot_general", "conv_general_dilated")
@@ -162,7 +161,7 @@ def layout_of(
     costs, before = {}, [*_between(graph, known), *_whole(graph, others)]
     for site in sites:
         product = nodes[site.name]
-        own = multiplications(equation_at(program.jaxpr, site.address))
+        own = programs.multiplications(equation_at(program.jaxpr, site.address))
         extra = sum(
             cost
             for number, levels, cost in before
@@ -229,7 +228,7 @@ def _whole(graph: Graph, products: Sequence[Product]) -> list[Placed]:
         (
             product.node,
             graph.nodes[product.node].levels,
-            multiplications(graph.nodes[product.node].eqn)
+            programs.multiplications(graph.nodes[product.node].eqn)
             * (1 + product.needs_gradient),
         )
         for product in products
@@ -245,7 +244,9 @@ def _between(graph: Graph, known: Sequence[Source]) -> list[Placed]:
             continue
         if all(known[value].data for value in node.inputs):
             learned = sum(known[value].learned for value in node.inputs)
-            found.append((number, node.levels, learned * multiplications(node.eqn)))
+            found.append(
+                (number, node.levels, learned * programs.multiplications(node.eqn))
+            )
     return found
 
 

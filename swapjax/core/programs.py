@@ -1,5 +1,6 @@
 """Traced programs: texts that tell them apart, and their equations, done anew."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -75,3 +76,18 @@ def bind(
     functions, params = params if isinstance(params, tuple) else ((), params)
     result = equation.primitive.bind(*functions, *operands, **params)
     return list(result) if equation.primitive.multiple_results else [result]
+
+
+def multiplications(equation: Any) -> int:
+    """Count the multiplications of a product, of one of its steps in a loop.
+
+    Args:
+        equation: a ``dot_general`` or a ``conv_general_dilated``.
+    """
+    left, right = (v.aval.shape for v in equation.invars)
+    size = math.prod(equation.outvars[0].aval.shape)
+    numbers = equation.params["dimension_numbers"]
+    if equation.primitive.name == "dot_general":
+        return size * math.prod(left[i] for i in numbers[0][0])
+    _, *inputs = numbers.rhs_spec  # input channels of a group, and pixels
+    return size * math.prod(right[i] for i in inputs)

@@ -12,9 +12,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from swapjax.search import kernels
+from swapjax.search.labelled import mean_cross_entropy
 from swapjax.search.watch import gates_of, watch
 
 Apply = Callable[..., jax.Array]
@@ -91,7 +91,7 @@ def fisher(apply: Apply, params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
         return apply(params, x, norm="train")
 
     def loss(gates: list[jax.Array]) -> jax.Array:
-        return _cross_entropy(watch(run, x, gates=gates)[0], y)
+        return mean_cross_entropy(watch(run, x, gates=gates)[0], y)
 
     slopes = jax.grad(loss)(gates_of(run, x, channels=True))
     return _sum(jnp.sum(g**2) for g in slopes) / (2 * len(x))
@@ -191,12 +191,7 @@ def _flow(apply: Apply, shape: tuple[int, ...]) -> Callable[[Any], jax.Array]:
 
 
 def _loss(apply: Apply, x: jax.Array, y: jax.Array) -> Callable[[Any], jax.Array]:
-    return lambda params: _cross_entropy(apply(params, x, norm="train"), y)
-
-
-def _cross_entropy(logits: jax.Array, y: jax.Array) -> jax.Array:
-    each = optax.softmax_cross_entropy_with_integer_labels(logits, y)
-    return jnp.mean(each)
+    return lambda params: mean_cross_entropy(apply(params, x, norm="train"), y)
 
 
 def _slopes(fn: Callable[[Any], jax.Array], params: Any) -> Any:

@@ -64,8 +64,7 @@ def freeflow(
     Raises:
         ValueError: for another norm or dtype, and a shape that the space cannot take.
     """
-    if norm not in layers.NORMS:
-        raise ValueError(f"norm must be one of {', '.join(layers.NORMS)}, got {norm!r}")
+    layers.require_norm(norm)
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     jax.eval_shape(lambda key: space.init(key, shape), jax.random.key(0))  # its checks

@@ -13,6 +13,14 @@ import numpy as np
 from jax import lax
 
 NORMS = ("none", "train", "eval")
+
+
+def require_norm(norm: str) -> None:
+    """Raise a ValueError for what batch norm does not do."""
+    if norm not in NORMS:
+        raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
+
+
 _EPSILON = 1e-5
 
 
@@ -30,8 +38,7 @@ class Run:
     """
 
     def __init__(self, norm: str, *, lazy: bool = False) -> None:
-        if norm not in NORMS:
-            raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
+        require_norm(norm)
         self.norm, self.lazy = norm, lazy
         self._seen: dict[int, jax.Array] = {}
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from swapjax.core import programs
 from swapjax.search.genotype import Genotype
 from swapjax.search.layers import Run
 
@@ -98,16 +99,8 @@ class Network:
 
 def _products(equation: core.JaxprEqn) -> int:
     """Count multiplications of an equation, those within its programs included."""
-    name = equation.primitive.name
-    result: Any = equation.outvars[0].aval
-    if name == "conv_general_dilated":
-        kernel: Any = equation.invars[1].aval
-        out = equation.params["dimension_numbers"].rhs_spec[0]
-        return math.prod(result.shape) * math.prod(kernel.shape) // kernel.shape[out]
-    if name == "dot_general":
-        (left, _), _ = equation.params["dimension_numbers"]
-        operand: Any = equation.invars[0].aval
-        return math.prod(result.shape) * math.prod(operand.shape[i] for i in left)
+    if equation.primitive.name in ("conv_general_dilated", "dot_general"):
+        return programs.multiplications(equation)
     inner = (jax.extend.core.Jaxpr, jax.extend.core.ClosedJaxpr)
-    programs = [value for value in equation.params.values() if isinstance(value, inner)]
-    return sum(_products(e) for p in programs for e in getattr(p, "jaxpr", p).eqns)
+    within = [value for value in equation.params.values() if isinstance(value, inner)]
+    return sum(_products(e) for p in within for e in getattr(p, "jaxpr", p).eqns)

@@ -5,11 +5,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from swapjax.loops.convolutions.canonical import canonical_convolutions
 from swapjax.search import layers
 from swapjax.search.freeflow import Alpha, OperationScore, freeflow
+from swapjax.search.labelled import mean_cross_entropy, require_classes, take_batch
 from swapjax.search.space import Space
 
 _Loss = Any
@@ -105,44 +105,12 @@ def _on_the_host(found: Any) -> OperationScore:
 
 
 def _loss(space: Space, batch: Any, norm: str) -> _Loss:
-    if norm not in layers.NORMS:
-        raise ValueError(f"norm must be one of {', '.join(layers.NORMS)}, got {norm!r}")
+    layers.require_norm(norm)
     x, y = take_batch(batch)
 
     def loss(alpha: Alpha, theta: Any) -> jax.Array:
         logits = space.apply(theta, alpha, x, norm=norm)
         require_classes(y, logits.shape[-1])
-        each = optax.softmax_cross_entropy_with_integer_labels(logits, y)
-        return jnp.mean(each)
+        return mean_cross_entropy(logits, y)
 
     return loss
-
-
-def take_batch(batch: Any) -> tuple[jax.Array, jax.Array]:
-    """Take images and labels.
-
-    Raises:
-        ValueError: for other than images with a whole number each.
-    """
-    try:
-        x, y = (jnp.asarray(part) for part in batch)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"batch must be images and labels, got {type(batch).__name__}"
-        ) from None
-    if x.ndim != 4 or y.shape != x.shape[:1] or y.dtype.kind not in "iu" or not len(y):
-        raise ValueError(
-            "batch must be images [n, height, width, channels] and a whole number for "
-            f"each, got shapes {x.shape} and {y.shape} of {x.dtype} and {y.dtype}"
-        )
-    return x, y
-
-
-def require_classes(y: jax.Array, classes: int) -> None:
-    """Raise a ValueError for labels that are no numbers of classes."""
-    numbers = np.asarray(y)  # NumPy's, as jitted functions come here while traced
-    least, most = int(numbers.min()), int(numbers.max())
-    if least < 0 or most >= classes:
-        raise ValueError(
-            f"labels must be from 0 to {classes - 1}, got {least} to {most}"
-        )

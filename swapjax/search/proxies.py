@@ -14,7 +14,7 @@ from swapjax.search import kernels
 from swapjax.search.draw import Deviation, he
 from swapjax.search.freeflow import cast
 from swapjax.search.genotype import Genotype
-from swapjax.search.operation_scores import require_classes, take_batch
+from swapjax.search.labelled import require_classes, take_batch
 from swapjax.search.sizes import count_sizes
 from swapjax.search.space import Space
 
