@@ -1,5 +1,6 @@
 """Scores of a supernet's operations by a loss, and FreeFlow as its code has it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,8 +12,6 @@ from swapjax.search import layers
 from swapjax.search.freeflow import Alpha, OperationScore, freeflow
 from swapjax.search.labelled import mean_cross_entropy, require_classes, take_batch
 from swapjax.search.space import Space
-
-_Loss = Any
 
 
 def snip_ops(space: Space, batch: Any, *, norm: str = "train") -> OperationScore:
@@ -104,7 +103,7 @@ def _on_the_host(found: Any) -> OperationScore:
     return score
 
 
-def _loss(space: Space, batch: Any, norm: str) -> _Loss:
+def _loss(space: Space, batch: Any, norm: str) -> Callable[[Alpha, Any], jax.Array]:
     layers.require_norm(norm)
     x, y = take_batch(batch)
 

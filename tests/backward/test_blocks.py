@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 from jax import lax
+from residual_loop import loss_fn, weights
 
 from swapjax import backward
 from swapjax.backward.blocks import blocks_of, dropped
@@ -95,26 +96,9 @@ def test_blocks_are_the_largest_that_divide():
     assert number("turned", "channels", 0.5, 3) == (2, 1)
 
 
-def loss_fn(params, batch):
-    """Two residual blocks in a loop between two layers."""
-    x, y = batch
-
-    def block(x, weight):
-        return x + jnp.tanh(x @ weight), None
-
-    x, _ = lax.scan(jax.checkpoint(block), x @ params["in"], params["blocks"])
-    return jnp.mean(
-        optax.softmax_cross_entropy_with_integer_labels(x @ params["out"], y)
-    )
-
-
 @pytest.fixture(scope="module")
 def params():
-    shapes = {"in": (3, 4), "blocks": (2, 4, 4), "out": (4, 3)}
-    return {
-        name: jax.random.normal(jax.random.fold_in(KEY, i), shape)
-        for i, (name, shape) in enumerate(shapes.items())
-    }
+    return weights(KEY)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from residual_loop import loss_fn, weights
 
 from swapjax import backward
 from swapjax.backward.vcas_control import Budget
@@ -15,26 +16,9 @@ KEY = jax.random.key(0)
 EXAMPLES = 12
 
 
-def loss_fn(params, batch):
-    """Two residual blocks in a loop between two layers."""
-    x, y = batch
-
-    def block(x, weight):
-        return x + jnp.tanh(x @ weight), None
-
-    x, _ = jax.lax.scan(jax.checkpoint(block), x @ params["in"], params["blocks"])
-    return jnp.mean(
-        optax.softmax_cross_entropy_with_integer_labels(x @ params["out"], y)
-    )
-
-
 @pytest.fixture(scope="module")
 def params():
-    shapes = {"in": (3, 4), "blocks": (2, 4, 4), "out": (4, 3)}
-    return {
-        name: jax.random.normal(jax.random.fold_in(KEY, i), shape)
-        for i, (name, shape) in enumerate(shapes.items())
-    }
+    return weights(KEY)
 
 
 @pytest.fixture(scope="module")
