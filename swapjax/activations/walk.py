@@ -39,18 +39,13 @@ def walk(
     program: core.Jaxpr, consts: Sequence[Any], inputs: Sequence[Value], frame: Frame
 ) -> list[Value]:
     """Evaluate a program, and append each product with a leaf to those of the frame."""
-    values: dict[core.Var, Value] = {}
-
-    def read(atom: core.Var | core.Literal) -> Value:
-        return Value(atom.val) if isinstance(atom, core.Literal) else values[atom]
-
-    values.update(zip(program.constvars, map(Value, consts), strict=True))
-    values.update(zip(program.invars, inputs, strict=True))
-    for eqn in program.eqns:
-        operands = [read(atom) for atom in eqn.invars]
-        results = _evaluate(eqn, operands, frame)
-        values.update(zip(eqn.outvars, results, strict=True))
-    return [read(atom) for atom in program.outvars]
+    return programs.evaluate(
+        program,
+        consts,
+        inputs,
+        lambda _, eqn, operands: _evaluate(eqn, operands, frame),
+        known=Value,
+    )
 
 
 def _evaluate(eqn: core.JaxprEqn, operands: list[Value], frame: Frame) -> list[Value]:

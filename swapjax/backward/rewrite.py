@@ -69,19 +69,11 @@ def _run(
     inside: Sequence[_Inside],
     replace: Replace,
 ) -> list[Any]:
-    values: dict[core.Var, Any] = {}
+    def do(number: int, equation: core.JaxprEqn, operands: list[Any]) -> list[Any]:
+        here = [x._replace(rest=x.rest[1:]) for x in inside if x.rest[0] == number]
+        return _do(equation, operands, here, replace)
 
-    def read(atom: core.Var | core.Literal) -> Any:
-        return atom.val if isinstance(atom, core.Literal) else values[atom]
-
-    values.update(zip(program.constvars, consts, strict=True))
-    values.update(zip(program.invars, arguments, strict=True))
-    for i, equation in enumerate(program.eqns):
-        operands = [read(atom) for atom in equation.invars]
-        here = [x._replace(rest=x.rest[1:]) for x in inside if x.rest[0] == i]
-        results = _do(equation, operands, here, replace)
-        values.update(zip(equation.outvars, results, strict=True))
-    return [read(atom) for atom in program.outvars]
+    return programs.evaluate(program, consts, arguments, do)
 
 
 def _do(

@@ -1,7 +1,7 @@
 """Traced programs: texts that tell them apart, and their equations, done anew."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,38 @@ def bind(
     functions, params = params if isinstance(params, tuple) else ((), params)
     result = equation.primitive.bind(*functions, *operands, **params)
     return list(result) if equation.primitive.multiple_results else [result]
+
+
+def evaluate(
+    program: core.Jaxpr,
+    consts: Sequence[Any],
+    arguments: Sequence[Any],
+    do: Callable[[int, core.JaxprEqn, list[Any]], Sequence[Any]],
+    known: Callable[[Any], Any] = lambda value: value,
+) -> list[Any]:
+    """Evaluate a program, equation by equation.
+
+    Args:
+        program: an open jaxpr.
+        consts: its constants.
+        arguments: its inputs.
+        do: ``(number of the equation, equation, operands) -> results``.
+        known: makes of constants and literals what `do` takes.
+
+    Returns:
+        Its results.
+    """
+    values: dict[core.Var, Any] = {}
+
+    def read(atom: core.Var | core.Literal) -> Any:
+        return known(atom.val) if isinstance(atom, core.Literal) else values[atom]
+
+    values.update(zip(program.constvars, map(known, consts), strict=True))
+    values.update(zip(program.invars, arguments, strict=True))
+    for number, equation in enumerate(program.eqns):
+        results = do(number, equation, [read(atom) for atom in equation.invars])
+        values.update(zip(equation.outvars, results, strict=True))
+    return [read(atom) for atom in program.outvars]
 
 
 def multiplications(equation: Any) -> int:

@@ -95,16 +95,10 @@ def _evaluate(
     measure: Measure | None,
     gates: Iterator[jax.Array] | None,
 ) -> tuple[list[Any], list[Any]]:
-    values: dict[core.Var, Any] = {}
     seen: list[Any] = []
 
-    def read(atom: Any) -> Any:
-        return atom.val if isinstance(atom, core.Literal) else values[atom]
-
-    values.update(zip(program.constvars, consts, strict=True))
-    values.update(zip(program.invars, inputs, strict=True))
-    for eqn in program.eqns:
-        operands = [read(atom) for atom in eqn.invars]
+    def do(number: int, eqn: core.JaxprEqn, operands: list[Any]) -> list[Any]:
+        del number
         found: list[Any] = []
         if _is_relu(eqn):
             x = operands[0 if _is_array(eqn.invars[0]) else 1]
@@ -118,9 +112,10 @@ def _evaluate(
             results, found = _INNER[eqn.primitive.name](eqn, operands, measure, gates)
         else:
             results = programs.bind(eqn, operands)
-        seen += found
-        values.update(zip(eqn.outvars, results, strict=True))
-    return [read(atom) for atom in program.outvars], seen
+        seen.extend(found)
+        return results
+
+    return programs.evaluate(program, consts, inputs, do), seen
 
 
 def _scan(

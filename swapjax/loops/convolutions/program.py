@@ -55,17 +55,13 @@ class Rewriter:
         Returns:
             Its results, of the types that it has.
         """
-        values: dict[core.Var, Any] = {}
-
-        def read(atom: core.Var | core.Literal) -> Any:
-            return atom.val if isinstance(atom, core.Literal) else values[atom]
-
-        values.update(zip(program.constvars, consts, strict=True))
-        values.update(zip(program.invars, arguments, strict=True))
-        for eqn in program.eqns:
-            results = self._do(eqn, [read(atom) for atom in eqn.invars])
-            values.update(zip(eqn.outvars, results, strict=True))
-        return [_typed_as(read(atom), atom.aval) for atom in program.outvars]
+        results = programs.evaluate(
+            program, consts, arguments, lambda _, eqn, operands: self._do(eqn, operands)
+        )
+        return [
+            _typed_as(result, atom.aval)
+            for result, atom in zip(results, program.outvars, strict=True)
+        ]
 
     def _concerns(self, eqn: core.JaxprEqn) -> bool:
         if eqn.primitive is primitives.conv_general_dilated_p:
