@@ -9,7 +9,6 @@ import pytest
 HOUSE = Path(__file__).parents[1] / "swapjax"
 FLOORS = (
     {"core"}, {"roles"}, {"sparsity", "loops"}, {"corruptions", "gradients", "io"},
-    {"activations"}, {"pruning", "robust", "training", "backward", "search", "deploy"},
     {"activations"},
     {"pruning", "robust", "training", "backward", "search", "deploy"},
     {"experiments"}, {"cli"}, {"face"},

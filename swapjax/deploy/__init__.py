@@ -1,3 +1,1 @@
-"""Let a pruned network go out: what is dead is removed."""
-
-"""What a pruned network is worth where it runs: sizes, time, and smaller arrays."""
+"""Let a pruned network go out: what is dead removed, sizes, measured time."""
