@@ -12,6 +12,7 @@ against those of stacked ones. Writes checks.json.
 """
 
 import dataclasses
+import functools
 import json
 import sys
 import tempfile
@@ -87,7 +88,7 @@ class Run:
     mrr: float = float("nan")
     first: float = float("nan")
     cosine: float = float("nan")
-    density: float = float("nan")
+    sparsity: float = float("nan")
     seconds: float = float("nan")
     cpu: float = float("nan")
     peak: int = 0
@@ -129,6 +130,11 @@ class Corpus:
                 some = np.resize(alike[i : i + size], size)  # one shape, compiled once
                 found[some] = self._encode(params, tokens[some, : step * STEP])
         return found.reshape(*self.test.shape[:2], -1)
+
+    @functools.cached_property
+    def dense(self) -> np.ndarray:
+        """What the dense network gives."""
+        return self.embed(minilm.checkpoint(stacked=False).load())
 
 
 def search(vectors: np.ndarray) -> tuple[float, float]:
@@ -172,24 +178,24 @@ def prune(options: Options, run: Run, data: np.ndarray, params: Any) -> Any:
 
 def measure(options: Options, corpus: Corpus, params: Any, run: Run) -> Run:
     """Do a run."""
-    status, density, network = "", 1.0, params
+    status, sparsity, network = "", 0.0, params
     forget_peak()
     clocks = time.perf_counter(), time.process_time()
     if run.method != "dense":
         pruned = prune(options, run, corpus.calibration, params)
         network = jax.block_until_ready(pruned.params)
-        status = str(getattr(pruned.history[-1], "status", ""))
-        density = float(pruned.history[-1].density)
+        last = pruned.history[-1]
+        status, sparsity = last.status.name, last.sparsity
     seconds = time.perf_counter() - clocks[0], time.process_time() - clocks[1]
     peak, found = read_peak(), corpus.embed(network)
     mrr, first = search(found)
-    cosine = np.sum(found * corpus.embed(params), -1).mean()
+    cosine = np.sum(found * corpus.dense, -1).mean()
     return dataclasses.replace(
         run,
         mrr=round(mrr, 5),
         first=round(first, 5),
         cosine=round(float(cosine), 5),
-        density=round(density, 6),
+        sparsity=round(sparsity, 6),
         seconds=round(seconds[0], 1),
         cpu=round(seconds[1], 1),
         peak=peak,
