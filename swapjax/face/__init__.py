@@ -42,6 +42,10 @@ from swapjax.sparsity.schedules import (
 # What to do with masks.
 from swapjax.sparsity.masks import apply_masks, churn, density, intersect
 
+# What makes a pruned network smaller.
+from swapjax.deploy.shrink import shrink
+from swapjax.deploy.shrunk import Shrunk
+
 # A method or a rule of one's own.
 from swapjax.pruning.method import Method, Problem, Solution
 from swapjax.training.rule import MaskStep, Rule
@@ -79,6 +83,7 @@ __all__ = [
     "Problem",
     "Pruned",
     "Rule",
+    "Shrunk",
     "Solution",
     "Stage",
     "Status",
@@ -109,6 +114,7 @@ __all__ = [
     "recalibrate_batchnorm",
     "select",
     "sharpness_aware",
+    "shrink",
     "sparse",
     "until_mask_step",
 ]
