@@ -42,9 +42,10 @@ from swapjax.sparsity.schedules import (
 # What to do with masks.
 from swapjax.sparsity.masks import apply_masks, churn, density, intersect
 
-# What makes a pruned network smaller.
+# What makes a pruned network smaller, and what it is worth where it runs.
 from swapjax.deploy.shrink import shrink
 from swapjax.deploy.shrunk import Shrunk
+from swapjax.deploy.reporting import Report, report
 
 # A method or a rule of one's own.
 from swapjax.pruning.method import Method, Problem, Solution
@@ -82,6 +83,7 @@ __all__ = [
     "Plan",
     "Problem",
     "Pruned",
+    "Report",
     "Rule",
     "Shrunk",
     "Solution",
@@ -112,6 +114,7 @@ __all__ = [
     "prune",
     "pruning_plasticity",
     "recalibrate_batchnorm",
+    "report",
     "select",
     "sharpness_aware",
     "shrink",
