@@ -1,1 +1,1 @@
-"""What a pruned network is worth where it runs: sizes, time, and smaller arrays."""
+"""Let a pruned network go out: what is dead is removed."""
