@@ -42,7 +42,9 @@ from swapjax.sparsity.schedules import (
 # What to do with masks.
 from swapjax.sparsity.masks import apply_masks, churn, density, intersect
 
-# What a pruned network is worth where it runs.
+# What makes a pruned network smaller, and what it is worth where it runs.
+from swapjax.deploy.shrink import shrink
+from swapjax.deploy.shrunk import Shrunk
 from swapjax.deploy.reporting import Report, report
 
 # A method or a rule of one's own.
@@ -83,6 +85,7 @@ __all__ = [
     "Pruned",
     "Report",
     "Rule",
+    "Shrunk",
     "Solution",
     "Stage",
     "Status",
@@ -114,6 +117,7 @@ __all__ = [
     "report",
     "select",
     "sharpness_aware",
+    "shrink",
     "sparse",
     "until_mask_step",
 ]
