@@ -39,12 +39,13 @@ METHODS: dict[str, Method] = {
     "magnitude": swapjax.magnitude(),
     "wanda": swapjax.wanda(),
     "layerwise-obs, columns": swapjax.layerwise_obs(order="columns", refit=False),
+    "alps": swapjax.alps(),
     "layerwise-obs": swapjax.layerwise_obs(),
     "linear-regression": swapjax.linear_regression(),
     "kfac-regression": swapjax.kfac_regression(),
 }
 SETTINGS = ("50%", "2:4", "70%")
-LENGTH = 64  # tokens of a text, at most
+LENGTH = 48  # tokens of a text, at most
 STEP = 16  # tokens, texts of as many steps are embedded together
 
 
@@ -64,7 +65,7 @@ class Options:
     """Whether layers are pruned one after the other, each by what pruned ones leave."""
     calibration: int = 1024
     """Pairs to draw from."""
-    samples: int = 64
+    samples: int = 48
     """Rows."""
     batch: int = 4
     """Pairs a row, each the others' wrong answers."""
@@ -149,6 +150,11 @@ def search(vectors: np.ndarray) -> tuple[float, float]:
     return float(np.mean(1 / (1 + ahead))), float(np.mean(ahead < 0.5))
 
 
+def reads(method: str) -> bool:
+    """Tell whether a method looks at data."""
+    return bool(METHODS[method].needs_rows or METHODS[method].needs_layers)
+
+
 def plan(params: Any, setting: str, batch: np.ndarray) -> swapjax.Plan:
     """Plan a setting: the same for every layer."""
     told: dict[str, Any] = {"loss_fn": minilm.contrast, "batch": batch}
@@ -164,7 +170,7 @@ def prune(options: Options, run: Run, data: np.ndarray, params: Any) -> Any:
     return swapjax.prune(
         minilm.contrast,
         params,
-        data,
+        data if reads(run.method) else None,
         plan=plan(params, run.setting, data[:2]),
         method=METHODS[run.method],
         stages=run.stages,
@@ -229,10 +235,10 @@ def main(options: Options) -> None:
         Run(method, setting, stages, "yes" if sequential else "no", seed)
         for seed in options.seeds
         for stages in options.stages
+        for setting in options.settings
         for sequential in options.sequential
         for method in options.methods
-        for setting in options.settings
-        if seed == options.seeds[0] or method != "magnitude"
+        if reads(method) or (seed == options.seeds[0] and not sequential)
     ]
     params, corpus = minilm.checkpoint(stacked=False).load(), Corpus(options)
     done = complete_csv(
