@@ -8,6 +8,9 @@ from swapjax.pruning.by_score import by_score
 from swapjax.pruning.prune import prune
 from swapjax.pruning.history import Pruned, Stage
 from swapjax.core.types import Status
+from swapjax.pruning.scan import sensitivity
+from swapjax.pruning.sensitivities import Sensitivity
+from swapjax.pruning.outliers import owl
 from swapjax.sparsity.magnitude import magnitude_masks
 from swapjax.pruning import methods as _methods
 from swapjax.pruning.methods import *
@@ -79,6 +82,7 @@ __all__ = [
     "Problem",
     "Pruned",
     "Rule",
+    "Sensitivity",
     "Solution",
     "Stage",
     "Status",
@@ -101,6 +105,7 @@ __all__ = [
     "magnitude_masks",
     "masks_of",
     "one_shot",
+    "owl",
     "own_labels",
     "per_example_gradients",
     "plan",
@@ -108,6 +113,7 @@ __all__ = [
     "pruning_plasticity",
     "recalibrate_batchnorm",
     "select",
+    "sensitivity",
     "sharpness_aware",
     "sparse",
     "until_mask_step",
