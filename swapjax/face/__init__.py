@@ -45,6 +45,9 @@ from swapjax.sparsity.schedules import (
 # What to do with masks.
 from swapjax.sparsity.masks import apply_masks, churn, density, intersect
 
+# What a pruned network is worth where it runs.
+from swapjax.deploy.reporting import Report, report
+
 # A method or a rule of one's own.
 from swapjax.pruning.method import Method, Problem, Solution
 from swapjax.training.rule import MaskStep, Rule
@@ -81,6 +84,7 @@ __all__ = [
     "Plan",
     "Problem",
     "Pruned",
+    "Report",
     "Rule",
     "Sensitivity",
     "Solution",
@@ -112,6 +116,7 @@ __all__ = [
     "prune",
     "pruning_plasticity",
     "recalibrate_batchnorm",
+    "report",
     "select",
     "sensitivity",
     "sharpness_aware",
