@@ -81,12 +81,12 @@ def advance(
     functions = () if free is None else free.functions
     if judge.rows is not None and judge.rows is not free:
         functions += judge.rows.functions
-    budget, owners = inputs.budgets[number], (*_owners(method), *functions)
+    budget = inputs.budgets[number]
     # Only what has rows or layers may solve systems.
     solves = rows is not None or seen.layers is not None
     one_thread = one_blas_thread(problem.weights) if solves else nullcontext()
     with lenient(), one_thread:
-        solution = _solve((method,), problem, budget, owners=owners)
+        solution = solve(method, problem, budget, functions)
         jax.block_until_ready(solution)
         _check_support(method, solution, budget)
 
@@ -129,6 +129,21 @@ def advance(
     taken = 0 if source is None else source.taken
     spare = rows.matrices if isinstance(rows, StoredRows) else ()
     return Saved(new, masks, (*state.history, stage), taken), spare
+
+
+def solve(
+    method: Method, problem: Problem, budget: Budget, functions: tuple = ()
+) -> Solution:
+    """Prune, compiled.
+
+    Args:
+        method: how.
+        problem: what.
+        budget: how far.
+        functions: that the rows of the problem depend on.
+    """
+    owners = (*_owners(method), *functions)
+    return _solve((method,), problem, budget, owners=owners)
 
 
 def _owners(method: Method) -> tuple:
