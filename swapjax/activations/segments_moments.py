@@ -46,7 +46,10 @@ def _run(
     run: Run, leaves: tuple, constants: tuple, values: list[jax.Array]
 ) -> tuple[jax.Array, ...]:
     one = lambda row: run(leaves, constants, row)  # noqa: E731
-    function = lambda leaves, values: run(leaves, constants, values)  # noqa: E731
+
+    def function(leaves: tuple, values: list[jax.Array]) -> Any:
+        return run(leaves, constants, values)
+
     if has_branches(function, leaves, values, trees.paths(leaves)):
         return jax.lax.map(one, values)
     return jax.vmap(one)(values)
@@ -125,10 +128,10 @@ def _placeholder(place: int) -> str:
     return f"<leaf {place}>"
 
 
-def _named(run: Run, constants: tuple) -> Callable[[dict, list], tuple]:
+def _named(run: Run, constants: tuple) -> Callable[[dict, list], Any]:
     """Make a part a function of leaves by their names."""
 
-    def function(named: dict[str, jax.Array], values: list) -> tuple:
+    def function(named: dict[str, jax.Array], values: list) -> Any:
         leaves = [named[_placeholder(i)] for i in range(len(named))]
         return run(leaves, constants, values)
 

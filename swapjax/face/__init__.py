@@ -43,6 +43,9 @@ from swapjax.sparsity.schedules import (
 # What to do with masks.
 from swapjax.sparsity.masks import apply_masks, churn, density, intersect
 
+# What a pruned network is worth where it runs.
+from swapjax.deploy.reporting import Report, report
+
 # A method or a rule of one's own.
 from swapjax.pruning.method import Method, Problem, Solution
 from swapjax.training.rule import MaskStep, Rule
@@ -80,6 +83,7 @@ __all__ = [
     "Problem",
     "Progress",
     "Pruned",
+    "Report",
     "Rule",
     "Solution",
     "Stage",
@@ -109,6 +113,7 @@ __all__ = [
     "prune",
     "pruning_plasticity",
     "recalibrate_batchnorm",
+    "report",
     "select",
     "sharpness_aware",
     "sparse",

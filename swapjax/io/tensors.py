@@ -161,10 +161,19 @@ def read(
     return arrays, metadata
 
 
+def dtype_of(name: str, told: str) -> np.dtype:
+    """Find the dtype of a tensor by what safetensors call it.
+
+    Raises:
+        ValueError: for one that NumPy has not.
+    """
+    if told not in _DTYPES:
+        raise ValueError(f"{name} is of {told}, which is not read")
+    return np.dtype(_DTYPES[told])
+
+
 def _read_tensor(file: Any, name: str, told: Mapping[str, Any]) -> np.ndarray:
-    if told["dtype"] not in _DTYPES:
-        raise ValueError(f"{name} is of {told['dtype']}, which is not read")
-    dtype = np.dtype(_DTYPES[told["dtype"]])
+    dtype = dtype_of(name, told["dtype"])
     start, end = told["data_offsets"]
     raw = np.fromfile(file, np.uint8, end - start)
     if dtype == np.bool_ and raw.size and raw.max() > 1:

@@ -67,10 +67,12 @@ def prune(
         params: the trained weights, any pytree of arrays. Functions and switches of a
             whole Equinox module stay as they are; every run then compiles anew.
         data: a pytree of arrays with a leading axis of examples, of which each stage
-            draws ``samples * batch`` distinct ones; or an iterator of such batches,
-            of which each stage takes as many as it needs. None for a method that looks
-            at weights alone, as `magnitude`; with one, data only tells the loss, and
-            may be fewer than samples.
+            draws ``samples * batch`` distinct ones, arrays of NumPy where they lie; or
+            batches of any sizes, as data loaders give them: an iterator, an iterable, a
+            list, or a function that makes one. Each stage takes as many as it needs,
+            where the stage before stopped, and begins anew where they end. None for a
+            method that looks at weights alone, as `magnitude`; with one, data only
+            tells the loss, and may be fewer than samples.
         sparsity: the fraction of prunable entries to remove, in [0, 1); what the
             program of ``loss_fn`` multiplies data with is prunable, or without data
             what the names of leaves tell to be a matrix.
@@ -84,7 +86,7 @@ def prune(
             0.1.
         key: a JAX PRNG key; the same key gives the same result. None where nothing is
             drawn: without data, for a method that looks at weights alone, and for
-            batches of an iterator.
+            batches.
         finetune: optimizer steps after each stage.
         recalibrate: ``params -> params``, called last in each stage, to estimate batch
             statistics anew for instance. Its result is masked again.
@@ -105,7 +107,8 @@ def prune(
             errors, say. By default what the method asks for. Losses in the history
             stay those of loss_fn.
         checkpoint: a file to keep the state in after each stage. If it exists, the run
-            goes on from there, and ends bit for bit as if it had never stopped.
+            goes on from there, and ends bit for bit as if it had never stopped. Batches
+            are gone through up to where it stopped, and must come in the same order.
         noise: what corrupts the gradient rows, as `swapjax.GradientNoise`; methods
             that take no gradients do not see it.
         storage: ``"stored"`` keeps the rows in memory, samples times the prunable
@@ -137,15 +140,16 @@ def prune(
         Params, masks and history.
 
     Raises:
-        ValueError: with sequential, for methods that look at gradients and what else
-            needs the whole network, layers of two blocks that share a budget, programs
-            that cannot be cut into blocks, and leaves that they do not reach; and in
-            all cases for arguments out of range, data or a key that is missing, too few
-            examples, a validation of another structure or without data, entries that
-            are not finite in params, data or gradients, masks that do not belong to
-            params or are False in a leaf that is not prunable, params and data on
-            different devices, and a checkpoint of another run, in no folder, or of a
-            run of several processes.
+        ValueError: for arguments out of range, data or a key that is missing, too few
+            examples, batches that end early, a list that the loss takes both for one
+            pytree and for batches, a validation of another structure or without data,
+            entries that are not finite in params, data or gradients, masks that do not
+            belong to params or are False in a leaf that is not prunable, params and
+            data on different devices, and a checkpoint of another run, in no folder, or
+            of a run of several processes; with sequential also for methods that look at
+            gradients and what else needs the whole network, layers of two blocks that
+            share a budget, programs that cannot be cut into blocks, and leaves that
+            they do not reach.
 
     Example:
         >>> import jax, jax.numpy as jnp, swapjax

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from swapjax.loops.examples import Source
 from swapjax.pruning.inputs import Settings
 
 
@@ -56,3 +57,15 @@ def require_fits(settings: Settings, data: Any) -> None:
                 f"{name} looks at the whole network, which sequential never holds; "
                 "leave it out"
             )
+
+
+def require_key(settings: Settings, source: Source) -> None:
+    """Raise where examples are drawn of arrays without a key.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    if settings.key is None and not source.counts:
+        raise ValueError(
+            "key: examples are drawn for sequential, which needs a PRNG key, got None"
+        )

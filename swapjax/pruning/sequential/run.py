@@ -21,11 +21,12 @@ from swapjax.core.configuration import lenient
 from swapjax.core.threads import one_blas_thread
 from swapjax.core.types import Params, Status
 from swapjax.io import resume
+from swapjax.loops import streams
 from swapjax.loops.examples import Source
 from swapjax.pruning.history import Pruned, Stage
 from swapjax.pruning.inputs import Settings
 from swapjax.pruning.method import Problem, Solution
-from swapjax.pruning.sequential.arguments import require_fits
+from swapjax.pruning.sequential.arguments import require_fits, require_key
 from swapjax.pruning.sequential.carried import Carried
 from swapjax.pruning.sequential.outcome import InFile, InMemory, Part
 from swapjax.pruning.sequential.progress import Progress
@@ -67,12 +68,14 @@ def prune_blocks(
             programs that cannot be cut into blocks.
     """
     require_fits(settings, data)
-    wanted = settings.samples * settings.batch
-    source = Source(data, wanted)
+    assert settings.loss_fn is not None
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+    fits = streams.taken_by(settings.loss_fn, shapes)
+    data = streams.take_data(data, fits, settings.batch)
+    source = Source(data, settings.samples * settings.batch)
+    require_key(settings, source)
     examples = jax.tree.map(np.asarray, source.draw(settings.keys(0)[0]))
     first = jax.tree.map(lambda x: x[: settings.batch], examples)
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
-    assert settings.loss_fn is not None
     target = planned(
         shapes, sparsity, plan, "uniform", loss_fn=settings.loss_fn, batch=first
     )
