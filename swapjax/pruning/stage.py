@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from swapjax.core import counts, sharding, trees
-from swapjax.core.compiled import Compiled
+from swapjax.core import sharding, trees
 from swapjax.core.configuration import lenient
 from swapjax.core.threads import one_blas_thread
 from swapjax.core.types import Leaves, Masks, Params, Status
@@ -27,10 +26,10 @@ from swapjax.pruning.judgement import (
     never_worse,
 )
 from swapjax.pruning.look import look
-from swapjax.pruning.method import Method, Problem, Solution
+from swapjax.pruning.method import Problem, Solution
+from swapjax.pruning.solve import check_support, owners_of, solve
 from swapjax.pruning.vector import Ended, cut, pack, unpack
 from swapjax.sparsity import masks as masking
-from swapjax.sparsity.budget import Budget
 from swapjax.sparsity.plan import Plan
 
 
@@ -82,13 +81,15 @@ def advance(
     if judge.rows is not None and judge.rows is not free:
         functions += judge.rows.functions
     budget = inputs.budgets[number]
+    budget, owners = inputs.budgets[number], (*owners_of(method), *functions)
     # Only what has rows or layers may solve systems.
     solves = rows is not None or seen.layers is not None
     one_thread = one_blas_thread(problem.weights) if solves else nullcontext()
     with lenient(), one_thread:
         solution = solve(method, problem, budget, functions)
+        solution = solve((method,), problem, budget, owners=owners)
         jax.block_until_ready(solution)
-        _check_support(method, solution, budget)
+        check_support(method, solution, budget)
 
     def put(leaves: Leaves) -> Params:
         cuts = cut(leaves, layout, target.layout)
