@@ -4,15 +4,16 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from swapjax.core.given_masks import take_masks
 from swapjax.core.types import Masks, Params
-from swapjax.deploy.constants import live_terms
-from swapjax.deploy.dead import dead_units
-from swapjax.deploy.rebuild import Smaller, cut
+from swapjax.deploy.constants import find_constants
+from swapjax.deploy.folds import find_folds
+from swapjax.deploy.rebuild import Smaller
+from swapjax.deploy.removal import remove
 from swapjax.deploy.shrunk import Shrunk
+from swapjax.deploy.stayed import why_stayed
 from swapjax.roles.ties import Ties, find_ties
 from swapjax.sparsity.masks import apply_masks
 
@@ -65,60 +66,38 @@ def shrink(
         for number, leaf in zip(ties.leaves, leaves, strict=True)
         if number is not None
     }
-    dead = dead_units(ties, live_terms(ties.program, known))
-    smaller = Smaller(ties.program, ties.labels, _flags(ties, dead))
-    kept = {number: smaller.kept(number) for number in known}
-    cuts = [
-        leaf if number is None else cut(jnp.asarray(leaf), kept[number])
-        for number, leaf in zip(ties.leaves, leaves, strict=True)
-    ]
-    small = jax.tree.unflatten(treedef, cuts)
+    constants = find_constants(ties.program, known)
     wanted = function(params, *inputs)
-    rebuilt = _rebuilt(ties, smaller)
-    apply, is_rebuilt, error = function, False, 0.0
-    if dead:
-        error = _error(function, small, inputs, wanted)
+    for folds in (find_folds(ties), {}):
+        removal = remove(ties, leaves, constants, folds)
+        small = jax.tree.unflatten(treedef, removal.leaves)
+        apply, is_rebuilt = function, False
+        error = _error(apply, small, inputs, wanted) if removal.dead else 0.0
         if error > _TOLERANCE:
-            apply, is_rebuilt = rebuilt, True
-            error = _error(rebuilt, small, inputs, wanted)
-        if error > _TOLERANCE:
-            raise ValueError(
-                f"shrink: outputs without dead units differ by {error:.1e} of the "
-                f"largest, more than {_TOLERANCE:.0e}; are params finite?"
-            )
-    removed = {
-        group.name: count
+            apply, is_rebuilt = _rebuilt(ties, removal.smaller), True
+            error = _error(apply, small, inputs, wanted)
+        if error <= _TOLERANCE:
+            break
+    else:
+        raise ValueError(
+            f"shrink: outputs without dead units differ by {error:.1e} of the "
+            f"largest, more than {_TOLERANCE:.0e}; are params finite?"
+        )
+    counts = {
+        group.name: sum(int(unit) in removal.dead for unit in group.units)
         for group in ties.groups
-        if (count := sum(int(unit) in dead for unit in group.units))
     }
     return Shrunk(
         params=small,
         apply=apply,
         is_rebuilt=is_rebuilt,
-        kept={
-            path: kept[number]
-            for path, shape, number in zip(
-                ties.paths, ties.shapes, ties.leaves, strict=True
-            )
-            if number is not None
-            and any(len(x) != n for x, n in zip(kept[number], shape, strict=True))
-        },
-        removed=removed,
+        kept=removal.kept(ties),
+        removed={name: count for name, count in counts.items() if count},
         units={group.name: len(group) for group in ties.groups},
-        stayed={},
+        folded=removal.folded,
+        stayed=why_stayed(ties, leaves, constants, removal.dead),
         error=error,
     )
-
-
-def _flags(ties: Ties, dead: set[int]) -> np.ndarray:
-    """Mark units that are removed, by number."""
-    most = max(
-        (int(x.max(initial=0)) for axes in ties.labels.values() for x in axes),
-        default=0,
-    )
-    flags = np.zeros(most + 1, bool)
-    flags[list(dead)] = True
-    return flags
 
 
 def _rebuilt(ties: Ties, smaller: Smaller) -> Callable[..., Any]:
@@ -140,7 +119,7 @@ def _error(
     """Tell how far outputs are off; infinity where shapes are."""
     try:
         found = function(params, *inputs)
-    except (TypeError, ValueError):
+    except Exception:  # a module that knows its sizes says so in its own way
         return float("inf")
     worst = 0.0
     pairs = zip(jax.tree.leaves(wanted), jax.tree.leaves(found), strict=True)
