@@ -66,12 +66,15 @@ def remove(
     for made, fold in folds.items() if dead else ():
         more = lost(fold, ties, constants.operands[made], flags)
         if more.any():
-            leaf = jnp.asarray(changed[fold.leaf])
+            leaf = np.asarray(changed[fold.leaf])
             changed[fold.leaf] = leaf + (fold.sign * more).astype(leaf.dtype)
             folded.append(ties.paths[fold.leaf])
     smaller = Smaller(ties.program, ties.labels, flags)
+    # On the host, where nothing is compiled for each shape.
     cuts = [
-        leaf if number is None else cut(jnp.asarray(leaf), smaller.kept(number))
+        leaf
+        if number is None
+        else jnp.asarray(cut(np.asarray(leaf), smaller.kept(number)))
         for number, leaf in zip(ties.leaves, changed, strict=True)
     ]
     return Removal(dead, smaller, cuts, tuple(folded))

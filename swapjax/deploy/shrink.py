@@ -1,5 +1,6 @@
 """Remove dead channels, hidden units and heads, through all that depends on them."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -67,15 +68,17 @@ def shrink(
         if number is not None
     }
     constants = find_constants(ties.program, known)
-    wanted = function(params, *inputs)
+    wanted = _called(function, ties, params, inputs)
     for folds in (find_folds(ties), {}):
         removal = remove(ties, leaves, constants, folds)
         small = jax.tree.unflatten(treedef, removal.leaves)
         apply, is_rebuilt = function, False
-        error = _error(apply, small, inputs, wanted) if removal.dead else 0.0
+        error = 0.0
+        if removal.dead:
+            error = _error(function, ties, small, inputs, wanted)
         if error > _TOLERANCE:
             apply, is_rebuilt = _rebuilt(ties, removal.smaller), True
-            error = _error(apply, small, inputs, wanted)
+            error = _error(apply, ties, small, inputs, wanted)
         if error <= _TOLERANCE:
             break
     else:
@@ -113,18 +116,38 @@ def _rebuilt(ties: Ties, smaller: Smaller) -> Callable[..., Any]:
     return jax.jit(apply)
 
 
+def _called(
+    function: Callable[..., Any], ties: Ties, params: Params, inputs: tuple
+) -> list[np.ndarray]:
+    """Call a function, compiled as a whole, and list the arrays that it returns."""
+    leaves, treedef = jax.tree.flatten(params)
+    arrays = [n is not None for n in ties.leaves]
+
+    @jax.jit
+    def of_arrays(traced: list[Any], inputs: tuple) -> Any:
+        there = iter(traced)
+        pairs = zip(leaves, arrays, strict=True)
+        whole = [next(there) if is_array else leaf for leaf, is_array in pairs]
+        return function(jax.tree.unflatten(treedef, whole), *inputs)
+
+    results = of_arrays(list(itertools.compress(leaves, arrays)), inputs)
+    return [np.asarray(x) for x in jax.tree.leaves(results)]
+
+
 def _error(
-    function: Callable[..., Any], params: Params, inputs: tuple, wanted: Any
+    function: Callable[..., Any],
+    ties: Ties,
+    params: Params,
+    inputs: tuple,
+    wanted: list[np.ndarray],
 ) -> float:
     """Tell how far outputs are off; infinity where shapes are."""
     try:
-        found = function(params, *inputs)
+        found = _called(function, ties, params, inputs)
     except Exception:  # a module that knows its sizes says so in its own way
         return float("inf")
     worst = 0.0
-    pairs = zip(jax.tree.leaves(wanted), jax.tree.leaves(found), strict=True)
-    for a, b in pairs:
-        a, b = np.asarray(a), np.asarray(b)
+    for a, b in zip(wanted, found, strict=True):
         if a.shape != b.shape:
             return float("inf")
         a, b = a.astype(np.float64), b.astype(np.float64)
