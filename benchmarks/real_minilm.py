@@ -138,8 +138,8 @@ class Corpus:
         return self.embed(minilm.checkpoint(stacked=True).load())
 
 
-def search(vectors: np.ndarray) -> tuple[float, float]:
-    """Return the mean reciprocal rank of the right document, and how often it is first.
+def search(vectors: np.ndarray) -> np.ndarray:
+    """Return the rank of the right document for each query, 1 for the first.
 
     Of documents that are as near as the right one half count as nearer.
     """
@@ -147,7 +147,7 @@ def search(vectors: np.ndarray) -> tuple[float, float]:
     scores = queries @ documents.T
     right = np.diagonal(scores)[:, None]
     ahead = (scores > right).sum(1) + ((scores == right).sum(1) - 1) / 2
-    return float(np.mean(1 / (1 + ahead))), float(np.mean(ahead < 0.5))
+    return 1 + ahead
 
 
 def reads(method: str) -> bool:
@@ -194,12 +194,13 @@ def measure(options: Options, corpus: Corpus, params: Any, run: Run) -> Run:
         status, sparsity = last.status.name, last.sparsity
     seconds = time.perf_counter() - clocks[0], time.process_time() - clocks[1]
     peak, found = read_peak(), corpus.embed(network)
-    mrr, first = search(found)
+    ranks = search(found)
+    keep_ranks(options.out / "ranks.csv", run, ranks)
     cosine = np.sum(found * corpus.dense, -1).mean()
     return dataclasses.replace(
         run,
-        mrr=round(mrr, 5),
-        first=round(first, 5),
+        mrr=round(float(np.mean(1 / ranks)), 5),
+        first=round(float(np.mean(ranks < 1.5)), 5),
         cosine=round(float(cosine), 5),
         sparsity=round(sparsity, 6),
         seconds=round(seconds[0], 1),
@@ -207,6 +208,20 @@ def measure(options: Options, corpus: Corpus, params: Any, run: Run) -> Run:
         peak=peak,
         status=status,
     )
+
+
+def keep_ranks(path: Path, run: Run, ranks: np.ndarray) -> None:
+    """Write ranks beside those of other runs, a line a run."""
+    kept = read_ranks(path) | {str(run): ranks}
+    lines = [f"{k};{' '.join(f'{r:g}' for r in v)}\n" for k, v in kept.items()]
+    files.write_text(path, "".join(lines))
+
+
+def read_ranks(path: Path) -> dict[str, np.ndarray]:
+    """Read the ranks of all runs, by their names."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    pairs = (line.split(";") for line in lines)
+    return {name: np.array(told.split(), float) for name, told in pairs}
 
 
 def forget_peak() -> None:
