@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, cast, get_args
 
+import jax
+import numpy as np
+
 from swapjax.core import trees
 from swapjax.core.types import LossFn, Params
 from swapjax.roles.find import Axes, find_roles
@@ -21,6 +24,7 @@ from swapjax.sparsity.allocation import (
 )
 from swapjax.sparsity.layout import Layout
 from swapjax.sparsity.leaf_rules import Rule, exact_sparsity
+from swapjax.sparsity.output_heads import without_heads
 from swapjax.sparsity.patterns import NM
 from swapjax.sparsity.plan import Plan
 from swapjax.sparsity.plan_units import (
@@ -53,6 +57,7 @@ def plan(
     loss_fn: LossFn | None = None,
     batch: Any = None,
     axes: Axes | None = None,
+    output_heads: bool | None = None,
 ) -> Plan:
     """Decide which leaves are prunable and how many entries each layer keeps.
 
@@ -94,6 +99,9 @@ def plan(
         axes: what each axis of a leaf counts, by regular expression, where neither
             tells it: ``{"mixer/w": ("stack", "input", "output")}``, of the words
             ``"stack"``, ``"expert"``, ``"input"`` and ``"output"``.
+        output_heads: whether layers are pruned whose outputs the loss reads, unless
+            include tells the leaves. By default all are but the head of a language
+            model, which mirrors its table of embeddings; one that overrides name is.
 
     Returns:
         The plan; printing it shows what will happen, and what is left out and why.
@@ -135,6 +143,12 @@ def plan(
     roles = find_roles(params, loss_fn, batch, axes)
     layout = Layout.of(params, include, exclude, roles)
     left_out = _left_out(params, layout, roles)
+    if include is None:
+        layout, heads = without_heads(layout, _tables(params, roles), output_heads,
+                                      overrides or {})  # fmt: skip
+        left_out += heads
+    elif output_heads is not None:
+        raise ValueError("output_heads: include names the leaves; give one of the two")
     units = None
     if isinstance(pattern, UnitPattern):
         if include is None:
@@ -178,6 +192,12 @@ def plan(
         units=units,
         left_out=left_out,
     )
+
+
+def _tables(params: Params, roles: Sequence[Role]) -> dict[str, tuple[int, ...]]:
+    """List the shapes of tables by path."""
+    leaves = zip(trees.paths(params), jax.tree.leaves(params), roles, strict=True)
+    return {path: np.shape(leaf) for path, leaf, role in leaves if role.kind == "table"}
 
 
 def _left_out(
