@@ -9,7 +9,22 @@ from swapjax.pruning.method import Method, Problem, Solution
 from swapjax.sparsity.budget import Budget
 
 
-def owners_of(method: Method) -> tuple:
+def solve(
+    method: Method, problem: Problem, budget: Budget, functions: tuple = ()
+) -> Solution:
+    """Prune, compiled.
+
+    Args:
+        method: how.
+        problem: what.
+        budget: how far.
+        functions: that the rows of the problem depend on.
+    """
+    owners = (*_owners(method), *functions)
+    return _solve((method,), problem, budget, owners=owners)
+
+
+def _owners(method: Method) -> tuple:
     """Tell what compiled code of a method depends on, functions among it."""
     names = tuple(name for name, _ in method.settings)
     values = (getattr(v, "function", v) for _, v in method.settings)
@@ -18,7 +33,7 @@ def owners_of(method: Method) -> tuple:
 
 
 @Compiled
-def solve(method: Method, problem: Problem, budget: Budget) -> Solution:
+def _solve(method: Method, problem: Problem, budget: Budget) -> Solution:
     """Prune; one program serves all stages, and all methods of the same settings."""
     return method(problem, budget)
 

@@ -27,7 +27,7 @@ from swapjax.pruning.judgement import (
 )
 from swapjax.pruning.look import look
 from swapjax.pruning.method import Problem, Solution
-from swapjax.pruning.solve import check_support, owners_of, solve
+from swapjax.pruning.solve import check_support, solve
 from swapjax.pruning.vector import Ended, cut, pack, unpack
 from swapjax.sparsity import masks as masking
 from swapjax.sparsity.plan import Plan
@@ -80,12 +80,12 @@ def advance(
     functions = () if free is None else free.functions
     if judge.rows is not None and judge.rows is not free:
         functions += judge.rows.functions
-    budget, owners = inputs.budgets[number], (*owners_of(method), *functions)
+    budget = inputs.budgets[number]
     # Only what has rows or layers may solve systems.
     solves = rows is not None or seen.layers is not None
     one_thread = one_blas_thread(problem.weights) if solves else nullcontext()
     with lenient(), one_thread:
-        solution = solve((method,), problem, budget, owners=owners)
+        solution = solve(method, problem, budget, functions)
         jax.block_until_ready(solution)
         check_support(method, solution, budget)
 

@@ -733,7 +733,6 @@ def test_a_trained_network_that_is_damaged_is_refused(damage, tmp_path, capsys):
         (["shrink"], "shrink"),
         (["prune"], "--out"),
         (["prune", "--out", "new", "--method", "best"], "linear-regression"),
-        (["prune", "--out", "new", "--model", "vgg"], "mlpnet"),
         (["prune", "--out", "new", "--sparsity", "much"], "--sparsity"),
         (["prune", "--out", "new", "--stages", "1.5"], "--stages"),
         (["prune", "--out", "new", "--sparsness", "0.5"], "--sparsness"),

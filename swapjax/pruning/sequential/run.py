@@ -31,7 +31,7 @@ from swapjax.pruning.sequential.carried import Carried
 from swapjax.pruning.sequential.outcome import InFile, InMemory, Part
 from swapjax.pruning.sequential.progress import Progress
 from swapjax.pruning.sequential.share import Share, share_out
-from swapjax.pruning.solve import check_support, owners_of, solve
+from swapjax.pruning.solve import check_support, solve
 from swapjax.sparsity.plan import Plan
 from swapjax.sparsity.planned import planned
 from swapjax.sparsity.segments import count_layers
@@ -228,7 +228,7 @@ class _Run:
         budget = share.plan.budget
         one_thread = one_blas_thread(weights) if layers else nullcontext()
         with lenient(), one_thread:
-            solution = solve((method,), problem, budget, owners=owners_of(method))
+            solution = solve(method, problem, budget)
             jax.block_until_ready(solution)
             check_support(method, solution, budget)
         weights = trees.cast_like(solution.weights, weights)
