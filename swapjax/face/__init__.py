@@ -45,6 +45,8 @@ from swapjax.sparsity.masks import apply_masks, churn, density, intersect
 # What makes a pruned network smaller, and what it is worth where it runs.
 from swapjax.deploy.shrink import shrink
 from swapjax.deploy.shrunk import Shrunk
+from swapjax.deploy.tied import tie_masks
+from swapjax.roles.ties import Ties, find_ties
 from swapjax.deploy.reporting import Report, report
 
 # A method or a rule of one's own.
@@ -89,6 +91,7 @@ __all__ = [
     "Solution",
     "Stage",
     "Status",
+    "Ties",
     "admm",
     "apply_masks",
     "by_score",
@@ -100,6 +103,7 @@ __all__ = [
     "density",
     "elsa",
     "exponential",
+    "find_ties",
     "geometric",
     "gsm",
     "intersect",
@@ -119,6 +123,7 @@ __all__ = [
     "sharpness_aware",
     "shrink",
     "sparse",
+    "tie_masks",
     "until_mask_step",
 ]
 __all__ += _methods.__all__

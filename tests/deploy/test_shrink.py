@@ -184,3 +184,51 @@ def test_of_each_axis_one_place_stays():
         lambda p, x: jnp.tanh(x @ p["a"]) @ p["b"], params, None, jnp.ones((1, 3))
     )
     assert shapes(small.params) == {"a": (3, 1), "b": (1, 2)}
+
+
+def gated(p, x):
+    """A residual stream that a gated layer reads and writes."""
+    y = x @ p["in"] + p["bias"]
+    z = jax.nn.silu(y @ p["gate"]) * (y @ p["up"])
+    return (y + z @ p["down"]) @ p["out"]
+
+
+GATED = {
+    "bias": (6,), "down": (8, 6), "gate": (6, 8), "in": (3, 6), "out": (6, 2),
+    "up": (6, 8),
+}  # fmt: skip
+
+
+def test_channels_that_are_tied_are_pruned_as_one_and_go():
+    params, x = draw(GATED), draw((2, 3))
+    ties = swapjax.find_ties(gated, params, x)
+    plan = swapjax.plan(
+        params, 0.5, pattern=swapjax.Channel(groups=ties), allocation="uniform",
+        loss_fn=lambda p, x: jnp.mean(gated(p, x)), batch=x, exclude=["out"],
+    )  # fmt: skip
+    masks = swapjax.magnitude_masks(params, plan=plan)
+    kept = {name: np.asarray(mask).any(axis=0) for name, mask in masks.items()}
+    np.testing.assert_array_equal(kept["gate"], kept["up"])
+    np.testing.assert_array_equal(kept["in"], kept["down"])
+    # By the mean of all that a channel has in the plan.
+    entries = {name: np.abs(params[name]) for name in GATED}
+    hidden = entries["gate"].sum(0) + entries["up"].sum(0) + entries["down"].sum(1)
+    np.testing.assert_array_equal(kept["gate"], hidden >= np.sort(hidden)[4])
+    stream = entries["in"].sum(0) + entries["down"].sum(0)
+    stream += entries["gate"].sum(1) + entries["up"].sum(1)
+    np.testing.assert_array_equal(kept["in"], stream >= np.sort(stream)[3])
+    tied = swapjax.tie_masks(ties, masks)
+    np.testing.assert_array_equal(tied["bias"], kept["in"])
+    small = swapjax.shrink(gated, params, tied, x)
+    assert shapes(small.params) == {
+        "bias": (3,), "down": (4, 3), "gate": (3, 4), "in": (3, 3), "out": (3, 2),
+        "up": (3, 4),
+    }  # fmt: skip
+    assert set(str(small).splitlines()) == {
+        "gate: 4 of 8 units left", "in: 3 of 6 units left"
+    }  # fmt: skip
+
+
+def test_channels_of_what_is_no_ties_are_refused():
+    with pytest.raises(ValueError, match="groups must be what swapjax.find_ties"):
+        swapjax.Channel(groups=3)

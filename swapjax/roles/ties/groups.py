@@ -17,12 +17,19 @@ class Member:
         leaf: its number, in the order of ``jax.tree.leaves``.
         axis: of the leaf.
         positions: int [units, places], which places along the axis each unit has.
+        makes: whether products of the leaf make the units, as outputs; others read
+            them, as inputs, or meet them entry by entry.
     """
 
     path: str
     leaf: int
     axis: int
     positions: np.ndarray
+    makes: bool
+
+    def is_whole(self, side: int) -> bool:
+        """Tell whether the units are all places along an axis of this size."""
+        return np.array_equal(self.positions[:, 0], np.arange(side))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,11 +89,11 @@ def find_groups(
                 leaf,
                 axis,
                 np.stack([places[unit][leaf, axis] for unit in own_units]),
+                (leaf, axis) in made,
             )
             for leaf, axis, _ in key
         )
-        makers = [m for m in members if (m.leaf, m.axis) in made]
-        first = (makers or members)[0]
+        first = next((m for m in members if m.makes), members[0])
         groups.append(Group(first.path, np.asarray(own_units), members))
         axes_of.append(first.axis)
     names = [group.name for group in groups]

@@ -44,6 +44,7 @@ class Ties:
         labels: the unit of each place along each axis of each value.
         sites: where sums run over units.
         result: the tree of what the function returns.
+        tree: that of params.
     """
 
     paths: tuple[str, ...]
@@ -53,6 +54,7 @@ class Ties:
     labels: dict[int, Axes]
     sites: tuple[Site, ...]
     result: Any
+    tree: Any
     _state: State
 
     def axes(self, leaf: int) -> Axes:
