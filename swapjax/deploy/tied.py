@@ -62,14 +62,15 @@ def score_units(ties: Ties, scores: Params) -> tuple[np.ndarray, ...]:
         For each of ``ties.groups`` float [units]. An entry where two units meet, as a
         weight from one channel to another, counts for both.
     """
-    leaves = [np.asarray(x, np.float64) for x in jax.tree.leaves(scores)]
+    leaves = list(map(np.asarray, jax.tree.leaves(scores)))
     found = []
     for group in ties.groups:
         total = np.zeros(len(group))
         for member in group.members:
             array = leaves[member.leaf]
             others = tuple(i for i in range(array.ndim) if i != member.axis)
-            total += array.sum(axis=others)[member.positions].sum(axis=1)
+            own = np.asarray(array.sum(axis=others, dtype=np.float64))
+            total += own[member.positions].sum(axis=1)
         found.append(total)
     return tuple(found)
 
