@@ -132,6 +132,7 @@ class Transformer(nn.Module):
 
 def network_of(name: str) -> tuple[Callable[..., Any], Any, jax.Array]:
     """Make a network, its weights and inputs for it."""
+    apply: Callable[..., Any]
     if name in IMAGES:
         side, count = IMAGES[name]
         shape = (side, side, 1 if name.startswith("lenet") else 3)
@@ -142,7 +143,10 @@ def network_of(name: str) -> tuple[Callable[..., Any], Any, jax.Array]:
         network = Transformer("scanned" in name)
         x = jax.random.randint(jax.random.key(1), (8, 64), 0, 1000)
         params = network.init(jax.random.key(0), x)["params"]
-        apply = lambda params, x: network.apply({"params": params}, x)  # noqa: E731
+
+        def apply(params: Any, x: jax.Array) -> Any:
+            return network.apply({"params": params}, x)
+
     generator = np.random.default_rng(0)
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
     noisy = [
@@ -190,10 +194,10 @@ def measure(run: Run, rounds: int) -> Run:
     outputs = [np.asarray(call(p, x)) for call, p in pairs]
     times: list[list[float]] = [[], []]
     for _ in range(rounds):
-        for (call, p), own in zip(pairs, times, strict=True):
+        for (call, p), clock in zip(pairs, times, strict=True):
             began = time.process_time()
             jax.block_until_ready(call(p, x))
-            own.append(time.process_time() - began)
+            clock.append(time.process_time() - began)
     return dataclasses.replace(
         run,
         groups=len(ties.groups),

@@ -26,11 +26,15 @@ class Constants:
         live: of each operand of a sum, by the number of what the step makes and the
             position of the operand, where it may not be zero, in any step of a loop;
             bool, and size one along axes where it is the same.
+        each: the same for every step of a loop, in the order of its slices; nothing of
+            loops within loops.
         operands: what is known of those, the last time.
     """
 
     def __init__(self) -> None:
         self.live: Live = {}
+        self.each: dict[tuple[int, int], dict[int, np.ndarray]] = {}
+        self._slice: list[int] = []
         self.operands: dict[int, list[Known]] = {}
 
     def walk(self, program: Steps, inputs: Sequence[Known]) -> list[Known]:
@@ -74,6 +78,8 @@ class Constants:
             live = ~operand.zero
             key = step.makes[0], which
             self.live[key] = self.live[key] | live if key in self.live else live
+            if len(self._slice) == 1:
+                self.each.setdefault(key, {})[self._slice[0]] = live
 
     def _scan(self, step: Step, operands: list[Known]) -> Sequence[Known]:
         """Go through all steps of a loop."""
@@ -86,7 +92,9 @@ class Constants:
         made: list[list[Known]] = []
         for i in reversed(order) if step.equation.params["reverse"] else order:
             slices = [_taken(x, i) for x in stacked]
+            self._slice.append(i)
             results = self.walk(body, [*fixed, *carry, *slices])
+            self._slice.pop()
             carry = results[:carries]
             made.append(results[carries:])
         stacks = []

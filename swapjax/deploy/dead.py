@@ -1,6 +1,7 @@
 """Which units are dead: whatever they do, nothing comes of it."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -33,13 +34,27 @@ def dead_units(ties: Ties, live: Live) -> set[int]:
     candidates &= summed
     dead: set[int] = set()
     while True:
-        used: set[int] = set()
-        for sites in steps.values():
-            used |= _used(sites, ties, live, dead)
-        found = candidates - used
+        found = candidates - used_units(steps.values(), ties, live, dead)
         if found == dead:
             return _some_left(ties, dead)
         dead = found
+
+
+def used_units(
+    steps: Iterable[list[Site]], ties: Ties, live: Live, dead: set[int]
+) -> set[int]:
+    """List the units that any of some steps reads in earnest.
+
+    Args:
+        steps: the sums of each.
+        ties: of the function.
+        live: which terms may not be zero.
+        dead: units that do not count.
+    """
+    used: set[int] = set()
+    for sites in steps:
+        used |= _used(sites, ties, live, dead)
+    return used
 
 
 def _used(sites: list[Site], ties: Ties, live: Live, dead: set[int]) -> set[int]:
