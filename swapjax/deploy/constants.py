@@ -116,8 +116,13 @@ class Constants:
             for other in found[1:]:
                 results = [joined(a, b) for a, b in zip(results, other, strict=True)]
             return results
-        for inner in step.inner:
-            self.walk(inner, [nothing(inner.shapes[n]) for n in inner.inputs])
+        first = step.equation.params["cond_nconsts"]
+        second = first + step.equation.params["body_nconsts"]
+        carry = [nothing(x.shape) for x in operands[second:]]
+        for inner, fixed in zip(
+            step.inner, (operands[:first], operands[first:second]), strict=True
+        ):
+            self.walk(inner, [*fixed, *carry])
         return [nothing(shape) for shape in shapes]
 
 
@@ -132,7 +137,7 @@ def find_constants(program: Steps, known: Mapping[int, Any]) -> Constants:
     constants.walk(
         program,
         [
-            constant(known[number])
+            _of_array(known[number], program.shapes[number])
             if number in known
             else nothing(program.shapes[number])
             for number in program.inputs

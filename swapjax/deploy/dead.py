@@ -67,12 +67,11 @@ def _used(sites: list[Site], ties: Ties, live: Live, dead: set[int]) -> set[int]
         where = live[site.step.makes[0], site.which]
         terms.append([_places(where, axes, axis, gone) for axis in site.axes])
     used: set[int] = set()
-    for k, axis in enumerate(sites[0].axes):
-        labels = ties.labels[sites[0].step.reads[sites[0].which]][axis]
-        both = np.ones(len(labels), bool)
-        for term in terms:
-            both = both & term[k]
-        used.update(map(int, np.unique(labels[both])))
+    for k in range(len(sites[0].axes)):
+        both = np.logical_and.reduce([term[k] for term in terms])
+        for site in sites:
+            labels = ties.labels[site.step.reads[site.which]][site.axes[k]]
+            used.update(np.unique(labels[both]).tolist())
     return used
 
 

@@ -63,8 +63,10 @@ def remove(
     """
     live = dict(constants.live)
     for made, fold in folds.items():
-        for which, operand in enumerate(constants.operands[made]):
-            live[made, which] = ~constant_terms(fold.step, which, operand)
+        operands = constants.operands[made]
+        for which, operand in enumerate(operands):
+            if operands[1 - which].is_whole:  # weights, not other data
+                live[made, which] = ~constant_terms(fold.step, which, operand)
     dead = dead_units(ties, live)
     layers = tuple(choose(ties, constants, dead))
     dead = dead.union(*(choice.gone for choice in layers))
@@ -86,7 +88,7 @@ def remove(
         changed[number] = np.take_along_axis(array, places.reshape(sides), axis)
     cuts = [
         leaf
-        if value is None
+        if value is None or smaller.shape(value) == np.shape(leaf)
         else jnp.asarray(cut(np.asarray(leaf), smaller.kept(value)))
         for value, leaf in zip(ties.leaves, changed, strict=True)
     ]

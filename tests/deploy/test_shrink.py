@@ -256,3 +256,22 @@ def test_channels_that_are_tied_are_pruned_as_one_and_go():
 def test_channels_of_what_is_no_ties_are_refused():
     with pytest.raises(ValueError, match="groups must be what"):
         swapjax.Channel(groups=3)
+
+
+def test_experts_go_and_their_router_stays():
+    def apply(p, x):
+        gates = jax.nn.softmax(x @ p["router"])
+        y = jax.nn.relu(jnp.einsum("td,edf->tef", x, p["up"]) + p["bias"])
+        return jnp.einsum("te,tef,efd->td", gates, y, p["down"])
+
+    params, x = (
+        draw({"bias": (4, 6), "down": (4, 6, 3), "router": (3, 4), "up": (4, 3, 6)}),
+        draw((5, 3)),
+    )
+    params["up"][1:3] = params["bias"][1:3] = params["down"][2] = 0
+    small = swapjax.shrink(apply, params, None, x)
+    assert shapes(small.params) == {
+        "bias": (2, 6), "down": (2, 6, 3), "router": (3, 4), "up": (2, 3, 6),
+    }  # fmt: skip
+    assert small.is_rebuilt
+    assert small.error < 1e-5
