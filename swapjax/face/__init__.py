@@ -49,6 +49,8 @@ from swapjax.sparsity.masks import apply_masks, churn, density, intersect
 # What makes a pruned network smaller, and what it is worth where it runs.
 from swapjax.deploy.shrink import shrink
 from swapjax.deploy.shrunk import Shrunk
+from swapjax.deploy.tied import tie_masks
+from swapjax.roles.ties import Ties, find_ties
 from swapjax.deploy.reporting import Report, report
 
 # A method or a rule of one's own.
@@ -95,6 +97,7 @@ __all__ = [
     "Solution",
     "Stage",
     "Status",
+    "Ties",
     "admm",
     "apply_masks",
     "by_score",
@@ -106,6 +109,7 @@ __all__ = [
     "density",
     "elsa",
     "exponential",
+    "find_ties",
     "geometric",
     "gsm",
     "intersect",
@@ -127,6 +131,7 @@ __all__ = [
     "sharpness_aware",
     "shrink",
     "sparse",
+    "tie_masks",
     "until_mask_step",
 ]
 __all__ += _methods.__all__
