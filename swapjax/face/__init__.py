@@ -9,6 +9,7 @@ from swapjax.pruning.prune import prune
 from swapjax.pruning.history import Pruned, Stage
 from swapjax.core.types import Status
 from swapjax.sparsity.magnitude import magnitude_masks
+from swapjax.sparsity.whole_units import unit_masks
 from swapjax.pruning import methods as _methods
 from swapjax.pruning.methods import *
 
@@ -119,6 +120,7 @@ __all__ = [
     "sharpness_aware",
     "shrink",
     "sparse",
+    "unit_masks",
     "until_mask_step",
 ]
 __all__ += _methods.__all__
