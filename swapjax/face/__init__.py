@@ -46,6 +46,8 @@ from swapjax.sparsity.masks import apply_masks, churn, density, intersect
 # What makes a pruned network smaller, and what it is worth where it runs.
 from swapjax.deploy.shrink import shrink
 from swapjax.deploy.shrunk import Shrunk
+from swapjax.deploy.tied import tie_masks
+from swapjax.roles.ties import Ties, find_ties
 from swapjax.deploy.reporting import Report, report
 
 # A method or a rule of one's own.
@@ -90,6 +92,7 @@ __all__ = [
     "Solution",
     "Stage",
     "Status",
+    "Ties",
     "admm",
     "apply_masks",
     "by_score",
@@ -101,6 +104,7 @@ __all__ = [
     "density",
     "elsa",
     "exponential",
+    "find_ties",
     "geometric",
     "gsm",
     "intersect",
@@ -120,6 +124,7 @@ __all__ = [
     "sharpness_aware",
     "shrink",
     "sparse",
+    "tie_masks",
     "unit_masks",
     "until_mask_step",
 ]

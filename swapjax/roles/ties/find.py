@@ -99,6 +99,7 @@ def find_ties(function: Callable[..., Any], params: Params, *inputs: Any) -> Tie
         labels=_roots(state),
         sites=tuple(state.sites),
         result=jax.tree.structure(result),
+        tree=treedef,
         _state=state,
     )
 

@@ -44,6 +44,7 @@ class Ties:
         labels: the unit of each place along each axis of each value.
         sites: where sums run over units.
         result: the tree of what the function returns.
+        tree: that of params.
     """
 
     paths: tuple[str, ...]
@@ -53,6 +54,7 @@ class Ties:
     labels: dict[int, Axes]
     sites: tuple[Site, ...]
     result: Any
+    tree: Any
     _state: State
 
     def axes(self, leaf: int) -> Axes:
@@ -66,6 +68,12 @@ class Ties:
         if number is None:
             return ("is no array",)
         return self._state.union.reasons(self._state.labels[number][axis])
+
+    @functools.cached_property
+    def highest(self) -> int:
+        """The largest number of a unit."""
+        arrays = [x for axes in self.labels.values() for x in axes]
+        return max((int(x.max(initial=0)) for x in arrays), default=0)
 
     @functools.cached_property
     def groups(self) -> tuple[Group, ...]:
