@@ -6,8 +6,12 @@
 # Prune a trained network, or one that is yet to be trained: a driver, and its methods.
 from swapjax.pruning.by_score import by_score
 from swapjax.pruning.prune import prune
+from swapjax.pruning.sequential.progress import Progress
 from swapjax.pruning.history import Pruned, Stage
 from swapjax.core.types import Status
+from swapjax.pruning.scan import sensitivity
+from swapjax.pruning.sensitivities import Sensitivity
+from swapjax.pruning.outliers import owl
 from swapjax.sparsity.magnitude import magnitude_masks
 from swapjax.sparsity.whole_units import unit_masks
 from swapjax.pruning import methods as _methods
@@ -85,9 +89,11 @@ __all__ = [
     "Method",
     "Plan",
     "Problem",
+    "Progress",
     "Pruned",
     "Report",
     "Rule",
+    "Sensitivity",
     "Shrunk",
     "Solution",
     "Stage",
@@ -113,6 +119,7 @@ __all__ = [
     "magnitude_masks",
     "masks_of",
     "one_shot",
+    "owl",
     "own_labels",
     "per_example_gradients",
     "plan",
@@ -121,6 +128,7 @@ __all__ = [
     "recalibrate_batchnorm",
     "report",
     "select",
+    "sensitivity",
     "sharpness_aware",
     "shrink",
     "sparse",
