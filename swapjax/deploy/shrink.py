@@ -14,7 +14,7 @@ from swapjax.deploy.folds import find_folds
 from swapjax.deploy.rebuild import Smaller
 from swapjax.deploy.removal import remove
 from swapjax.deploy.shrunk import Shrunk
-from swapjax.deploy.stayed import why_stayed
+from swapjax.deploy.stayed import uneven, why_stayed
 from swapjax.roles.ties import Ties, find_ties
 from swapjax.sparsity.masks import apply_masks
 
@@ -98,7 +98,8 @@ def shrink(
         removed={name: count for name, count in counts.items() if count},
         units={group.name: len(group) for group in ties.groups},
         folded=removal.folded,
-        stayed=why_stayed(ties, leaves, constants, removal.dead),
+        stayed=why_stayed(ties, leaves, constants, removal.dead)
+        | uneven(removal.layers),
         error=error,
     )
 

@@ -1,7 +1,6 @@
 """Masks and scores of whole units: of all that lives or dies together."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +46,12 @@ def tie_masks(ties: Ties, masks: Masks) -> Masks:
         for mask, shape in zip(jax.tree.leaves(given), ties.shapes, strict=True)
     ]
     for group in ties.groups:
-        _clear(group, _gone(group, leaves), leaves)
+        for layer in range(group.layers):
+            own = dict(enumerate(leaves))
+            if group.layers > 1:  # each layer may have lost other units
+                members = {m.leaf for m in group.members}
+                own = {leaf: leaves[leaf][layer : layer + 1] for leaf in members}
+            _clear(group, _gone(group, own), own)
     return jax.tree.unflatten(treedef, list(map(jnp.asarray, leaves)))
 
 
@@ -62,14 +66,15 @@ def score_units(ties: Ties, scores: Params) -> tuple[np.ndarray, ...]:
         For each of ``ties.groups`` float [units]. An entry where two units meet, as a
         weight from one channel to another, counts for both.
     """
-    leaves = [np.asarray(x, np.float64) for x in jax.tree.leaves(scores)]
+    leaves = list(map(np.asarray, jax.tree.leaves(scores)))
     found = []
     for group in ties.groups:
         total = np.zeros(len(group))
         for member in group.members:
             array = leaves[member.leaf]
             others = tuple(i for i in range(array.ndim) if i != member.axis)
-            total += array.sum(axis=others)[member.positions].sum(axis=1)
+            own = np.asarray(array.sum(axis=others, dtype=np.float64))
+            total += own[member.positions].sum(axis=1)
         found.append(total)
     return tuple(found)
 
@@ -86,17 +91,17 @@ def masks_without(ties: Ties, removed: Sequence[np.ndarray]) -> Masks:
     """
     leaves = [np.ones(shape, bool) for shape in ties.shapes]
     for group, gone in zip(ties.groups, removed, strict=True):
-        _clear(group, gone, leaves)
+        _clear(group, gone, dict(enumerate(leaves)))
     return jax.tree.unflatten(ties.tree, list(map(jnp.asarray, leaves)))
 
 
-def _gone(group: Group, leaves: list[np.ndarray]) -> np.ndarray:
+def _gone(group: Group, leaves: Mapping[int, np.ndarray]) -> np.ndarray:
     """Mark units without any weight that makes them, or without any that reads them."""
     made, read = np.zeros(len(group), bool), np.zeros(len(group), bool)
     makes = reads = False
     for member in group.members:
         mask = leaves[member.leaf]
-        if mask.ndim < 2:
+        if mask.ndim - (group.layers > 1) < 2:
             continue
         others = tuple(i for i in range(mask.ndim) if i != member.axis)
         own = np.any(np.asarray(np.any(mask, axis=others))[member.positions], axis=1)
@@ -107,7 +112,7 @@ def _gone(group: Group, leaves: list[np.ndarray]) -> np.ndarray:
     return (~made & makes) | (~read & reads)
 
 
-def _clear(group: Group, gone: np.ndarray, leaves: list[Any]) -> None:
+def _clear(group: Group, gone: np.ndarray, leaves: Mapping[int, np.ndarray]) -> None:
     """Take units out of masks."""
     for member in group.members:
         moved = np.moveaxis(leaves[member.leaf], member.axis, 0)
