@@ -13,6 +13,7 @@ from swapjax.pruning.scan import sensitivity
 from swapjax.pruning.sensitivities import Sensitivity
 from swapjax.pruning.outliers import owl
 from swapjax.sparsity.magnitude import magnitude_masks
+from swapjax.sparsity.whole_units import unit_masks
 from swapjax.pruning import methods as _methods
 from swapjax.pruning.methods import *
 
@@ -132,6 +133,7 @@ __all__ = [
     "shrink",
     "sparse",
     "tie_masks",
+    "unit_masks",
     "until_mask_step",
 ]
 __all__ += _methods.__all__
