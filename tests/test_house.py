@@ -9,7 +9,8 @@ import pytest
 HOUSE = Path(__file__).parents[1] / "swapjax"
 FLOORS = (
     {"core"}, {"roles"}, {"sparsity", "loops"}, {"corruptions", "gradients", "io"},
-    {"activations"}, {"pruning", "robust", "training", "backward", "search"},
+    {"activations"},
+    {"pruning", "robust", "training", "backward", "search", "deploy"},
     {"experiments"}, {"cli"}, {"face"},
 )  # fmt: skip
 INSIDE = ("method", "solvers", "methods", "prune")  # of pruning, from below

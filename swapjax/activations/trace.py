@@ -8,7 +8,7 @@ equation, and every prunable leaf is followed to the products it enters (see `wa
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -59,10 +59,13 @@ def _can_follow(
 
     def look(params: Params, batch: Any) -> tuple[Layer, ...]:
         batches = jax.tree.map(lambda x: x[None], batch)
-        several = _branches(loss_fn, params, batches, paths)
-        products = _find(loss_fn, params, batches, paths, one_by_one=several)
+        several = has_branches(loss_fn, params, batches, paths)
+        size = jax.tree.leaves(batch)[0].shape[0]
+        products = find_products(
+            loss_fn, params, batches, paths, one_by_one=several, batch=size
+        )
         moments = [product.flat_moment() for product in products]
-        return _layers(params, paths, products, moments)
+        return join_layers(params, paths, products, moments)
 
     try:
         jax.eval_shape(look, params, batch)
@@ -136,13 +139,15 @@ def _measure(
     size = n // count
     left = n - count * size
 
-    several = _branches(loss_fn, params, batches, paths)
+    several = has_branches(loss_fn, params, batches, paths)
 
     def measure(start: jax.Array | int, size: int) -> list[Product]:
         data = jax.tree.map(
             lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), batches
         )
-        return _find(loss_fn, params, data, paths, one_by_one=several)
+        return find_products(
+            loss_fn, params, data, paths, one_by_one=several, batch=batch
+        )
 
     def add(total: list, start: jax.Array | int, size: int) -> list:
         found = measure(start, size)
@@ -160,10 +165,10 @@ def _measure(
 
     total = canonical_convolutions(over_all)(total)
     means = [t / (n * batch) for t in total]
-    return _layers(params, paths, products, means)
+    return join_layers(params, paths, products, means)
 
 
-def _layers(
+def join_layers(
     params: Params,
     paths: tuple[str, ...],
     products: Sequence[Product],
@@ -202,8 +207,11 @@ def _prunable(params: Params, paths: tuple[str, ...]) -> list[tuple[int, Any]]:
     return [(i, leaves[i]) for i in places]
 
 
-def _branches(
-    loss_fn: LossFn, params: Params, batches: Any, paths: tuple[str, ...]
+def has_branches(
+    loss_fn: Callable[[Any, Any], Any],
+    params: Params,
+    batches: Any,
+    paths: tuple[str, ...],
 ) -> bool:
     """Tell whether data decide on branches with leaves, or how often they are used.
 
@@ -222,22 +230,24 @@ def _branches(
     return bool(found)
 
 
-def _find(
-    loss_fn: LossFn,
+def find_products(
+    loss_fn: Callable[[Any, Any], Any],
     params: Params,
     data: Any,
     paths: tuple[str, ...],
     *,
     one_by_one: bool,
+    batch: int,
 ) -> list[Product]:
-    """Find the products in a few batches [k, b, ...]; moments are summed, not averaged.
+    """Find the products in a few batches [k, ...]; moments are summed, not averaged.
 
     Args:
-        loss_fn: of params and a batch.
+        loss_fn: of params and a batch; it may return any arrays.
         params: the network.
         data: the batches.
         paths: the prunable leaves.
         one_by_one: whether batches are evaluated one after the other.
+        batch: how many examples there are in each.
     """
     every, treedef = jax.tree.flatten(params)
     places = [i for i, _ in _prunable(params, paths)]
@@ -256,8 +266,8 @@ def _find(
         program = jax.make_jaxpr(losses)(leaves, data)
     inputs = [Value(x, view=views.of_leaf(i, x.shape)) for i, x in enumerate(leaves)]
     inputs += [Value(x, data=True) for x in jax.tree.leaves(data)]
-    k, b = jax.tree.leaves(data)[0].shape[:2]
-    frame = Frame(paths, b if one_by_one else k * b)
+    count = jax.tree.leaves(data)[0].shape[0]
+    frame = Frame(paths, batch if one_by_one else count * batch)
     for value in walk(program.jaxpr, program.consts, inputs, frame):
         constants.settle(value, frame)
     return [

@@ -72,7 +72,9 @@ def digest(tree: Any) -> str:
     for path, leaf in zip(trees.paths(tree), jax.tree.leaves(tree), strict=True):
         array = np.ascontiguousarray(keys.bits(leaf))
         result.update(f"{path} {array.dtype} {array.shape}".encode())
-        result.update(array.tobytes())
+        result.update(
+            array.reshape(-1).view(np.uint8).data
+        )  # no copy: files may be large
     return result.hexdigest()[:16]
 
 

@@ -19,7 +19,20 @@ def describe(program: core.ClosedJaxpr) -> str:
     return identity.short_hash("\n".join(_lines(program)))
 
 
-def _lines(program: Any) -> Iterator[str]:
+def structure(equation: core.JaxprEqn) -> str:
+    """Tell an equation by what it does, whatever it does it with.
+
+    Equations of the same text do the same. Functions that JAX holds beside programs,
+    as rules for derivatives, are not looked at; others count as themselves, so that
+    the text is for one process, while the equation lives.
+    """
+    operands = " ".join(str(atom.aval) for atom in equation.invars)
+    results = " ".join(str(variable.aval) for variable in equation.outvars)
+    settings = _settings(equation, exact=True)
+    return "\n".join((equation.primitive.name, operands, results, *settings))
+
+
+def _lines(program: Any, exact: bool = False) -> Iterator[str]:
     """Write a program out, closed or not, one operation a line."""
     jaxpr = getattr(program, "jaxpr", program)
     names: dict[Any, str] = {}
@@ -35,24 +48,49 @@ def _lines(program: Any) -> Iterator[str]:
     for equation in jaxpr.eqns:
         yield equation.primitive.name
         yield " ".join(map(name, (*equation.invars, *equation.outvars)))
-        for setting, value in sorted(equation.params.items()):
-            yield f"{setting}={_setting(value)}"
+        yield from _settings(equation, exact)
     yield " ".join(map(name, jaxpr.outvars))
 
 
-def _setting(value: Any) -> str:
-    """Tell a setting of an operation; of what only JAX knows, the type."""
+def _settings(equation: core.JaxprEqn, exact: bool) -> Iterator[str]:
+    """Write the settings of an equation out, one a line.
+
+    Args:
+        equation: of a jaxpr.
+        exact: whether to tell apart what only JAX knows, but beside a program, where it
+            is made anew at each call.
+    """
+    kinds = core.ClosedJaxpr | core.Jaxpr
+    own = exact and not any(isinstance(v, kinds) for v in equation.params.values())
+    for setting, value in sorted(equation.params.items()):
+        yield f"{setting}={_setting(value, exact, own)}"
+
+
+def _setting(value: Any, exact: bool, own: bool) -> str:
+    """Tell a setting of an operation; of what only JAX knows, the type.
+
+    Args:
+        value: of the setting.
+        exact: whether to tell such things apart in programs.
+        own: whether to tell them apart here.
+    """
     if isinstance(value, core.ClosedJaxpr | core.Jaxpr):
-        return f"[{' '.join(_lines(value))}]"
+        return f"[{' '.join(_lines(value, exact))}]"
     if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{k}: {_setting(v)}' for k, v in value.items())}}}"
+        parts = (f"{k}: {_setting(v, exact, own)}" for k, v in value.items())
+        return f"{{{', '.join(parts)}}}"
     if isinstance(value, list | tuple):
-        return f"({', '.join(map(_setting, value))})"
+        return f"({', '.join(_setting(v, exact, own) for v in value)})"
     plain = (bool, int, float, complex, str, bytes, type(None))
     arrays = (np.ndarray, np.generic, np.dtype)
     if isinstance(value, (*plain, *arrays)):
         return identity.describe(value)
-    return getattr(value, "name", type(value).__name__)
+    name: str = getattr(value, "name", type(value).__name__)
+    if not own:
+        return name
+    kind: Any = type(value).__eq__
+    told = id(value) if kind is object.__eq__ else repr(value)
+    return f"{name} {told}"
 
 
 def bind(

@@ -6,8 +6,12 @@
 # Prune a trained network, or one that is yet to be trained: a driver, and its methods.
 from swapjax.pruning.by_score import by_score
 from swapjax.pruning.prune import prune
+from swapjax.pruning.sequential.progress import Progress
 from swapjax.pruning.history import Pruned, Stage
 from swapjax.core.types import Status
+from swapjax.pruning.scan import sensitivity
+from swapjax.pruning.sensitivities import Sensitivity
+from swapjax.pruning.outliers import owl
 from swapjax.sparsity.magnitude import magnitude_masks
 from swapjax.pruning import methods as _methods
 from swapjax.pruning.methods import *
@@ -41,6 +45,11 @@ from swapjax.sparsity.schedules import (
 
 # What to do with masks.
 from swapjax.sparsity.masks import apply_masks, churn, density, intersect
+
+# What makes a pruned network smaller, and what it is worth where it runs.
+from swapjax.deploy.shrink import shrink
+from swapjax.deploy.shrunk import Shrunk
+from swapjax.deploy.reporting import Report, report
 
 # A method or a rule of one's own.
 from swapjax.pruning.method import Method, Problem, Solution
@@ -77,8 +86,12 @@ __all__ = [
     "Method",
     "Plan",
     "Problem",
+    "Progress",
     "Pruned",
+    "Report",
     "Rule",
+    "Sensitivity",
+    "Shrunk",
     "Solution",
     "Stage",
     "Status",
@@ -101,14 +114,18 @@ __all__ = [
     "magnitude_masks",
     "masks_of",
     "one_shot",
+    "owl",
     "own_labels",
     "per_example_gradients",
     "plan",
     "prune",
     "pruning_plasticity",
     "recalibrate_batchnorm",
+    "report",
     "select",
+    "sensitivity",
     "sharpness_aware",
+    "shrink",
     "sparse",
     "until_mask_step",
 ]

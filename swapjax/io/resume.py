@@ -109,14 +109,50 @@ def save(path: str | Path, state: State, run: dict[str, str], kind: str) -> None
         kind: what the run is one of, as in ``"stages"``.
     """
     metadata = {name: json.dumps(note) for name, note in state.notes.items()}
-    metadata |= {"run": json.dumps(run), "kind": kind, "format": _FORMAT}
-    metadata |= {"made": json.dumps(_versions())}
+    metadata |= told(run, kind)
     arrays: dict[str, Any] = {}
     for name, leaf in _named(state.trees):
         if name in arrays:
             raise ValueError(f"checkpoint: two leaves have the path {_shown(name)}")
         arrays[name] = keys.bits(leaf)
     tensors.write(path, arrays, metadata)
+
+
+def told(run: dict[str, str], kind: str, form: str = _FORMAT) -> dict[str, str]:
+    """Tell in metadata which run a file belongs to, and what wrote it.
+
+    Args:
+        run: from `fingerprint`.
+        kind: what the run is one of.
+        form: the format of the file.
+    """
+    made = json.dumps(_versions())
+    return {"run": json.dumps(run), "kind": kind, "format": form, "made": made}
+
+
+def require_run(
+    path: str | Path,
+    metadata: Mapping[str, str],
+    run: dict[str, str],
+    kind: str,
+    form: str = _FORMAT,
+) -> None:
+    """Raise unless the metadata of a file tell of this run; see `told`.
+
+    Raises:
+        ValueError: for a file of another kind or format, and that of a run with other
+            arguments, naming them.
+    """
+    if "run" not in metadata or metadata.get("kind", kind) != kind:
+        raise ValueError(
+            f"checkpoint: {printable(path)} is not the state of a run of {kind}"
+        )
+    if metadata.get("format", "1") != form:
+        raise ValueError(
+            f"checkpoint: {printable(path)} was written by another version of swapjax, "
+            "whose runs this one cannot continue; remove it to start anew"
+        )
+    _require_same(path, metadata, run)
 
 
 def load(
@@ -147,16 +183,7 @@ def load(
     arrays, metadata = tensors.read(
         path, sealed=lambda metadata: metadata.get("format") == _FORMAT
     )
-    if "run" not in metadata or metadata.get("kind", kind) != kind:
-        raise ValueError(
-            f"checkpoint: {printable(path)} is not the state of a run of {kind}"
-        )
-    if metadata.get("format", "1") != _FORMAT:
-        raise ValueError(
-            f"checkpoint: {printable(path)} was written by another version of swapjax, "
-            "whose runs this one cannot continue; remove it to start anew"
-        )
-    _require_same(path, metadata, run)
+    require_run(path, metadata, run, kind)
     _require_arrays(path, arrays, like)
     return State(
         {name: _rebuild(name, tree, arrays) for name, tree in like.items()},
@@ -214,7 +241,7 @@ def _require_same(
         warnings.warn(
             f"checkpoint: {printable(path)} was written with {'; '.join(moved)}: the "
             "run goes on, code is not compared, and the last bits may differ",
-            stacklevel=5,
+            stacklevel=6,
         )
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -60,27 +61,56 @@ def write(
         for name, array in arrays.items()
     }
     told = {**metadata, _DIGEST: _digest(host, metadata), _FORMAT[0]: _FORMAT[1]}
-    # As the library does: the widest first, so that each begins at its multiple.
-    names = sorted(host, key=lambda name: (-host[name].itemsize, name))
-    header: dict[str, Any] = {"__metadata__": dict(sorted(told.items()))}
-    end = 0
-    for name in names:
-        start, end = end, end + host[name].nbytes
-        header[name] = {
-            "dtype": _NAMES[host[name].dtype],
-            "shape": host[name].shape,
-            "data_offsets": [start, end],
-        }
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
+    shapes = {name: (array.shape, array.dtype) for name, array in host.items()}
+    text, places = header(path, shapes, told)
 
     def save(path: Path) -> None:
         with path.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for name in names:
+            file.write(text)
+            for name in places:
                 file.write(_bytes(host[name]))
 
     files.write_atomically(path, save)
+
+
+def header(
+    path: str | Path,
+    arrays: Mapping[str, tuple[tuple[int, ...], np.dtype]],
+    metadata: Mapping[str, str],
+) -> tuple[bytes, dict[str, tuple[int, int]]]:
+    """Make the bytes that a file begins with, and tell where each array lies after.
+
+    Args:
+        path: of the file, for messages.
+        arrays: shape and dtype of each, by name.
+        metadata: strings by name.
+
+    Returns:
+        The bytes; for each array, in the order of the file, where it begins and ends
+        behind them.
+
+    Raises:
+        ValueError: for an array of a dtype that such a file cannot hold.
+    """
+    for name, (_, dtype) in arrays.items():
+        if dtype not in _NAMES:
+            what = f"{printable(path)}: {printable(name)}"
+            raise ValueError(f"{what} is of {dtype}, which safetensors do not hold")
+    # As the library does: the widest first, so that each begins at its multiple.
+    names = sorted(arrays, key=lambda name: (-arrays[name][1].itemsize, name))
+    told: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    places, end = {}, 0
+    for name in names:
+        shape, dtype = arrays[name]
+        places[name] = start, end = end, end + math.prod(shape) * dtype.itemsize
+        told[name] = {
+            "dtype": _NAMES[dtype],
+            "shape": shape,
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(told, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, places
 
 
 def read(
@@ -131,10 +161,19 @@ def read(
     return arrays, metadata
 
 
+def dtype_of(name: str, told: str) -> np.dtype:
+    """Find the dtype of a tensor by what safetensors call it.
+
+    Raises:
+        ValueError: for one that NumPy has not.
+    """
+    if told not in _DTYPES:
+        raise ValueError(f"{name} is of {told}, which is not read")
+    return np.dtype(_DTYPES[told])
+
+
 def _read_tensor(file: Any, name: str, told: Mapping[str, Any]) -> np.ndarray:
-    if told["dtype"] not in _DTYPES:
-        raise ValueError(f"{name} is of {told['dtype']}, which is not read")
-    dtype = np.dtype(_DTYPES[told["dtype"]])
+    dtype = dtype_of(name, told["dtype"])
     start, end = told["data_offsets"]
     raw = np.fromfile(file, np.uint8, end - start)
     if dtype == np.bool_ and raw.size and raw.max() > 1:

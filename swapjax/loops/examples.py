@@ -1,4 +1,4 @@
-"""Where examples come from: arrays to draw from, or an iterator of batches."""
+"""Where the stages of a run take examples: arrays to draw from, or batches."""
 
 import collections
 import functools
@@ -11,20 +11,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from swapjax.core import keys, sharding, trees
+from swapjax.loops.streams import Stream, take_data
+
+_BYTES = 2**26  # of an array that is looked at at a time
 
 
 class Source:
     """Examples for several stages, with a count of the batches taken.
 
     Args:
-        data: a pytree of arrays with a leading axis of examples, or an iterator of
-            such batches.
+        data: a pytree of arrays with a leading axis of examples, or batches of them: a
+            `Stream`, or what `streams.is_stream` takes for one. Arrays of NumPy stay on
+            the host.
         wanted: examples per draw.
         name: the argument that they came in, for messages.
 
     Attributes:
         wanted: examples per draw.
-        taken: batches taken from the iterator so far.
         spread: the devices that arrays are sharded over, or None.
 
     Raises:
@@ -34,9 +37,9 @@ class Source:
 
     def __init__(self, data: Any, wanted: int, name: str = "data") -> None:
         self.wanted, self._name = wanted, name
-        self._iterator = data if isinstance(data, Iterator) else None
-        self._arrays = None if self._iterator is not None else data
-        self.taken = 0
+        data = take_data(data, None, name=name)
+        self._stream = data if isinstance(data, Stream) else None
+        self._arrays = None if self._stream is not None else data
         self.spread = None
         if self._arrays is not None:
             self.spread = sharding.find_spread(self._arrays)
@@ -48,43 +51,42 @@ class Source:
                 )
             _require_finite(self._arrays, name)
 
+    @property
+    def taken(self) -> int:
+        """Batches taken so far, of those that come one after the other."""
+        return 0 if self._stream is None else self._stream.taken
+
     def digest(self) -> str:
-        """Compute a fingerprint of the data: a hash of arrays; iterators have none."""
-        if self._arrays is None:
-            return "iterator"
+        """Compute a fingerprint of the data: a hash of arrays; batches have none."""
+        if self._stream is not None:
+            return "batches" if self._stream.repeats else "iterator"
         result = hashlib.sha256()
         for x in jax.tree.leaves(self._arrays):
             array = np.ascontiguousarray(keys.bits(x))
-            result.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
+            result.update(f"{array.dtype} {array.shape}".encode())
+            result.update(array.reshape(-1).view(np.uint8).data)
         return result.hexdigest()[:16]
 
     @property
     def counts(self) -> bool:
-        """Whether batches are taken of an iterator, which cannot give them again."""
-        return self._iterator is not None
+        """Whether batches are taken one after the other, and counted."""
+        return self._stream is not None
 
     @property
     def stream(self) -> Any:
-        """The data as `finetune` takes it: arrays, or the iterator itself."""
-        return self._arrays if self._iterator is None else self
-
-    def __iter__(self) -> "Source":
-        return self
-
-    def __next__(self) -> Any:
-        """Take the next batch of the iterator and count it."""
-        assert self._iterator is not None
-        batch = next(self._iterator)
-        self.taken += 1
-        return batch
+        """The data as `finetune` takes it: arrays, or the stream of batches."""
+        return self._arrays if self._stream is None else self._stream
 
     def skip(self, batches: int) -> None:
-        """Skip the batches that an interrupted run has already taken of an iterator."""
-        if self._iterator is not None:
-            collections.deque(take(self, batches), maxlen=0)
+        """Skip the batches that an interrupted run has already taken."""
+        if self._stream is not None:
+            collections.deque(self._stream.take(batches), maxlen=0)
 
     def draw(self, key: jax.Array | None) -> Any:
         """Draw the wanted number of examples, from arrays without replacement.
+
+        Of batches those that come next are taken, as many as it needs; where they end
+        and can begin anew, they do.
 
         Args:
             key: which of the arrays' examples; None for the first.
@@ -93,23 +95,11 @@ class Source:
             A pytree of arrays [wanted, ...] on the device.
 
         Raises:
-            ValueError: for an iterator that ends early, and entries not finite.
+            ValueError: for batches that end early, and entries not finite.
         """
-        if self._iterator is None:
-            total = trees.count_examples(self._arrays)
-            if key is None:
-                first = lambda x: jnp.asarray(x[: self.wanted])  # noqa: E731
-                return jax.tree.map(first, self._arrays)
-            leaves = jax.tree.leaves(self._arrays)
-            if self.spread is None and all(isinstance(x, jax.Array) for x in leaves):
-                return _draw(key, self._arrays, self.wanted)
-            index = np.asarray(_choose(key, total, self.wanted))
-            return jax.tree.map(lambda x: jnp.asarray(x[index]), self._arrays)
-        parts, have = [], 0
-        while have < self.wanted:
-            (batch,) = take(self, 1)
-            parts.append(batch)
-            have += trees.count_examples(batch)
+        if self._stream is None:
+            return self._choose(key)
+        parts = list(self._next_batches(self._stream))
         drawn = jax.tree.map(
             lambda *x: jnp.concatenate([jnp.asarray(y) for y in x])[: self.wanted],
             *parts,
@@ -117,21 +107,34 @@ class Source:
         _require_finite(drawn, self._name)
         return drawn
 
+    def _choose(self, key: jax.Array | None) -> Any:
+        """Draw from arrays, where they lie."""
+        if key is None:
+            return jax.tree.map(lambda x: jnp.asarray(x[: self.wanted]), self._arrays)
+        leaves = jax.tree.leaves(self._arrays)
+        if self.spread is None and all(isinstance(x, jax.Array) for x in leaves):
+            return _draw(key, self._arrays, self.wanted)
+        total = trees.count_examples(self._arrays)
+        index = np.asarray(_choose(key, total, self.wanted))
+        return jax.tree.map(lambda x: jnp.asarray(x[index]), self._arrays)
 
-def take(batches: Iterator, count: int) -> Iterator:
-    """Yield `count` batches of an iterator.
-
-    Raises:
-        ValueError: when there are fewer.
-    """
-    for i in range(count):
-        try:
-            batch = next(batches)
-        except StopIteration:
-            raise ValueError(
-                f"data: the iterator ended after {i} of {count} batches"
-            ) from None
-        yield batch
+    def _next_batches(self, stream: Stream) -> Iterator:
+        """Yield batches until there are as many examples as are wanted."""
+        have, count, whole = 0, 0, stream.is_fresh
+        while have < self.wanted:
+            batch = next(stream, None)
+            if batch is None:
+                # Of a pass that began in here all is there.
+                if whole or not stream.repeats:
+                    raise ValueError(
+                        f"{self._name}: {stream.noun} ended after {count:,} batches of "
+                        f"{have:,} examples, fewer than the {self.wanted:,} that "
+                        "samples * batch asks for at each stage"
+                    )
+                whole = True
+                continue
+            have, count = have + trees.count_examples(batch), count + 1
+            yield batch
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
@@ -148,5 +151,28 @@ def _draw(key: jax.Array, arrays: Any, wanted: int) -> Any:
 
 
 def _require_finite(data: Any, name: str) -> None:
-    leaves = [jnp.asarray(x) for x in jax.tree.leaves(data)]
-    trees.require_finite(trees.paths(data), leaves, name)
+    """Raise for entries that are not finite; arrays of the host are looked at there."""
+    names, leaves = trees.paths(data), jax.tree.leaves(data)
+    pairs = zip(names, leaves, strict=True)
+    bad = [(path, x) for path, x in pairs if not _is_finite(x)]
+    found = [jnp.asarray(x) for _, x in bad]
+    trees.require_finite([path for path, _ in bad], found, name)
+
+
+def _is_finite(array: Any) -> bool:
+    """Tell at once for arrays of NumPy; others are looked at together."""
+    if not isinstance(array, np.ndarray):
+        return False
+    if array.dtype.kind not in "fc":
+        return array.dtype.kind in "iub"
+    return all(np.isfinite(part).all() for part in _parts(array))
+
+
+def _parts(array: Any) -> Iterator:
+    """Cut an array that may be too large for memory along its first axis."""
+    rows = np.shape(array)[0] if np.ndim(array) else 0
+    step = max(1, rows * _BYTES // max(1, array.nbytes))
+    if not rows:
+        yield array
+    for i in range(0, rows, step):
+        yield array[i : i + step]

@@ -11,8 +11,9 @@ import optax
 from swapjax.core.given_masks import take_masks
 from swapjax.core.trees import trainable
 from swapjax.core.types import LossFn, Masks, Params
-from swapjax.loops import steps
-from swapjax.loops.examples import take
+from swapjax.loops import feed, steps, streams
+from swapjax.loops.feed import Fed
+from swapjax.loops.streams import Stream, take_data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +23,7 @@ class FineTune:
     Attributes:
         optimizer: any Optax transformation; its state is initialised anew each time.
         steps: the number of updates.
-        batch: examples per update; not used with an iterator of batches.
+        batch: examples per update; not used where data are batches.
 
     Raises:
         ValueError: for no steps or an empty batch.
@@ -60,7 +61,8 @@ def finetune(
         loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch.
         params: where to start.
         data: a pytree of arrays with a leading axis of examples, shuffled anew each
-            epoch; or an iterator of batches.
+            epoch; or batches, a step each: an iterator, or what can be gone through
+            again and again.
         settings: optimizer, steps and batch size.
         masks: entries to keep; the others stay zero. By default all are trained.
         key: seeds the shuffles.
@@ -76,7 +78,8 @@ def finetune(
     masks = None if masks is None else take_masks(masks, params)
     carry = steps.Carry(params, settings.optimizer.init(trainable(params)))
     done, loss = 0, jnp.zeros(())
-    for batches, index in _chunks(data, settings, key):
+    data = take_data(data, streams.taken_by(loss_fn, params), settings.batch)
+    for batches, index in _feed(data, settings, key):
         carry, told = steps.run(
             loss_fn, settings.optimizer, carry, masks, batches, index
         )
@@ -90,13 +93,14 @@ def finetune(
     return carry.params
 
 
-def _chunks(data: Any, settings: FineTune, key: jax.Array) -> Iterator[tuple]:
+def _feed(data: Any, settings: FineTune, key: jax.Array) -> Iterator[Fed]:
     """Yield data and an index into it, as `steps.run` takes them."""
-    if isinstance(data, Iterator):
-        for batch in take(data, settings.steps):
-            yield jax.tree.map(lambda x: jnp.asarray(x)[None], batch), None
-        return
-    data = jax.tree.map(jnp.asarray, data)
+    if isinstance(data, Stream):
+        return feed.from_batches(data.take(settings.steps))
     steps.per_epoch(data, settings.batch, "finetune batch")  # raises for too few
-    for index in steps.indices(key, data, settings.batch, 0, settings.steps):
-        yield data, index
+    take = feed.from_device
+    if feed.stays_on_host(data, None):
+        take = feed.from_host
+    else:
+        data = jax.tree.map(jnp.asarray, data)
+    return take(data, key, settings.batch, 0, settings.steps)

@@ -37,7 +37,14 @@ def per_epoch(data: Any, batch: int, name: str) -> int:
 
 
 def indices(
-    key: jax.Array, data: Any, batch: int, first: int, last: int, *, replays: int = 1
+    key: jax.Array,
+    data: Any,
+    batch: int,
+    first: int,
+    last: int,
+    *,
+    replays: int = 1,
+    most: int = _STEPS_PER_CALL,
 ) -> Iterator[jax.Array]:
     """Yield the examples of each step, ``int32[steps, batch]``, some steps at a time.
 
@@ -51,9 +58,11 @@ def indices(
         first: the first batch.
         last: the batch after the last one.
         replays: steps that take each batch, one after the other.
+        most: steps at a time, and 100 at most.
     """
     examples = count_examples(data)
-    whole, chunk = examples // batch, max(1, _STEPS_PER_CALL // replays)
+    whole = examples // batch
+    chunk = max(1, min(most, _STEPS_PER_CALL) // replays)
     for start in range(first, last, chunk):
         stop, rows = min(start + chunk, last), []
         for epoch in range(start // whole, (stop - 1) // whole + 1):

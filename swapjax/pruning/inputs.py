@@ -1,8 +1,7 @@
 """What `prune` checks and places before any work starts."""
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,8 +16,10 @@ from swapjax.core.static_leaves import take_arrays
 from swapjax.core.types import Leaves, LossFn, Masks, Params
 from swapjax.gradients.build import check_storage
 from swapjax.gradients.operator import Corruption, Storage
+from swapjax.loops import streams
 from swapjax.loops.examples import Source
 from swapjax.loops.finetune import FineTune
+from swapjax.loops.streams import Stream
 from swapjax.pruning.history import Stage
 from swapjax.pruning.method import CRITERIA, Criterion, Method
 from swapjax.pruning.validation import Validation, check_validation
@@ -227,13 +228,14 @@ def place(
     Raises:
         ValueError: as `prune` does.
     """
-    arrays = () if isinstance(data, Iterator) else data
-    others = () if isinstance(validation, Iterator) else validation
+    data = _take_data(settings, params, data)
+    arrays = () if isinstance(data, Stream) else data
+    others = () if streams.is_stream(validation) else validation
     sharding.require_same_devices(
         params=params, data=arrays, within=within, validation=others
     )
     params, within = sharding.leave_to_compiler((params, within))
-    first, data = _shapes(settings, data)
+    first = _shapes(settings, data)
     loss_fn = settings.loss_fn if first is not None else None
     target = planned(params, sparsity, plan, loss_fn=loss_fn, batch=first)
     layout = layout_for(settings.method, target, params)
@@ -247,7 +249,7 @@ def place(
     _check_criterion(settings, params, first, source)
     inside = None if within is None else allowed(within, params, target)
     table = settings.schedule.table(target.sparsity, settings.stages)
-    budgets = _budgets([target.at(level) for level in table], inside, layout)
+    budgets = budgets_for([target.at(level) for level in table], inside, layout)
     if inside is not None and layout.is_flat:
         inside = pack_masks(inside, layout)
     paths = target.layout.paths
@@ -258,23 +260,25 @@ def place(
     )
 
 
-def _shapes(settings: Settings, data: Any) -> tuple[Any, Any]:
-    """Tell the shapes of a batch of the loss, where there is one, and what data is."""
+def _take_data(settings: Settings, params: Params, data: Any) -> Any:
+    """Take examples for arrays or for a stream of batches; None stays None."""
+    if data is None:
+        return None
+    loss_fn = settings.loss_fn
+    fits = streams.taken_by(loss_fn, params) if callable(loss_fn) else None
+    return streams.take_data(data, fits, settings.batch)
+
+
+def _shapes(settings: Settings, data: Any) -> Any:
+    """Tell the shapes of a batch of the loss, where there is one."""
     if not callable(settings.loss_fn) or data is None:
-        return None, data
-    size = settings.batch
-    if isinstance(data, Iterator):
-        first = list(itertools.islice(data, 1))
-        data = itertools.chain(first, data)
-        examples = first[0] if first else None
-    else:
-        examples = data
+        return None
+    examples = data.peek() if isinstance(data, Stream) else data
     arrays = jax.tree.leaves(examples)
-    if not arrays or any(np.ndim(x) < 1 or len(x) < size for x in arrays):
-        return None, data  # which is an error later on
+    if not arrays or any(np.ndim(x) < 1 or len(x) < settings.batch for x in arrays):
+        return None  # which is an error later on
     # Without their devices: a few examples may not be spread over all of them.
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), examples)
-    return jax.eval_shape(lambda t: jax.tree.map(lambda x: x[:size], t), shapes), data
+    return streams.shapes_of(examples, settings.batch)
 
 
 def _check_criterion(
@@ -306,7 +310,7 @@ def _source(settings: Settings, data: Any) -> Source | None:
             f"loss_fn must be a function of params and a batch, got "
             f"{settings.loss_fn!r}"
         )
-    if isinstance(data, Iterator):
+    if isinstance(data, Stream):
         if settings.corruption is not None and settings.key is None:
             raise ValueError("key: noise needs a PRNG key, got None")
         return Source(data, settings.samples * settings.batch)
@@ -323,7 +327,7 @@ def _source(settings: Settings, data: Any) -> Source | None:
     return Source(data, samples * settings.batch)
 
 
-def _budgets(
+def budgets_for(
     stages: list[Plan], inside: Leaves | None, layout: Layout
 ) -> tuple[Budget, ...]:
     """Count what every stage keeps, no more than what may be kept at all.

@@ -6,7 +6,6 @@ loss on these very data prefers weights that fit what is wrong with them.
 
 import dataclasses
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ import numpy as np
 
 from swapjax.core import sharding, trees
 from swapjax.loops.examples import Source
+from swapjax.loops.streams import as_arrays, is_stream
 
 _OWN = 1  # folded into the key of a stage's examples, for those of a set of its own
 
@@ -95,11 +95,12 @@ def check_validation(
             )
         held = min(max(1, round(fraction * drawn)), drawn - 1)
         return Validation(held, batch, fraction=fraction)
-    if isinstance(validation, Iterator):
+    if is_stream(validation):
         raise ValueError(
             "validation: its examples are drawn at each stage, which takes arrays and "
-            "no iterator"
+            "no iterator or iterable of batches"
         )
+    validation = as_arrays(validation, "validation")
     return _of_set(validation, like, samples, batch)
 
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import optax
 
 from swapjax.core import identity, sharding, trees
 from swapjax.core.checks import require_count
-from swapjax.core.objective import Objective, as_objective
+from swapjax.core.objective import Objective
 from swapjax.core.types import LossFn, Params
 from swapjax.loops import steps
 from swapjax.loops.steps import Carry
@@ -26,6 +26,7 @@ from swapjax.training.epoch import (
     masks_now,
     residuals_now,
 )
+from swapjax.training.pace import Pace
 from swapjax.training.settle import require_settling
 from swapjax.training.state import is_sparse
 from swapjax.training.train_function import describe
@@ -56,8 +57,10 @@ def fit(
     data: Any,
     *,
     epochs: int,
-    batch: int,
+    batch: int | None = None,
     key: jax.Array,
+    steps_per_epoch: int | None = None,
+    on_host: bool | None = None,
     evaluate: Callable[[Params], float | Mapping[str, float]] | None = None,
     checkpoint: str | Path | None = None,
     callback: Callable[[Epoch], None] | None = None,
@@ -68,22 +71,33 @@ def fit(
     Args:
         loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch; or a
             `swapjax.training.Objective`, whose state is kept with the run, and which
-            looks at all data before the first step.
+            looks at all data before the first step, at batches as they first come.
         params: any pytree of arrays and numbers. Under `swapjax.sparse` training starts
             from what its first masks leave of them.
         optimizer: any Optax transformation.
-        data: a pytree of arrays with a leading axis of examples; it stays on the
-            device. Each epoch has an order of its own and takes whole batches only.
+        data: a pytree of arrays with a leading axis of examples, of which each epoch
+            has an order of its own and takes whole batches only; or batches as they
+            are, as data loaders give them: an iterable, a list, a function that makes
+            an iterator. An epoch is one pass over them. A batch of another size, as the
+            last may be, is a step like the others, and one more compilation.
         epochs: how many passes over the data. An objective with replays takes each
             batch for as many steps in a row, and so an epoch has as many times the
             steps; schedules of masks and learning rates count steps.
-        batch: examples a step.
+        batch: examples a step; left out where data are batches.
         key: a JAX PRNG key, for the orders and for what an objective draws.
+        steps_per_epoch: how many batches an epoch takes, where they are not one pass:
+            the next goes on where it stopped. An iterator, which can be seen once only,
+            and a loader without an end need it.
+        on_host: whether arrays of NumPy, as a file mapped into memory, stay there and
+            are sent some steps at a time, which changes no bit of the results. By
+            default those that would take more than half of the device's memory.
         evaluate: ``params -> accuracy`` after each epoch, for the history; or a mapping
             with ``"accuracy"`` and other numbers, which the history tells by name.
         checkpoint: a file to keep the state in after each epoch. If it exists, the run
             goes on from there, and ends bit for bit as if it had never stopped. It
-            cannot tell one loss from another, but tells objectives apart.
+            cannot tell one loss from another, but tells objectives apart; nor other
+            batches, which are gone through up to where it stopped and must come in the
+            same order.
         callback: called with each finished epoch; training ends with that epoch if it
             raises StopIteration, as in ``scipy.optimize``. The status of that epoch
             says so, with the text of the exception, and a call with the checkpoint of
@@ -96,9 +110,10 @@ def fit(
 
     Raises:
         ValueError: for arguments out of range, masks that would change after training,
-            data without arrays or with fewer examples than a batch, params and losses
-            that are not finite; and a checkpoint of another run, in no folder, or of a
-            run of several processes.
+            data without arrays or with fewer examples than a batch, batches that end
+            early, a list that the loss takes both for one pytree and for batches,
+            params and losses that are not finite; and a checkpoint of another run, in
+            no folder, or of a run of several processes.
 
     Warns:
         UserWarning: of what `swapjax.check_state` finds after an epoch, once, and of
@@ -122,27 +137,22 @@ def fit(
         [(4, 0.625), (8, 0.75), (12, 0.75)]
     """
     require_count("epochs", epochs)
-    require_count("batch", batch)
-    params, data = _as_arrays(params, data)
-    pace = _Pace(key, batch, steps.per_epoch(data, batch, "batch"), loss_fn)
+    params = _as_arrays(params)
+    pace = Pace(
+        loss_fn, params, data, batch=batch, batches=steps_per_epoch, key=key,
+        on_host=on_host,
+    )  # fmt: skip
     moved = trees.trainable(params)
     state = optimizer.init(moved)
     require_settling(optimizer, state, moved, epochs * pace.each)
-    start = Carry(params, state, pace.begin(params, data))
+    start = Carry(params, state, pace.begin(params))
     first = masks_at_first(params, state)
-    found, run = None, {}
-    if checkpoint is not None:
-        # Imported here so that the core does without safetensors.
-        from swapjax.io import resume
-
-        resume.require_room(checkpoint)
-        own = {"objective": loss_fn} if isinstance(loss_fn, Objective) else {}
-        run = resume.fingerprint(
-            params, key, epochs=epochs, batch=batch, data=identity.digest(data),
-            optimizer=steps.describe(optimizer, params), state=identity.digest(state),
-            evaluate=describe(evaluate), **own,
-        )  # fmt: skip
-        found = _load(checkpoint, start, run, epochs)
+    own = {"objective": loss_fn} if isinstance(loss_fn, Objective) else {}
+    run = _fingerprint(
+        checkpoint, start, key, optimizer, pace, {"epochs": epochs, "batch": batch},
+        evaluate=describe(evaluate), **own,
+    )  # fmt: skip
+    found = _load(checkpoint, start, run, epochs)
     if found is None:
         # Dense weights would shape the first gradients otherwise.
         sparse = is_sparse(state)
@@ -151,11 +161,12 @@ def fit(
 
     take_steps = Steps(loss_fn, optimizer, moved, state)
     carry, history = found
+    pace.skip(len(history))
     masks = masks_now(carry.params, carry.state, first)
     for number in ending.left(history, epochs):
         started, told = time.perf_counter(), dict[str, list[float]]()
-        for index, keys in pace.steps(data, number):
-            carry, now = take_steps(carry, data, index, keys)
+        for part, index, keys in pace.steps(params, number):
+            carry, now = take_steps(carry, part, index, keys)
             _add(told, {_LOSS: now.loss, **now.aux})
             _require_finite(told[_LOSS], number)
             if progress is not None:
@@ -187,45 +198,6 @@ def fit(
     return Fitted(carry.params, carry.state, history)
 
 
-class _Pace:
-    """Which examples and keys each step of a run takes.
-
-    Args:
-        key: of the run.
-        batch: examples a step.
-        batches: in an epoch.
-        loss: plain, or an objective.
-    """
-
-    def __init__(
-        self, key: jax.Array, batch: int, batches: int, loss: LossFn | Objective
-    ) -> None:
-        self._key, self._batch, self._batches = key, batch, batches
-        self._draws = isinstance(loss, Objective)
-        self.objective = as_objective(loss)
-        replays = self.objective.replays
-        require_count("replays of the objective", replays)
-        self.each = batches * replays  # steps of an epoch
-
-    def begin(self, params: Params, data: Any) -> Any:
-        """Look at all data, and return the first state of the objective."""
-        self.objective.check(params, data)
-        first = jax.tree.map(lambda x: x[: self._batch], data)
-        return jax.tree.map(jnp.asarray, self.objective.init(params, first))
-
-    def steps(self, data: Any, epoch: int) -> Iterator[tuple[jax.Array, Any]]:
-        """Yield the examples and the keys of some steps of an epoch at a time."""
-        first, done = (epoch - 1) * self._batches, (epoch - 1) * self.each
-        for index in steps.indices(
-            self._key, data, self._batch, first, first + self._batches,
-            replays=self.objective.replays,
-        ):  # fmt: skip
-            count = len(index)
-            keys = steps.step_keys(self._key, done, count) if self._draws else None
-            yield index, keys
-            done += count
-
-
 def _add(told: dict[str, list[float]], now: Mapping[str, Any]) -> None:
     """Gather what steps tell."""
     for name, values in now.items():
@@ -251,14 +223,12 @@ def _evaluate(
     return float(found["accuracy"]), others
 
 
-def _as_arrays(params: Params, data: Any) -> tuple[Params, Any]:
-    """Check params and data, and put them on the device."""
-    if isinstance(data, Iterator):
-        raise ValueError("data: give arrays; an iterator of batches can be seen once")
+def _as_arrays(params: Params) -> Params:
+    """Check params, and put them on the device."""
     trees.require_arrays(params, "params")
     params = jax.tree.map(jnp.asarray, params)
     trees.require_finite(trees.paths(params), jax.tree.leaves(params), "params")
-    return params, jax.tree.map(jnp.asarray, data)
+    return params
 
 
 def _require_finite(losses: list[float], epoch: int) -> None:
@@ -278,6 +248,30 @@ def _require_finite(losses: list[float], epoch: int) -> None:
     raise ValueError(f"fit: {said}")
 
 
+def _fingerprint(
+    path: str | Path | None,
+    start: Carry,
+    key: jax.Array,
+    optimizer: optax.GradientTransformation,
+    pace: Pace,
+    lengths: dict[str, Any],
+    **more: Any,
+) -> dict[str, str]:
+    """Tell the run apart from others, for its file; nothing without one."""
+    if path is None:
+        return {}
+    # Imported here so that the core does without safetensors.
+    from swapjax.io import resume
+
+    resume.require_room(path)
+    told = {
+        "data": pace.describe(),
+        "optimizer": steps.describe(optimizer, start.params),
+        "state": identity.digest(start.state),
+    }
+    return resume.fingerprint(start.params, key, **lengths, **told, **more)
+
+
 def _save(
     path: str | Path | None,
     carry: Carry,
@@ -293,8 +287,10 @@ def _save(
 
 
 def _load(
-    path: str | Path, like: Carry, run: dict[str, str], epochs: int
+    path: str | Path | None, like: Carry, run: dict[str, str], epochs: int
 ) -> tuple[Carry, tuple[Epoch, ...]] | None:
+    if path is None:
+        return None
     from swapjax.io import records, resume
 
     kept = _named(like)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from swapjax.core import identity, keys, trees
 from swapjax.core.types import LossFn, Masks, Params
 from swapjax.loops.finetune import FineTune, finetune
+from swapjax.loops.streams import is_stream
 from swapjax.sparsity import masks as masking
 from swapjax.training.settle import require_settling_of
 
@@ -26,7 +27,8 @@ class Trainer:
 
     Attributes:
         loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch.
-        data: a pytree of arrays with a leading axis of examples.
+        data: a pytree of arrays with a leading axis of examples, or batches that can be
+            gone through again, from the first one at each call.
         settings: optimizer, steps and batch.
         progress: called now and then with the steps done and the steps in all.
 
@@ -42,7 +44,8 @@ class Trainer:
     def __post_init__(self) -> None:
         if isinstance(self.data, Iterator):
             raise ValueError(
-                "data: an iterator of batches can be seen once only; give arrays"
+                "data: an iterator of batches can be seen once only; give arrays, or "
+                "what begins anew"
             )
 
     def __call__(self, params: Params, masks: Masks, key: jax.Array) -> Params:
@@ -60,7 +63,8 @@ class Trainer:
 
     def describe(self) -> str:
         """Return a fingerprint of settings and data; the loss is not part of it."""
-        return f"{self.settings.describe()}, data={identity.digest(self.data)}"
+        data = "batches" if is_stream(self.data) else identity.digest(self.data)
+        return f"{self.settings.describe()}, data={data}"
 
 
 def describe(train: Any) -> str:

@@ -26,6 +26,8 @@ def test_first_steps_run(capsys):
 @pytest.mark.parametrize("path", GUIDE, ids=lambda path: path.stem)
 def test_a_page_of_the_guide_runs(path, names, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    if path.stem == "export":  # what jax.export serialises with
+        pytest.importorskip("flatbuffers")
     run(path, names)
 
 

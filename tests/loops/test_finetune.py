@@ -125,7 +125,7 @@ def test_the_key_decides_the_order():
     assert not np.array_equal(orders[0], orders[2])
 
 
-@pytest.mark.parametrize(("forever", "steps"), [(False, 130), (True, 3)])
+@pytest.mark.parametrize(("forever", "steps"), [(False, 130), (True, 13)])
 def test_the_callback_hears_of_progress_up_to_the_end(forever, steps):
     params, data = make()
     heard = []

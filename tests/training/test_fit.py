@@ -247,7 +247,6 @@ def test_a_checkpoint_that_is_none_is_refused(name, content, saying, tmp_path):
         ({"epochs": 1.5}, "epochs must be a whole number, got 1.5"),
         ({"batch": 0}, "batch must be 1 or more, got 0"),
         ({"batch": 27}, "batch: 27 examples wanted, data has 26"),
-        ({"data": iter([DATA])}, "data: give arrays"),
         ({"data": (X, X[:3])}, "data: must be a pytree of arrays with one leading"),
         ({"params": {"kernel": jnp.full((2, 2), jnp.nan)}}, r"params: NaN .*kernel"),
         ({"params": {"kernel": "x"}}, "params: kernel is a str"),

@@ -68,7 +68,7 @@ def _enter(eqn: core.JaxprEqn, operands: list[Value], scope: Scope) -> list[Valu
     elif name == "shard_map":
         results = _shard_map(eqn, operands, scope)
     else:
-        inner = _called(eqn)
+        inner = called(eqn)
         if inner is None:
             results = read(eqn, operands, scope)
         else:
@@ -77,7 +77,7 @@ def _enter(eqn: core.JaxprEqn, operands: list[Value], scope: Scope) -> list[Valu
     return results
 
 
-def _called(eqn: core.JaxprEqn) -> core.Jaxpr | core.ClosedJaxpr | None:
+def called(eqn: core.JaxprEqn) -> core.Jaxpr | core.ClosedJaxpr | None:
     """Find the one program that an equation calls with its own operands."""
     name = eqn.primitive.name
     if name in CALLS:

@@ -1,0 +1,1 @@
+"""Let a pruned network go out: what is dead removed, sizes, measured time."""

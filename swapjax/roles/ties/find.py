@@ -1,0 +1,140 @@
+"""Trace a function, and tie what it ties."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from swapjax.core import trees
+from swapjax.core.static_leaves import are_arrays
+from swapjax.core.types import Params
+from swapjax.roles.ties.reshape import resolve
+from swapjax.roles.ties.state import Axes, State
+from swapjax.roles.ties.steps import Steps, every_step, write_out
+from swapjax.roles.ties.ties import Ties
+from swapjax.roles.ties.walk import walk
+
+_VALUES = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.NonConcreteBooleanIndexError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+
+
+def find_ties(function: Callable[..., Any], params: Params, *inputs: Any) -> Ties:
+    """Find what lives or dies together in a network.
+
+    From shapes alone: nothing is computed.
+
+    Args:
+        function: ``(params, *inputs) -> any pytree``, such as a loss or what makes
+            logits.
+        params: the network, a pytree of arrays or of their shapes and dtypes.
+        *inputs: examples of what else the function takes, or shapes and dtypes.
+
+    Returns:
+        Groups of units, and what products cost without some of them.
+
+    Raises:
+        ValueError: for a function that asks for the values of arrays.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from swapjax.roles.ties import find_ties
+        >>> params = {"in": jnp.zeros((3, 8)), "out": jnp.zeros((8, 2))}
+        >>> apply = lambda p, x: jnp.tanh(x @ p["in"]) @ p["out"]
+        >>> print(*find_ties(apply, params, jnp.zeros((1, 3))).groups)
+        8 units of in: in[axis 1], out[axis 0]
+    """
+    if not callable(function):
+        raise ValueError(
+            f"function must take params and inputs and return arrays, got {function!r}"
+        )
+    leaves, treedef = jax.tree.flatten(params)
+    traced = are_arrays(leaves)
+
+    def of_arrays(arrays: list[Any], inputs: tuple) -> Any:
+        there = iter(arrays)
+        pairs = zip(leaves, traced, strict=True)
+        whole = [next(there) if is_array else leaf for leaf, is_array in pairs]
+        return function(jax.tree.unflatten(treedef, whole), *inputs)
+
+    try:
+        with jax.disable_jit(False):
+            program, result = jax.make_jaxpr(of_arrays, return_shape=True)(
+                list(itertools.compress(leaves, traced)), inputs
+            )
+    except _VALUES as error:
+        first = str(error).strip().splitlines()[0]
+        raise ValueError(
+            "function: must be traceable by jax.jit for what depends on each other to "
+            f"be found, but asks for the values of arrays ({first})"
+        ) from error
+    steps = write_out(program)
+    state = State(steps)
+    count = sum(traced)
+    operands = [state.fresh(steps.shapes[number]) for number in steps.inputs]
+    names = trees.paths(inputs)
+    for name, axes in zip(names, operands[count:], strict=True):
+        for labels in axes:
+            state.union.pin(labels, f"meets an axis of the inputs ({name})")
+    for axes in walk(steps, operands, state):
+        for labels in axes:
+            state.union.pin(labels, "is an axis of the result")
+    _pin_unused(steps, operands[:count], state)
+    _pin_constants(steps, operands[:count], state)
+    for reshape in state.reshapes:
+        resolve(reshape, state.union)
+    numbers = iter(steps.inputs)
+    return Ties(
+        paths=trees.paths(params),
+        shapes=tuple(
+            tuple(np.shape(x)) if a else () for x, a in zip(leaves, traced, strict=True)
+        ),
+        program=steps,
+        leaves=tuple(next(numbers) if is_array else None for is_array in traced),
+        labels=_roots(state),
+        sites=tuple(state.sites),
+        result=jax.tree.structure(result),
+        _state=state,
+    )
+
+
+def _pin_unused(program: Steps, leaves: list[Axes], state: State) -> None:
+    """Pin leaves that nothing reads."""
+    read = {number for step in every_step(program) for number in step.reads}
+    read.update(program.outputs)
+    for number, axes in zip(program.inputs, leaves, strict=False):
+        for labels in axes if number not in read else ():
+            state.union.pin(labels, "is not used by the function")
+
+
+def _pin_constants(program: Steps, leaves: list[Axes], state: State) -> None:
+    """Pin places of constants that no leaf has."""
+    own = [state.union.roots(labels) for axes in leaves for labels in axes]
+    known = np.unique(np.concatenate([*own, np.zeros(1, np.int64)]))
+    for number in (*program.constants, *_within(program)):
+        for labels in state.labels[number]:
+            alone = ~np.isin(state.union.roots(labels), known)
+            state.union.pin(labels[alone], "belongs to a constant")
+
+
+def _within(program: Steps) -> list[int]:
+    """List the constants of loops and branches."""
+    parts = [inner for step in every_step(program) for inner in step.inner]
+    return [number for part in parts for number in part.constants]
+
+
+def _roots(state: State) -> dict[int, Axes]:
+    """Give each place the number of its unit."""
+    known: dict[int, np.ndarray] = {}
+
+    def root(labels: np.ndarray) -> np.ndarray:
+        if id(labels) not in known:
+            known[id(labels)] = state.union.roots(labels)
+        return known[id(labels)]
+
+    return {number: tuple(map(root, axes)) for number, axes in state.labels.items()}
