@@ -119,9 +119,3 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     ),
     "efficientnet-lite0": functools.partial(_efficientnet, calibration=256, test=512),
 }
-# What each is, and what is measured of it, for the tables.
-TOLD = {
-    "crepe-tiny": "raw pitch accuracy, within 50 cents, %",
-    "crepe-full": "raw pitch accuracy, within 50 cents, %",
-    "efficientnet-lite0": "images in the class that the dense network gives, %",
-}
