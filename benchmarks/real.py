@@ -230,6 +230,9 @@ def prune(network: Network, run: Run) -> swapjax.Pruned:
         samples=network.rows,
         batch=network.batch,
         dtype=network.dtype,
+        validation=jax.tree.map(lambda x: x[: network.judges], network.data)
+        if network.judges
+        else None,
         key=jax.random.key(0),
         recalibrate=moving(network),
     )
@@ -242,6 +245,7 @@ def estimated(network: Network, params: Params) -> Params:
     return swapjax.recalibrate_batchnorm(network.statistics, params, batches)
 
 
+@functools.cache
 def moving(network: Network) -> Callable[[Params], Params] | None:
     """Make what moves the statistics of batch norm as far as examples' own move.
 
