@@ -45,13 +45,18 @@ from swapjax.sparsity.schedules import (
 # What to do with masks.
 from swapjax.sparsity.masks import apply_masks, churn, density, intersect
 
-# What a pruned network is worth where it runs.
+# What makes a pruned network smaller, and what it is worth where it runs.
+from swapjax.deploy.shrink import shrink
+from swapjax.deploy.shrunk import Shrunk
 from swapjax.deploy.reporting import Report, report
 
 # A method or a rule of one's own.
 from swapjax.pruning.method import Method, Problem, Solution
 from swapjax.training.rule import MaskStep, Rule
 from swapjax.sparsity.budget import Budget, select
+
+# A loss that returns more than a number, or that draws.
+from swapjax.core.loss import Loss
 
 # The gradients that methods learn from, and what happens between stages.
 from swapjax.gradients.build import per_example_gradients
@@ -79,6 +84,7 @@ __all__ = [
     "GradientNoise",
     "Head",
     "Layout",
+    "Loss",
     "MaskStep",
     "Method",
     "Plan",
@@ -87,6 +93,7 @@ __all__ = [
     "Report",
     "Rule",
     "Sensitivity",
+    "Shrunk",
     "Solution",
     "Stage",
     "Status",
@@ -120,6 +127,7 @@ __all__ = [
     "select",
     "sensitivity",
     "sharpness_aware",
+    "shrink",
     "sparse",
     "until_mask_step",
 ]

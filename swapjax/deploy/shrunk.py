@@ -1,0 +1,48 @@
+"""A network without its dead units."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from swapjax.core.types import Params
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Shrunk:
+    """A smaller network that computes the same.
+
+    Attributes:
+        params: smaller arrays in the tree of the params before.
+        apply: ``(params, *inputs)``, what the function is for them: the function
+            itself where it takes its sizes from the arrays, else its program with the
+            sizes in it changed, for inputs of the same shapes.
+        is_rebuilt: whether `apply` is made from the program.
+        kept: of each leaf that is smaller, by its path, the places along each axis that
+            are left: what brings moments of an optimizer to the same sizes.
+        removed: how many units are gone, by the name of their group.
+        units: how many there were.
+        stayed: why dead units stayed, by the name of their group.
+        error: the largest difference of outputs for the inputs given, relative to the
+            largest output.
+    """
+
+    params: Params
+    apply: Callable[..., Any]
+    is_rebuilt: bool
+    kept: Mapping[str, tuple[np.ndarray, ...]]
+    removed: Mapping[str, int]
+    units: Mapping[str, int]
+    stayed: Mapping[str, str]
+    error: float
+
+    def __str__(self) -> str:
+        if not self.removed:
+            return "nothing to remove"
+        lines = [
+            f"{name}: {self.units[name] - count} of {self.units[name]} units left"
+            for name, count in self.removed.items()
+        ]
+        lines += [f"{name}: {why}" for name, why in self.stayed.items()]
+        return "\n".join(lines)
