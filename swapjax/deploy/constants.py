@@ -26,10 +26,12 @@ class Constants:
         live: of each operand of a sum, by the number of what the step makes and the
             position of the operand, where it may not be zero, in any step of a loop;
             bool, and size one along axes where it is the same.
+        operands: what is known of those, the last time.
     """
 
     def __init__(self) -> None:
         self.live: Live = {}
+        self.operands: dict[int, list[Known]] = {}
 
     def walk(self, program: Steps, inputs: Sequence[Known]) -> list[Known]:
         """Tell what is known of the results of a program."""
@@ -67,6 +69,7 @@ class Constants:
 
     def _note(self, step: Step, operands: list[Known]) -> None:
         """Note which terms of a sum may not be zero."""
+        self.operands[step.makes[0]] = operands
         for which, operand in enumerate(operands):
             live = ~operand.zero
             key = step.makes[0], which
@@ -110,8 +113,8 @@ class Constants:
         return [nothing(shape) for shape in shapes]
 
 
-def live_terms(program: Steps, known: Mapping[int, Any]) -> Live:
-    """Tell which terms of sums may not be zero.
+def find_constants(program: Steps, known: Mapping[int, Any]) -> Constants:
+    """Tell what does not depend on data.
 
     Args:
         program: of the function.
@@ -127,7 +130,7 @@ def live_terms(program: Steps, known: Mapping[int, Any]) -> Live:
             for number in program.inputs
         ],
     )
-    return constants.live
+    return constants
 
 
 def _of_array(array: Any, shape: tuple[int, ...]) -> Known:

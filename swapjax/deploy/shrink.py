@@ -1,18 +1,20 @@
 """Remove dead channels, hidden units and heads, through all that depends on them."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from swapjax.core.given_masks import take_masks
 from swapjax.core.types import Masks, Params
-from swapjax.deploy.constants import live_terms
-from swapjax.deploy.dead import dead_units
-from swapjax.deploy.rebuild import Smaller, cut
+from swapjax.deploy.constants import find_constants
+from swapjax.deploy.folds import find_folds
+from swapjax.deploy.rebuild import Smaller
+from swapjax.deploy.removal import remove
 from swapjax.deploy.shrunk import Shrunk
+from swapjax.deploy.stayed import why_stayed
 from swapjax.roles.ties import Ties, find_ties
 from swapjax.sparsity.masks import apply_masks
 
@@ -65,60 +67,40 @@ def shrink(
         for number, leaf in zip(ties.leaves, leaves, strict=True)
         if number is not None
     }
-    dead = dead_units(ties, live_terms(ties.program, known))
-    smaller = Smaller(ties.program, ties.labels, _flags(ties, dead))
-    kept = {number: smaller.kept(number) for number in known}
-    cuts = [
-        leaf if number is None else cut(jnp.asarray(leaf), kept[number])
-        for number, leaf in zip(ties.leaves, leaves, strict=True)
-    ]
-    small = jax.tree.unflatten(treedef, cuts)
-    wanted = function(params, *inputs)
-    rebuilt = _rebuilt(ties, smaller)
-    apply, is_rebuilt, error = function, False, 0.0
-    if dead:
-        error = _error(function, small, inputs, wanted)
+    constants = find_constants(ties.program, known)
+    wanted = _called(function, ties, params, inputs)
+    for folds in (find_folds(ties), {}):
+        removal = remove(ties, leaves, constants, folds)
+        small = jax.tree.unflatten(treedef, removal.leaves)
+        apply, is_rebuilt = function, False
+        error = 0.0
+        if removal.dead:
+            error = _error(function, ties, small, inputs, wanted)
         if error > _TOLERANCE:
-            apply, is_rebuilt = rebuilt, True
-            error = _error(rebuilt, small, inputs, wanted)
-        if error > _TOLERANCE:
-            raise ValueError(
-                f"shrink: outputs without dead units differ by {error:.1e} of the "
-                f"largest, more than {_TOLERANCE:.0e}; are params finite?"
-            )
-    removed = {
-        group.name: count
+            apply, is_rebuilt = _rebuilt(ties, removal.smaller), True
+            error = _error(apply, ties, small, inputs, wanted)
+        if error <= _TOLERANCE:
+            break
+    else:
+        raise ValueError(
+            f"shrink: outputs without dead units differ by {error:.1e} of the "
+            f"largest, more than {_TOLERANCE:.0e}; are params finite?"
+        )
+    counts = {
+        group.name: sum(int(unit) in removal.dead for unit in group.units)
         for group in ties.groups
-        if (count := sum(int(unit) in dead for unit in group.units))
     }
     return Shrunk(
         params=small,
         apply=apply,
         is_rebuilt=is_rebuilt,
-        kept={
-            path: kept[number]
-            for path, shape, number in zip(
-                ties.paths, ties.shapes, ties.leaves, strict=True
-            )
-            if number is not None
-            and any(len(x) != n for x, n in zip(kept[number], shape, strict=True))
-        },
-        removed=removed,
+        kept=removal.kept(ties),
+        removed={name: count for name, count in counts.items() if count},
         units={group.name: len(group) for group in ties.groups},
-        stayed={},
+        folded=removal.folded,
+        stayed=why_stayed(ties, leaves, constants, removal.dead),
         error=error,
     )
-
-
-def _flags(ties: Ties, dead: set[int]) -> np.ndarray:
-    """Mark units that are removed, by number."""
-    most = max(
-        (int(x.max(initial=0)) for axes in ties.labels.values() for x in axes),
-        default=0,
-    )
-    flags = np.zeros(most + 1, bool)
-    flags[list(dead)] = True
-    return flags
 
 
 def _rebuilt(ties: Ties, smaller: Smaller) -> Callable[..., Any]:
@@ -134,18 +116,38 @@ def _rebuilt(ties: Ties, smaller: Smaller) -> Callable[..., Any]:
     return jax.jit(apply)
 
 
+def _called(
+    function: Callable[..., Any], ties: Ties, params: Params, inputs: tuple
+) -> list[np.ndarray]:
+    """Call a function, compiled as a whole, and list the arrays that it returns."""
+    leaves, treedef = jax.tree.flatten(params)
+    arrays = [n is not None for n in ties.leaves]
+
+    @jax.jit
+    def of_arrays(traced: list[Any], inputs: tuple) -> Any:
+        there = iter(traced)
+        pairs = zip(leaves, arrays, strict=True)
+        whole = [next(there) if is_array else leaf for leaf, is_array in pairs]
+        return function(jax.tree.unflatten(treedef, whole), *inputs)
+
+    results = of_arrays(list(itertools.compress(leaves, arrays)), inputs)
+    return [np.asarray(x) for x in jax.tree.leaves(results)]
+
+
 def _error(
-    function: Callable[..., Any], params: Params, inputs: tuple, wanted: Any
+    function: Callable[..., Any],
+    ties: Ties,
+    params: Params,
+    inputs: tuple,
+    wanted: list[np.ndarray],
 ) -> float:
     """Tell how far outputs are off; infinity where shapes are."""
     try:
-        found = function(params, *inputs)
-    except (TypeError, ValueError):
+        found = _called(function, ties, params, inputs)
+    except Exception:  # a module that knows its sizes says so in its own way
         return float("inf")
     worst = 0.0
-    pairs = zip(jax.tree.leaves(wanted), jax.tree.leaves(found), strict=True)
-    for a, b in pairs:
-        a, b = np.asarray(a), np.asarray(b)
+    for a, b in zip(wanted, found, strict=True):
         if a.shape != b.shape:
             return float("inf")
         a, b = a.astype(np.float64), b.astype(np.float64)

@@ -23,7 +23,9 @@ class Shrunk:
             are left: what brings moments of an optimizer to the same sizes.
         removed: how many units are gone, by the name of their group.
         units: how many there were.
-        stayed: why dead units stayed, by the name of their group.
+        folded: paths of leaves, such as biases, that took over what removed units
+            added to all data alike.
+        stayed: why places that are zero were not removed, by leaf and axis.
         error: the largest difference of outputs for the inputs given, relative to the
             largest output.
     """
@@ -34,15 +36,17 @@ class Shrunk:
     kept: Mapping[str, tuple[np.ndarray, ...]]
     removed: Mapping[str, int]
     units: Mapping[str, int]
+    folded: tuple[str, ...]
     stayed: Mapping[str, str]
     error: float
 
     def __str__(self) -> str:
-        if not self.removed:
-            return "nothing to remove"
         lines = [
             f"{name}: {self.units[name] - count} of {self.units[name]} units left"
             for name, count in self.removed.items()
-        ]
-        lines += [f"{name}: {why}" for name, why in self.stayed.items()]
+        ] or ["nothing to remove"]
+        if self.stayed:
+            first = ", ".join(list(self.stayed)[:3])
+            more = f" and {len(self.stayed) - 3} more" if len(self.stayed) > 3 else ""
+            lines.append(f"zeros that stay, see stayed: {first}{more}")
         return "\n".join(lines)

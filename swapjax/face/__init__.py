@@ -6,6 +6,7 @@
 # Prune a trained network, or one that is yet to be trained: a driver, and its methods.
 from swapjax.pruning.by_score import by_score
 from swapjax.pruning.prune import prune
+from swapjax.pruning.sequential.progress import Progress
 from swapjax.pruning.history import Pruned, Stage
 from swapjax.core.types import Status
 from swapjax.pruning.scan import sensitivity
@@ -89,6 +90,7 @@ __all__ = [
     "Method",
     "Plan",
     "Problem",
+    "Progress",
     "Pruned",
     "Report",
     "Rule",

@@ -13,7 +13,7 @@ from swapjax.pruning.inputs import Inputs, budgets_for, place
 from swapjax.pruning.look import Seen, look
 from swapjax.pruning.method import Method, Problem
 from swapjax.pruning.settings import Settings
-from swapjax.pruning.stage import solve
+from swapjax.pruning.solve import solve
 from swapjax.pruning.vector import cut, pack
 from swapjax.sparsity import schedules
 from swapjax.sparsity.plan import Plan

@@ -3,20 +3,21 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import swapjax
 from swapjax.core import trees
 from swapjax.roles.ties import find_ties
 
-KEY = jax.random.key(0)
-
 
 def draw(shapes):
-    """Weights of some shapes; the shapes are leaves of a tree."""
-    leaves, treedef = jax.tree.flatten(shapes, is_leaf=lambda x: isinstance(x, tuple))
-    keys = jax.random.split(KEY, len(leaves))
-    arrays = [jax.random.normal(k, s) for k, s in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(treedef, arrays)
+    """Arrays of some shapes, which are the leaves of a tree."""
+    generator = np.random.default_rng(0)
+
+    def one(shape):
+        return generator.normal(size=shape).astype(np.float32)
+
+    return jax.tree.map(one, shapes, is_leaf=lambda x: isinstance(x, tuple))
 
 
 def zeroed(params, ties, keep=2):
@@ -69,7 +70,7 @@ RESIDUAL = {
 
 
 def test_channels_go_through_norms_sums_groups_and_flattening():
-    params, x = draw(RESIDUAL), jax.random.normal(KEY, (2, 4, 4, 2))
+    params, x = draw(RESIDUAL), draw((2, 4, 4, 2))
     params = zeroed(params, find_ties(residual, params, x), keep=3)
     small = swapjax.shrink(residual, params, None, x)
     assert shapes(small.params) == {
@@ -86,3 +87,100 @@ def test_channels_go_through_norms_sums_groups_and_flattening():
     np.testing.assert_allclose(
         small.apply(small.params, x), residual(params, x), rtol=1e-5, atol=1e-5
     )
+
+
+def attention(p, x):
+    """A transformer's block: heads next to each other in one axis, hidden units."""
+    mean = jnp.mean(x, -1, keepdims=True)
+    y = (x - mean) * jax.lax.rsqrt(jnp.var(x, -1, keepdims=True) + 1e-5) * p["norm"]
+    q, k, v = ((y @ p[n] + p["b"]).reshape(*x.shape[:2], -1, 3) for n in "qkv")
+    weights = jax.nn.softmax(jnp.einsum("bthd,bshd->bhts", q, k) / 3**0.5)
+    y = jnp.einsum("bhts,bshd->bthd", weights, v).reshape(*x.shape[:2], -1)
+    x = x + y @ p["out"]
+    return x + jax.nn.gelu(x @ p["up"]) @ p["down"]
+
+
+ATTENTION = {
+    **dict.fromkeys("qkv", (5, 12)),
+    "b": (12,), "down": (9, 5), "norm": (5,), "out": (12, 5), "up": (5, 9),
+}  # fmt: skip
+
+
+def test_heads_and_hidden_units_go_in_layers_of_a_loop():
+    def stack(p, x):
+        return jax.lax.scan(lambda x, layer: (attention(layer, x), None), x, p)[0]
+
+    params = draw({name: (2, *shape) for name, shape in ATTENTION.items()})
+    x = draw((2, 6, 5))
+    ties = find_ties(stack, params, x)
+    assert sorted(map(len, ties.groups)) == [4, 9]
+    params = zeroed(params, ties, keep=2)
+    small = swapjax.shrink(stack, params, None, x)
+    assert not small.is_rebuilt  # since the number of heads is written nowhere
+    assert small.params["q"].shape == (2, 5, 6)
+    assert small.params["out"].shape == (2, 6, 5)
+    assert small.params["up"].shape == (2, 5, 2)
+    np.testing.assert_array_equal(small.kept["out"][1], np.arange(6))
+    assert small.error < 1e-5
+
+
+def test_constants_go_to_the_bias_that_follows():
+    def apply(p, x):
+        y = jax.nn.relu(convolve(x, p["conv"]) + p["b1"])
+        y = jnp.einsum("nhwc,cd->nhwd", y, p["point"]) - p["mean"]
+        y = jnp.tanh(y).reshape(len(x), -1)
+        return jax.nn.log_softmax(y @ p["dense"] + p["b2"])
+
+    params = draw(
+        {"conv": (3, 3, 1, 6), "b1": (6,), "point": (6, 4), "mean": (4,),
+         "dense": (16, 3), "b2": (3,)}
+    )  # fmt: skip
+    params["b1"] = np.abs(params["b1"])
+    masks = {name: np.ones(array.shape, bool) for name, array in params.items()}
+    masks["conv"][..., 2:] = False
+    masks["point"][:, 1:] = False
+    x = draw((2, 2, 2, 1))
+    small = swapjax.shrink(apply, params, masks, x)
+    assert small.params["conv"].shape == (3, 3, 1, 2)
+    assert small.params["point"].shape == (2, 1)
+    assert small.params["dense"].shape == (4, 3)
+    assert small.folded == ("mean", "b2")
+    assert not small.is_rebuilt
+    assert small.error < 1e-5
+
+
+def test_what_is_zero_and_stays_has_its_reason():
+    def apply(p, x):
+        y = jax.nn.relu(convolve(x, p["conv"]) + p["bias"])
+        return jnp.sum(convolve(y, p["next"]), axis=(1, 2)) @ p["dense"]
+
+    params = draw(
+        {"conv": (3, 3, 1, 4), "bias": (4,), "next": (3, 3, 4, 2), "dense": (2, 3)}
+    )
+    params["bias"] = np.abs(params["bias"])
+    params["conv"][..., 0] = 0
+    params["dense"][:, 0] = 0
+    x = draw((2, 4, 4, 1))
+    small = swapjax.shrink(apply, params, None, x)
+    assert "is a constant other than zero" in small.stayed["conv[axis 3]"]
+    assert "is an axis of the result" in small.stayed["dense[axis 1]"]
+    assert str(small).startswith("nothing to remove\nzeros that stay")
+    assert small.apply is apply
+    assert shapes(small.params) == shapes(params)
+
+
+def test_masks_of_other_params_are_refused():
+    params = draw({"a": (3, 4), "b": (4, 2)})
+    with pytest.raises(ValueError, match="masks"):
+        swapjax.shrink(
+            lambda p, x: x @ p["a"] @ p["b"], params, {"a": np.ones((3, 4), bool)},
+            jnp.zeros((1, 3)),
+        )  # fmt: skip
+
+
+def test_of_each_axis_one_place_stays():
+    params = {"a": np.zeros((3, 4), np.float32), "b": np.zeros((4, 2), np.float32)}
+    small = swapjax.shrink(
+        lambda p, x: jnp.tanh(x @ p["a"]) @ p["b"], params, None, jnp.ones((1, 3))
+    )
+    assert shapes(small.params) == {"a": (3, 1), "b": (1, 2)}

@@ -112,6 +112,12 @@ def test_fit_tells_what_is_beside_the_loss_and_gives_steps_keys():
         (lambda: run(with_aux), "a tuple of 3; return the loss alone, or hand over"),
         (lambda: run(Loss(plain, has_aux=True)), r"a pair \(loss, aux\), as has_aux"),
         (lambda: run(Loss(lambda p, b, k: b[0], has_key=True)), "one scalar, the mean"),
+        (
+            lambda: run(
+                Loss(dropped, has_key=True), method=swapjax.wanda(), sequential=True
+            ),
+            "loss_fn: draws with a key, which sequential does not",
+        ),
         (lambda: Loss(3), "function must be one of params, got 3"),
         (
             lambda: swapjax.plan(
