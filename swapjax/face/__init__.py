@@ -59,6 +59,9 @@ from swapjax.pruning.method import Method, Problem, Solution
 from swapjax.training.rule import MaskStep, Rule
 from swapjax.sparsity.budget import Budget, select
 
+# A loss that returns more than a number, or that draws.
+from swapjax.core.loss import Loss
+
 # The gradients that methods learn from, and what happens between stages.
 from swapjax.gradients.build import per_example_gradients
 from swapjax.gradients.noise import GradientNoise
@@ -85,6 +88,7 @@ __all__ = [
     "GradientNoise",
     "Head",
     "Layout",
+    "Loss",
     "MaskStep",
     "Method",
     "Plan",
