@@ -7,6 +7,7 @@
 from swapjax.pruning.by_score import by_score
 from swapjax.pruning.prune import prune
 from swapjax.pruning.history import Pruned, Stage
+from swapjax.pruning.refit_ahead import Reconstructed, Refitted, reconstruct
 from swapjax.core.types import Status
 from swapjax.sparsity.magnitude import magnitude_masks
 from swapjax.pruning import methods as _methods
@@ -81,6 +82,8 @@ __all__ = [
     "Plan",
     "Problem",
     "Pruned",
+    "Reconstructed",
+    "Refitted",
     "Report",
     "Rule",
     "Solution",
@@ -111,6 +114,7 @@ __all__ = [
     "prune",
     "pruning_plasticity",
     "recalibrate_batchnorm",
+    "reconstruct",
     "report",
     "select",
     "sharpness_aware",
