@@ -8,6 +8,7 @@ from swapjax.pruning.by_score import by_score
 from swapjax.pruning.prune import prune
 from swapjax.pruning.sequential.progress import Progress
 from swapjax.pruning.history import Pruned, Stage
+from swapjax.pruning.refit_ahead import Reconstructed, Refitted, reconstruct
 from swapjax.core.types import Status
 from swapjax.pruning.scan import sensitivity
 from swapjax.pruning.sensitivities import Sensitivity
@@ -95,6 +96,8 @@ __all__ = [
     "Problem",
     "Progress",
     "Pruned",
+    "Reconstructed",
+    "Refitted",
     "Report",
     "Rule",
     "Sensitivity",
@@ -130,6 +133,7 @@ __all__ = [
     "prune",
     "pruning_plasticity",
     "recalibrate_batchnorm",
+    "reconstruct",
     "report",
     "select",
     "sensitivity",
