@@ -7,7 +7,7 @@ work starts.
 import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import jax
 import numpy as np
@@ -128,22 +128,13 @@ def plan(
             f"pattern must be an NM, Channel, Head, Expert or Block, got {pattern!r}"
         )
     exact = exact_sparsity(implied_sparsity(sparsity, pattern), "sparsity")
-    if allocation is None:
-        free = pattern is None or isinstance(pattern, NM | Block)
-        allocation = "global" if free else "uniform"
-    by_name = allocation if isinstance(allocation, Mapping) else None
-    if by_name is None and allocation not in get_args(Allocation):
-        raise ValueError(
-            "allocation must be 'global', 'uniform' or 'erk', or sparsities by the "
-            f"names of layers, got {allocation!r}"
-        )
-    if by_name is not None and isinstance(pattern, NM):
-        raise ValueError(f"allocation: the pattern {pattern} leaves nothing to share")
+    allocation = _how_to_share(allocation, pattern)
     if min_keep < 0:
         raise ValueError(f"min_keep must not be negative, got {min_keep}")
 
     roles = find_roles(params, loss_fn, batch, axes)
-    named = [*(overrides or ()), *map(re.escape, by_name or ())]
+    shares = () if isinstance(allocation, str) else allocation
+    named = [*(overrides or ()), *map(re.escape, shares)]
     layout, left_out = _lay_out(params, include, exclude, roles, output_heads, named)
     units = None
     if isinstance(pattern, UnitPattern):
@@ -153,9 +144,9 @@ def plan(
         units = Units.of(pattern, layout)
     names = layer_names(units, layout)
     shared = (
-        cast("Allocation", allocation)
-        if by_name is None
-        else layer_sparsities(units, layout, by_name)
+        allocation
+        if isinstance(allocation, str)
+        else layer_sparsities(units, layout, allocation)
     )
     counts, sizes = unit_counts(units, layout), unit_sizes(units, layout)
     # In units, as are the counts until the plan is made.
@@ -209,6 +200,31 @@ def _lay_out(
     elif output_heads is not None:
         raise ValueError("output_heads: include names the leaves; give one of the two")
     return layout, left_out
+
+
+def _how_to_share(
+    allocation: Allocation | Mapping[str, float] | None,
+    pattern: NM | UnitPattern | None,
+) -> Allocation | Mapping[str, float]:
+    """Take the allocation, or the one that goes with a pattern.
+
+    Raises:
+        ValueError: for what is none, and for names where a pattern has allocated.
+    """
+    if allocation is None:
+        free = pattern is None or isinstance(pattern, NM | Block)
+        return "global" if free else "uniform"
+    if isinstance(allocation, Mapping):
+        if isinstance(pattern, NM):
+            raise ValueError(
+                f"allocation: the pattern {pattern} leaves nothing to share"
+            )
+    elif allocation not in get_args(Allocation):
+        raise ValueError(
+            "allocation must be 'global', 'uniform' or 'erk', or sparsities by the "
+            f"names of layers, got {allocation!r}"
+        )
+    return allocation
 
 
 def _left_out(
