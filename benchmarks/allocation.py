@@ -88,6 +88,8 @@ class Options:
 
     networks: tuple[str, ...] = tuple(NETWORKS)
     """Any of them."""
+    methods: tuple[str, ...] = ("magnitude", "wanda", "layerwise-obs")
+    """Any of these."""
     batch: int = 16
     """Examples a row."""
     out: Path = RESULTS / "allocation"
@@ -235,7 +237,7 @@ def main(options: Options) -> None:
         Run(name, method, allocation, sparsity, seed)
         for name in options.networks
         for seed in NETWORKS[name].seeds
-        for method in NETWORKS[name].methods
+        for method in options.methods
         for sparsity in NETWORKS[name].sparsities
         for allocation in ALLOCATIONS
     ]
