@@ -66,6 +66,7 @@ def generator():
         (BATCHES, of_pairs, True),
         (BATCHES[:2], of_pairs, True),
         (tuple(BATCHES), of_pairs, True),
+        (BATCHES, of_arrays, True),  # which says itself that it takes no pairs
         ([X[:4], X[4:6]], of_arrays, True),
         ([X], of_arrays, True),
     ],
