@@ -8,11 +8,13 @@ from swapjax.pruning.by_score import by_score
 from swapjax.pruning.prune import prune
 from swapjax.pruning.sequential.progress import Progress
 from swapjax.pruning.history import Pruned, Stage
+from swapjax.pruning.refit_ahead import Reconstructed, Refitted, reconstruct
 from swapjax.core.types import Status
 from swapjax.pruning.scan import sensitivity
 from swapjax.pruning.sensitivities import Sensitivity
 from swapjax.pruning.outliers import owl
 from swapjax.sparsity.magnitude import magnitude_masks
+from swapjax.sparsity.whole_units import unit_masks
 from swapjax.pruning import methods as _methods
 from swapjax.pruning.methods import *
 
@@ -49,6 +51,8 @@ from swapjax.sparsity.masks import apply_masks, churn, density, intersect
 # What makes a pruned network smaller, and what it is worth where it runs.
 from swapjax.deploy.shrink import shrink
 from swapjax.deploy.shrunk import Shrunk
+from swapjax.deploy.tied import tie_masks
+from swapjax.roles.ties import Ties, find_ties
 from swapjax.deploy.reporting import Report, report
 
 # A method or a rule of one's own.
@@ -92,6 +96,8 @@ __all__ = [
     "Problem",
     "Progress",
     "Pruned",
+    "Reconstructed",
+    "Refitted",
     "Report",
     "Rule",
     "Sensitivity",
@@ -99,6 +105,7 @@ __all__ = [
     "Solution",
     "Stage",
     "Status",
+    "Ties",
     "admm",
     "apply_masks",
     "by_score",
@@ -110,6 +117,7 @@ __all__ = [
     "density",
     "elsa",
     "exponential",
+    "find_ties",
     "geometric",
     "gsm",
     "intersect",
@@ -125,12 +133,15 @@ __all__ = [
     "prune",
     "pruning_plasticity",
     "recalibrate_batchnorm",
+    "reconstruct",
     "report",
     "select",
     "sensitivity",
     "sharpness_aware",
     "shrink",
     "sparse",
+    "tie_masks",
+    "unit_masks",
     "until_mask_step",
 ]
 __all__ += _methods.__all__
