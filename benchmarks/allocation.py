@@ -6,8 +6,8 @@ images afterwards. One stage, no training. "loss" allocates by `swapjax.sensitiv
 with the same method and the same examples, from levels that it scans once a method and
 seed; the scan of ResNet-20 keeps the statistics of batch norm. Magnitude has one seed.
 
-Writes results.csv after every run and goes on where it stopped; then results.png and
-the scans in scans.json, with a picture of each of seed 0.
+Writes results.csv and scans.json after every run and goes on where it stopped; then
+results.png, and beside the folder allocation-scan.png, the scan of most layers.
 """
 
 import dataclasses
@@ -93,7 +93,7 @@ class Options:
     batch: int = 16
     """Examples a row."""
     out: Path = RESULTS / "allocation"
-    """The folder for results.csv, scans.json and pictures."""
+    """The folder for results.csv, scans.json and results.png."""
     data: Path = DATA / "data"
     """The folder of the data."""
     checkpoints: Path = DATA / "checkpoints"
@@ -247,11 +247,10 @@ def main(options: Options) -> None:
     runs = list(done.values())
     console.print(table(runs))
     plot.save(figure(runs), options.out / "results.png")
-    for name, scan in bench.scans.items():
-        network, method, seed = name.split(", ")
-        if seed == "0":
-            drawn = sensitivity_figure(scan)
-            plot.save(drawn, options.out / f"scan-{network}-{method}.png")
+    if bench.scans:
+        largest = max(bench.scans.values(), key=lambda scan: len(scan.layers))
+        drawn = sensitivity_figure(largest)
+        plot.save(drawn, options.out.parent / "allocation-scan.png")
     console.print(f"Written to {options.out}.", soft_wrap=True)
 
 
