@@ -88,7 +88,7 @@ class Stream:
         """What it is called in messages."""
         return "the iterable" if self.repeats else "the iterator"
 
-    def __len__(self) -> int:
+    def count(self) -> int:
         """Count the batches of a pass, by going through one where it has no length.
 
         Raises:

@@ -157,7 +157,7 @@ def _count_batches(stream: Stream, wanted: int | None) -> int:
             "takes of it with steps_per_epoch=, or give what begins anew, such as a "
             "function that makes the iterator"
         )
-    found = len(stream)
+    found = stream.count()
     if not found:
         raise ValueError("data: there are no batches in it")
     return found
