@@ -191,6 +191,26 @@ def test_resnet20():
     assert {norm for _, norm in seen} == {"again", "kept"}
 
 
+def test_allocation():
+    keys = "network", "method", "allocation", "sparsity"
+    found, told = runs("allocation", *keys), set()
+    networks = {"MLPNet": "mlpnet", "ResNet-20": "resnet20"}
+    for name, cells in rows("allocation.md"):
+        network, _, rest = name.partition(", ")
+        if network not in networks:
+            continue
+        method, level = rest.split(", ")
+        columns = "uniform", "erk", "global", "owl", "loss"
+        for allocation, cell in zip(columns, cells, strict=True):
+            key = networks[network], method, allocation, level
+            assert bool(cell) == (key in found), key
+            if cell:
+                mean = statistics.mean(found[key])
+                assert float(cell) == pytest.approx(mean, abs=0.0051), key
+                told.add(key)
+    assert told == set(found)
+
+
 def test_peer_speed():
     found = json.loads((RESULTS / "peer_speed" / "results.json").read_text())["rows"]
     page = (DOCS / "results" / "cost.md").read_text()
