@@ -17,6 +17,8 @@ from swapjax.core.text import printable
 from swapjax.roles.role import Role
 
 _NUMBER = re.compile(r"\d+")
+# A numbered part of a path before others, which Hugging Face parts by dots.
+_PART = re.compile(r"(?<![^/.])[^/.]*\d[^/.]*(?=[/.])")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -96,10 +98,8 @@ def units(paths: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> list[str |
     members: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     levels: list[list[tuple[str, str]]] = []
     for leaf, path in enumerate(paths):
-        parts = path.split("/")
-        ends = [i + 1 for i, part in enumerate(parts) if _NUMBER.search(part)]
         # A leaf by itself is no unit: those of a list of arrays are layers.
-        heads = ["/".join(parts[:end]) for end in ends if end < len(parts)]
+        heads = [path[: part.end()] for part in _PART.finditer(path)]
         levels.append([(_NUMBER.sub("#", head), head) for head in heads])
         for kind, head in levels[-1]:
             members[kind][head].append(leaf)
@@ -178,15 +178,16 @@ def _name(program: Program, refs: Sequence[Ref]) -> str:
     """Name a block by what the paths of its leaves have in common."""
     if not refs:
         return ""
-    split = [program.paths[ref.leaf].split("/") for ref in refs]
+    split = [re.split(r"([/.])", program.paths[ref.leaf]) for ref in refs]
     common = []
     for parts in zip(*split, strict=False):
         if len(set(parts)) > 1:
             break
         common.append(parts[0])
+    name = "".join(common).rstrip("/.")
     indices = {ref.row for ref in refs}
     (index,) = indices if len(indices) == 1 else (None,)
-    return "/".join(common) + ("" if index is None else f"[{index}]")
+    return name if index is None else f"{name}[{index}]"
 
 
 def _require_all(

@@ -157,11 +157,12 @@ class TestBlocks:
             "stem": (3, 8), "layer1/0/a": (8, 8), "layer1/1/a": (8, 8),
             "layer2/0/a": (8, 16), "layer2/0/b": (8, 16), "layer2/1/a": (16, 16),
             "mlp/0": (4, 4), "mlp/1": (4, 4), "Dense_0/kernel": (4, 5),
-            "Dense_1/kernel": (5, 6),
+            "Dense_1/kernel": (5, 6), "model.layers.0.mlp.up.weight": (4, 4),
+            "model.layers.11.mlp.up.weight": (4, 4), "model.norm.weight": (4,),
         }  # fmt: skip
         assert units(list(shapes), list(shapes.values())) == [
             None, "layer1/0", "layer1/1", "layer2/0", "layer2/0", "layer2/1",
-            None, None, None, None,
+            None, None, None, None, "model.layers.0", "model.layers.11", None,
         ]  # fmt: skip
 
     @pytest.mark.parametrize(
