@@ -61,11 +61,13 @@ def find_blocks(
         The blocks, in order; together they are the whole program.
 
     Raises:
-        ValueError: for a regular expression that is none or matches no prunable leaf;
-            naming the leaf, for one that is not reached by data, one whose slices
-            cannot be told apart in the program, and one that is read in two blocks.
+        ValueError: for a regular expression that is none or matches no prunable leaf,
+            and a loss with a penalty of weights; naming the leaf, for one that is not
+            reached by data, one whose slices cannot be told apart in the program, and
+            one that is read in two blocks.
     """
     labels = _labels(program, roles, blocks)
+    _require_no_penalty(program, labels)
     runs = _runs(program, labels)
     sizes = program.bytes_at()
     cuts = []
@@ -157,6 +159,27 @@ def _matches(
             f"blocks: {printable(blocks)!r} matches no prunable leaf of params"
         )
     return [None if match is None else match.group() for match in found]
+
+
+def _require_no_penalty(program: Program, labels: Mapping[Ref, Hashable]) -> None:
+    """Raise for a number that is made of the weights of several blocks.
+
+    Raises:
+        ValueError: naming two of the leaves.
+    """
+    made, kinds = program.unrolled.made, program.unrolled.kinds
+    for operation in program.unrolled.operations:
+        for x in operation.operands:
+            if not isinstance(x, int) or kinds[x].shape or not made.get(x):
+                continue
+            inside = sorted(made[x], key=lambda ref: (ref.leaf, ref.row or 0))
+            several = {labels[ref]: program.paths[ref.leaf] for ref in inside}
+            if len(several) > 1:
+                first, second, *_ = several.values()
+                raise ValueError(
+                    f"loss_fn: has a term of weights alone, {first} and {second} among "
+                    "them; leave penalties out, sequential never holds all weights"
+                )
 
 
 def _runs(program: Program, labels: Mapping[Ref, Hashable]) -> list[_Run]:

@@ -190,6 +190,15 @@ class TestBlocks:
         with pytest.raises(ValueError, match="0 is read in several of them, 0 and 0"):
             find_blocks(*trace(in_turns, [np.ones((4, 4))] * 2, x))
 
+    def test_penalties_of_all_weights_are_named(self):
+        def loss_fn(params, x):
+            penalty = sum(jnp.sum(kernel**2) for kernel in params)
+            return jnp.sum(x @ params[0] @ params[1]) + penalty
+
+        traced = trace(loss_fn, [np.eye(3)] * 2, np.ones((2, 3)))
+        with pytest.raises(ValueError, match=r"^loss_fn: .* weights alone, 0 and 1 "):
+            find_blocks(*traced)
+
     def test_leaves_that_data_does_not_reach_are_named(self):
         def loss_fn(params, x):
             return jnp.sum(x @ params["used"])
