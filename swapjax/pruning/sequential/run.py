@@ -24,13 +24,13 @@ from swapjax.io import resume
 from swapjax.loops import streams
 from swapjax.loops.examples import Source
 from swapjax.pruning.history import Pruned, Stage
-from swapjax.pruning.inputs import Settings
 from swapjax.pruning.method import Problem, Solution
 from swapjax.pruning.sequential.arguments import require_fits, require_key
 from swapjax.pruning.sequential.carried import Carried
 from swapjax.pruning.sequential.outcome import InFile, InMemory, Part
 from swapjax.pruning.sequential.progress import Progress
 from swapjax.pruning.sequential.share import Share, share_out
+from swapjax.pruning.settings import Settings
 from swapjax.pruning.solve import check_support, solve
 from swapjax.sparsity.plan import Plan
 from swapjax.sparsity.planned import planned
