@@ -11,7 +11,7 @@ from swapjax.roles.ties.state import Site
 
 
 def dead_units(ties: Ties, live: Live) -> set[int]:
-    """Find units whose terms are zero in every sum that reads them.
+    """Find units whose terms are zero in every sum that reads them, if any does.
 
     Terms that only go to dead units do not count, so that what is dead is found from
     the last layers to the first. Of each axis one place stays at least.
@@ -24,14 +24,6 @@ def dead_units(ties: Ties, live: Live) -> set[int]:
     for site in ties.sites:
         steps[site.step.makes[0]].append(site)
     candidates = {int(unit) for group in ties.groups for unit in group.units}
-    summed = {
-        int(unit)
-        for sites in steps.values()
-        for site in sites
-        for axis in site.axes
-        for unit in ties.labels[site.step.reads[site.which]][axis]
-    }
-    candidates &= summed
     dead: set[int] = set()
     while True:
         found = candidates - used_units(steps.values(), ties, live, dead)

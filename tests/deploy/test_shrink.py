@@ -275,3 +275,40 @@ def test_experts_go_and_their_router_stays():
     }  # fmt: skip
     assert small.is_rebuilt
     assert small.error < 1e-5
+
+
+def fused(p, x):
+    """Queries, keys and values of one product, parts of an axis, loops, a table."""
+    qkv = x.astype(jnp.bfloat16).astype(jnp.float32) @ p["qkv"] + p["b"]
+    q, k, v = jnp.moveaxis(qkv.reshape(*x.shape[:2], 3, 4, 2), 2, 0)
+    y = jnp.einsum(
+        "bhts,bshd->bthd", jax.nn.softmax(jnp.einsum("bthd,bshd->bhts", q, k)), v
+    )
+    y = y.reshape(*x.shape[:2], 8)[..., ::-1] @ p["out"]
+    gate, up = jnp.split(y @ p["wide"], 2, axis=-1)
+    strided = jnp.concatenate([gate * up, jnp.zeros((*up.shape[:2], 2))], -1)[..., ::2]
+    repeated = jnp.broadcast_to(p["scale"], strided.shape) * strided
+    many = jax.lax.while_loop(
+        lambda c: c[0] < 2, lambda c: (c[0] + 1, jnp.sin(c[1])), (0, repeated)
+    )[1]
+    either = jax.lax.cond(x[0, 0, 0] > 0, jnp.tanh, lambda y: 2 * y, many)
+    return either @ p["last"] + p["table"][jnp.arange(len(x))][:, None] @ p["rows"]
+
+
+FUSED = {
+    "b": (24,), "last": (4, 2), "out": (8, 5), "qkv": (5, 24), "rows": (5, 2),
+    "scale": (4,), "table": (9, 5), "wide": (5, 12),
+}  # fmt: skip
+
+
+def test_fused_matrices_parts_loops_and_tables_are_rebuilt():
+    params, x = draw(FUSED), draw((2, 3, 5))
+    ties = swapjax.find_ties(fused, params, x)
+    params = zeroed(params, ties, keep=2)
+    small = swapjax.shrink(fused, params, None, x)
+    assert small.is_rebuilt
+    assert shapes(small.params) == {
+        "b": (12,), "last": (3, 2), "out": (4, 2), "qkv": (5, 12), "rows": (2, 2),
+        "scale": (3,), "table": (9, 2), "wide": (2, 4),
+    }  # fmt: skip
+    assert small.error < 1e-5
