@@ -100,11 +100,17 @@ def shrink(
         group.name: sum(int(unit) in removal.dead for unit in group.units)
         for group in ties.groups
     }
+    kept = removal.kept(ties)
     return Shrunk(
         params=small,
         apply=apply,
         is_rebuilt=is_rebuilt,
-        kept=removal.kept(ties),
+        kept=kept,
+        shapes={
+            path: shape
+            for path, shape in zip(ties.paths, ties.shapes, strict=True)
+            if path in kept
+        },
         removed={name: count for name, count in counts.items() if count},
         units={group.name: len(group) for group in ties.groups},
         folded=removal.folded,

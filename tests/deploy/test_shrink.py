@@ -122,6 +122,11 @@ def test_heads_and_hidden_units_go_in_layers_of_a_loop():
     assert small.params["up"].shape == (2, 5, 2)
     np.testing.assert_array_equal(small.kept["out"][1], np.arange(6))
     assert small.error < 1e-5
+    # Other trees like params become as small.
+    cut = small.cut(params)
+    jax.tree.map(np.testing.assert_array_equal, cut, small.params)
+    with pytest.raises(ValueError, match=r"b must have the shape \(2, 12\)"):
+        small.cut(small.params)
 
 
 def test_layers_of_a_loop_lose_units_of_their_own():
@@ -141,6 +146,7 @@ def test_layers_of_a_loop_lose_units_of_their_own():
     np.testing.assert_array_equal(
         small.kept["out"][1], [[0, 1, 2, 6, 7, 8, 9, 10, 11], range(9)]
     )
+    jax.tree.map(np.testing.assert_array_equal, small.cut(params), small.params)
     assert "from 3 to 4 of 9" in small.stayed["up"]
     ties = swapjax.find_ties(stack, params, x)
     tied = swapjax.tie_masks(ties, jax.tree.map(lambda p: p != 0, params))
@@ -191,6 +197,34 @@ def test_what_is_zero_and_stays_has_its_reason():
     assert str(small).startswith("nothing to remove\nzeros that stay")
     assert small.apply is apply
     assert shapes(small.params) == shapes(params)
+
+
+def test_what_cannot_be_followed_stays_and_is_named():
+    def apply(p, x):
+        y = jnp.abs(jnp.fft.fft(jax.nn.relu(x @ p["a"])))
+        return y @ p["b"]
+
+    params = draw({"a": (3, 4), "b": (4, 2)})
+    params["b"][1] = 0
+    small = swapjax.shrink(apply, params, None, draw((2, 3)))
+    assert str(small).startswith("nothing to remove")
+    assert "goes through fft, which cannot be followed" in small.stayed["b[axis 0]"]
+    assert small.params["b"] is params["b"]
+
+
+def test_faults_of_arguments_are_named():
+    params, x = draw({"a": (3, 4)}), draw((2, 3))
+    with pytest.raises(ValueError, match="function must take params"):
+        swapjax.shrink("apply", params, None, x)
+    with pytest.raises(ValueError, match="tolerance must be a number"):
+        swapjax.shrink(lambda p, x: x @ p["a"], params, None, x, tolerance=-1)
+    with pytest.raises(TypeError) as caught:
+        swapjax.shrink(lambda p, x: x @ p["a"], params)
+    assert caught.value.__notes__[-1] == "function was traced with params and 0 inputs"
+    params["a"][0, 0] = np.nan
+    params["b"] = np.zeros((4, 2), np.float32)
+    with pytest.raises(ValueError, match="are params finite"):
+        swapjax.shrink(lambda p, x: x @ p["a"] @ p["b"], params, None, x)
 
 
 def test_masks_of_other_params_are_refused():

@@ -77,6 +77,13 @@ def find_ties(function: Callable[..., Any], params: Params, *inputs: Any) -> Tie
             "function: must be traceable by jax.jit for what depends on each other to "
             f"be found, but asks for the values of arrays ({first})"
         ) from error
+    except Exception as error:
+        shapes = ", ".join(str(list(np.shape(x))) for x in jax.tree.leaves(inputs))
+        error.add_note(
+            f"function was traced with params and {len(inputs)} inputs"
+            + (f", of shapes {shapes}" if shapes else "")
+        )
+        raise
     steps = write_out(program)
     state = State(steps)
     count = sum(traced)
