@@ -11,7 +11,7 @@ from swapjax.roles.ties.state import Site
 
 
 def dead_units(ties: Ties, live: Live) -> set[int]:
-    """Find units whose terms are zero in every sum that reads them, if any does.
+    """Find units whose terms are zero in every sum that reads them.
 
     Terms that only go to dead units do not count, so that what is dead is found from
     the last layers to the first. Of each axis one place stays at least.

@@ -343,6 +343,6 @@ def test_fused_matrices_parts_loops_and_tables_are_rebuilt():
     assert small.is_rebuilt
     assert shapes(small.params) == {
         "b": (12,), "last": (3, 2), "out": (4, 2), "qkv": (5, 12), "rows": (2, 2),
-        "scale": (3,), "table": (9, 2), "wide": (2, 4),
+        "scale": (3,), "table": (9, 2), "wide": (2, 10),
     }  # fmt: skip
     assert small.error < 1e-5
