@@ -129,10 +129,18 @@ def _halves(arrays: list[Any]) -> set[Any]:
 def _rebuilt(ties: Ties, smaller: Smaller) -> Callable[..., Any]:
     """Make a function of the program for smaller arrays."""
     numbers = ties.leaves
+    count = sum(number is not None for number in numbers)
+    shapes = [ties.program.shapes[n] for n in ties.program.inputs[count:]]
 
     def apply(params: Params, *inputs: Any) -> Any:
         leaves = jax.tree.leaves(params)
         arrays = [x for x, n in zip(leaves, numbers, strict=True) if n is not None]
+        given = [np.shape(x) for x in jax.tree.leaves(inputs)]
+        if given != shapes:  # JAX binds a reshape to other sizes without a word
+            raise ValueError(
+                f"inputs: must have the shapes {shapes} that the network was shrunk "
+                f"for, got {given}; shrink it for these"
+            )
         results = smaller.evaluate([*arrays, *jax.tree.leaves(inputs)])
         return jax.tree.unflatten(ties.result, results)
 

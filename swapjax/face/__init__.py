@@ -8,11 +8,13 @@ from swapjax.pruning.by_score import by_score
 from swapjax.pruning.prune import prune
 from swapjax.pruning.sequential.progress import Progress
 from swapjax.pruning.history import Pruned, Stage
+from swapjax.pruning.refit_ahead import Reconstructed, Refitted, reconstruct
 from swapjax.core.types import Status
 from swapjax.pruning.scan import sensitivity
 from swapjax.pruning.sensitivities import Sensitivity
 from swapjax.pruning.outliers import owl
 from swapjax.sparsity.magnitude import magnitude_masks
+from swapjax.sparsity.whole_units import unit_masks
 from swapjax.pruning import methods as _methods
 from swapjax.pruning.methods import *
 
@@ -58,6 +60,9 @@ from swapjax.pruning.method import Method, Problem, Solution
 from swapjax.training.rule import MaskStep, Rule
 from swapjax.sparsity.budget import Budget, select
 
+# A loss that returns more than a number, or that draws.
+from swapjax.core.loss import Loss
+
 # The gradients that methods learn from, and what happens between stages.
 from swapjax.gradients.build import per_example_gradients
 from swapjax.gradients.noise import GradientNoise
@@ -84,12 +89,15 @@ __all__ = [
     "GradientNoise",
     "Head",
     "Layout",
+    "Loss",
     "MaskStep",
     "Method",
     "Plan",
     "Problem",
     "Progress",
     "Pruned",
+    "Reconstructed",
+    "Refitted",
     "Report",
     "Rule",
     "Sensitivity",
@@ -125,6 +133,7 @@ __all__ = [
     "prune",
     "pruning_plasticity",
     "recalibrate_batchnorm",
+    "reconstruct",
     "report",
     "select",
     "sensitivity",
@@ -132,6 +141,7 @@ __all__ = [
     "shrink",
     "sparse",
     "tie_masks",
+    "unit_masks",
     "until_mask_step",
 ]
 __all__ += _methods.__all__
