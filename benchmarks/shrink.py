@@ -2,8 +2,9 @@
 
 Weights are those that networks start with, and norms and biases get some noise, so that
 nothing is zero by chance; those of minilm, efficientnet_lite0 and crepe, which need the
-extra [real], are the ones that were published. Half of each group of units that are tied
-goes, with the smallest sums of magnitudes; of transformers heads and hidden units alone.
+extra [real], are the ones that were published. Half of each group of units that are
+tied goes, with the smallest sums of magnitudes; of transformers heads and hidden units
+alone.
 Outputs are compared with those of the masked network, sizes with what the groups say.
 Times are CPU seconds of calls that are compiled, dense and shrunk in turn.
 
