@@ -346,3 +346,26 @@ def test_fused_matrices_parts_loops_and_tables_are_rebuilt():
         "scale": (3,), "table": (9, 2), "wide": (2, 10),
     }  # fmt: skip
     assert small.error < 1e-5
+
+
+def test_units_of_a_recurrent_network_go_from_all_its_gates():
+    def lstm(p, x):
+        def step(carry, x):
+            hidden, cell = carry
+            z = x @ p["in"] + hidden @ p["again"] + bias
+            i, f, g, o = jnp.split(jax.nn.sigmoid(z), 4, axis=-1)
+            cell = f * cell + i * g
+            return (o * jnp.tanh(cell), cell), None
+
+        start = jnp.zeros((x.shape[1], 6))
+        (hidden, _), _ = jax.lax.scan(step, (start, start), x)
+        return hidden @ p["out"]
+
+    # What the function closes over becomes smaller, too.
+    bias = np.arange(24, dtype=np.float32)
+    params = draw({"again": (6, 24), "in": (3, 24), "out": (6, 2)})
+    params["again"][2:4] = params["out"][2:4] = 0
+    small = swapjax.shrink(lstm, params, None, draw((5, 2, 3)))
+    assert shapes(small.params) == {"again": (4, 16), "in": (3, 16), "out": (4, 2)}
+    assert small.is_rebuilt
+    assert small.error < 1e-5
