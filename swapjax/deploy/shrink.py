@@ -13,7 +13,7 @@ from swapjax.core.given_masks import take_masks
 from swapjax.core.types import Masks, Params
 from swapjax.deploy.constants import find_constants
 from swapjax.deploy.folds import find_folds
-from swapjax.deploy.rebuild import Smaller
+from swapjax.deploy.rebuilt import rebuilt
 from swapjax.deploy.removal import remove
 from swapjax.deploy.shrunk import Shrunk
 from swapjax.deploy.stayed import uneven, why_stayed
@@ -86,7 +86,8 @@ def shrink(
         if removal.dead:
             error = _error(function, ties, small, inputs, wanted)
         if error > allowed:
-            apply, is_rebuilt = _rebuilt(ties, removal.smaller), True
+            apply = rebuilt(function, params, inputs, ties, removal.smaller)
+            is_rebuilt = True
             error = _error(apply, ties, small, inputs, wanted)
         if error <= allowed:
             break
@@ -124,27 +125,6 @@ def _halves(arrays: list[Any]) -> set[Any]:
     """List the dtypes of floats of less than 32 bits."""
     dtypes = {jnp.asarray(x).dtype if np.isscalar(x) else x.dtype for x in arrays}
     return {d for d in dtypes if jnp.issubdtype(d, jnp.floating) and d.itemsize < 4}
-
-
-def _rebuilt(ties: Ties, smaller: Smaller) -> Callable[..., Any]:
-    """Make a function of the program for smaller arrays."""
-    numbers = ties.leaves
-    count = sum(number is not None for number in numbers)
-    shapes = [ties.program.shapes[n] for n in ties.program.inputs[count:]]
-
-    def apply(params: Params, *inputs: Any) -> Any:
-        leaves = jax.tree.leaves(params)
-        arrays = [x for x, n in zip(leaves, numbers, strict=True) if n is not None]
-        given = [np.shape(x) for x in jax.tree.leaves(inputs)]
-        if given != shapes:  # JAX binds a reshape to other sizes without a word
-            raise ValueError(
-                f"inputs: must have the shapes {shapes} that the network was shrunk "
-                f"for, got {given}; shrink it for these"
-            )
-        results = smaller.evaluate([*arrays, *jax.tree.leaves(inputs)])
-        return jax.tree.unflatten(ties.result, results)
-
-    return jax.jit(apply)
 
 
 def _called(

@@ -21,7 +21,7 @@ class Shrunk:
         params: smaller arrays in the tree of the params before.
         apply: ``(params, *inputs)``, what the function is for them: the function
             itself where it takes its sizes from the arrays, else its program with the
-            sizes in it changed, for inputs of the same shapes.
+            sizes in it changed; for inputs of other shapes it is traced again.
         is_rebuilt: whether `apply` is made from the program.
         kept: of each leaf that is smaller, by its path, the places along each axis that
             are left, by which `cut` brings moments of an optimizer to the same sizes.

@@ -309,6 +309,27 @@ def test_experts_go_and_their_router_stays():
     }  # fmt: skip
     assert small.is_rebuilt
     assert small.error < 1e-5
+    more = draw((7, 3))  # other shapes than it was shrunk with
+    np.testing.assert_allclose(
+        small.apply(small.params, more), apply(params, more), rtol=1e-4, atol=1e-5
+    )
+    slopes = jax.grad(lambda p: jnp.sum(small.apply(p, x)))(small.params)
+    assert shapes(slopes) == shapes(small.params)
+
+
+def test_a_program_that_is_another_for_other_inputs_is_not_cut_alike():
+    def apply(p, x):
+        y = (x @ p["a"]).reshape(-1, 4)
+        return jax.nn.softmax(y) if len(x) > 2 else y @ jnp.eye(4)[:, :1] @ p["b"]
+
+    params = draw({"a": (3, 4), "b": (1, 2)})
+    params["a"][:, 1:] = 0
+    x = draw((2, 3))
+    small = swapjax.shrink(apply, params, None, x)
+    assert small.params["a"].shape == (3, 1)
+    assert small.is_rebuilt
+    with pytest.raises(ValueError, match="axis 1 of a cannot be removed; shrink"):
+        small.apply(small.params, draw((3, 3)))
 
 
 def fused(p, x):
