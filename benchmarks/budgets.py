@@ -27,7 +27,7 @@ from swapjax.experiments import datasets, models, runner
 from swapjax.roles.costs import count_products
 
 BUDGETS = (("flops", 0.75), ("flops", 0.5), ("flops", 0.25), ("size", 0.5))
-UNTRAINED = ("vgg16", "mobilenet_v1")
+UNTRAINED = ("mobilenet_v1", "vgg16")
 GRADIENTS, EACH, CALIBRATION = 400, 10, 5000
 
 
@@ -50,14 +50,14 @@ def main(options: Options) -> None:
             sys.exit(f"{path}: not there; name it with --data or --checkpoint")
     options.out.mkdir(parents=True, exist_ok=True)
     wanted = [
-        Line(network, *budget, "magnitude")
-        for network in UNTRAINED
-        for budget in BUDGETS
-    ]
-    wanted += [
         Line("resnet20", *budget, scores)
         for budget in BUDGETS
         for scores in ("magnitude", "fisher")
+    ]
+    wanted += [
+        Line(network, *budget, "magnitude")
+        for network in UNTRAINED
+        for budget in BUDGETS
     ]
     work = functools.partial(measured, trained(options))
     done = complete_csv(options.out / "results.csv", wanted, work)

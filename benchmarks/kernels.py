@@ -30,7 +30,7 @@ from kernels_report import Line, report
 from kernels_ways import LARGEST, Way, pallas_blocks, ways
 from shared import RESULTS, complete, console, read_runs, start, write_runs
 
-FEWEST, LONGEST = 3, 10.0  # rounds of a way; seconds, after which it has no more
+FEWEST, LONGEST = 3, 4.0  # rounds of a way; seconds, after which it has no more
 SHORTEST = 2e-3  # seconds; what takes less is called several times in a row
 
 
