@@ -8,6 +8,7 @@ from swapjax.pruning.by_score import by_score
 from swapjax.pruning.prune import prune
 from swapjax.pruning.sequential.progress import Progress
 from swapjax.pruning.history import Pruned, Stage
+from swapjax.pruning.refit_ahead import Reconstructed, Refitted, reconstruct
 from swapjax.core.types import Status
 from swapjax.pruning.scan import sensitivity
 from swapjax.pruning.sensitivities import Sensitivity
@@ -59,6 +60,9 @@ from swapjax.pruning.method import Method, Problem, Solution
 from swapjax.training.rule import MaskStep, Rule
 from swapjax.sparsity.budget import Budget, select
 
+# A loss that returns more than a number, or that draws.
+from swapjax.core.loss import Loss
+
 # The gradients that methods learn from, and what happens between stages.
 from swapjax.gradients.build import per_example_gradients
 from swapjax.gradients.noise import GradientNoise
@@ -85,12 +89,15 @@ __all__ = [
     "GradientNoise",
     "Head",
     "Layout",
+    "Loss",
     "MaskStep",
     "Method",
     "Plan",
     "Problem",
     "Progress",
     "Pruned",
+    "Reconstructed",
+    "Refitted",
     "Report",
     "Rule",
     "Sensitivity",
@@ -126,6 +133,7 @@ __all__ = [
     "prune",
     "pruning_plasticity",
     "recalibrate_batchnorm",
+    "reconstruct",
     "report",
     "select",
     "sensitivity",
