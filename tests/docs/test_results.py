@@ -10,6 +10,7 @@ from collections import defaultdict
 import backward_blocks_report as blocks
 import backward_report
 import backward_vcas_report as vcas
+import kernels_report
 import noise_report
 import noisy_labels_report
 import pytest
@@ -289,6 +290,13 @@ def test_robust():
         assert int(count) == len(runs_of)
         mean = statistics.mean(runs_of)
         assert float(robust.split()[0]) == pytest.approx(mean, abs=0.051)
+
+
+@pytest.mark.parametrize("made", [kernels_report])
+def test_what_deploys(made):
+    name = made.__name__.removesuffix("_report")
+    lines = read_runs(RESULTS / name / "results.csv", made.Line)
+    assert made.report(lines) in (DOCS / "results" / f"{name}.md").read_text()
 
 
 def test_damaged_files():
