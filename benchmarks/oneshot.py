@@ -49,6 +49,7 @@ METHODS: dict[str, Method] = {
     "chita, magnitude": swapjax.chita(search="magnitude"),
     "chita, blocks": swapjax.chita(block=500),
     "layerwise-obs": swapjax.layerwise_obs(),
+    "alps": swapjax.alps(),
     "wanda": swapjax.wanda(per_output=False),
     "linear-regression": swapjax.linear_regression(first_order=False),
     "swap": swapjax.swap(first_order=False),

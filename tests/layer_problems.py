@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import network
 import numpy as np
 
-from swapjax import layerwise_obs, plan, wanda
+from swapjax import alps, layerwise_obs, plan, wanda
 from swapjax.activations.layer import Layer
 from swapjax.activations.trace import second_moments
 from swapjax.gradients.build import per_example_gradients
@@ -17,6 +17,7 @@ METHODS = {
     "greedy": layerwise_obs(order="greedy"),
     "columns": layerwise_obs(order="columns", block=3, refit=False),
     "columns and re-fit": layerwise_obs(order="columns", block=3, refit=True),
+    "alps": alps(),
     "fisher": layerwise_obs(weigh="fisher"),
     "wanda": wanda(per_output=False),
     "wanda by output": wanda(),

@@ -34,6 +34,7 @@ ONE_STAGE = {
     '`chita(search="magnitude")`': "chita, magnitude",
     "`chita(block=500)`": "chita, blocks",
     "`layerwise_obs()`": "layerwise-obs",
+    "`alps()`": "alps",
     "`linear_regression(first_order=False)`": "linear-regression",
     "`swap(first_order=False)`": "swap",
 }

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from swapjax.pruning.method import Method
+from swapjax.pruning.methods.alps import alps
 from swapjax.pruning.methods.cbs import cbs
 from swapjax.pruning.methods.chita import chita
 from swapjax.pruning.methods.kfac_regression import kfac_regression
@@ -32,6 +33,7 @@ from swapjax.pruning.methods.wanda import wanda
 from swapjax.pruning.methods.woodfisher import woodfisher
 
 __all__ = [
+    "alps",
     "cbs",
     "chita",
     "grasp",
@@ -157,6 +159,15 @@ _ROWS = (
         needs="activations",
         colour="#17becf",
         marker="*",
+    ),
+    MethodInfo(
+        factory=alps,
+        name="alps",
+        summary="the same, the support of all weights searched at once, by ADMM",
+        source="Meng et al., NeurIPS 2024, arXiv:2406.07831",
+        needs="activations",
+        colour="#393b79",
+        marker="d",
     ),
     MethodInfo(
         factory=wanda,

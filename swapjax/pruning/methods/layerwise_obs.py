@@ -6,7 +6,8 @@ from typing import Any, Literal
 from swapjax.core.checks import require_count
 from swapjax.pruning.damping import check_dampings
 from swapjax.pruning.method import Method
-from swapjax.pruning.solvers.layerwise import Order, Weigh, solve
+from swapjax.pruning.solvers.layer_parts import Weigh
+from swapjax.pruning.solvers.layerwise import Order, solve
 
 
 def layerwise_obs(
@@ -16,7 +17,7 @@ def layerwise_obs(
     block: int = 128,
     weigh: Weigh = "equal",
     reference: Literal["current", "initial"] = "current",
-    refit: bool | None = None,
+    refit: bool = True,
 ) -> Method:
     """Prune each layer so that its outputs stay where they are (layer-wise OBS).
 
@@ -53,8 +54,9 @@ def layerwise_obs(
             and helps or harms, depending on the network and the allocation.
         reference: wbar: the weights at the start of the stage, or of the run.
         refit: whether to solve for the best weights on the support that the column
-            order leaves. By default up to ``outputs * inputs^3 = 3e11``. The greedy
-            order always does.
+            order leaves, as the greedy order always does: output by output up to
+            ``outputs * inputs^3 = 3e10``, and by conjugate gradients for all outputs
+            at once in larger layers.
 
     Returns:
         The method, for `swapjax.prune`. An N:M pattern is obeyed at every step where

@@ -18,7 +18,7 @@ from problems import check_contract, solve
 from trees import flat
 
 import swapjax
-from swapjax import Status, layerwise_obs, plan, wanda
+from swapjax import Status, alps, layerwise_obs, plan, wanda
 from swapjax.pruning.solvers import layerwise
 from swapjax.sparsity.patterns import NM
 
@@ -26,7 +26,7 @@ from swapjax.sparsity.patterns import NM
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [(name, "float32") for name in METHODS]
-    + [(name, "bfloat16") for name in ("greedy", "columns")],
+    + [(name, "bfloat16") for name in ("greedy", "columns", "alps")],
 )
 def test_keeps_the_contract(name, dtype):
     problem, target = setting(jnp.dtype(dtype))
@@ -36,7 +36,7 @@ def test_keeps_the_contract(name, dtype):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", ["greedy", "columns", "wanda by output"])
+@pytest.mark.parametrize("name", ["greedy", "columns", "alps", "wanda by output"])
 def test_jit_changes_nothing(name):
     moment, _, weights = single(seed=3)
     problem = problem_of(moment, weights)
@@ -49,7 +49,7 @@ def test_jit_changes_nothing(name):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", ["greedy", "columns", "wanda"])
+@pytest.mark.parametrize("name", ["greedy", "columns", "alps", "wanda"])
 def test_within_limits_the_support(name):
     problem, target = setting(**ONE)
     allowed = tuple(
@@ -63,7 +63,7 @@ def test_within_limits_the_support(name):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", ["greedy", "columns", "wanda"])
+@pytest.mark.parametrize("name", ["greedy", "columns", "alps", "wanda"])
 def test_zeros_stay_zero(name):
     problem, target = setting(sparsity=0.6, **ONE)
     first = solve(METHODS[name], problem, target.at(0.4).budget)
@@ -74,7 +74,7 @@ def test_zeros_stay_zero(name):
         assert not np.any(mask & ~before)
 
 
-@pytest.mark.parametrize("name", ["greedy", "columns", "wanda"])
+@pytest.mark.parametrize("name", ["greedy", "columns", "alps", "wanda"])
 @pytest.mark.parametrize("axis", [-2, -1])
 def test_patterns_are_kept_exactly(name, axis):
     pattern = NM(1, 2, axis=axis)
@@ -87,7 +87,7 @@ def test_patterns_are_kept_exactly(name, axis):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", ["greedy", "columns"])
+@pytest.mark.parametrize("name", ["greedy", "columns", "alps"])
 def test_patterns_within_masks(name):
     """A group with less room than the pattern leaves keeps less."""
     problem, target = setting(sparsity=None, pattern=NM(1, 2), **ONE)
@@ -172,7 +172,7 @@ def test_layers_side_by_side_are_layers_of_their_own():
     np.testing.assert_allclose(one["kernel"], stacked, rtol=1e-8, atol=1e-12)
 
 
-@pytest.mark.parametrize("method", [layerwise_obs(), wanda()])
+@pytest.mark.parametrize("method", [layerwise_obs(), alps(), wanda()])
 def test_a_problem_without_layers_is_an_error(method):
     problem, target = setting(jnp.float32)
     with pytest.raises(ValueError, match="needs layers"):
@@ -188,6 +188,7 @@ def test_methods_of_the_same_settings_are_equal():
 STACKED = {
     "mixed": (layerwise_obs(block=7, weigh="fisher"), {"min_keep": 1}),
     "columns and re-fit": (METHODS["columns and re-fit"], {"pattern": NM(2, 4)}),
+    "alps": (METHODS["alps"], {"min_keep": 1}),
     "wanda by output": (METHODS["wanda by output"], {"allocation": "uniform"}),
 }
 
@@ -242,7 +243,7 @@ def test_slices_of_a_stack_are_pruned_as_leaves_of_their_own(name, monkeypatch):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", ["greedy", "wanda by output"])
+@pytest.mark.parametrize("name", ["greedy", "alps", "wanda by output"])
 def test_parts_of_a_kernel_are_pruned_as_leaves_of_their_own(name):
     """Parts of different sizes fill up the arrays that hold them."""
     cuts, x = [2, 5], jax.random.normal(jax.random.key(0), (20, 8))

@@ -1,0 +1,161 @@
+"""A leaf as its layer: what methods that prune layer by layer start from."""
+
+import dataclasses
+import math
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from swapjax.activations.layer import Layer
+from swapjax.core.types import Leaves
+from swapjax.pruning.method import Problem, layers_of, rows_of
+from swapjax.pruning.solvers import layer_quadratic
+from swapjax.sparsity.budget import Budget
+from swapjax.sparsity.patterns import NM
+
+Weigh = Literal["equal", "output", "fisher"]
+
+
+class Part(NamedTuple):
+    """A leaf as its layer; arrays are [groups, inputs, outputs].
+
+    Attributes:
+        layer: what it reads, its inputs in the order that its pattern calls for.
+        weights: the reference, in float32 or wider.
+        ranks: int32: 0 for weights that compete, -1 for those that go before them
+            since they are zero already or read nothing, -2 for those outside within.
+        factor: [groups, 1, outputs], what an error of an output counts.
+        system: the damped quadratic.
+        pattern: of the leaf, if its groups lie along the inputs of one output.
+        along: whether they do; True without a pattern, False where whole units are
+            kept, so that the support stays as it is.
+    """
+
+    layer: Layer
+    weights: jax.Array
+    ranks: jax.Array
+    factor: jax.Array
+    system: layer_quadratic.Quadratic
+    pattern: NM | None
+    along: jax.Array
+
+    def saliency(self) -> jax.Array:
+        """Score each weight by the error if it went alone; -1 for those that go."""
+        score = self.factor * layer_quadratic.saliency(self.system.root, self.weights)
+        return jnp.where(self.ranks == 0, score, -1)
+
+    def error(self, weights: jax.Array) -> jax.Array:
+        """Evaluate the output error E of other weights, every output alike."""
+        return layer_quadratic.error(self.system.hessian, weights, self.weights)
+
+
+def make_parts(
+    problem: Problem, wbar: Leaves, budget: Budget, damping: float, weigh: Weigh
+) -> list[Part]:
+    """Make each leaf of a problem its layer.
+
+    Args:
+        problem: what to prune; with rows, if they weigh.
+        wbar: the reference leaves.
+        budget: for the patterns.
+        damping: in units of the mean of the diagonal of H.
+        weigh: what the error of an output counts, as in `layerwise_obs`.
+
+    Raises:
+        ValueError: for a problem without layers, or without rows where they weigh.
+    """
+    squares = rows_of(problem).mean_squares() if weigh == "fisher" else None
+    parts = []
+    for i, (leaf, layer) in enumerate(zip(wbar, layers_of(problem), strict=True)):
+        pattern = budget.pattern(i)
+        layer, along = _align(layer, leaf.shape, pattern)
+        weights = layer.matrix(leaf).astype(layer.moment.dtype)
+        reads = jnp.diagonal(layer.moment, axis1=1, axis2=2)[:, :, None]
+        ranks = jnp.where((weights != 0) & (reads > 0), 0, -1)
+        if problem.within is not None:
+            ranks = jnp.where(layer.matrix(problem.within[i]), ranks, -2)
+        inside = None
+        if layer.filled:
+            inside = layer.index >= 0
+            ranks, inside = jnp.where(inside, ranks, -2), jnp.any(inside, axis=2)
+        factor = jnp.ones((weights.shape[0], 1, weights.shape[2]), weights.dtype)
+        if weigh == "output":
+            factor = _relative(layer.moment, weights)
+        if squares is not None:
+            factor = _curvature(layer.matrix(squares[i]).astype(weights.dtype), reads)
+        inputs = weights.shape[1]
+        parts.append(
+            Part(
+                layer=layer,
+                weights=weights,
+                ranks=ranks,
+                factor=factor,
+                system=layer_quadratic.damp(
+                    layer.moment, damping, layers=layer.layers, inside=inside
+                ),
+                pattern=pattern
+                if inputs % (pattern.m if pattern else 1) == 0
+                else None,
+                # Whole units stay as they are chosen.
+                along=along & (budget.units is None),
+            )
+        )
+    return parts
+
+
+def _relative(moment: jax.Array, weights: jax.Array) -> jax.Array:
+    """Find what makes errors relative to their outputs, [groups, 1, outputs].
+
+    That is one over the mean square of each output, summed over positions as errors
+    are; 0 for an output that is always zero.
+    """
+
+    def one(group: tuple[jax.Array, jax.Array]) -> jax.Array:
+        hessian, w = group
+        made = w * jnp.matmul(hessian, w, precision=jax.lax.Precision.HIGHEST)
+        energy = jnp.sum(made, axis=0, keepdims=True)
+        return jnp.where(energy > 0, 1 / jnp.where(energy > 0, energy, 1), 0)
+
+    return jax.lax.map(one, (moment, weights))
+
+
+def _curvature(squares: jax.Array, reads: jax.Array) -> jax.Array:
+    """Average the squared gradient of the loss in each output, [groups, 1, outputs].
+
+    That of a weight is the product of what it reads and the gradient in its output. If
+    the two are independent, as K-FAC assumes (arXiv:1503.05671), their squares are too.
+    """
+
+    def one(group: tuple[jax.Array, jax.Array]) -> jax.Array:
+        top, total = (jnp.sum(x, axis=0, keepdims=True) for x in group)
+        return top / jnp.where(total > 0, total, 1)
+
+    return jax.lax.map(one, (squares, reads))
+
+
+def _align(
+    layer: Layer, shape: tuple[int, ...], pattern: NM | None
+) -> tuple[Layer, jax.Array]:
+    """Order the inputs so that those of a group of the pattern follow each other.
+
+    Returns:
+        The layer, and whether that can be: not if the groups lie along outputs. The
+        order is then as it was.
+    """
+    groups, inputs, outputs = layer.index.shape
+    if pattern is None or inputs % pattern.m:
+        return layer, jnp.asarray(pattern is None)
+    # A group goes by the place of its first member in the leaf.
+    group = layer.matrix(pattern.firsts(shape))
+    if layer.filled:
+        group = jnp.where(layer.index < 0, math.prod(shape), group)
+    order = jnp.argsort(group[:, :, 0], axis=1, stable=True)
+    ordered = jnp.take_along_axis(group, order[:, :, None], axis=1)
+    ordered = ordered.reshape(groups, -1, pattern.m, outputs)
+    along = jnp.all(ordered == ordered[:, :, :1])
+    order = jnp.where(along, order, jnp.arange(inputs, dtype=order.dtype))
+    moment = jnp.take_along_axis(layer.moment, order[:, :, None], axis=1)
+    moment = jnp.take_along_axis(moment, order[:, None, :], axis=2)
+    index = jnp.take_along_axis(layer.index, order[:, :, None], axis=1)
+    return dataclasses.replace(layer, moment=moment, index=index), along
