@@ -11,9 +11,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import minilm
 import numpy as np
 import real_crepe as crepe
 import real_efficientnet as efficientnet
+import real_minilm
 import real_tones
 from shared import DATA
 
@@ -112,6 +114,24 @@ def _efficientnet(*, calibration: int, test: int) -> Network:
     )
 
 
+def _minilm(*, calibration: int, test: int, batch: int) -> Network:
+    params = minilm.checkpoint(stacked=False).load()
+    corpus = real_minilm.Corpus(real_minilm.Options(calibration=calibration, test=test))
+
+    def score(params: Params) -> float:
+        return 100 * real_minilm.search(*corpus.embed(params))[0]
+
+    return Network(
+        params=params,
+        loss=minilm.contrast,
+        data=jnp.asarray(corpus.calibration),
+        score=score,
+        rows=calibration // batch,
+        batch=batch,
+        dtype=jnp.bfloat16,
+    )
+
+
 NETWORKS: dict[str, Callable[[], Network]] = {
     "crepe-tiny": functools.partial(
         _crepe, "tiny", calibration=512, test=2048, batch=4
@@ -127,4 +147,5 @@ NETWORKS: dict[str, Callable[[], Network]] = {
         judges=64,
     ),
     "efficientnet-lite0": functools.partial(_efficientnet, calibration=256, test=512),
+    "minilm-l6": functools.partial(_minilm, calibration=256, test=1000, batch=4),
 }
