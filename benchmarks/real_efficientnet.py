@@ -203,15 +203,18 @@ def _run(
     return x @ params["classifier"]["kernel"] + params["classifier"]["bias"]
 
 
-def loss(params: Params, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
+def loss(
+    params: Params, batch: tuple[jax.Array, jax.Array], convolve: Convolve = convolve
+) -> jax.Array:
     """Average the cross-entropy with the classes that the dense network gives.
 
     Args:
         params: as `load` makes them.
         batch: images, and those classes.
+        convolve: as in `apply`.
     """
     x, classes = batch
-    logs = jax.nn.log_softmax(apply(params, x))
+    logs = jax.nn.log_softmax(apply(params, x, convolve))
     return -jnp.mean(jnp.take_along_axis(logs, classes[:, None], axis=1))
 
 

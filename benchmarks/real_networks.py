@@ -63,6 +63,7 @@ class Network:
     uneven: tuple[str, ...] = ()
 
 
+_loss_by_shifts = functools.partial(efficientnet.loss, convolve=efficientnet.by_shifts)
 _loss_in_parts = functools.partial(crepe.loss, convolve=crepe.in_parts)
 
 
@@ -103,12 +104,15 @@ def _efficientnet(*, calibration: int, test: int) -> Network:
 
     return Network(
         params=params,
-        loss=efficientnet.loss,
+        loss=_loss_by_shifts,
+        roles=efficientnet.loss,
         data=(jnp.asarray(known), jnp.asarray(label(known))),
         score=score,
         statistics=jax.jit(efficientnet.statistics),
-        rows=64,
+        rows=calibration // 4,
         batch=4,
+        dtype=jnp.bfloat16,
+        judges=64,
         # As is usual: 4 % of the weights, and each output reads few numbers.
         exclude=("stem/kernel", "depthwise/kernel"),
     )
