@@ -14,6 +14,7 @@ import kernels_report
 import noise_report
 import noisy_labels_report
 import pytest
+import real_report
 import robust_report
 import search_proxies_report
 import search_report
@@ -411,4 +412,11 @@ def test_scores_before_training():
     runs = [read_runs(folder / f"{name}.csv", kind) for name, kind in files]
     page = (DOCS / "results" / "search.md").read_text()
     for table in search_proxies_report.report(*runs):
+        assert table in page
+
+
+def test_real():
+    page = (DOCS / "results" / "real.md").read_text()
+    lines = read_runs(RESULTS / "real" / "results.csv", real_report.Run)
+    for table in real_report.markdown(lines):
         assert table in page
