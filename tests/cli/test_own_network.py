@@ -71,6 +71,11 @@ def test_the_file_of_the_guide_goes_through_prune_and_is_short(own, images, caps
     weights = ("--checkpoint", "out/dense.safetensors", "--quiet")
     assert prune(images, *options[:3], "again", *weights) == 0
     assert report("again")["dense"] == report()["dense"]
+    compare = ["compare", *map(str, (*options[:2], *weights, *QUICK, "--data", images))]
+    assert main([*compare, "--sparsities", "0.5", "--json", "runs.json"]) == 0
+    (row,) = json.loads(Path("runs.json").read_text())
+    assert row["accuracy"] == result["accuracy"]
+    assert "network=" in row["setup"]
 
 
 def test_batch_norm_is_estimated_after_training_and_after_pruning(own, images):
