@@ -17,7 +17,7 @@ from rebuild import rebuild_json, rebuild_npz, rebuild_safetensors
 import swapjax
 from swapjax.core import trees
 from swapjax.experiments import datasets, report
-from swapjax.experiments.runner import Row
+from swapjax.experiments.row import Row
 from swapjax.io import checkpoint
 from swapjax.training import fit, lottery
 

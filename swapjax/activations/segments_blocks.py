@@ -46,13 +46,13 @@ class _Run(NamedTuple):
 def find_blocks(
     program: Program, roles: Mapping[str, Role], blocks: str | None = None
 ) -> tuple[Block, ...]:
-    r"""Cut a program into blocks, where the fewest bytes go from one to the next.
+    """Cut a program into blocks, where the fewest bytes go from one to the next.
 
     Args:
         program: of a loss.
         roles: those of the prunable leaves, by path.
         blocks: a regular expression that is searched in the paths of leaves: those in
-            which it finds the same text are of one block, as of ``layers/\d+``.
+            which it finds the same text are of one block, as of ``layers/[0-9]+``.
             ``"layers"`` makes a block of each layer. By default units that repeat.
 
     Returns:

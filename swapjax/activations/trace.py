@@ -8,7 +8,7 @@ equation, and every prunable leaf is followed to the products it enters (see `wa
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -208,7 +208,10 @@ def _prunable(params: Params, paths: tuple[str, ...]) -> list[tuple[int, Any]]:
 
 
 def has_branches(
-    loss_fn: LossFn, params: Params, batches: Any, paths: tuple[str, ...]
+    loss_fn: Callable[[Any, Any], Any],
+    params: Params,
+    batches: Any,
+    paths: tuple[str, ...],
 ) -> bool:
     """Tell whether data decide on branches with leaves, or how often they are used.
 
@@ -228,7 +231,7 @@ def has_branches(
 
 
 def find_products(
-    loss_fn: LossFn,
+    loss_fn: Callable[[Any, Any], Any],
     params: Params,
     data: Any,
     paths: tuple[str, ...],

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Annotated, Literal
 
-from swapjax.cli.options import require_counts, shown
+from swapjax.cli.fields import require_counts, shown
 from swapjax.cli.robust_options import Against
 from swapjax.core.checks import take_amount
 from swapjax.core.text import printable

@@ -9,7 +9,8 @@ from typing import Any
 
 import tyro
 
-from swapjax.cli import options, search_options, train_options
+from swapjax.cli import config, options, search_options, train_options
+from swapjax.cli.console import speaking
 from swapjax.cli.options import Compare, Demo, Inspect, Prune
 from swapjax.cli.search_options import Search
 from swapjax.cli.train_options import Train
@@ -49,8 +50,9 @@ def run(command: str, words: Sequence[str], loaded: Callable[[], None]) -> None:
     chosen = _parse(command, words)
     work = getattr(importlib.import_module(f"swapjax.cli.{command}"), command)
     loaded()
-    # All of it, beyond what stages do for themselves: losses and data have BLAS too.
-    with one_blas_thread():
+    quiet, aside = getattr(chosen, "quiet", False), getattr(chosen, "json", None) == "-"
+    # BLAS in all of it, beyond what stages do for themselves: losses and data have it.
+    with one_blas_thread(), speaking(quiet=quiet, aside=aside):
         work(chosen)
 
 
@@ -63,6 +65,7 @@ def _parse(command: str, words: Sequence[str]) -> Any:
             args=words,
         )
 
+    words = _with_config(command, parse, words)
     spelled = [printable(word) for word in words]
     if spelled == list(words):
         return parse(words)
@@ -70,3 +73,24 @@ def _parse(command: str, words: Sequence[str]) -> Any:
     with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(SystemExit):
         return parse(words)
     return parse(spelled)
+
+
+def _with_config(
+    command: str, parse: Callable[[Sequence[str]], Any], words: Sequence[str]
+) -> Sequence[str]:
+    """Put the options of a report in front, if one is named.
+
+    Raises:
+        ValueError: for a file that is no report of this command.
+    """
+    whole = config.expanded(command, OPTIONS[command], words)
+    if whole != list(words) and not {"-h", "--help"} & set(words):
+        before = whole[: len(whole) - len(words)]
+        with contextlib.redirect_stderr(io.StringIO()):
+            try:
+                parse(before)
+            except SystemExit:
+                raise ValueError(
+                    f"--config: its options are none of swapjax {command} as it is now"
+                ) from None
+    return whole

@@ -9,13 +9,15 @@ from pathlib import Path
 
 from swapjax.cli import methods, setup
 from swapjax.cli.console import console, progress, require_writable
+from swapjax.cli.fields import check_seed
 from swapjax.cli.lock import exclusive
-from swapjax.cli.options import Compare, Options, check, check_seed, noises
+from swapjax.cli.options import Compare, Options, check, noises
 from swapjax.cli.output import draw
 from swapjax.core.text import printable
 from swapjax.experiments import gains, plot, report, runner
 from swapjax.experiments.noise import CLEAN, Noise
-from swapjax.experiments.runner import Row, Setting
+from swapjax.experiments.row import Row
+from swapjax.experiments.runner import Setting
 
 # Stands between the options of a row and the data and network that it is of.
 _MARK = "; on "
@@ -44,9 +46,11 @@ class Run:
         Data and weights are not told by name: see `setup.Inputs.origin`.
         """
         own = {"methods", "sparsities", "seeds", "noise", "json", "out"}
-        own |= {"data", "data_dir", "checkpoint"}
+        own |= {"data", "data_dir", "mean", "std", "checkpoint", "quiet"}
         own |= {"method", "sparsity", "storage"} | methods.OPTIONS
         fields = dataclasses.asdict(self.options).items()
+        # Rows of before have no word of it.
+        own |= {"recalibrate"} if self.options.recalibrate else set()
         return ", ".join(f"{k}={v}" for k, v in fields if k not in own)
 
 
@@ -65,7 +69,7 @@ def compare(options: Compare) -> None:
         check_seed(seed, "--seeds")
     target = options.json
     if target is not None:
-        require_writable(target.parent, "--json")
+        require_rows_file(target)
     if options.out is not None:
         require_writable(options.out, "--out")
         target = target or options.out / "compare.json"
@@ -117,6 +121,7 @@ def carry_out(
         origin = ", ".join(f"{k}={v}" for k, v in inputs.origin.items())
         for row in done:
             require_origin(target, row, origin)
+        console.print(inputs.pixels.sentence(inputs.data), soft_wrap=True)
         setting = setup.network(options, inputs)
         dense, _ = runner.evaluate(setting, setting.params)
         rows = run_all(runs, setting, target, done, origin)
@@ -140,6 +145,19 @@ def carry_out(
             if found and heat is not None:
                 draw(lambda: gains.gains_figure(found, title=title), heat)
                 console.print(f"Gains drawn in {printable(heat)}.", soft_wrap=True)
+
+
+def require_rows_file(path: Path) -> None:
+    """Raise early for what cannot be a file of runs.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    if str(path) == "-":
+        raise ValueError(
+            "--json -: runs are read again by the call that goes on; name a file"
+        )
+    require_writable(path.parent, "--json")
 
 
 def run_all(
@@ -176,12 +194,14 @@ def run_all(
             row, _ = runner.run(
                 setting,
                 methods.make(run.method, run.options),
-                plan=setup.make_plan(run.options, setting.params, run.sparsity),
+                plan=setup.make_plan(
+                    run.options, setting.model, setting.data, run.sparsity
+                ),
                 seed=run.seed,
                 noise=run.noise,
                 spoilt=spoilt,
                 callback=lambda _: bar.advance(task),
-                **setup.run_options(run.options),
+                **setup.run_options(run.options, setting),
             )
             told = f"{run.setup}{_MARK}{origin}"
             done.append(dataclasses.replace(row, sparsity=run.sparsity, setup=told))

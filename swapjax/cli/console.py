@@ -71,10 +71,26 @@ def progress(what: str, total: int) -> Iterator[tuple[Progress, TaskID]]:
         console=errors,
         transient=True,
         speed_estimate_period=_PERIOD,
-        disable=not errors.is_terminal,
+        disable=console.quiet or not errors.is_terminal,
     )
     with bar:
         yield bar, bar.add_task(what, total=total)
+
+
+@contextmanager
+def speaking(*, quiet: bool = False, aside: bool = False) -> Iterator[None]:
+    """Say what a command says elsewhere, or not at all.
+
+    Args:
+        quiet: say nothing but errors and warnings.
+        aside: say it to the standard error stream, as the standard output has results.
+    """
+    before = console.quiet, console.stderr
+    console.quiet, console.stderr = quiet or console.quiet, aside
+    try:
+        yield
+    finally:
+        console.quiet, console.stderr = before
 
 
 def require_writable(folder: Path, name: str) -> None:

@@ -23,10 +23,12 @@ class Dense:
     Attributes:
         folder: of the run.
         origin: what the network depends on, data by content.
+        notes: what else to keep with the weights.
     """
 
     folder: Path
     origin: dict[str, str]
+    notes: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def find(self) -> Path | None:
         """Return the file of a network that was trained so, if there is one.
@@ -82,7 +84,7 @@ class Dense:
         """Write the network, beside one of another run."""
         there = self.folder / NAME
         path = self.folder / _WAITING if there.exists() else there
-        checkpoint.save_params(path, params, self.origin)
+        checkpoint.save_params(path, params, {**self.notes, **self.origin})
 
     def settle(self) -> None:
         """Put the network in the place of that of another run."""

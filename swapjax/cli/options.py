@@ -4,56 +4,23 @@ import dataclasses
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from swapjax.cli import methods
+from swapjax.cli import methods, network_options
+from swapjax.cli.fields import (
+    Positional,
+    explained,
+    one_of,
+    require_counts,
+    shown,
+)
 from swapjax.cli.methods import users
-from swapjax.core import extras
+from swapjax.cli.network_options import Network
 from swapjax.core.checks import require_fraction
 from swapjax.core.text import printable
 from swapjax.experiments.noise import KINDS, Noise, parse
 
-try:
-    import tyro
-    from tyro.extras import literal_type_from_choices
-except ImportError:
-    extras.require("cli", __name__)
-    raise
-
 SPARSITY = 0.9
-
-
-def shown(metavar: str, default: str | None = None, help: str | None = None) -> Any:
-    """Say how --help names a value, tells of its default and explains it."""
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=default, help=help)
-
-
-def inlined() -> Any:
-    """Name the options of a group without a prefix of the group."""
-    return tyro.conf.arg(name="")
-
-
-def one_of(names: tuple[str, ...], default: str) -> Any:
-    """Accept one of some names, which --help lists."""
-    return tyro.conf.arg(
-        constructor=literal_type_from_choices(names),
-        help_behavior_hint=f"(default: {default})",
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Network:
-    """A network, and the data that it is for."""
-
-    data: Annotated[str, shown("digits|PATH|tfds:NAME")] = "digits"
-    """scikit-learn's digits, an .npz (x_train, y_train, x_test, y_test), or tfds."""
-    data_dir: Annotated[Path | None, shown("DIR", "")] = None
-    """Where tensorflow-datasets keeps its files."""
-    model: Literal["mlpnet", "lenet300", "cnn"] = "mlpnet"
-    """mlpnet: the paper's, 40 and 20 hidden units. lenet300: 300 and 100. cnn: two
-    convolutions, two dense."""
-    seed: int = 0
-    """Of all that is random; the same seed gives the same result."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,8 +81,8 @@ class Options(Network):
     ] = None
     first_order: Annotated[
         bool,
-        tyro.conf.arg(
-            help="Follow the mean gradient too, as far as it holds up; for "
+        explained(
+            "Follow the mean gradient too, as far as it holds up; for "
             f"{users('first_order')}."
         ),
     ] = True
@@ -127,6 +94,8 @@ class Options(Network):
     """Examples in each of those steps."""
     storage: Literal["auto", "stored", "matrix-free"] = "auto"
     """Keep the gradient rows in memory, or recompute them in every product."""
+    recalibrate: bool = True
+    """Estimate statistics of batch norm anew after each stage, if there are any."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,8 +107,12 @@ class Prune(Options):
     again in the same words after an interruption, it goes on where it stopped.
     """
 
-    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    out: Annotated[Path, shown("DIR")]
     """The folder to write to; made if need be."""
+    json: Annotated[str | None, shown("FILE|-", "(default: none)")] = None
+    """Write report.json here too; - for the standard output, which is then alone."""
+    config: Annotated[Path | None, shown("REPORT", "(default: none)")] = None
+    """Take the options that a report.json records; those given here win."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -182,19 +155,19 @@ class Demo:
 class Inspect:
     """Show the arrays of a file of params or masks, and how sparse they are."""
 
-    file: tyro.conf.Positional[Path]
+    file: Positional[Path]
     """A .safetensors or .npz file."""
 
 
 def description(command: type[Options]) -> str:
-    """Write what --help says of a command that prunes, a kind of noise in a line."""
+    """Write what --help says of a command that prunes, of networks and of noise."""
     first, _, last = (inspect.getdoc(command) or "").partition("\n\n")
     noises = [parse(kind) for kind in KINDS]
     lines = [f"- {n}: {n.told}." for n in noises if not KINDS[n.kind].images]
     words = ", ".join(str(n) for n in noises if KINDS[n.kind].images)
     lines.append(f"- {words}: images spoilt so, severity 1 to 5, as in CIFAR-10-C.")
     told = "Kinds of noise, at the level that a name alone means:\n" + "\n".join(lines)
-    return f"{first}\n\n{told}\n\n{last}"
+    return f"{first}\n\n{network_options.networks()}\n\n{told}\n\n{last}"
 
 
 def check(options: Options, names: Sequence[str]) -> None:
@@ -217,7 +190,7 @@ def check(options: Options, names: Sequence[str]) -> None:
         raise ValueError(
             f"--finetune-rate must be positive, got {options.finetune_rate}"
         )
-    check_seed(options.seed, "--seed")
+    network_options.check(options)
     if options.validation is not None:
         require_fraction("--validation", options.validation, zero=False)
     noises(options)
@@ -238,27 +211,3 @@ def noises(options: Options) -> list[Noise]:
         got = " ".join(options.noise) or "none"
         raise ValueError(f"--noise: {wanted} wanted, got {printable(got)}")
     return found
-
-
-def require_counts(options: object, *names: str) -> None:
-    """Raise for options that count something, and are not 1 or more.
-
-    Raises:
-        ValueError: naming the option.
-    """
-    for name in names:
-        if getattr(options, name) < 1:
-            option = name.replace("_", "-")
-            raise ValueError(
-                f"--{option} must be 1 or more, got {getattr(options, name)}"
-            )
-
-
-def check_seed(seed: int, name: str) -> None:
-    """Find seeds that JAX would not tell apart.
-
-    Raises:
-        ValueError: naming the option.
-    """
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"{name} must be from 0 to {2**32 - 1}, got {seed}")

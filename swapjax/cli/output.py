@@ -2,8 +2,8 @@
 
 import dataclasses
 import importlib.metadata
-import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,11 +12,13 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from swapjax.cli import config
+from swapjax.cli.console import require_writable
 from swapjax.cli.lock import exclusive
-from swapjax.cli.options import Network
+from swapjax.cli.network_options import Network
 from swapjax.core import files
 from swapjax.core.text import reason
-from swapjax.experiments import plot, runner
+from swapjax.experiments import plot, report, runner
 from swapjax.experiments.datasets import Dataset
 
 _NEW = ".swapjax-new"
@@ -60,6 +62,37 @@ def _move(new: Path, path: Path) -> None:
     with suppress(FileNotFoundError):
         shutil.copymode(path, new)
     new.replace(path)
+
+
+def require_file(path: str | None, name: str = "--json") -> None:
+    """Raise early if a file could not be written.
+
+    Args:
+        path: of the file; "-" is the standard output.
+        name: of the option.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    if path in (None, "-"):
+        return
+    if Path(path).is_dir() or not Path(path).name:
+        raise ValueError(f"{name} {path}: is a folder")
+    require_writable(Path(path).parent, name)
+
+
+def tell(path: str | None, summary: Mapping[str, Any]) -> None:
+    """Write what a report holds to a file, or to the standard output.
+
+    Args:
+        path: of the file; "-" is the standard output, None writes nothing.
+        summary: as `report.write_json` takes it.
+    """
+    if path == "-":
+        sys.stdout.write(report.to_json(summary))
+    elif path is not None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        report.write_json(path, summary)
 
 
 @contextmanager
@@ -107,9 +140,10 @@ def draw(figure: Callable[[], Figure], path: Path) -> None:
         ) from e
 
 
-def circumstances(options: Network, data: Dataset) -> dict[str, Any]:
+def circumstances(command: str, options: Network, data: Dataset) -> dict[str, Any]:
     """Return data, options and versions, as JSON takes them."""
     return {
+        "command": command,
         "data": {
             "name": data.name,
             "digest": runner.digest(data),
@@ -118,7 +152,7 @@ def circumstances(options: Network, data: Dataset) -> dict[str, Any]:
             "train": len(data.y_train),
             "test": len(data.y_test),
         },
-        "options": json.loads(json.dumps(dataclasses.asdict(options), default=str)),
+        "options": config.recorded(options),
         "versions": {
             name: importlib.metadata.version(name)
             for name in ("swapjax", "jax", "ott-jax")

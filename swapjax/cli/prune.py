@@ -1,19 +1,28 @@
 """swapjax prune: one network, one method, one sparsity."""
 
 import functools
+from typing import Any
 
 import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from swapjax.cli import dense, methods, setup
+from swapjax.cli import dense, methods, pixels, setup
 from swapjax.cli.console import console, progress, require_writable
 from swapjax.cli.options import Prune, check, noises
-from swapjax.cli.output import Output, circumstances, draw, folder
+from swapjax.cli.output import (
+    Output,
+    circumstances,
+    draw,
+    folder,
+    require_file,
+    tell,
+)
 from swapjax.core.text import printable
 from swapjax.experiments import plot, report, runner
 from swapjax.experiments.noise import Noise
-from swapjax.experiments.runner import Row, Setting
+from swapjax.experiments.row import Row
+from swapjax.experiments.runner import Setting
 from swapjax.io import checkpoint
 from swapjax.pruning import Pruned, Stage
 from swapjax.sparsity.plan import Plan
@@ -33,24 +42,28 @@ def prune(options: Prune) -> None:
     check(options, [options.method])
     methods.require_patterns([options.method], options.pattern, "--method")
     require_writable(options.out, "--out")
+    require_file(options.json)
     (noise,) = noises(options)
     (sparsity,) = setup.levels(options, [options.sparsity])
     with folder(options.out, _FILES) as output:
         inputs = setup.set_up(options, [sparsity])
         trained = None
         if options.checkpoint is None:
-            trained = dense.Dense(options.out, inputs.origin)
+            notes = pixels.notes(inputs.data, inputs.model)
+            trained = dense.Dense(options.out, inputs.origin, notes)
             trained.require_own(options.out / _STATE)
+        console.print(inputs.pixels.sentence(inputs.data), soft_wrap=True)
         setting = setup.network(options, inputs, trained)
         measured = runner.evaluate(setting, setting.params)
         console.print(
             f"Dense {options.model} on {printable(setting.data.name)}: "
-            f"{measured[0]:.2f}% of the test set correct, loss {measured[1]:.4f}.\n"
+            f"{measured[0]:.2f}% of the test set correct, loss {measured[1]:.4f}.\n",
+            soft_wrap=True,
         )
-        target = setup.make_plan(options, setting.params, sparsity)
-        console.print(f"{target}\n", highlight=False)
+        target = setup.make_plan(options, setting.model, setting.data, sparsity)
+        console.print(f"{target}\n", highlight=False, soft_wrap=True)
         row, pruned = _run(options, setting, target, noise, trained)
-        _write(options, output, setting, measured, row, pruned)
+        summary = _write(options, output, setting, measured, row, pruned)
         if trained is not None:
             trained.settle()
         draw(
@@ -58,6 +71,7 @@ def prune(options: Prune) -> None:
             options.out / _RESULTS[-1],
         )
         (options.out / _STATE).unlink(missing_ok=True)
+    tell(options.json, summary)
     console.print(report.stage_table(pruned.history))
     console.print(report.layer_table(report.layers(pruned.params, pruned.masks)))
     console.print(
@@ -100,7 +114,7 @@ def _run(
             noise=noise,
             checkpoint=state,
             callback=advance,
-            **setup.run_options(options),
+            **setup.run_options(options, setting),
         )
     keep()
     return done
@@ -113,22 +127,24 @@ def _write(
     measured: tuple[float, float],
     row: Row,
     pruned: Pruned,
-) -> None:
+) -> dict[str, Any]:
     summary = {
         "dense": {"accuracy": measured[0], "loss": measured[1]},
         "result": row.to_dict(),
         "stages": [stage.to_dict() for stage in pruned.history],
         "layers": report.layers(pruned.params, pruned.masks),
-        **circumstances(options, setting.data),
+        **circumstances("prune", options, setting.data),
     }
+    notes = pixels.notes(setting.data, setting.model)
     params, masks, told, _ = _RESULTS
     output.replace(
         {
-            params: lambda path: checkpoint.save_params(path, pruned.params),
+            params: lambda path: checkpoint.save_params(path, pruned.params, notes),
             masks: lambda path: checkpoint.save_masks(path, pruned.masks),
             told: lambda path: report.write_json(path, summary),
         }
     )
+    return summary
 
 
 def _figure(

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Annotated, Literal, NamedTuple, get_args
 
-from swapjax.cli.options import one_of, require_counts, shown
+from swapjax.cli.fields import one_of, require_counts, shown
 from swapjax.core.checks import take_amount
 from swapjax.core.text import printable
 from swapjax.corruptions import LABEL_MAPS

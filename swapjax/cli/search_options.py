@@ -5,7 +5,7 @@ import inspect
 from pathlib import Path
 from typing import Annotated, Literal
 
-from swapjax.cli.options import check_seed, one_of, shown
+from swapjax.cli.fields import check_seed, one_of, shown
 from swapjax.cli.search_tables import PROXIES, SPACES, ProxyRow
 from swapjax.core.checks import require_count
 

@@ -2,20 +2,24 @@
 
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import optax
 
+from swapjax.cli import pixels
 from swapjax.cli.console import console, progress
 from swapjax.cli.dense import Dense
-from swapjax.cli.options import SPARSITY, Network, Options, noises
+from swapjax.cli.network_options import Network
+from swapjax.cli.options import SPARSITY, Options, noises
+from swapjax.cli.pixels import Pixels
 from swapjax.core import identity
 from swapjax.core.text import printable
 from swapjax.core.types import Params
 from swapjax.experiments import datasets, models, runner
 from swapjax.experiments.models.hypersphere import with_sphere
+from swapjax.experiments.models.own import fingerprint
 from swapjax.experiments.runner import Setting
-from swapjax.io import checkpoint
 from swapjax.loops.finetune import FineTune
 from swapjax.robust import Hypersphere
 from swapjax.sparsity import schedules
@@ -31,6 +35,7 @@ class Inputs(NamedTuple):
     Attributes:
         data: images and labels.
         model: the network with its initial weights.
+        pixels: how those of the images were standardised, and who says so.
         params: the trained weights of a file, None where they are to be trained.
         origin: what the trained weights and all that is measured on them depend on,
             data and files by content: they may be renamed, or replaced under a name.
@@ -38,28 +43,38 @@ class Inputs(NamedTuple):
 
     data: datasets.Dataset
     model: models.Model
+    pixels: Pixels
     params: Params | None
     origin: dict[str, str]
 
 
 def load(
-    options: Network, sphere: Hypersphere | None = None
-) -> tuple[datasets.Dataset, models.Model]:
+    options: Network,
+    sphere: Hypersphere | None = None,
+    checkpoint: Path | None = None,
+) -> tuple[datasets.Dataset, models.Model, Pixels]:
     """Load the data, and make the network with its initial weights.
 
     Args:
         options: of the command.
         sphere: for a network that returns cosines.
+        checkpoint: of weights to come, which may tell how pixels are standardised.
 
     Raises:
         ValueError: for what cannot be loaded or does not go together.
     """
-    data = datasets.load(options.data, data_dir=options.data_dir)
+    models.find(options.model)
+    chosen = pixels.choose(options, checkpoint)
+    data = datasets.load(
+        options.data, mean=chosen.mean, std=chosen.std, data_dir=options.data_dir
+    )
     model = models.create(
         options.model, data.shape, data.classes, seed=options.seed,
         head="linear" if sphere is None else "cosines",
     )  # fmt: skip
-    return data, model if sphere is None else with_sphere(model, sphere)
+    if sphere is not None:
+        model = with_sphere(model, sphere)
+    return data, model, chosen
 
 
 def levels(options: Options, sparsities: Sequence[float]) -> list[float]:
@@ -79,20 +94,30 @@ def levels(options: Options, sparsities: Sequence[float]) -> list[float]:
     return [implied]
 
 
-def make_plan(options: Options, params: Params, sparsity: float) -> Plan:
-    """Say what to prune of params.
+def make_plan(
+    options: Options, model: models.Model, data: datasets.Dataset, sparsity: float
+) -> Plan:
+    """Say what to prune of a network.
+
+    Args:
+        options: of the command.
+        model: the network, whose program tells what each leaf does.
+        data: that its loss takes.
+        sparsity: how far.
 
     Raises:
         ValueError: as `swapjax.plan` does.
     """
     pattern, allocation = _pattern(options), options.allocation
     return plan(
-        params,
+        model.params,
         None if isinstance(pattern, NM) else sparsity,
         pattern=pattern,
         # The default of single weights; channels of several sizes cannot compete.
         allocation=None if pattern and allocation == "global" else allocation,
         exclude=options.exclude or (),
+        loss_fn=model.loss_fn,
+        batch=tuple(part[:2] for part in data.train),
     )
 
 
@@ -103,7 +128,7 @@ def _pattern(options: Options) -> NM | Channel | None:
     return NM.parse(options.pattern)
 
 
-def run_options(options: Options) -> dict[str, Any]:
+def run_options(options: Options, setting: Setting) -> dict[str, Any]:
     """Return what `runner.run` takes besides method, plan, seed and noise."""
     tune = None
     if options.finetune_steps:
@@ -124,6 +149,7 @@ def run_options(options: Options) -> dict[str, Any]:
         "finetune": tune,
         "storage": options.storage,
         "validation": options.validation,
+        "recalibrate": runner.recalibration(setting) if options.recalibrate else None,
     }
 
 
@@ -137,9 +163,9 @@ def set_up(options: Options, sparsities: Sequence[float]) -> Inputs:
     Raises:
         ValueError: for what cannot be loaded or does not go together.
     """
-    data, model = load(options)
+    data, model, chosen = load(options, checkpoint=options.checkpoint)
     for sparsity in sparsities:
-        make_plan(options, model.params, sparsity)
+        make_plan(options, model, data, sparsity)
     for noise in noises(options):
         noise.require_fits(data)
     wanted, available = options.samples * options.batch, len(data.y_train)
@@ -148,6 +174,9 @@ def set_up(options: Options, sparsities: Sequence[float]) -> Inputs:
             f"--samples {options.samples} times --batch {options.batch} are {wanted:,} "
             f"examples a stage; {data.name} has {available:,} to train"
         )
+    own = {}
+    if models.is_own(options.model):
+        own = {"network": fingerprint(model, data.shape)}
     if options.checkpoint is None:
         origin = {
             "data": runner.digest(data),
@@ -155,11 +184,12 @@ def set_up(options: Options, sparsities: Sequence[float]) -> Inputs:
             "epochs": str(options.epochs),
             "seed": str(options.seed),
             "recipe": runner.RECIPE,
+            **own,
         }
-        return Inputs(data, model, None, origin)
-    params = checkpoint.load_params(options.checkpoint, model.params, model.flattened)
-    origin = {"data": runner.digest(data), "weights": identity.digest(params)}
-    return Inputs(data, model, params, origin)
+        return Inputs(data, model, chosen, None, origin)
+    params = runner.load_weights(options.checkpoint, model)
+    origin = {"data": runner.digest(data), "weights": identity.digest(params), **own}
+    return Inputs(data, model, chosen, params, origin)
 
 
 def network(options: Options, inputs: Inputs, dense: Dense | None = None) -> Setting:
@@ -173,7 +203,7 @@ def network(options: Options, inputs: Inputs, dense: Dense | None = None) -> Set
     Raises:
         ValueError: for weights trained before that are damaged.
     """
-    data, model, params, _ = inputs
+    data, model, _, params, _ = inputs
     if params is not None:
         return Setting(data, model, params)
     found = None if dense is None else dense.find()

@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from swapjax.cli import (
+    pixels,
     setup,
     train_algorithms,
     train_attack,
@@ -16,7 +17,14 @@ from swapjax.cli import (
     train_robust,
 )
 from swapjax.cli.console import console, require_writable
-from swapjax.cli.output import Output, circumstances, draw, folder
+from swapjax.cli.output import (
+    Output,
+    circumstances,
+    draw,
+    folder,
+    require_file,
+    tell,
+)
 from swapjax.cli.train_options import (
     DRAWN,
     GRADUAL,
@@ -47,15 +55,17 @@ def train(options: Train) -> None:
     """
     check(options)
     require_writable(options.out, "--out")
+    require_file(options.json)
     with folder(options.out, (_STATE, _ATTACKS, *_RESULTS)) as output:
         sphere = train_robust.head(options.against)
-        data, model = setup.load(options, sphere)
+        data, model, chosen = setup.load(options, sphere)
         labels = train_labels.wrong_labels(options.against, data, options.seed)
         taught = data if labels is None else data._replace(y_train=labels.noisy)
         setting = Setting(taught, model, model.params)
         total = options.epochs * steps.per_epoch(data.train, options.batch, "--batch")
         total *= train_robust.replays(options.against)
-        target = train_algorithms.make_plan(options, model.params)
+        target = train_algorithms.make_plan(options, setting)
+        console.print(chosen.sentence(data), soft_wrap=True)
         told = _introduction(options, printable(data.name), total)
         told += train_robust.introduction(options.against, data)
         gauge = train_backward.gauge(options, setting, total)
@@ -64,7 +74,7 @@ def train(options: Train) -> None:
             told += f" {labels.flipped.sum():,} of {labels.flipped.size:,} labels are "
             told += "wrong in training."
         console.print(told, soft_wrap=True)
-        console.print(f"\n{target}\n", highlight=False)
+        console.print(f"\n{target}\n", highlight=False, soft_wrap=True)
         state = options.out / _STATE
         if state.exists():
             console.print(f"Going on from {printable(state)}.", soft_wrap=True)
@@ -85,13 +95,14 @@ def train(options: Train) -> None:
             ),
         ])  # fmt: skip
         result = _result(options, outcome, accuracy, loss) | found.result
-        _write(options, output, data, outcome, layers, result, total)
+        summary = _write(options, output, setting, outcome, layers, result, total)
         draw(
             functools.partial(_figure, options, data, outcome, layers, result, found),
             options.out / _RESULTS[-1],
         )
         for name in (_ATTACKS, _STATE):
             (options.out / name).unlink(missing_ok=True)
+    tell(options.json, summary)
     console.print(report.training_table(outcome.history))
     console.print(report.layer_table(layers))
     train_found.show(found)
@@ -163,12 +174,13 @@ def _result(
 def _write(
     options: Train,
     output: Output,
-    data: Dataset,
+    setting: Setting,
     outcome: Outcome,
     layers: list[dict[str, Any]],
     result: dict[str, Any],
     total: int,
-) -> None:
+) -> dict[str, Any]:
+    data, notes = setting.data, pixels.notes(setting.data, setting.model)
     parts = "levels" if options.algorithm == "lottery" else "epochs"
     summary = {
         "result": result,
@@ -176,16 +188,17 @@ def _write(
         | train_robust.settings(options.against, data, total),
         parts: [part.to_dict() for part in outcome.history],
         "layers": layers,
-        **circumstances(options, data),
+        **circumstances("train", options, data),
     }
     params, kept, told, _ = _RESULTS
     output.replace(
         {
-            params: lambda path: checkpoint.save_params(path, outcome.params),
+            params: lambda path: checkpoint.save_params(path, outcome.params, notes),
             kept: lambda path: checkpoint.save_masks(path, outcome.masks),
             told: lambda path: report.write_json(path, summary),
         }
     )
+    return summary
 
 
 def _figure(

@@ -17,6 +17,7 @@ from swapjax.cli.train_options import (
 )
 from swapjax.core.objective import Objective
 from swapjax.core.types import LossFn, Masks, Params
+from swapjax.experiments import runner
 from swapjax.experiments.models import Model
 from swapjax.experiments.runner import Setting
 from swapjax.pruning import prune
@@ -39,14 +40,20 @@ def allocation(options: Train) -> Allocation:
     return options.allocation or ("global" if rule is None else rule.allocation)
 
 
-def make_plan(options: Train, params: Params) -> Plan:
-    """Say what to prune of params.
+def make_plan(options: Train, setting: Setting) -> Plan:
+    """Say what to prune of a network, whose program tells what each leaf does.
 
     Raises:
         ValueError: as `swapjax.plan` does.
     """
     sparsity = 0.0 if options.algorithm == "dense" else options.sparsity
-    return plan(params, sparsity, allocation=allocation(options))
+    return plan(
+        setting.model.params,
+        sparsity,
+        allocation=allocation(options),
+        loss_fn=setting.model.loss_fn,
+        batch=tuple(part[:2] for part in setting.data.train),
+    )
 
 
 def mask_steps(options: Train, steps: int) -> tuple[int, int]:
@@ -231,14 +238,16 @@ def before_training(
     """Make masks of the initial weights by a method for networks yet to be trained."""
     model, data, row = setting.model, setting.data, BEFORE[options.algorithm]
     stages, schedule, samples = 1, None, min(_SAMPLES, len(data.y_train))
+    params = model.params
     if row.needs == "network":  # and no data, so that many stages cost little
         stages, schedule, samples = _STAGES, schedules.geometric(), 1
         method = row.factory(model.apply, data.shape)
     else:
         method = row.factory()
+        params = runner.settled(setting, params)
     return prune(
         model.loss_fn,
-        model.params,
+        params,
         data.train,
         plan=target,
         method=method,

@@ -6,15 +6,9 @@ import math
 from pathlib import Path
 from typing import Annotated, Literal
 
-from swapjax.cli import backward_options, robust_options
-from swapjax.cli.options import (
-    Network,
-    check_seed,
-    inlined,
-    one_of,
-    require_counts,
-    shown,
-)
+from swapjax.cli import backward_options, network_options, robust_options
+from swapjax.cli.fields import inlined, one_of, require_counts, shown
+from swapjax.cli.network_options import Network
 from swapjax.core.checks import require_fraction, take_amount
 from swapjax.pruning.methods import METHODS
 from swapjax.training.rules import RULES
@@ -99,6 +93,10 @@ class Train(Network):
         default_factory=backward_options.Backward
     )
     """How gradients are sent back."""
+    json: Annotated[str | None, shown("FILE|-", "(default: none)")] = None
+    """Write report.json here too; - for the standard output, which is then alone."""
+    config: Annotated[Path | None, shown("REPORT", "(default: none)")] = None
+    """Take the options that a report.json records; those given here win."""
 
 
 def description() -> str:
@@ -115,8 +113,8 @@ def description() -> str:
     algorithms = "\n".join(f"- {name}: {text}." for name, text in told.items())
     against = "\n".join(f"- {n}: {text}." for n, text in robust_options.TOLD.items())
     return (
-        f"{first}\n\nThe algorithms:\n{algorithms}\n\nTraining on attacked images, "
-        f"--robust, minimises:\n{against}\n\n{last}"
+        f"{first}\n\n{network_options.networks()}\n\nThe algorithms:\n{algorithms}"
+        f"\n\nTraining on attacked images, --robust, minimises:\n{against}\n\n{last}"
     )
 
 
@@ -150,7 +148,7 @@ def check(options: Train) -> None:
     _check_use(options)
     robust_options.check(options.against, options.algorithm)
     backward_options.check(options.backward, options.algorithm, options.against)
-    check_seed(options.seed, "--seed")
+    network_options.check(options)
 
 
 def _check_use(options: Train) -> None:

@@ -12,6 +12,7 @@ from swapjax.cli.robust_options import MANY_STEPS, SPARSE_LOSSES, Against
 from swapjax.core.objective import Objective
 from swapjax.core.types import LossFn, Params
 from swapjax.experiments.datasets import Dataset
+from swapjax.experiments.models import Model
 from swapjax.experiments.runner import Setting
 from swapjax.robust import fast
 from swapjax.robust.free import REPLAYS
@@ -85,16 +86,22 @@ def as_loss(options: Against, setting: Setting) -> LossFn:
     """
     model = setting.model
     if options.loss == "ce":
-        return model.loss_fn
+        return model.training_loss
     loss, sphere = loss_of(options, setting.data), model.sphere
+    apply = in_training(model)
 
     def mean(params: Params, batch: Any) -> jax.Array:
         images, labels = batch
-        outputs = model.apply(params, images)
+        outputs = apply(params, images)
         pushed = outputs if sphere is None else sphere.pushed(outputs, labels)
         return jnp.mean(loss(pushed, labels))
 
     return mean
+
+
+def in_training(model: Model) -> Callable[[Params, jax.Array], jax.Array]:
+    """Return what a network does in training, batch norm by statistics of the batch."""
+    return model.training_apply or model.apply
 
 
 def objective(options: Against, setting: Setting, steps: int) -> LossFn | Objective:
@@ -105,7 +112,7 @@ def objective(options: Against, setting: Setting, steps: int) -> LossFn | Object
         setting: network and data.
         steps: in all.
     """
-    apply, data, name = setting.model.apply, setting.data, options.loss
+    apply, data, name = in_training(setting.model), setting.data, options.loss
     if options.robust is not None:
         return _framework(options, setting)
     if name == "ce" or options.hypersphere:
@@ -119,7 +126,7 @@ def objective(options: Against, setting: Setting, steps: int) -> LossFn | Object
 
 def _framework(options: Against, setting: Setting) -> Objective:
     """Make the objective of adversarial training."""
-    apply, data, name = setting.model.apply, setting.data, options.robust
+    apply, data, name = in_training(setting.model), setting.data, options.robust
     low, high = data.box
     radius = epsilon_of(options, data)
     shared: dict[str, Any] = {

@@ -119,13 +119,15 @@ def _fit(
             ),
             progress=lambda done, _: bar.update(task, completed=done),
         )
+    params = runner.settled(setting, params)
     if is_sparse(last):
         return Outcome(params, masks_of(last), history)
     if options.algorithm == "dense":
         return Outcome(params, target.layout.masks(target.layout.everything()), history)
     before = runner.evaluate(setting, params)
     kept = masks_of(last) if has_masks(last) else largest(target, params)
-    return Outcome(masks.apply_masks(params, kept), kept, history, before)
+    cut = runner.settled(setting, masks.apply_masks(params, kept))
+    return Outcome(cut, kept, history, before)
 
 
 def _find_ticket(
@@ -164,4 +166,5 @@ def _find_ticket(
                 completed=0,
             ),
         )
-    return Outcome(ticket.params, ticket.masks, ticket.history)
+    params = runner.settled(setting, ticket.params)
+    return Outcome(params, ticket.masks, ticket.history)

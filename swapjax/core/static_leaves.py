@@ -11,7 +11,9 @@ from swapjax.core import trees
 from swapjax.core.types import Params
 
 
-def take_arrays(params: Params, what: str) -> tuple[Params, Callable | None]:
+def take_arrays(
+    params: Params, what: str, *, on_device: bool = True
+) -> tuple[Params, Callable | None]:
     """Take params as arrays, and how to put back what is none.
 
     A whole Equinox module has its activation functions and the switches of its dropout
@@ -21,6 +23,7 @@ def take_arrays(params: Params, what: str) -> tuple[Params, Callable | None]:
     Args:
         params: any pytree of arrays, numbers and functions.
         what: the tree is, as in ``"params"``.
+        on_device: whether arrays of NumPy become those of JAX.
 
     Returns:
         The same tree of arrays alone, with zeros in place of functions; and a function
@@ -33,7 +36,7 @@ def take_arrays(params: Params, what: str) -> tuple[Params, Callable | None]:
     standing = [0.0 if callable(x) else x for x in leaves]
     arrays = jax.tree.unflatten(treedef, standing)
     trees.require_arrays(arrays, what)
-    arrays = jax.tree.map(jnp.asarray, arrays)
+    arrays = jax.tree.map(jnp.asarray if on_device else _on_host, arrays)
     if not any(callable(x) or isinstance(x, bool) for x in leaves):
         return arrays, None
 
@@ -56,6 +59,10 @@ def are_arrays(leaves: Sequence[Any]) -> list[bool]:
     ]
     found = [a or b for a, b in zip(shaped, numbers, strict=True)]
     return found if all(found) else shaped
+
+
+def _on_host(leaf: Any) -> Any:
+    return leaf if isinstance(leaf, jax.Array | np.ndarray) else np.asarray(leaf)
 
 
 def _is_array(leaf: Any) -> bool:

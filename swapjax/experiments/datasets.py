@@ -2,9 +2,9 @@
 
 import math
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,19 +18,22 @@ _ROUNDING = 1e-6  # relative, of float32; deviations below are none
 _BOX_ROUNDING = 1e-5  # of standardised pixels, in the range that they may have
 _CLASSES = 1000  # at most, or as many as there are images
 
+Scale = Any
+"""A float for all pixels, or a tuple of one per channel: who asks for one gets one."""
+
 
 class Dataset(NamedTuple):
     """Images and labels, split and standardised.
 
     Attributes:
         name: what was asked for.
-        x_train: float32 [n, ...], mean 0 and deviation 1 over all training pixels.
+        x_train: float32 [n, ...], by default of mean 0 and deviation 1 over all pixels.
         y_train: int32 [n], in [0, classes).
         x_test: float32 [m, ...], standardised as the training images.
         y_test: int32 [m].
         classes: how many there are.
-        mean: what was subtracted.
-        std: what it was then divided by.
+        mean: what was subtracted, one number or one per channel.
+        std: what it was then divided by, likewise.
     """
 
     name: str
@@ -39,8 +42,8 @@ class Dataset(NamedTuple):
     x_test: np.ndarray
     y_test: np.ndarray
     classes: int
-    mean: float
-    std: float
+    mean: Scale
+    std: Scale
 
     @property
     def train(self) -> tuple[np.ndarray, np.ndarray]:
@@ -59,7 +62,16 @@ class Dataset(NamedTuple):
 
     @property
     def box(self) -> tuple[float, float]:
-        """The range of pixels, standardised: of 0 to 1, if they keep to that."""
+        """The range of pixels, standardised: of 0 to 1, if they keep to that.
+
+        Raises:
+            ValueError: for channels of different ranges, which attacks cannot take.
+        """
+        if isinstance(self.mean, tuple) or isinstance(self.std, tuple):
+            raise ValueError(
+                "mean and std: images can be attacked or spoilt where they are one "
+                f"number for all channels, got {told(self.mean)} and {told(self.std)}"
+            )
         low, high = (float((x - self.mean) / self.std) for x in (0, 1))
         least, most = float(self.x_train.min()), float(self.x_train.max())
         slack = _BOX_ROUNDING * (high - low)
@@ -70,8 +82,8 @@ class Dataset(NamedTuple):
 def load(
     source: str | Path,
     *,
-    mean: float | None = None,
-    std: float | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
     data_dir: str | Path | None = None,
 ) -> Dataset:
     """Load a dataset and standardise its pixels.
@@ -84,7 +96,8 @@ def load(
             jpeg_train, the bytes of JPEG or PNG files one after the other, and
             offset_train, where each starts and the last ends; likewise to test.
         mean: what to subtract from pixels, which are divided by 255 first where they
-            are bytes. By default the mean over the training images, rounded to four
+            are bytes: one number, or one per channel of images of (height, width,
+            channels). By default the mean over the training images, rounded to four
             decimals, or more where pixels deviate by less than 0.01: 0.1307 for MNIST.
         std: what to divide them by then, likewise: 0.3081 for MNIST.
         data_dir: where tensorflow-datasets keeps its files.
@@ -94,7 +107,8 @@ def load(
             to more than 256 MiB and 100 times its size; missing arrays, images and
             labels that do not match, pixels that are not finite in float32 or all
             alike, labels that are not integers from 0, and more classes than 1,000
-            and than images to train.
+            and than images to train; for as many means or deviations as there are
+            no channels.
         ImportError: for ``tfds:`` without tensorflow-datasets.
     """
     source = str(source)
@@ -105,6 +119,11 @@ def load(
     else:
         arrays = _npz(source)
     return _standardise(source, arrays, mean, std)
+
+
+def told(scale: float | Sequence[float]) -> str:
+    """Write a mean or a deviation as `--mean` and `--std` take it."""
+    return ",".join(map(str, (scale,) if isinstance(scale, float | int) else scale))
 
 
 def _digits() -> dict[str, np.ndarray]:
@@ -147,7 +166,10 @@ def _npz(source: str) -> dict[str, np.ndarray]:
 
 
 def _standardise(
-    source: str, arrays: dict[str, np.ndarray], mean: float | None, std: float | None
+    source: str,
+    arrays: dict[str, np.ndarray],
+    mean: float | Sequence[float] | None,
+    std: float | Sequence[float] | None,
 ) -> Dataset:
     what = f"data: {printable(source)}"
     for part in _PARTS:
@@ -167,10 +189,16 @@ def _standardise(
     decimals = 4
     if 0 < deviation < 0.01:
         decimals += math.ceil(-math.log10(deviation)) - 1
-    mean = round(centre, decimals) if mean is None else mean
-    std = round(deviation, decimals) if std is None else std
-    if not math.isfinite(mean) or not 0 < std < math.inf:
-        raise ValueError(f"{what} has pixels of mean {mean} and deviation {std}")
+    shape = train.shape[1:]
+    if mean is None:
+        mean = round(centre, decimals)
+    if std is None:
+        std = round(deviation, decimals)
+    mean, std = _scale(what, "mean", mean, shape), _scale(what, "std", std, shape)
+    if not np.all(np.isfinite(mean)) or not all(0 < s < math.inf for s in _each(std)):
+        raise ValueError(
+            f"{what} has pixels of mean {told(mean)} and deviation {told(std)}"
+        )
     if (train.dtype == np.uint8) != (test.dtype == np.uint8):
         raise ValueError(
             f"{what} has pixels of {train.dtype} to train and of {test.dtype} to test; "
@@ -180,8 +208,8 @@ def _standardise(
     for part, x in (("train", x_train), ("test", x_test)):
         if not np.all(np.isfinite(x)):
             raise ValueError(
-                f"{what} has pixels in x_{part} that are infinite less {mean:g} and "
-                f"divided by {std:g}"
+                f"{what} has pixels in x_{part} that are infinite less {told(mean)} "
+                f"and divided by {told(std)}"
             )
     return Dataset(
         name=source,
@@ -193,6 +221,25 @@ def _standardise(
         mean=mean,
         std=std,
     )
+
+
+def _each(scale: Scale) -> tuple[float, ...]:
+    return scale if isinstance(scale, tuple) else (scale,)
+
+
+def _scale(
+    what: str, name: str, given: float | Sequence[float], shape: tuple[int, ...]
+) -> Scale:
+    """Take a mean or a deviation, one number where all channels have the same."""
+    numbers = (given,) if isinstance(given, float | int) else tuple(given)
+    channels = shape[-1] if len(shape) == 3 else 1
+    if len(numbers) not in (1, channels):
+        raise ValueError(
+            f"{name}: {len(numbers)} numbers, where {what} has images of {shape}; one "
+            + (f"or {channels} wanted" if channels > 1 else "wanted")
+        )
+    found = tuple(float(number) for number in numbers)
+    return found[0] if len(set(found)) == 1 else found
 
 
 def _check(what: str, part: str, x: np.ndarray, y: np.ndarray) -> None:
@@ -239,9 +286,9 @@ def _unit(what: str, part: str, x: np.ndarray) -> np.ndarray:
     return unit
 
 
-def _centred(x: np.ndarray, mean: float, std: float) -> np.ndarray:
+def _centred(x: np.ndarray, mean: Scale, std: Scale) -> np.ndarray:
     """Standardise in place: MNIST twice over would be the peak of a whole run."""
     with np.errstate(all="ignore"):  # what becomes infinite is told afterwards
-        x -= np.float32(mean)
-        x /= np.float32(std)
+        x -= np.asarray(mean, np.float32)
+        x /= np.asarray(std, np.float32)
     return x

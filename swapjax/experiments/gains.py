@@ -12,7 +12,7 @@ from rich.text import Text
 from scipy import special
 
 from swapjax.core.text import printable
-from swapjax.experiments.runner import Row
+from swapjax.experiments.row import Row
 
 CONTROL = "linear-regression"
 _SURE = 0.95

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from swapjax.core import files
 from swapjax.core.text import printable
 from swapjax.experiments.noise import parse
-from swapjax.experiments.runner import Row
+from swapjax.experiments.row import Row
 from swapjax.pruning import Stage
 from swapjax.pruning.methods import METHODS
 from swapjax.training import Epoch, Level, Recovery

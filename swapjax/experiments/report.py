@@ -15,7 +15,7 @@ from rich.text import Text
 from swapjax.core import files, trees
 from swapjax.core.text import printable
 from swapjax.core.types import Masks, Params
-from swapjax.experiments.runner import Row
+from swapjax.experiments.row import Row
 from swapjax.pruning import Stage
 from swapjax.roles.find import find_roles
 from swapjax.roles.role import Role
@@ -23,6 +23,7 @@ from swapjax.sparsity.stacking import Stacking
 from swapjax.training import Epoch, Level
 
 _ROWS = 24  # of a table of epochs
+_KEPT = 12  # leaves that are never pruned, which are shown one by one
 # Columns of it, where epochs tell these: images that stand under a few steps of PGD,
 # flipped labels that are learnt, and multiplications that are left of the way back.
 _TOLD = {
@@ -69,6 +70,9 @@ def layer_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     table.add_column("leaf", overflow="fold", min_width=_LEAF)
     for name in ("shape", "entries", "non-zero", "density"):
         table.add_column(name, justify="right", no_wrap=True)
+    kept = [row for row in rows if not row.get("prunable", True)]
+    if len(kept) > _KEPT:
+        rows = [row for row in rows if row.get("prunable", True)]
     for row in rows:
         shape = "x".join(map(str, row["shape"])) or "scalar"
         name = row["leaf"] if row.get("prunable", True) else f"{row['leaf']} (kept)"
@@ -78,9 +82,11 @@ def layer_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         )
     table.add_section()
     prunable = [row for row in rows if row.get("prunable", True)]
-    if len(prunable) < len(rows):
+    if kept:
         table.add_row("prunable", "", *_total(prunable))
-    table.add_row("all", "", *_total(rows))
+    if len(kept) > _KEPT:
+        table.add_row(f"{len(kept)} leaves (kept)", "", *_total(kept))
+    table.add_row("all", "", *_total([*prunable, *kept]))
     return table
 
 
@@ -89,7 +95,7 @@ def stage_table(history: Sequence[Stage]) -> Table:
     table = Table()
     for name in ("stage", "sparsity", "kept", "objective", "loss", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("status", no_wrap=True)
+    table.add_column("status", min_width=9)  # wraps, so that numbers need not
     for stage in history:
         first, last = stage.objective
         table.add_row(
@@ -178,7 +184,12 @@ def comparison_table(rows: Sequence[Row]) -> Table:
 
 def write_json(path: str | Path, content: Any) -> None:
     """Write JSON, whole or not at all; numbers that are not finite become null."""
-    files.write_text(path, json.dumps(_strict(content), indent=2) + "\n")
+    files.write_text(path, to_json(content))
+
+
+def to_json(content: Any) -> str:
+    """Make JSON; numbers that are not finite become null."""
+    return json.dumps(_strict(content), indent=2) + "\n"
 
 
 def write_rows(path: str | Path, rows: Sequence[Row]) -> None:

@@ -8,13 +8,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from swapjax.core import identity
 from swapjax.core.types import Params
 from swapjax.experiments import datasets, models
-from swapjax.experiments.noise import CLEAN, Noise, Scene, Spoilt, parse
+from swapjax.experiments.noise import CLEAN, Noise, Scene, Spoilt
+from swapjax.experiments.row import Row
 from swapjax.io import checkpoint
+from swapjax.loops.batchnorm import recalibrate_batchnorm
 from swapjax.loops.finetune import FineTune, finetune
 from swapjax.pruning import Method, Pruned, prune
 from swapjax.sparsity import masks
@@ -22,6 +25,9 @@ from swapjax.sparsity.plan import Plan
 
 RECIPE = "adam, 64 a batch, rate 0.003 to 0 by a cosine"  # what trains networks here
 _TEST_BATCH = 1000
+_CALIBRATION = 2048  # training images that statistics of batch norm are estimated on
+_CALIBRATION_BATCH = 512
+_PIXELS = 2**23  # of images at once, so that large ones leave room for activations
 _NOISE = 2**31  # folded into a key for noise; runs fold the numbers of stages in
 
 
@@ -40,103 +46,6 @@ class Setting:
     params: Params
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One run of pruning, as a line of a table.
-
-    Attributes:
-        method: its name.
-        sparsity: as asked for.
-        seed: of the run.
-        noise: its word, as ``gaussian:4,0.5``.
-        accuracy: percent of the whole test set that is classified correctly.
-        loss: mean cross-entropy over the test set.
-        seconds: wall time of its stages, compilation included.
-        nonzeros: prunable entries that are left.
-        total: prunable entries.
-        status: the worst that a stage reported, by name.
-        settings: the method in full.
-        setup: what else the run was done with.
-    """
-
-    method: str
-    sparsity: float
-    seed: int
-    noise: str
-    accuracy: float
-    loss: float
-    seconds: float
-    nonzeros: int
-    total: int
-    status: str
-    settings: str = ""
-    setup: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Turn into what JSON takes; a number that is not finite becomes null."""
-        fields = dataclasses.asdict(self)
-        for name in ("accuracy", "loss"):
-            if not math.isfinite(fields[name]):
-                fields[name] = None
-        return fields
-
-    @classmethod
-    def from_dict(cls, fields: Any) -> "Row":
-        """Undo `to_dict`.
-
-        Raises:
-            ValueError: for what it never gives, naming the column.
-        """
-        names = [field.name for field in dataclasses.fields(cls)]
-        if not isinstance(fields, dict) or set(fields) != set(names):
-            found = sorted(fields) if isinstance(fields, dict) else repr(fields)[:60]
-            raise ValueError(f"columns {', '.join(names)} wanted, got {found}")
-        if fields["noise"] is None or isinstance(fields["noise"], list):
-            raise ValueError(
-                f"noise is {str(fields['noise'])[:60]}, as in rows of before; "
-                f"kinds of noise have names now, as {parse('gaussian')}"
-            )
-        for name, fits in _COLUMNS.items():
-            if not fits(fields[name]):
-                raise ValueError(f"{name} is {repr(fields[name])[:60]}")
-        if fields["nonzeros"] > fields["total"]:
-            raise ValueError(
-                f"nonzeros is {fields['nonzeros']}, of {fields['total']} in all"
-            )
-        lost = {k: math.nan for k in ("accuracy", "loss") if fields[k] is None}
-        return cls(**{**fields, **lost})
-
-
-def _is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
-    kind = isinstance(value, int | float) and not isinstance(value, bool)
-    return kind and math.isfinite(value) and low <= value <= high
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_noise(value: Any) -> bool:
-    try:
-        return isinstance(value, str) and str(parse(value)) == value
-    except ValueError:
-        return False
-
-
-# What `Row.from_dict` takes in each column.
-_COLUMNS: dict[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(
-        ("method", "status", "settings", "setup"), lambda v: isinstance(v, str)
-    ),
-    **dict.fromkeys(("seed", "nonzeros", "total"), _is_count),
-    "sparsity": lambda v: _is_number(v, 0, 1),
-    "noise": _is_noise,
-    "accuracy": lambda v: v is None or _is_number(v, 0, 100),
-    "loss": lambda v: v is None or _is_number(v),
-    "seconds": lambda v: _is_number(v, 0),
-}
-
-
 def set_up(
     data: datasets.Dataset,
     model: models.Model,
@@ -153,7 +62,8 @@ def set_up(
         model: the network.
         weights: a file to load; without one the network is trained.
         epochs: passes over the training set: Adam, batches of 64, the learning rate
-            falling from 3e-3 to 0 along a cosine.
+            falling from 3e-3 to 0 along a cosine. Batch norm takes the statistics of
+            the batch, and its running ones are estimated in the end.
         seed: of the shuffles.
         callback: called with the number of steps done and of all steps.
 
@@ -161,25 +71,71 @@ def set_up(
         ValueError: for weights that cannot be read or do not fit.
     """
     if weights is not None:
-        # None of our networks has a transposed convolution.
-        params = checkpoint.load_params(
-            weights, model.params, model.flattened, transposed=()
-        )
-        return Setting(data, model, params)
+        return Setting(data, model, load_weights(weights, model))
     if epochs < 1:
         raise ValueError(f"epochs must be 1 or more, got {epochs}")
     batch = min(64, len(data.y_train))
     steps = epochs * (len(data.y_train) // batch)
     rate = optax.cosine_decay_schedule(3e-3, steps)
     params = finetune(
-        model.loss_fn,
+        model.training_loss,
         model.params,
         data.train,
         FineTune(optax.adam(rate), steps=steps, batch=batch),
         key=jax.random.key(seed),
         callback=callback,
     )
-    return Setting(data, model, params)
+    setting = Setting(data, model, params)
+    return dataclasses.replace(setting, params=settled(setting, params))
+
+
+def load_weights(path: str | Path, model: models.Model) -> Params:
+    """Read trained weights for a network.
+
+    Args:
+        path: of a file with our names, or with PyTorch's names and layouts.
+        model: the network.
+
+    Raises:
+        ValueError: for weights that cannot be read or do not fit.
+    """
+    # None of our networks has a transposed convolution.
+    transposed = None if models.is_own(model.name) else ()
+    return checkpoint.load_params(
+        path, model.params, model.flattened, transposed=transposed
+    )
+
+
+def recalibration(setting: Setting) -> Callable[[Params], Params] | None:
+    """Make what estimates the running statistics of batch norm anew.
+
+    Args:
+        setting: network and data; 2,048 of its training images are taken, or all, the
+            same ones each time.
+
+    Returns:
+        ``params -> params``; None for a network without batch norm.
+    """
+    statistics, images = setting.model.statistics, setting.data.x_train
+    if statistics is None:
+        return None
+    # Some files have their images class by class.
+    order = np.random.default_rng(0).permutation(len(images))[:_CALIBRATION]
+    size = _at_once(setting.data, _CALIBRATION_BATCH)
+    # A rest would be few, and the variance of a few is too small.
+    parts = max(1, len(order) // size)
+    batches = [images[part] for part in np.array_split(order, parts)]
+    return lambda params: recalibrate_batchnorm(statistics, params, batches)
+
+
+def settled(setting: Setting, params: Params) -> Params:
+    """Estimate the running statistics of batch norm, if the network has any."""
+    again = recalibration(setting)
+    return params if again is None else again(params)
+
+
+def _at_once(data: datasets.Dataset, most: int) -> int:
+    return max(1, min(most, _PIXELS // math.prod(data.shape)))
 
 
 def digest(data: datasets.Dataset) -> str:
@@ -191,14 +147,15 @@ def digest(data: datasets.Dataset) -> str:
 class Accuracy:
     """The accuracy on the test set, as drivers of training take it.
 
-    A state that they keep tells which test set its history was measured on.
+    Statistics of batch norm are estimated first, as training leaves them alone. A state
+    that drivers keep tells which test set its history was measured on.
     """
 
     setting: Setting
 
     def __call__(self, params: Params) -> float:
         """Measure in percent."""
-        return evaluate(self.setting, params)[0]
+        return evaluate(self.setting, settled(self.setting, params))[0]
 
     def describe(self) -> str:
         """Return a fingerprint of the test set."""
@@ -209,8 +166,9 @@ def evaluate(setting: Setting, params: Params) -> tuple[float, float]:
     """Measure the accuracy in percent and the mean loss on the whole test set."""
     correct, loss = 0, 0.0
     x, y = setting.data.test
-    for start in range(0, len(y), _TEST_BATCH):
-        images, labels = x[start : start + _TEST_BATCH], y[start : start + _TEST_BATCH]
+    size = _at_once(setting.data, _TEST_BATCH)
+    for start in range(0, len(y), size):
+        images, labels = x[start : start + size], y[start : start + size]
         logits = setting.model.logits(setting.model.apply(params, jnp.asarray(images)))
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         correct += int(jnp.sum(jnp.argmax(logits, axis=1) == labels))

@@ -6,9 +6,13 @@
 # Prune a trained network, or one that is yet to be trained: a driver, and its methods.
 from swapjax.pruning.by_score import by_score
 from swapjax.pruning.prune import prune
+from swapjax.pruning.sequential.progress import Progress
 from swapjax.pruning.history import Pruned, Stage
 from swapjax.pruning.refit_ahead import Reconstructed, Refitted, reconstruct
 from swapjax.core.types import Status
+from swapjax.pruning.scan import sensitivity
+from swapjax.pruning.sensitivities import Sensitivity
+from swapjax.pruning.outliers import owl
 from swapjax.sparsity.magnitude import magnitude_masks
 from swapjax.pruning import methods as _methods
 from swapjax.pruning.methods import *
@@ -43,7 +47,9 @@ from swapjax.sparsity.schedules import (
 # What to do with masks.
 from swapjax.sparsity.masks import apply_masks, churn, density, intersect
 
-# What a pruned network is worth where it runs.
+# What makes a pruned network smaller, and what it is worth where it runs.
+from swapjax.deploy.shrink import shrink
+from swapjax.deploy.shrunk import Shrunk
 from swapjax.deploy.reporting import Report, report
 
 # A method or a rule of one's own.
@@ -81,11 +87,14 @@ __all__ = [
     "Method",
     "Plan",
     "Problem",
+    "Progress",
     "Pruned",
     "Reconstructed",
     "Refitted",
     "Report",
     "Rule",
+    "Sensitivity",
+    "Shrunk",
     "Solution",
     "Stage",
     "Status",
@@ -108,6 +117,7 @@ __all__ = [
     "magnitude_masks",
     "masks_of",
     "one_shot",
+    "owl",
     "own_labels",
     "per_example_gradients",
     "plan",
@@ -117,7 +127,9 @@ __all__ = [
     "reconstruct",
     "report",
     "select",
+    "sensitivity",
     "sharpness_aware",
+    "shrink",
     "sparse",
     "until_mask_step",
 ]

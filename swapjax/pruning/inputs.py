@@ -249,7 +249,7 @@ def place(
     _check_criterion(settings, params, first, source)
     inside = None if within is None else allowed(within, params, target)
     table = settings.schedule.table(target.sparsity, settings.stages)
-    budgets = _budgets([target.at(level) for level in table], inside, layout)
+    budgets = budgets_for([target.at(level) for level in table], inside, layout)
     if inside is not None and layout.is_flat:
         inside = pack_masks(inside, layout)
     paths = target.layout.paths
@@ -327,7 +327,7 @@ def _source(settings: Settings, data: Any) -> Source | None:
     return Source(data, samples * settings.batch)
 
 
-def _budgets(
+def budgets_for(
     stages: list[Plan], inside: Leaves | None, layout: Layout
 ) -> tuple[Budget, ...]:
     """Count what every stage keeps, no more than what may be kept at all.

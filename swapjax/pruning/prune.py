@@ -17,6 +17,10 @@ from swapjax.pruning.history import Pruned, Saved, Stage
 from swapjax.pruning.inputs import Inputs, Settings, place
 from swapjax.pruning.method import Criterion, Method
 from swapjax.pruning.methods.kfac_regression import kfac_regression
+from swapjax.pruning.methods.layerwise_obs import layerwise_obs
+from swapjax.pruning.sequential.arguments import require_alone
+from swapjax.pruning.sequential.progress import Progress, show
+from swapjax.pruning.sequential.run import prune_blocks
 from swapjax.pruning.stage import advance
 from swapjax.sparsity import schedules
 from swapjax.sparsity.plan import Plan
@@ -45,6 +49,9 @@ def prune(
     storage: Storage = "auto",
     dtype: Any = None,
     callback: Callable[[Stage], None] | None = None,
+    sequential: bool = False,
+    blocks: str | None = None,
+    progress: Callable[[Progress], None] | bool = False,
 ) -> Pruned:
     """Prune a trained network.
 
@@ -109,6 +116,21 @@ def prune(
             stores what is below 2 GiB.
         dtype: of stored rows; ``jnp.bfloat16`` halves their memory.
         callback: called with each finished stage.
+        sequential: whether to go through the network once, block by block, with the
+            statistics and weights of one block on the device at a time: for networks
+            that do not fit. Methods that work layer by layer, `layerwise_obs` by
+            default, see what reaches a block through those before it, which are pruned
+            already. Params may be arrays of NumPy, also of a file, and stay such; a
+            sparsity is that of every layer; a stage of the history is a block, and a
+            finished block stays in the checkpoint, of which the results are mapped into
+            memory.
+        blocks: with sequential, what a block is: a regular expression that is searched
+            in the paths of leaves, those in which it finds the same text being of one
+            block, as of ``layers/[0-9]+``; or ``"layers"``, for each layer one. By
+            default the largest unit that the network repeats, or a step of a scan over
+            stacked layers, and layers that are in none.
+        progress: with sequential, called after each block with a `Progress`; True shows
+            a bar, or lines where there is no terminal.
 
     Params may be sharded over devices in any way, and data too: each device then takes
     the gradients of its own examples. Results keep the sharding of params. In a run of
@@ -124,7 +146,10 @@ def prune(
             entries that are not finite in params, data or gradients, masks that do not
             belong to params or are False in a leaf that is not prunable, params and
             data on different devices, and a checkpoint of another run, in no folder, or
-            of a run of several processes.
+            of a run of several processes; with sequential also for methods that look at
+            gradients and what else needs the whole network, layers of two blocks that
+            share a budget, programs that cannot be cut into blocks, and leaves that
+            they do not reach.
 
     Example:
         >>> import jax, jax.numpy as jnp, swapjax
@@ -140,10 +165,12 @@ def prune(
         >>> int(jnp.sum(pruned.params["kernel"] != 0))
         12
     """
-    brought, put_back = take_arrays(params, "params")
+    brought, put_back = take_arrays(params, "params", on_device=not sequential)
+    if method is None:
+        method = layerwise_obs() if sequential else kfac_regression()
     settings = Settings(
         loss_fn=loss_fn,
-        method=kfac_regression() if method is None else method,
+        method=method,
         stages=stages,
         samples=samples,
         batch=batch,
@@ -159,16 +186,35 @@ def prune(
     )
     if put_back is not None:
         settings = settings.of_whole(put_back)
+    if sequential or blocks is not None or progress:
+        require_alone(sequential, blocks=blocks, within=within, validation=validation)
+        ended = prune_blocks(
+            settings, brought, data, sparsity=sparsity, plan=plan, blocks=blocks,
+            checkpoint=checkpoint, progress=show() if progress is True else progress,
+        )  # fmt: skip
+        whole = ended.params if put_back is None else put_back(ended.params)
+        return ended._replace(params=whole)
     inputs = place(
         settings, brought, data, sparsity=sparsity, plan=plan, within=within,
         validation=validation,
     )  # fmt: skip
+    state = _stages(settings, inputs, checkpoint)
+    # Masks take the sharding of their weights.
+    pruned, masks = (
+        sharding.put_like(tree, brought) for tree in (state.params, state.masks)
+    )
+    whole = pruned if put_back is None else put_back(pruned)
+    return Pruned(whole, masks, state.history)
+
+
+def _stages(settings: Settings, inputs: Inputs, checkpoint: str | Path | None) -> Saved:
+    """Do all stages, those aside that a file has."""
     state = Saved(inputs.params, None, (), 0)
     if checkpoint is not None:
         resume.require_room(checkpoint)
         run = _fingerprint(settings, inputs)
         found = history.load(
-            checkpoint, inputs.params, inputs.plan, run, stages=stages,
+            checkpoint, inputs.params, inputs.plan, run, stages=settings.stages,
             counts=inputs.source is not None and inputs.source.counts,
         )  # fmt: skip
         state = found or state
@@ -176,18 +222,13 @@ def prune(
         if inputs.source is not None:
             inputs.source.skip(state.batches)
     spare: Leaves = ()
-    for number in range(len(state.history), stages):
+    for number in range(len(state.history), settings.stages):
         state, spare = advance(settings, inputs, state, number, spare)
         if checkpoint is not None:
             history.save(checkpoint, state, run)
-        if callback is not None:
-            callback(state.history[-1])
-    # Masks take the sharding of their weights.
-    pruned, masks = (
-        sharding.put_like(tree, brought) for tree in (state.params, state.masks)
-    )
-    whole = pruned if put_back is None else put_back(pruned)
-    return Pruned(whole, masks, state.history)
+        if settings.callback is not None:
+            settings.callback(state.history[-1])
+    return state
 
 
 def _fingerprint(settings: Settings, inputs: Inputs) -> dict[str, str]:

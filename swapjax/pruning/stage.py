@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from swapjax.core import counts, sharding, trees
-from swapjax.core.compiled import Compiled
+from swapjax.core import sharding, trees
 from swapjax.core.configuration import lenient
 from swapjax.core.threads import one_blas_thread
 from swapjax.core.types import Leaves, Masks, Params, Status
@@ -27,10 +26,10 @@ from swapjax.pruning.judgement import (
     never_worse,
 )
 from swapjax.pruning.look import look
-from swapjax.pruning.method import Method, Problem, Solution
+from swapjax.pruning.method import Problem, Solution
+from swapjax.pruning.solve import check_support, solve
 from swapjax.pruning.vector import Ended, cut, pack, unpack
 from swapjax.sparsity import masks as masking
-from swapjax.sparsity.budget import Budget
 from swapjax.sparsity.plan import Plan
 
 
@@ -81,14 +80,14 @@ def advance(
     functions = () if free is None else free.functions
     if judge.rows is not None and judge.rows is not free:
         functions += judge.rows.functions
-    budget, owners = inputs.budgets[number], (*_owners(method), *functions)
+    budget = inputs.budgets[number]
     # Only what has rows or layers may solve systems.
     solves = rows is not None or seen.layers is not None
     one_thread = one_blas_thread(problem.weights) if solves else nullcontext()
     with lenient(), one_thread:
-        solution = _solve((method,), problem, budget, owners=owners)
+        solution = solve(method, problem, budget, functions)
         jax.block_until_ready(solution)
-        _check_support(method, solution, budget)
+        check_support(method, solution, budget)
 
     def put(leaves: Leaves) -> Params:
         cuts = cut(leaves, layout, target.layout)
@@ -129,52 +128,6 @@ def advance(
     taken = 0 if source is None else source.taken
     spare = rows.matrices if isinstance(rows, StoredRows) else ()
     return Saved(new, masks, (*state.history, stage), taken), spare
-
-
-def _owners(method: Method) -> tuple:
-    """Tell what compiled code of a method depends on, functions among it."""
-    names = tuple(name for name, _ in method.settings)
-    values = (getattr(v, "function", v) for _, v in method.settings)
-    needs = method.needs_rows, method.needs_layers, method.needs_params
-    return method.name, names, *values, needs, method.needs_shapes, method.identity
-
-
-@Compiled
-def _solve(method: Method, problem: Problem, budget: Budget) -> Solution:
-    """Prune; one program serves all stages, and all methods of the same settings."""
-    return method(problem, budget)
-
-
-def _check_support(method: Method, solution: Solution, budget: Budget) -> None:
-    """Raise for a solution that keeps more than the budget, or weights off its support.
-
-    Raises:
-        ValueError: naming the method.
-    """
-    parts = _count(solution.masks, solution.weights)
-    kept, loose = (sum(map(counts.total, part)) for part in parts)
-    wanted = counts.total(budget.keep)
-    if kept > wanted:
-        raise ValueError(
-            f"method {method.name}: keeps {kept:,} entries, more than the {wanted:,} "
-            "of its budget; choose them with swapjax.select"
-        )
-    if loose:
-        raise ValueError(
-            f"method {method.name}: {loose:,} weights are not zero where masks are "
-            "False"
-        )
-
-
-@jax.jit
-def _count(masks: Leaves, weights: Leaves) -> tuple[Leaves, Leaves]:
-    """Count the entries that are kept, and the weights besides that are not zero.
-
-    In parts: those of all leaves together may be more than an int32 holds.
-    """
-    pairs = zip(masks, weights, strict=True)
-    loose = tuple(counts.partial_counts(~m & (w != 0)) for m, w in pairs)
-    return tuple(map(counts.partial_counts, masks)), loose
 
 
 _REMEDIES = {

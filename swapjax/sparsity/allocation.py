@@ -1,5 +1,6 @@
 """How many entries each layer keeps: exact integers, on the host."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -8,6 +9,42 @@ from typing import Literal
 from swapjax.sparsity.patterns import NM
 
 Allocation = Literal["global", "uniform", "erk"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ByLayer:
+    """An allocation that says for each layer how sparse it is.
+
+    Attributes:
+        sparsities: of the layers of a plan, in order.
+    """
+
+    sparsities: tuple[Fraction, ...]
+
+    def __str__(self) -> str:
+        return "by layer"
+
+
+def densities(
+    allocation: Allocation | ByLayer,
+    sides: Sequence[tuple[int, ...]],
+    ratio: Fraction = Fraction(1),
+) -> list[Fraction] | None:
+    """Tell in proportion to which densities layers share a budget.
+
+    Args:
+        allocation: how they do.
+        sides: the dimensions of each layer.
+        ratio: how far on the way to its sparsity a plan is.
+
+    Returns:
+        One for each layer, of any scale; None where they compete.
+    """
+    if allocation == "global":
+        return None
+    if isinstance(allocation, ByLayer):
+        return [1 - s * ratio for s in allocation.sparsities]
+    return [_density(own, allocation) for own in sides]
 
 
 def override_counts(
@@ -40,9 +77,8 @@ def pattern_counts(
 def allocate(
     names: tuple[str, ...],
     sizes: Sequence[int],
-    sides: Sequence[tuple[int, ...]],
+    weights: Sequence[Fraction] | None,
     sparsity: Fraction,
-    allocation: Allocation,
     fixed: dict[int, int],
     floors: tuple[int, ...],
     noun: str = "entries",
@@ -52,9 +88,9 @@ def allocate(
     Args:
         names: the layers, for messages.
         sizes: the entries of each.
-        sides: the dimensions of each.
+        weights: the densities of each before scaling, from `densities`; None where
+            those without an override compete.
         sparsity: of all of them together.
-        allocation: how those without an override share.
         fixed: the entries that layers with an override keep, by number of the layer.
         floors: the fewest entries that each keeps.
         noun: what is counted, for messages.
@@ -71,16 +107,16 @@ def allocate(
     least, most = sum(floors[i] for i in rest), sum(sizes[i] for i in rest)
     if not least <= left <= most:
         raise _misfit(names, sparsity, sum(sizes), fixed, (least, left, most), noun)
-    if allocation == "global" or not rest:
+    if weights is None or not rest:
         # One group for all that compete, then one for each override.
         order = [rest] if rest else []
         counts = [left] if rest else []
     else:
         order = [[i] for i in rest]
-        weights = [_weight(sides[i], allocation) for i in rest]
         counts = spread(
-            left, weights, [sizes[i] for i in rest], [floors[i] for i in rest]
-        )
+            left, [weights[i] for i in rest], [sizes[i] for i in rest],
+            [floors[i] for i in rest],
+        )  # fmt: skip
     order += [[i] for i in fixed]
     counts += list(fixed.values())
     groups = {i: g for g, members in enumerate(order) for i in members}
@@ -91,9 +127,8 @@ def allocate_units(
     names: tuple[str, ...],
     counts: Sequence[int],
     sizes: Sequence[int],
-    sides: Sequence[tuple[int, ...]],
+    weights: Sequence[Fraction] | None,
     sparsity: Fraction,
-    allocation: Allocation,
     fixed: dict[int, int],
     floors: tuple[int, ...],
     noun: str,
@@ -108,9 +143,9 @@ def allocate_units(
         names: the layers, for messages.
         counts: the units of each.
         sizes: the entries of a unit of each.
-        sides: the dimensions of each.
+        weights: the densities of each before scaling, from `densities`; None where
+            those without an override compete.
         sparsity: of all of them together.
-        allocation: how those without an override share.
         fixed: the units that layers with an override keep, by number of the layer.
         floors: the fewest units that each keeps.
         noun: what a unit is called, for messages.
@@ -123,10 +158,10 @@ def allocate_units(
             of units of several sizes.
     """
     if len(set(sizes)) <= 1:
-        return allocate(names, counts, sides, sparsity, allocation, fixed, floors, noun)
+        return allocate(names, counts, weights, sparsity, fixed, floors, noun)
     rest = [i for i in range(len(sizes)) if i not in fixed]
     others = [i for i in rest if sizes[i] != sizes[rest[0]]]
-    if allocation == "global" and others:
+    if weights is None and others:
         i, j = rest[0], others[0]
         raise ValueError(
             f"allocation: 'global' needs units of one size; one of {names[i]} has "
@@ -144,9 +179,9 @@ def allocate_units(
         room = (least, left, most)
         raise _misfit(names, sparsity, sum(entries), taken, room, "entries")
     left = min(max(left, least), most)
-    weights = [_weight(sides[i], allocation) for i in range(len(sizes))]
+    each = [Fraction(1)] * len(sizes) if weights is None else weights
     shares = spread(
-        left, [weights[i] for i in rest], [entries[i] for i in rest],
+        left, [each[i] for i in rest], [entries[i] for i in rest],
         [bounds[i] for i in rest],
     )  # fmt: skip
     order, keep = [[i] for i in fixed], list(fixed.values())
@@ -155,12 +190,12 @@ def allocate_units(
         share = sum(n for i, n in zip(rest, shares, strict=True) if sizes[i] == size)
         least, most = sum(floors[i] for i in own), sum(counts[i] for i in own)
         number = min(max(round_half_up(Fraction(share, size)), least), most)
-        if allocation == "global":
+        if weights is None:
             order, keep = [own, *order], [number, *keep]
             continue
         order += [[i] for i in own]
         keep += spread(
-            number, [weights[i] for i in own], [counts[i] for i in own],
+            number, [each[i] for i in own], [counts[i] for i in own],
             [floors[i] for i in own],
         )  # fmt: skip
     groups = {i: g for g, members in enumerate(order) for i in members}
@@ -196,7 +231,7 @@ def _misfit(
     )
 
 
-def _weight(sides: tuple[int, ...], allocation: Allocation) -> Fraction:
+def _density(sides: tuple[int, ...], allocation: Allocation) -> Fraction:
     """Tell the density of a layer before scaling: the same for all, or ERK's."""
     if allocation == "uniform" or not math.prod(sides):
         return Fraction(1)

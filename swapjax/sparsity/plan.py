@@ -12,7 +12,9 @@ from swapjax.core.counts import require_countable_groups
 from swapjax.core.types import Masks, Params
 from swapjax.sparsity.allocation import (
     Allocation,
+    ByLayer,
     allocate_units,
+    densities,
     override_counts,
     pattern_counts,
     round_half_up,
@@ -59,7 +61,7 @@ class Plan:
     """
 
     sparsity: Fraction
-    allocation: Allocation
+    allocation: Allocation | ByLayer
     layout: Layout
     floors: tuple[int, ...]
     overrides: tuple[Fraction | None, ...]
@@ -192,9 +194,8 @@ class Plan:
             layer_names(self.units, self.layout),
             counts,
             units,
-            unit_sides(self.units, self.layout),
+            densities(self.allocation, unit_sides(self.units, self.layout), ratio),
             sparsity,
-            self.allocation,
             fixed,
             floors,
             unit_noun(self.units),

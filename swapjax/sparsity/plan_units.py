@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
-from swapjax.sparsity.allocation import some
+from swapjax.sparsity.allocation import ByLayer, some
 from swapjax.sparsity.layout import Layout
 from swapjax.sparsity.leaf_rules import exact_sparsity, match_overrides
 from swapjax.sparsity.patterns import NM
@@ -88,6 +88,36 @@ def layer_overrides(
     return tuple(
         found[n][1] if n in found else None for n in range(units.stacking.count)
     )
+
+
+def layer_sparsities(
+    units: Units | None, layout: Layout, given: Mapping[str, float]
+) -> ByLayer:
+    """Find the sparsity that an allocation by name gives each layer.
+
+    Of leaves that share units it is that of the first that is named.
+
+    Raises:
+        ValueError: for a name of no layer and no leaf, a layer without any, and a
+            sparsity outside [0, 1).
+    """
+    stacking = layout.stacking if units is None else units.leaves
+    names = stacking.names(layout.paths, layout.shapes)
+    paths = stacking.by_layer(layout.paths)
+    unknown = sorted(set(given) - set(names) - set(paths))
+    if unknown:
+        raise ValueError(f"allocation: {some(unknown)} is no layer among {some(names)}")
+    found: dict[int, Fraction] = {}
+    owners = range(len(names)) if units is None else units.layer_of
+    for name, path, n in zip(names, paths, owners, strict=True):
+        value = given.get(name, given.get(path))
+        if value is not None and n not in found:
+            found[n] = exact_sparsity(value, f"allocation[{name!r}]")
+    listed = layer_names(units, layout)
+    without = [name for n, name in enumerate(listed) if n not in found]
+    if without:
+        raise ValueError(f"allocation: has no sparsity for {some(without)}")
+    return ByLayer(tuple(found[n] for n in range(len(listed))))
 
 
 def in_entries(

@@ -6,7 +6,7 @@ work starts.
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast, get_args
 
 from swapjax.core import trees
 from swapjax.core.types import LossFn, Params
@@ -15,6 +15,7 @@ from swapjax.roles.role import Role
 from swapjax.sparsity.allocation import (
     Allocation,
     allocate_units,
+    densities,
     override_counts,
     pattern_counts,
 )
@@ -29,6 +30,7 @@ from swapjax.sparsity.plan_units import (
     in_entries,
     layer_names,
     layer_overrides,
+    layer_sparsities,
     unit_counts,
     unit_noun,
     unit_sides,
@@ -43,7 +45,7 @@ def plan(
     sparsity: float | Fraction | None = None,
     *,
     pattern: NM | UnitPattern | None = None,
-    allocation: Allocation | None = None,
+    allocation: Allocation | Mapping[str, float] | None = None,
     include: Rule | None = None,
     exclude: Rule = (),
     overrides: Mapping[str, float] | None = None,
@@ -74,7 +76,10 @@ def plan(
             to the sum of its dimensions over their product (Erdos-Renyi kernel,
             RigL, arXiv:1911.11134, section 3), full layers capped at 1. By default
             ``"global"``, and ``"uniform"`` for channels, heads and experts, which
-            compete only where all have one size.
+            compete only where all have one size. Or a sparsity for each layer by its
+            name, or for all layers of a leaf by its path, as `swapjax.owl` and
+            `swapjax.sensitivity` find them: layers keep in proportion to what these
+            leave, and the whole what ``sparsity`` does.
         include: regular expressions searched in the paths, or a predicate of path and
             leaf. By default what data is multiplied with: no norms, biases or tables.
             Leaves of shape () are passed over.
@@ -96,9 +101,10 @@ def plan(
     Raises:
         ValueError: for a sparsity outside [0, 1), or missing, or other than that of
             the pattern, a leaf that a pattern does not divide, a rule that matches
-            nothing, a layer that two overrides match, and budgets smaller than the
-            floors; for a loss that cannot be traced by shapes, a leaf to be included
-            that is used in two ways, and axes that the program contradicts.
+            nothing, a layer that two overrides match, an allocation by name that leaves
+            a layer out or names what is none, and budgets smaller than the floors; for
+            a loss that cannot be traced by shapes, a leaf to be included that is used
+            in two ways, and axes that the program contradicts.
         TypeError: for a prunable leaf that does not hold floats.
 
     Example:
@@ -115,10 +121,14 @@ def plan(
     if allocation is None:
         free = pattern is None or isinstance(pattern, NM | Block)
         allocation = "global" if free else "uniform"
-    if allocation not in ("global", "uniform", "erk"):
+    by_name = allocation if isinstance(allocation, Mapping) else None
+    if by_name is None and allocation not in get_args(Allocation):
         raise ValueError(
-            f"allocation must be 'global', 'uniform' or 'erk', got {allocation!r}"
+            "allocation must be 'global', 'uniform' or 'erk', or sparsities by the "
+            f"names of layers, got {allocation!r}"
         )
+    if by_name is not None and isinstance(pattern, NM):
+        raise ValueError(f"allocation: the pattern {pattern} leaves nothing to share")
     if min_keep < 0:
         raise ValueError(f"min_keep must not be negative, got {min_keep}")
 
@@ -132,6 +142,11 @@ def plan(
             left_out += without
         units = Units.of(pattern, layout)
     names = layer_names(units, layout)
+    shared = (
+        cast("Allocation", allocation)
+        if by_name is None
+        else layer_sparsities(units, layout, by_name)
+    )
     counts, sizes = unit_counts(units, layout), unit_sizes(units, layout)
     # In units, as are the counts until the plan is made.
     floors = tuple(
@@ -147,14 +162,13 @@ def plan(
         exact = 1 - Fraction(sum(keep), layout.total)
     else:
         fixed = override_counts(counts, fixed_by, floors)
-        sides = unit_sides(units, layout)
+        weights = densities(shared, unit_sides(units, layout))
         keep, groups = allocate_units(
-            names, counts, sizes, sides, exact, allocation, fixed, floors,
-            unit_noun(units),
-        )  # fmt: skip
+            names, counts, sizes, weights, exact, fixed, floors, unit_noun(units)
+        )
     return Plan(
         sparsity=exact,
-        allocation=allocation,
+        allocation=shared,
         layout=layout,
         floors=tuple(f * size for f, size in zip(floors, sizes, strict=True)),
         overrides=fixed_by,

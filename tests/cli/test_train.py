@@ -16,6 +16,7 @@ from swapjax.cli import main, train_algorithms
 from swapjax.cli.robust_options import FRAMEWORKS
 from swapjax.cli.train_options import CUT, GRADUAL, NAMES, Train
 from swapjax.experiments import datasets, models, plot, runner
+from swapjax.experiments.names import NETWORKS
 from swapjax.experiments.runner import Setting
 from swapjax.io import checkpoint
 from swapjax.sparsity import masks
@@ -300,4 +301,5 @@ def test_the_help_tells_of_every_algorithm(capsys):
     assert end.value.code == 0
     text = capsys.readouterr().out
     described = " ".join(re.findall(r"^- ([a-z, -]+):", text, re.MULTILINE))
-    assert set(re.split(r"[, ]+", described)) == {*NAMES, *FRAMEWORKS}
+    told = set(re.split(r"[, ]+", described)) - set(NETWORKS)
+    assert told == {*NAMES, *FRAMEWORKS}

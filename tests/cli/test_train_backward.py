@@ -37,7 +37,7 @@ def small():
 
 @pytest.fixture
 def setting(images):
-    data, model = setup.load(Train(out=Path("nowhere"), data=str(images)))
+    data, model, _ = setup.load(Train(out=Path("nowhere"), data=str(images)))
     return Setting(data, model, model.params)
 
 

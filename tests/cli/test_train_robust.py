@@ -46,7 +46,7 @@ def loaded(images):
 
     def load(against):
         options = Train(out=Path("nowhere"), data=str(images), against=against)
-        data, model = setup.load(options, train_robust.head(against))
+        data, model, _ = setup.load(options, train_robust.head(against))
         return Setting(data, model, model.params)
 
     return load
@@ -168,7 +168,7 @@ def test_gradients_are_clipped_before_admm_adds_its_pull(loaded):
         out=Path("nowhere"), algorithm="admm", against=Against(loss="sr-ce"),
         sparsity=0.5, penalty=1e4,
     )  # fmt: skip
-    target = train_algorithms.make_plan(options, setting.params)
+    target = train_algorithms.make_plan(options, setting)
     tx = train_algorithms.whole(options, setting, target, 4, key)
     state, params = tx.init(setting.params), setting.params
     still = jax.tree.map(np.zeros_like, params)

@@ -10,7 +10,7 @@ from rich.console import Console
 from scipy import stats
 
 from swapjax.experiments import gains, plot
-from swapjax.experiments.runner import Row
+from swapjax.experiments.row import Row
 
 ROW = Row("swap", 0.9, 0, "clean", 90.0, 0.5, 2.0, 10, 100, "converged")
 

@@ -87,7 +87,7 @@ def test_networks_that_are_not_known_or_do_not_fit_are_errors():
         with pytest.raises(ValueError, match=r"cnn takes images of .* divisible by 4"):
             models.create("cnn", shape, 10)
 
-    for shape in [(8, 8), (4, 8, 3)]:
+    for shape in [(8,), (4, 8, 3)]:
         with pytest.raises(ValueError, match=r"resnet20 takes .* sides of 8 or more"):
             models.create("resnet20", shape, 10)
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from swapjax.cli import console, main
 from swapjax.core.types import Status
 from swapjax.experiments import plot, report
-from swapjax.experiments.runner import Row
+from swapjax.experiments.row import Row
 from swapjax.io import checkpoint
 from swapjax.pruning import Stage
 from swapjax.training import Epoch

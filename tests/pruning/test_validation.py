@@ -33,7 +33,7 @@ def own(params, n=37, seed=5):
 @pytest.fixture
 def seen(problem, monkeypatch):
     """Run OBD, and look at the problem of each stage."""
-    found, solve = [], stage._solve
+    found, solve = [], stage.solve
 
     def look(static, given, budget, **options):
         found.append(given)
@@ -44,7 +44,7 @@ def seen(problem, monkeypatch):
         pruned = prune(problem, method=swapjax.obd(), **options)
         return tuple(found), pruned
 
-    monkeypatch.setattr(stage, "_solve", look)
+    monkeypatch.setattr(stage, "solve", look)
     return run
 
 

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from swapjax import NM, Channel
 from swapjax.sparsity.planned import planned
 from swapjax.sparsity.planning import plan
 
@@ -117,6 +118,12 @@ def test_a_bare_array_has_to_be_included():
         ({"min_keep": 13}, r"keeps 25 of 50 entries.* 26 at least"),
         ({"min_keep": -1}, "min_keep must not be negative"),
         ({"allocation": "fair"}, "allocation must be 'global', 'uniform' or 'erk'"),
+        ({"allocation": {"fc1/kernel": 0.5}}, "has no sparsity for fc2/kernel"),
+        ({"allocation": {"fc1": 0.5}}, "allocation: fc1 is no layer among fc1/kernel"),
+        (
+            {"allocation": {"fc1/kernel": 1.5, "fc2/kernel": 0.5}},
+            r"allocation\['fc1/kernel'\] must be in \[0, 1\)",
+        ),
     ],
 )
 def test_what_cannot_be_is_an_error_before_work_starts(rules, message):
@@ -274,6 +281,46 @@ def test_shares_are_exact_within_bounds_and_proportional(
     ]
     reference = levelled(wanted, weights, np.array(sizes), np.array(floors))
     assert np.max(np.abs(reference - kept)) < 1 + 1e-6
+
+
+@given(shapes, st.data(), sparsities, st.integers(0, 2))
+def test_sparsities_by_name_share_in_proportion_to_what_they_leave(
+    drawn, data, sparsity, min_keep
+):
+    sizes = [math.prod(shape) for shape in drawn]
+    floors = [min(min_keep, size) for size in sizes]
+    wanted = halves_up(sum(sizes) * (1 - sparsity))
+    assume(wanted >= sum(floors))
+    chosen = st.floats(0, 0.99)
+    by_name = {f"x{i}": data.draw(chosen) for i in range(len(drawn))}
+    options = {"include": ".", "allocation": by_name, "min_keep": min_keep}
+    target = plan(shaped(*drawn), sparsity, **options)
+    assert target.kept == wanted
+    weights = [1 - by_name[path] for path in target.paths]
+    reference = levelled(wanted, weights, np.array(sizes), np.array(floors))
+    assert np.max(np.abs(reference - counts(target))) < 1 + 1e-6
+
+
+def test_sparsities_by_name_are_reached_with_the_whole():
+    by_name = {"x0": 0.8, "x1": 0.2}
+    target = plan(shaped((10, 10), (100,)), 0.5, allocation=by_name, include=".")
+    assert target.keep == (20, 80)
+    assert target.at(0.25).keep == (60, 90)
+    assert "by layer" in str(target)
+
+
+def test_a_leaf_names_all_its_layers_and_units_go_by_the_first():
+    leaf = lambda *shape: {"kernel": jnp.ones(shape)}  # noqa: E731
+    stack = {"blocks": leaf(3, 4, 8), "out": leaf(8, 8)}
+    by_leaf = {"blocks/kernel": 0.25, "out/kernel": 0.625}
+    target = plan(stack, 0.4, allocation=by_leaf)
+    assert target.keep == (24, 24, 24, 24)
+    layers = {f"blocks/kernel[{i}]": 0.25 for i in range(3)} | {"out/kernel": 0.625}
+    assert plan(stack, 0.4, allocation=layers) == target
+    channels = plan(stack, 0.4, allocation=by_leaf, pattern=Channel())
+    assert channels.keep == (24, 24, 24, 24)
+    with pytest.raises(ValueError, match="allocation: the pattern 2:4 leaves nothing"):
+        plan(stack, allocation=by_leaf, pattern=NM(2, 4))
 
 
 @given(

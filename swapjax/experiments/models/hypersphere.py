@@ -1,12 +1,13 @@
 """Networks that end in the cosines of hypersphere embedding."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from swapjax.core.types import Params
+from swapjax.core.types import LossFn, Params
 from swapjax.experiments.models.model import Model
 from swapjax.robust import Hypersphere, cosines, he_loss
 
@@ -48,7 +49,7 @@ def with_sphere(model: Model, sphere: Hypersphere) -> Model:
     """Say how losses see the cosines of a network.
 
     Args:
-        model: without batch norm, made with a head of cosines.
+        model: made with a head of cosines.
         sphere: scale, and the margin of training.
 
     Returns:
@@ -56,11 +57,18 @@ def with_sphere(model: Model, sphere: Hypersphere) -> Model:
     """
     assert model.cosines is not None
 
-    def loss_fn(params: Params, batch: Any) -> jax.Array:
-        images, labels = batch
-        outputs = model.apply(params, images)
-        return jnp.mean(
-            he_loss(outputs, labels, scale=sphere.scale, margin=sphere.margin)
-        )
+    def loss_by(apply: Callable[[Params, jax.Array], jax.Array]) -> LossFn:
+        def loss_fn(params: Params, batch: Any) -> jax.Array:
+            images, labels = batch
+            outputs = apply(params, images)
+            return jnp.mean(
+                he_loss(outputs, labels, scale=sphere.scale, margin=sphere.margin)
+            )
 
-    return model._replace(loss_fn=loss_fn, training_loss=loss_fn, sphere=sphere)
+        return loss_fn
+
+    return model._replace(
+        loss_fn=loss_by(model.apply),
+        training_loss=loss_by(model.training_apply or model.apply),
+        sphere=sphere,
+    )

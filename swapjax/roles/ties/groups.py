@@ -30,7 +30,8 @@ class Group:
     """Units that are tied alike. Each can be removed without the others.
 
     Attributes:
-        name: path of a leaf that makes them.
+        name: path of a leaf that makes them, with the axis where another group is of
+            the same leaf.
         units: int [units], their numbers.
         members: all that goes with them.
     """
@@ -71,7 +72,8 @@ def find_groups(
     for unit, where in places.items():
         key = tuple((*axis, len(positions)) for axis, positions in where.items())
         alike.setdefault(key, []).append(unit)
-    groups = []
+    groups: list[Group] = []
+    axes_of: list[int] = []
     for key, alone in alike.items():
         own_units = sorted(alone)
         members = tuple(
@@ -84,6 +86,13 @@ def find_groups(
             for leaf, axis, _ in key
         )
         makers = [m for m in members if (m.leaf, m.axis) in made]
-        name = (makers or members)[0].path
-        groups.append(Group(name, np.asarray(own_units), members))
-    return tuple(groups)
+        first = (makers or members)[0]
+        groups.append(Group(first.path, np.asarray(own_units), members))
+        axes_of.append(first.axis)
+    names = [group.name for group in groups]
+    return tuple(
+        dataclasses.replace(group, name=f"{group.name}[axis {axis}]")
+        if names.count(group.name) > 1
+        else group
+        for group, axis in zip(groups, axes_of, strict=True)
+    )

@@ -68,6 +68,12 @@ class Ties:
         return self._state.union.reasons(self._state.labels[number][axis])
 
     @functools.cached_property
+    def highest(self) -> int:
+        """The largest number of a unit."""
+        arrays = [x for axes in self.labels.values() for x in axes]
+        return max((int(x.max(initial=0)) for x in arrays), default=0)
+
+    @functools.cached_property
     def groups(self) -> tuple[Group, ...]:
         """List the units of params, those that are tied alike together."""
         numbers = {number: leaf for leaf, number in enumerate(self.leaves)}

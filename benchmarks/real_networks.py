@@ -1,0 +1,127 @@
+"""The real networks: what the loop of `real.py` needs to know of each.
+
+A new one is a function that makes a `Network`, and a row of NETWORKS.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import real_crepe as crepe
+import real_efficientnet as efficientnet
+import real_tones
+from shared import DATA
+
+from swapjax.core.types import LossFn, Params
+
+IMAGES = DATA / "data" / "cifar10_jpeg.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network, and what to prune it by and to measure it by.
+
+    Attributes:
+        params: the weights as they were published.
+        loss: of params and a batch, its mean.
+        roles: a loss whose program tells what each axis of a leaf does; None where the
+            one above does.
+        data: the calibration examples, arrays with a leading axis.
+        score: percent, of params, on examples that are not among them.
+        statistics: puts the statistics of a batch in the place of those of batch norm;
+            None without batch norm.
+        inputs: what of the calibration examples it takes.
+        rows: of gradients, for methods that take some; all methods see as many
+            examples, rows * batch.
+        batch: examples averaged into such a row.
+        dtype: of the rows where they are stored.
+        exclude: regular expressions of the leaves that stay dense.
+        uneven: of those that do under 2:4 as well, which does not divide them.
+    """
+
+    params: Params
+    loss: LossFn
+    data: Any
+    score: Callable[[Params], float]
+    roles: LossFn | None = None
+    statistics: Callable[[Params, Any], Params] | None = None
+    inputs: Callable[[Any], Any] = lambda data: data[0]
+    rows: int = 100
+    batch: int = 4
+    dtype: Any = None
+    exclude: tuple[str, ...] = ()
+    uneven: tuple[str, ...] = ()
+
+
+_loss_in_parts = functools.partial(crepe.loss, convolve=crepe.in_parts)
+
+
+def _crepe(
+    size: str, *, calibration: int, test: int, batch: int, dtype: Any = None
+) -> Network:
+    params = crepe.load(size)
+    frames, pitches = real_tones.tones(calibration, seed=1)
+    score = functools.partial(crepe.accuracy, data=real_tones.tones(test, seed=2))
+    return Network(
+        params=params,
+        loss=_loss_in_parts,
+        roles=crepe.loss,
+        data=(jnp.asarray(frames), jnp.asarray(pitches)),
+        score=score,
+        statistics=jax.jit(crepe.statistics),
+        rows=calibration // batch,
+        batch=batch,
+        dtype=dtype,
+        uneven=("conv1/kernel",),
+    )
+
+
+def _efficientnet(*, calibration: int, test: int) -> Network:
+    if not IMAGES.exists():
+        raise FileNotFoundError(f"{IMAGES}: not there; EfficientNet is pruned by them")
+    params = efficientnet.load()
+    read = functools.partial(efficientnet.cifar10, Path(IMAGES))
+    known, others = (
+        efficientnet.prepare(read(part, count))
+        for part, count in (("train", calibration), ("test", test))
+    )
+    label = functools.partial(efficientnet.classes, params)
+    dense = label(others)
+
+    def score(params: Params) -> float:
+        return 100 * float(np.mean(efficientnet.classes(params, others) == dense))
+
+    return Network(
+        params=params,
+        loss=efficientnet.loss,
+        data=(jnp.asarray(known), jnp.asarray(label(known))),
+        score=score,
+        statistics=jax.jit(efficientnet.statistics),
+        rows=64,
+        batch=4,
+        # As is usual: 4 % of the weights, and each output reads few numbers.
+        exclude=("stem/kernel", "depthwise/kernel"),
+    )
+
+
+NETWORKS: dict[str, Callable[[], Network]] = {
+    "crepe-tiny": functools.partial(
+        _crepe, "tiny", calibration=1024, test=2048, batch=4
+    ),
+    "efficientnet-lite0": functools.partial(_efficientnet, calibration=256, test=512),
+    # 32 rows of 22 million weights, in 1.4 GB.
+    "crepe-full": functools.partial(
+        _crepe, "full", calibration=256, test=1024, batch=8, dtype=jnp.bfloat16
+    ),
+}
+# What each is, and what is measured of it, for the tables.
+TOLD = {
+    "crepe-tiny": "raw pitch accuracy, within 50 cents, %",
+    "crepe-full": "raw pitch accuracy, within 50 cents, %",
+    "efficientnet-lite0": "images in the class that the dense network gives, %",
+}

@@ -1,0 +1,94 @@
+"""Which units are dead: whatever they do, nothing comes of it."""
+
+from collections import defaultdict
+
+import numpy as np
+
+from swapjax.deploy.constants import Live
+from swapjax.roles.ties import Ties
+from swapjax.roles.ties.state import Site
+
+
+def dead_units(ties: Ties, live: Live) -> set[int]:
+    """Find units whose terms are zero in every sum that reads them.
+
+    Terms that only go to dead units do not count, so that what is dead is found from
+    the last layers to the first. Of each axis one place stays at least.
+
+    Args:
+        ties: of a function.
+        live: which terms of its sums may not be zero.
+    """
+    steps: dict[int, list[Site]] = defaultdict(list)
+    for site in ties.sites:
+        steps[site.step.makes[0]].append(site)
+    candidates = {int(unit) for group in ties.groups for unit in group.units}
+    summed = {
+        int(unit)
+        for sites in steps.values()
+        for site in sites
+        for axis in site.axes
+        for unit in ties.labels[site.step.reads[site.which]][axis]
+    }
+    candidates &= summed
+    dead: set[int] = set()
+    while True:
+        used: set[int] = set()
+        for sites in steps.values():
+            used |= _used(sites, ties, live, dead)
+        found = candidates - used
+        if found == dead:
+            return _some_left(ties, dead)
+        dead = found
+
+
+def _used(sites: list[Site], ties: Ties, live: Live, dead: set[int]) -> set[int]:
+    """List the units that a step reads in earnest."""
+    gone = np.asarray(sorted(dead), np.int64)
+    terms = []
+    for site in sites:
+        number = site.step.reads[site.which]
+        axes = ties.labels[number]
+        where = live[site.step.makes[0], site.which]
+        terms.append([_places(where, axes, axis, gone) for axis in site.axes])
+    used: set[int] = set()
+    for k, axis in enumerate(sites[0].axes):
+        labels = ties.labels[sites[0].step.reads[sites[0].which]][axis]
+        both = np.ones(len(labels), bool)
+        for term in terms:
+            both = both & term[k]
+        used.update(map(int, np.unique(labels[both])))
+    return used
+
+
+def _places(
+    live: np.ndarray, axes: tuple[np.ndarray, ...], axis: int, gone: np.ndarray
+) -> np.ndarray:
+    """Mark the places along an axis where an operand is not all zero.
+
+    Args:
+        live: where it may not be zero.
+        axes: the units of its places.
+        axis: which.
+        gone: units that do not count.
+    """
+    for i, labels in enumerate(axes):
+        if i != axis and live.shape[i] == len(labels) > 1 and len(gone):
+            stay = ~np.isin(labels, gone)
+            if not stay.all():
+                live = np.compress(stay, live, axis=i)
+    found = live.any(axis=tuple(i for i in range(live.ndim) if i != axis))
+    return np.broadcast_to(found, axes[axis].shape)
+
+
+def _some_left(ties: Ties, dead: set[int]) -> set[int]:
+    """Keep one unit of each axis that would be empty."""
+    dead, known = set(dead), set()
+    for axes in ties.labels.values():
+        for labels in axes:
+            if id(labels) in known or not len(labels):
+                continue
+            known.add(id(labels))
+            if all(int(unit) in dead for unit in np.unique(labels)):
+                dead.discard(int(labels.min()))
+    return dead

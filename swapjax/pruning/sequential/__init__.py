@@ -1,0 +1,1 @@
+"""Pruning block by block, for networks that do not fit the device."""

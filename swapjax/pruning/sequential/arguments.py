@@ -1,0 +1,71 @@
+"""Arguments that go with pruning block by block, and those that do not."""
+
+from typing import Any
+
+from swapjax.loops.examples import Source
+from swapjax.pruning.inputs import Settings
+
+
+def require_alone(sequential: bool, *, blocks: Any, **others: Any) -> None:
+    """Raise for arguments of `prune` that do not go together.
+
+    Args:
+        sequential: whether to go block by block.
+        blocks: what a block is, or None.
+        others: what block by block does not know, by name.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    if not sequential:
+        name = "progress" if blocks is None else "blocks"
+        raise ValueError(f"{name}: only sequential=True goes block by block")
+    for name, value in others.items():
+        if value is not None:
+            raise ValueError(
+                f"{name} looks at the whole network, which sequential never holds; "
+                "leave it out"
+            )
+
+
+def require_fits(settings: Settings, data: Any) -> None:
+    """Raise for settings that block by block means nothing to.
+
+    Raises:
+        ValueError: naming the argument, and what to do.
+    """
+    method = settings.method
+    if method.needs_rows or method.needs_params:
+        looks = "gradients" if method.needs_rows else "the whole network"
+        raise ValueError(
+            f"method {method.name} looks at {looks}, which sequential never holds; "
+            "take one that works layer by layer, as wanda, layerwise_obs and magnitude "
+            "do"
+        )
+    if data is None or not callable(settings.loss_fn):
+        raise ValueError(
+            "data: sequential carries examples through the program of loss_fn, and "
+            "needs both"
+        )
+    if settings.stages > 1:
+        raise ValueError(
+            f"stages: sequential goes through the network once, got {settings.stages}"
+        )
+    for name in ("finetune", "recalibrate", "noise", "criterion"):
+        if getattr(settings, name) is not None:
+            raise ValueError(
+                f"{name} looks at the whole network, which sequential never holds; "
+                "leave it out"
+            )
+
+
+def require_key(settings: Settings, source: Source) -> None:
+    """Raise where examples are drawn of arrays without a key.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    if settings.key is None and not source.counts:
+        raise ValueError(
+            "key: examples are drawn for sequential, which needs a PRNG key, got None"
+        )

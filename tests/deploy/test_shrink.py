@@ -1,0 +1,186 @@
+"""Smaller networks compute what the masked ones did."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import swapjax
+from swapjax.core import trees
+from swapjax.roles.ties import find_ties
+
+
+def draw(shapes):
+    """Arrays of some shapes, which are the leaves of a tree."""
+    generator = np.random.default_rng(0)
+
+    def one(shape):
+        return generator.normal(size=shape).astype(np.float32)
+
+    return jax.tree.map(one, shapes, is_leaf=lambda x: isinstance(x, tuple))
+
+
+def zeroed(params, ties, keep=2):
+    """All but some units of each group, zero in all leaves."""
+    leaves = [np.array(leaf) for leaf in jax.tree.leaves(params)]
+    for group in ties.groups:
+        for member in group.members:
+            gone = member.positions[keep:].reshape(-1)
+            np.moveaxis(leaves[member.leaf], member.axis, 0)[gone] = 0
+    return jax.tree.unflatten(jax.tree.structure(params), leaves)
+
+
+def shapes(tree):
+    return {k: x.shape for k, x in trees.by_path(tree).items()}
+
+
+def convolve(x, kernel, groups=1):
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )  # fmt: skip
+
+
+def residual(p, x):
+    """Convolutions with batch norm, a residual sum, depthwise, padded channels."""
+
+    def norm(y, p):
+        mean, var = jnp.mean(y, (0, 1, 2)), jnp.var(y, (0, 1, 2))
+        return (y - mean) * jax.lax.rsqrt(var + 1e-5) * p["scale"] + p["bias"]
+
+    y = jax.nn.relu(norm(convolve(x, p["stem"]), p["norm"]))
+    z = jax.nn.relu(convolve(y, p["depthwise"], y.shape[-1]))
+    y = y + convolve(z, p["point"])
+    y = jnp.pad(y, ((0, 0), (0, 0), (0, 0), (1, 2)))
+    y = jnp.concatenate([y, convolve(x, p["beside"])], axis=-1)
+    y = jax.lax.reduce_window(
+        y, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID"
+    )
+    return jax.nn.log_softmax(y.reshape(len(x), -1) @ p["dense"])
+
+
+RESIDUAL = {
+    "beside": (3, 3, 2, 4),
+    "dense": (2 * 2 * 15, 3),
+    "depthwise": (3, 3, 1, 8),
+    "norm": {"bias": (8,), "scale": (8,)},
+    "point": (1, 1, 8, 8),
+    "stem": (3, 3, 2, 8),
+}
+
+
+def test_channels_go_through_norms_sums_groups_and_flattening():
+    params, x = draw(RESIDUAL), draw((2, 4, 4, 2))
+    params = zeroed(params, find_ties(residual, params, x), keep=3)
+    small = swapjax.shrink(residual, params, None, x)
+    assert shapes(small.params) == {
+        "beside": (3, 3, 2, 3),
+        "dense": (2 * 2 * 6, 3),
+        "depthwise": (3, 3, 1, 3),
+        "norm/bias": (3,),
+        "norm/scale": (3,),
+        "point": (1, 1, 3, 3),
+        "stem": (3, 3, 2, 3),
+    }
+    # The function pads by three channels in any case, its program by none.
+    assert small.is_rebuilt
+    np.testing.assert_allclose(
+        small.apply(small.params, x), residual(params, x), rtol=1e-5, atol=1e-5
+    )
+
+
+def attention(p, x):
+    """A transformer's block: heads next to each other in one axis, hidden units."""
+    mean = jnp.mean(x, -1, keepdims=True)
+    y = (x - mean) * jax.lax.rsqrt(jnp.var(x, -1, keepdims=True) + 1e-5) * p["norm"]
+    q, k, v = ((y @ p[n] + p["b"]).reshape(*x.shape[:2], -1, 3) for n in "qkv")
+    weights = jax.nn.softmax(jnp.einsum("bthd,bshd->bhts", q, k) / 3**0.5)
+    y = jnp.einsum("bhts,bshd->bthd", weights, v).reshape(*x.shape[:2], -1)
+    x = x + y @ p["out"]
+    return x + jax.nn.gelu(x @ p["up"]) @ p["down"]
+
+
+ATTENTION = {
+    **dict.fromkeys("qkv", (5, 12)),
+    "b": (12,), "down": (9, 5), "norm": (5,), "out": (12, 5), "up": (5, 9),
+}  # fmt: skip
+
+
+def test_heads_and_hidden_units_go_in_layers_of_a_loop():
+    def stack(p, x):
+        return jax.lax.scan(lambda x, layer: (attention(layer, x), None), x, p)[0]
+
+    params = draw({name: (2, *shape) for name, shape in ATTENTION.items()})
+    x = draw((2, 6, 5))
+    ties = find_ties(stack, params, x)
+    assert sorted(map(len, ties.groups)) == [4, 9]
+    params = zeroed(params, ties, keep=2)
+    small = swapjax.shrink(stack, params, None, x)
+    assert not small.is_rebuilt  # since the number of heads is written nowhere
+    assert small.params["q"].shape == (2, 5, 6)
+    assert small.params["out"].shape == (2, 6, 5)
+    assert small.params["up"].shape == (2, 5, 2)
+    np.testing.assert_array_equal(small.kept["out"][1], np.arange(6))
+    assert small.error < 1e-5
+
+
+def test_constants_go_to_the_bias_that_follows():
+    def apply(p, x):
+        y = jax.nn.relu(convolve(x, p["conv"]) + p["b1"])
+        y = jnp.einsum("nhwc,cd->nhwd", y, p["point"]) - p["mean"]
+        y = jnp.tanh(y).reshape(len(x), -1)
+        return jax.nn.log_softmax(y @ p["dense"] + p["b2"])
+
+    params = draw(
+        {"conv": (3, 3, 1, 6), "b1": (6,), "point": (6, 4), "mean": (4,),
+         "dense": (16, 3), "b2": (3,)}
+    )  # fmt: skip
+    params["b1"] = np.abs(params["b1"])
+    masks = {name: np.ones(array.shape, bool) for name, array in params.items()}
+    masks["conv"][..., 2:] = False
+    masks["point"][:, 1:] = False
+    x = draw((2, 2, 2, 1))
+    small = swapjax.shrink(apply, params, masks, x)
+    assert small.params["conv"].shape == (3, 3, 1, 2)
+    assert small.params["point"].shape == (2, 1)
+    assert small.params["dense"].shape == (4, 3)
+    assert small.folded == ("mean", "b2")
+    assert not small.is_rebuilt
+    assert small.error < 1e-5
+
+
+def test_what_is_zero_and_stays_has_its_reason():
+    def apply(p, x):
+        y = jax.nn.relu(convolve(x, p["conv"]) + p["bias"])
+        return jnp.sum(convolve(y, p["next"]), axis=(1, 2)) @ p["dense"]
+
+    params = draw(
+        {"conv": (3, 3, 1, 4), "bias": (4,), "next": (3, 3, 4, 2), "dense": (2, 3)}
+    )
+    params["bias"] = np.abs(params["bias"])
+    params["conv"][..., 0] = 0
+    params["dense"][:, 0] = 0
+    x = draw((2, 4, 4, 1))
+    small = swapjax.shrink(apply, params, None, x)
+    assert "is a constant other than zero" in small.stayed["conv[axis 3]"]
+    assert "is an axis of the result" in small.stayed["dense[axis 1]"]
+    assert str(small).startswith("nothing to remove\nzeros that stay")
+    assert small.apply is apply
+    assert shapes(small.params) == shapes(params)
+
+
+def test_masks_of_other_params_are_refused():
+    params = draw({"a": (3, 4), "b": (4, 2)})
+    with pytest.raises(ValueError, match="masks"):
+        swapjax.shrink(
+            lambda p, x: x @ p["a"] @ p["b"], params, {"a": np.ones((3, 4), bool)},
+            jnp.zeros((1, 3)),
+        )  # fmt: skip
+
+
+def test_of_each_axis_one_place_stays():
+    params = {"a": np.zeros((3, 4), np.float32), "b": np.zeros((4, 2), np.float32)}
+    small = swapjax.shrink(
+        lambda p, x: jnp.tanh(x @ p["a"]) @ p["b"], params, None, jnp.ones((1, 3))
+    )
+    assert shapes(small.params) == {"a": (3, 1), "b": (1, 2)}
