@@ -59,6 +59,8 @@ bench: .venv/.dev  ## Measure starts and stages, then the comparisons on MNIST a
 	$(BIN)/python benchmarks/noise_attacked.py
 	$(BIN)/python benchmarks/resnet20_cifar10.py
 	$(BIN)/python benchmarks/mobilenet_cifar10.py
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev,real]"
+	$(BIN)/python benchmarks/real.py
 
 format: .venv/.dev  ## Format the code.
 	$(BIN)/ruff check --fix .

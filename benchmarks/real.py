@@ -6,10 +6,10 @@ examples, give each layer the same share of what is kept unless named "global", 
 their batch norm treated alike: its statistics move as far as pruning moves those of the
 calibration examples, so that the dense network stays what it was. Nothing is trained.
 
-Each cell is a process of its own, whose peak of memory is told. Times are CPU seconds
-without those of the compiler. A cell that takes longer than --limit minutes is given
-up, and the table says so. Writes results.csv after every cell and goes on where it
-stopped; then tables.md and results.png.
+A method has a process of its own for each network, whose peak of memory is told. Times
+are CPU seconds of a whole run without those of the compiler. A cell that takes longer
+than --limit minutes is given up, and the table says so. Writes results.csv after every
+cell and goes on where it stopped; then tables.md and results.png.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ import json
 import resource
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,7 @@ METHODS: dict[str, tuple[Method, Any]] = {
 }
 if hasattr(swapjax, "alps"):
     METHODS["alps"] = swapjax.alps(), "uniform"
+STAGED = ("0.9", "0.8")  # what several stages are measured at
 # What is left out, and why.
 SKIPPED = {
     ("crepe-full", "kfac-regression"): "a product with all second moments a step",
@@ -76,19 +78,21 @@ class Options:
     """Minutes after which a cell is given up."""
     out: Path = RESULTS / "real"
     """The folder for results.csv, tables.md and results.png."""
-    only: str | None = None
-    """Do one cell, the JSON of its fields, in this process; for internal use."""
+    worker: bool = False
+    """Do the cells that come in, one a line of JSON; for internal use."""
 
 
 def main(options: Options) -> None:
     """Do what is left to do, then show everything."""
-    if options.only is not None:
-        run = measure(Run(**json.loads(options.only)))
-        print(json.dumps(dataclasses.asdict(run)))
+    if options.worker:
+        serve()
         return
     options.out.mkdir(parents=True, exist_ok=True)
-    work = functools.partial(apart, options)
-    done = complete_csv(options.out / "results.csv", wanted(options), work)
+    worker = Worker(options.limit)
+    try:
+        done = complete_csv(options.out / "results.csv", wanted(options), worker)
+    finally:
+        worker.stop()
     runs = list(done.values())
     tables = markdown(runs)
     files.write_text(options.out / "tables.md", "\n\n".join(tables) + "\n")
@@ -105,41 +109,81 @@ def wanted(options: Options) -> list[Run]:
         found += [
             Run(network, method, stages, sparsity)
             for stages in options.stages
-            for sparsity in options.sparsities
             for method in options.methods
-            # Of 2:4 there are no steps on the way, and nothing to share.
-            if sparsity != "2:4" or (stages == 1 and "global" not in method)
+            for sparsity in options.sparsities
+            # Of 2:4 there are no steps on the way, and nothing to share; magnitude sees
+            # no examples.
+            if stages == 1 or (sparsity in STAGED and "magnitude" not in method)
+            if sparsity != "2:4" or "global" not in method
         ]
     return found
 
 
-def apart(options: Options, run: Run) -> Run:
-    """Do a cell in a process of its own, or say why not."""
-    reason = SKIPPED.get((run.network, run.method))
-    if reason is not None:
-        return dataclasses.replace(run, status=f"skipped: {reason}")
-    command = [sys.executable, __file__, "--only", json.dumps(dataclasses.asdict(run))]
-    try:
-        out = subprocess.run(
-            command, capture_output=True, text=True, timeout=60 * options.limit
-        )
-    except subprocess.TimeoutExpired:
-        status = f"skipped: over {options.limit:g} minutes"
-        return dataclasses.replace(run, status=status)
-    if out.returncode:
-        raise RuntimeError(f"{run}: {out.stderr[-2000:]}")
-    found = Run(**json.loads(out.stdout.splitlines()[-1]))
-    console.print(
-        f"  {found.accuracy:.2f}% in {found.seconds:.0f} CPU s, {found.peak_mb:,} MB, "
-        f"{found.status}",
-        highlight=False,
-    )
-    return found
+class Worker:
+    """A process that does the cells of one method on one network, as they come."""
+
+    def __init__(self, limit: float) -> None:
+        self.limit, self.of = limit, ("", "", 0)
+        self.process: subprocess.Popen | None = None
+
+    def __call__(self, run: Run) -> Run:
+        """Do a cell, or say why not."""
+        reason = SKIPPED.get((run.network, run.method))
+        if reason is not None:
+            return dataclasses.replace(run, status=f"skipped: {reason}")
+        if self.of != run.key[:3] or self.process is None:
+            self.stop()
+            self.of, self.process = run.key[:3], self._start()
+        process, limit = self.process, threading.Event()
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def give_up() -> None:
+            limit.set()
+            process.kill()
+
+        timer = threading.Timer(60 * self.limit, give_up)
+        timer.start()
+        process.stdin.write(json.dumps(dataclasses.asdict(run)) + "\n")
+        process.stdin.flush()
+        line = process.stdout.readline()
+        timer.cancel()
+        if not line:
+            self.stop()
+            if not limit.is_set():
+                raise RuntimeError(f"{run}: its process ended")
+            status = f"skipped: over {self.limit:g} minutes"
+            return dataclasses.replace(run, status=status)
+        found = Run(**json.loads(line))
+        told = f"{found.accuracy:.2f}%, {found.seconds:.0f} CPU s, {found.peak_mb:,} MB"
+        console.print(f"  {told}, {found.status}", highlight=False)
+        return found
+
+    def stop(self) -> None:
+        """End the process, if there is one."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+        self.process = None
+
+    def _start(self) -> subprocess.Popen:
+        pipe = subprocess.PIPE
+        command = [sys.executable, __file__, "--worker"]
+        return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
 
 
-def measure(run: Run) -> Run:
+def serve() -> None:
+    """Do the cells that come in, one a line of JSON, in this process."""
+    make = functools.cache(lambda name: NETWORKS[name]())
+    for line in sys.stdin:
+        run = Run(**json.loads(line))
+        found = measure(make(run.network), run)
+        print(json.dumps(dataclasses.asdict(found)), flush=True)
+
+
+def measure(network: Network, run: Run) -> Run:
     """Do a cell in this process."""
-    network, compiler = NETWORKS[run.network](), Compilations()
+    compiler = Compilations()
     if run.method.startswith(DENSE):
         params, status, seconds = network.params, "", 0.0
         if run.method != DENSE:
@@ -186,6 +230,9 @@ def prune(network: Network, run: Run) -> swapjax.Pruned:
         samples=network.rows,
         batch=network.batch,
         dtype=network.dtype,
+        validation=jax.tree.map(lambda x: x[: network.judges], network.data)
+        if network.judges
+        else None,
         key=jax.random.key(0),
         recalibrate=moving(network),
     )
@@ -198,6 +245,7 @@ def estimated(network: Network, params: Params) -> Params:
     return swapjax.recalibrate_batchnorm(network.statistics, params, batches)
 
 
+@functools.cache
 def moving(network: Network) -> Callable[[Params], Params] | None:
     """Make what moves the statistics of batch norm as far as examples' own move.
 

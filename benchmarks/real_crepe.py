@@ -69,27 +69,26 @@ def convert(state: dict[str, np.ndarray]) -> Params:
     return jax.tree.map(lambda x: jnp.asarray(np.ascontiguousarray(x)), params)
 
 
-def draw(widths: tuple[int, ...], key: jax.Array, taps: int = 4) -> Params:
+def draw(widths: tuple[int, ...], seed: int) -> Params:
     """Draw random weights of a small network, for tests.
 
     Args:
         widths: channels of the six convolutions.
-        key: a PRNG key.
-        taps: of a kernel beside the first.
+        seed: of the weights.
     """
-    params: Params = {}
+    rng = np.random.default_rng(seed)
+    state: dict[str, np.ndarray] = {}
     inputs = 1
     for name, width in zip(_LAYERS, widths, strict=True):
-        key, own = jax.random.split(key)
-        shape = (512 if name == "conv1" else taps, inputs, width)
-        kernel = jax.random.normal(own, shape) / np.sqrt(shape[0] * inputs)
-        ones, zeros = jnp.ones(width), jnp.zeros(width)
-        params[name] = {"kernel": kernel, "bias": zeros, "scale": ones}
-        params[name] |= {"offset": zeros, "mean": zeros, "var": ones}
+        taps = 512 if name == "conv1" else 64
+        state[f"{name}.weight"] = rng.normal(size=(width, inputs, taps, 1)) / taps
+        for array in ("bias", "_BN.weight", "_BN.bias", "_BN.running_mean"):
+            state[f"{name}{'.' * (array == 'bias')}{array}"] = rng.normal(size=width)
+        state[f"{name}_BN.running_var"] = rng.uniform(0.5, 2, width)
         inputs = width
-    kernel = jax.random.normal(key, (4 * inputs, BINS)) / np.sqrt(4 * inputs)
-    params["classifier"] = {"kernel": kernel, "bias": jnp.zeros(BINS)}
-    return params
+    state["classifier.weight"] = rng.normal(size=(BINS, 4 * inputs))
+    state["classifier.bias"] = rng.normal(size=BINS)
+    return convert({k: x.astype(np.float32) for k, x in state.items()})
 
 
 def whole(

@@ -87,16 +87,15 @@ def convert(state: dict[str, np.ndarray]) -> Params:
     return jax.tree.map(jnp.asarray, params)
 
 
-def draw(blocks: int, width: int, classes: int, key: jax.Array) -> Params:
+def draw(blocks: int, width: int, classes: int, seed: int) -> Params:
     """Draw random weights of a small network of as many blocks, for tests."""
-    keys = iter(jax.random.split(key, 3 * blocks + 3))
+    rng = np.random.default_rng(seed)
 
     def convolution(side: int, inputs: int, outputs: int) -> dict[str, jax.Array]:
-        shape = (side, side, inputs, outputs)
-        kernel = jax.random.normal(next(keys), shape) / np.sqrt(side * side * inputs)
-        ones, zeros = jnp.ones(outputs), jnp.zeros(outputs)
-        norm = {"scale": ones, "offset": zeros, "mean": zeros, "var": ones}
-        return {"kernel": kernel, **norm}
+        kernel = rng.normal(size=(side, side, inputs, outputs)) / side
+        found = {"kernel": kernel, "scale": np.ones(outputs)}
+        found |= {name: np.zeros(outputs) for name in ("offset", "mean")}
+        return jax.tree.map(jnp.float32, found | {"var": np.ones(outputs)})
 
     params: Params = {"stem": convolution(3, 3, width)}
     for i in range(blocks):
@@ -106,7 +105,7 @@ def draw(blocks: int, width: int, classes: int, key: jax.Array) -> Params:
             "project": convolution(1, 2 * width, width),
         }
     params["head"] = convolution(1, width, 2 * width)
-    kernel = jax.random.normal(next(keys), (2 * width, classes))
+    kernel = jnp.float32(rng.normal(size=(2 * width, classes)))
     params["classifier"] = {"kernel": kernel, "bias": jnp.zeros(classes)}
     return params
 

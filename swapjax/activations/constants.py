@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from swapjax.activations.product import Product, moment, of_dot, rest
+from swapjax.activations.patches import moment
+from swapjax.activations.product import Product, of_dot, rest
 from swapjax.activations.values import Early, Frame, Value
 
 

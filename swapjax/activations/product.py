@@ -4,21 +4,18 @@ Products and convolutions are treated alike, as ``outputs = inputs @ matrix``; t
 inputs of a convolution are the patches under its kernel.
 """
 
-import functools
 import itertools
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from swapjax.activations.patches import moment, moment_of_patches
 from swapjax.activations.view import View
-from swapjax.loops.convolutions.setting import Setting, setting_of
-
-_PATCH_BYTES = 2**25  # of the patches of a convolution, live at a time
-_HIGHEST = jax.lax.Precision.HIGHEST
+from swapjax.loops.convolutions.setting import setting_of
 
 
 class Product(NamedTuple):
@@ -147,24 +144,13 @@ def of_convolution(
     """
     numbers, groups = eqn.params["dimension_numbers"], eqn.params["feature_group_count"]
     output, channels, *pixels = numbers.rhs_spec
-    patches = functools.partial(_patches, setting=setting_of(eqn))
     # The outputs of a group are neighbours: their axis is split in two.
     split = (*shape[:output], groups, shape[output] // groups, *shape[output + 1 :])
     inputs = tuple(i + (i > output) for i in (*pixels, channels))
     examples, features, *places = numbers.lhs_spec
-    found = _moment_in_parts(images.transpose((examples, *places, features)), patches)
+    read = images.transpose((examples, *places, features))
+    found = moment_of_patches(read, setting_of(eqn))
     return Product(view, split, (output,), inputs, (output + 1,), found)
-
-
-def moment(read: jax.Array) -> jax.Array:
-    """Compute ``sum_p a_p a_p^T`` for each group of [groups, positions, inputs]."""
-    return jnp.einsum(
-        "gpi,gpj->gij",
-        read,
-        read,
-        precision=_HIGHEST,
-        preferred_element_type=_wide(read.dtype),
-    )
 
 
 def rest(ndim: int, axes: tuple[int, ...]) -> tuple[int, ...]:
@@ -176,53 +162,3 @@ def _fold(x: jax.Array, axes: tuple[tuple[int, ...], ...]) -> jax.Array:
     """Transpose to the given order of axes, and make one of each several."""
     sizes = [math.prod(x.shape[i] for i in several) for several in axes]
     return x.transpose(tuple(itertools.chain(*axes))).reshape(sizes)
-
-
-def _moment_in_parts(
-    images: jax.Array, patches: Callable[[jax.Array], jax.Array]
-) -> jax.Array:
-    """Compute the second moment of all patches, a few images at a time."""
-    count = images.shape[0]
-    one = jax.eval_shape(patches, images[:1])
-    size = max(1, _PATCH_BYTES // max(1, one.size * one.dtype.itemsize))
-    if count <= size:
-        return moment(patches(images))
-    parts = -(-count // size)
-    size = -(-count // parts)
-    # The last part is padded with images of zeros, which add nothing.
-    fill = [(0, parts * size - count)] + [(0, 0)] * (images.ndim - 1)
-    stacked = jnp.pad(images, fill).reshape(parts, size, *images.shape[1:])
-
-    def step(total: jax.Array, part: jax.Array) -> tuple[jax.Array, None]:
-        return total + moment(patches(part)), None
-
-    groups, _, inputs = one.shape
-    zeros = jnp.zeros((groups, inputs, inputs), _wide(one.dtype))
-    return jax.lax.scan(step, zeros, stacked)[0]
-
-
-def _patches(images: jax.Array, setting: Setting) -> jax.Array:
-    """Extract the patch under a kernel at each of its positions.
-
-    Args:
-        images: [examples, *pixels, channels].
-        setting: of the convolution.
-
-    Returns:
-        [groups, examples * positions, pixels of the kernel * channels of a group].
-    """
-    axes = range(1, images.ndim - 1)
-    read = setting.padded(images, axes)
-    # Axis by axis: the pixels of the kernel one by one would be many slices.
-    for axis in axes:
-        rows = [setting.cut_along(read, axis, i) for i in range(setting.taps[axis - 1])]
-        read = jnp.stack(rows, axis=-2)
-    groups = setting.groups
-    size = math.prod(setting.taps)
-    read = read.reshape(-1, size, groups, images.shape[-1] // groups)
-    return read.transpose(2, 0, 1, 3).reshape(groups, -1, size * read.shape[-1])
-
-
-def _wide(dtype: jnp.dtype) -> jnp.dtype:
-    """Return the dtype to accumulate sums in: float32 or wider."""
-    return jnp.dtype(jnp.float64 if dtype == jnp.float64 else jnp.float32)

@@ -10,7 +10,7 @@ import pytest
 from flax import linen, nnx
 
 from swapjax import plan
-from swapjax.activations import product as product_module
+from swapjax.activations import patches as patches_module
 from swapjax.activations.trace import second_moments
 
 N, BATCH = 11, 2
@@ -176,7 +176,7 @@ class TestConvolutions:
     @pytest.mark.parametrize("padding", ["SAME", "VALID", ((2, 0), (0, 1))])
     @pytest.mark.parametrize("dilation", [1, 2])
     def test_patches_of_an_image(self, stride, padding, dilation, monkeypatch):
-        monkeypatch.setattr(product_module, "_PATCH_BYTES", 3000)  # several parts
+        monkeypatch.setattr(patches_module, "_BYTES", 3000)  # several parts
         x, kernel = draw(0, N, 7, 6, 3), draw(1, 3, 2, 3, 4)
 
         def convolve(kernel, x):
