@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from interrupts import interrupt_stage
+from safetensors.numpy import save_file
 
 from swapjax.cli import commands, config, main
 from swapjax.experiments import plot
@@ -71,6 +72,18 @@ def test_the_file_of_the_guide_goes_through_prune_and_is_short(own, images, caps
     weights = ("--checkpoint", "out/dense.safetensors", "--quiet")
     assert prune(images, *options[:3], "again", *weights) == 0
     assert report("again")["dense"] == report()["dense"]
+    # In shards, as others write them.
+    arrays, _ = checkpoint.read("out/dense.safetensors")
+    Path("shards").mkdir()
+    index = {}
+    for i, (name, array) in enumerate(arrays.items()):
+        index[name.replace("/", ".")] = file = f"{i}.safetensors"
+        save_file({name.replace("/", "."): array}, f"shards/{file}")
+    named = json.dumps({"weight_map": index})
+    Path("shards/model.safetensors.index.json").write_text(named)
+    shards = ("--checkpoint", "shards", "--quiet")
+    assert prune(images, *options[:3], "sharded", *shards) == 0
+    assert report("sharded")["dense"] == report()["dense"]
     compare = ["compare", *map(str, (*options[:2], *weights, *QUICK, "--data", images))]
     assert main([*compare, "--sparsities", "0.5", "--json", "runs.json"]) == 0
     (row,) = json.loads(Path("runs.json").read_text())
