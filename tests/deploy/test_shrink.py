@@ -390,3 +390,15 @@ def test_units_of_a_recurrent_network_go_from_all_its_gates():
     assert shapes(small.params) == {"again": (4, 16), "in": (3, 16), "out": (4, 2)}
     assert small.is_rebuilt
     assert small.error < 1e-5
+
+
+def test_layers_too_many_to_go_through_lose_units_alike():
+    def stack(p, x):
+        step = lambda x, w: (x + jnp.tanh(x @ w[0]) @ w[1] / 300, None)  # noqa: E731
+        return jax.lax.scan(step, x, (p["up"], p["down"]))[0]
+
+    params = draw({"down": (300, 4, 3), "up": (300, 3, 4)})
+    params["down"][:, 1] = params["up"][::2, :, 0] = params["up"][1::2, :, 2] = 0
+    small = swapjax.shrink(stack, params, None, draw((2, 3)))
+    assert small.params["up"].shape == (300, 3, 3)  # what is dead in all of them
+    assert small.apply is stack
