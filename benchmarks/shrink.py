@@ -27,7 +27,6 @@ from shared import RESULTS, complete_csv, console, start
 
 import swapjax
 from swapjax.core import trees
-from swapjax.deploy.tied import masks_without, score_units
 from swapjax.experiments import models
 
 PATH = RESULTS / "shrink" / "results.csv"
@@ -193,11 +192,36 @@ def is_pruned(network: str, group: Any) -> bool:
     return True
 
 
+def score_units(ties: swapjax.Ties, params: Any) -> list[np.ndarray]:
+    """Sum magnitudes over all entries of each unit, one array a group."""
+    leaves = [np.abs(leaf) for leaf in jax.tree.leaves(params)]
+    found = []
+    for group in ties.groups:
+        total = np.zeros(len(group))
+        for member in group.members:
+            array = leaves[member.leaf]
+            others = tuple(i for i in range(array.ndim) if i != member.axis)
+            own = np.asarray(array.sum(axis=others, dtype=np.float64))
+            total += own[member.positions].sum(axis=1)
+        found.append(total)
+    return found
+
+
+def masks_without(ties: swapjax.Ties, removed: list[np.ndarray]) -> Any:
+    """Mask all but some units; of each group bool [units]."""
+    leaves = [np.ones(shape, bool) for shape in ties.shapes]
+    for group, gone in zip(ties.groups, removed, strict=True):
+        for member in group.members:
+            moved = np.moveaxis(leaves[member.leaf], member.axis, 0)
+            moved[member.positions[gone].reshape(-1)] = False
+    return jax.tree.unflatten(ties.tree, leaves)
+
+
 def measure(run: Run, rounds: int) -> Run:
     """Shrink a network, and take its time."""
     apply, params, x = network_of(run.network)
     ties = swapjax.find_ties(apply, params, x)
-    scores = score_units(ties, jax.tree.map(np.abs, params))
+    scores = score_units(ties, params)
     gone = []
     for group, own in zip(ties.groups, scores, strict=True):
         flags = np.zeros(len(group), bool)

@@ -287,6 +287,23 @@ def test_channels_that_are_tied_are_pruned_as_one_and_go():
     }  # fmt: skip
 
 
+def test_flattened_channels_are_scored_by_the_rows_of_all_their_pixels():
+    def apply(p, x):
+        return jax.nn.relu(convolve(x, p["conv"])).reshape(len(x), -1) @ p["dense"]
+
+    params, x = draw({"conv": (3, 3, 1, 6), "dense": (24, 2)}), draw((1, 2, 2, 1))
+    ties = swapjax.find_ties(apply, params, x)
+    plan = swapjax.plan(
+        params, 27 / 102, pattern=swapjax.Channel(groups=ties), batch=x,
+        loss_fn=lambda p, x: jnp.mean(apply(p, x)), overrides={"dense": 0.0},
+    )  # fmt: skip
+    masks = swapjax.magnitude_masks(params, plan=plan)
+    entries = np.abs(params["conv"]).sum((0, 1, 2))
+    entries += np.abs(params["dense"]).reshape(4, 6, 2).sum((0, 2))
+    kept = np.asarray(masks["conv"]).any(axis=(0, 1, 2))
+    np.testing.assert_array_equal(kept, entries >= np.sort(entries)[3])
+
+
 def test_channels_of_what_is_no_ties_are_refused():
     with pytest.raises(ValueError, match="groups must be what"):
         swapjax.Channel(groups=3)
@@ -390,3 +407,15 @@ def test_units_of_a_recurrent_network_go_from_all_its_gates():
     assert shapes(small.params) == {"again": (4, 16), "in": (3, 16), "out": (4, 2)}
     assert small.is_rebuilt
     assert small.error < 1e-5
+
+
+def test_layers_too_many_to_go_through_lose_units_alike():
+    def stack(p, x):
+        step = lambda x, w: (x + jnp.tanh(x @ w[0]) @ w[1] / 300, None)  # noqa: E731
+        return jax.lax.scan(step, x, (p["up"], p["down"]))[0]
+
+    params = draw({"down": (300, 4, 3), "up": (300, 3, 4)})
+    params["down"][:, 1] = params["up"][::2, :, 0] = params["up"][1::2, :, 2] = 0
+    small = swapjax.shrink(stack, params, None, draw((2, 3)))
+    assert small.params["up"].shape == (300, 3, 3)  # what is dead in all of them
+    assert small.apply is stack
