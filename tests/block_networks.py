@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 BLOCKS, TOKENS, WIDTH = 4, 7, 8
+CLASSES = 6  # but for one token: no head of a language model, which plans leave out
 SHAPES = {
     "norm": (8,), "query": (8, 8), "key": (8, 8), "value": (8, 8), "out": (8, 8),
     "again": (8,), "up": (8, 12), "down": (12, 8),
@@ -14,7 +15,7 @@ SHAPES = {
 def make(kind="listed", seed=0, dtype=np.float32):
     """Draw params; those of every kind have the same weights."""
     draw = np.random.default_rng(seed).normal
-    table, head = draw(size=(TOKENS, WIDTH)), draw(size=(WIDTH, TOKENS))
+    table, head = draw(size=(TOKENS, WIDTH)), draw(size=(WIDTH, CLASSES))
     blocks = [{k: draw(size=s) / 3 for k, s in SHAPES.items()} for _ in range(BLOCKS)]
     if kind == "nested":
         blocks = {f"block_{i}": block for i, block in enumerate(blocks)}
@@ -26,7 +27,7 @@ def make(kind="listed", seed=0, dtype=np.float32):
 
 def examples(n=6, length=5, seed=1):
     """Draw sequences, and what follows each of their tokens."""
-    tokens = np.random.default_rng(seed).integers(0, TOKENS, (n, length + 1))
+    tokens = np.random.default_rng(seed).integers(0, CLASSES, (n, length + 1))
     return tokens[:, :-1], tokens[:, 1:]
 
 

@@ -56,7 +56,9 @@ def _words(what: str, command: str, kind: type, path: Path) -> list[str]:
     except OSError as e:
         raise ValueError(f"{what}: {e.strerror or reason(e)}") from None
     except ValueError as e:
-        raise ValueError(f"{what}: is not JSON: {reason(e)}") from None
+        raise ValueError(
+            f"{what}: is not JSON ({reason(e)}); a report.json wanted"
+        ) from None
     wanted = f"report.json of swapjax {command} wanted"
     if not isinstance(report, dict) or not isinstance(report.get("options"), dict):
         raise ValueError(f"{what}: holds no options; a {wanted}")

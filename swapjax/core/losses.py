@@ -24,7 +24,8 @@ def require_scalar(
         kind = type(returned).__name__
         raise ValueError(
             f"{name} must return one scalar, the mean loss of a batch, got a "
-            f"{kind} of {len(leaves)}; return the loss alone, there is no has_aux here"
+            f"{kind} of {len(leaves)}; return the loss alone, or hand over "
+            "swapjax.Loss(loss_fn, has_aux=True)"
         )
     shape, dtype = jnp.shape(leaves[0]), jnp.result_type(leaves[0])
     got = f"{dtype}[{','.join(map(str, shape))}]"

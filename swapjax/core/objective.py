@@ -1,15 +1,17 @@
 """A loss with a state and a key: what training loops take beside plain losses."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from swapjax.core import losses, trees
+from swapjax.core.loss import Loss, draws
 from swapjax.core.types import LossFn, Params
 
-Loss = Callable[
+Evaluation = Callable[
     [Params, Any, Any, jax.Array], tuple[jax.Array, Any, dict[str, jax.Array]]
 ]
 Gradient = Callable[
@@ -47,11 +49,12 @@ class Objective:
             gradient.
         replays: steps that a batch is taken for in a row.
         check: ``(params, data) -> None``, called once with all data, a pytree of arrays
-            like a batch, before the first step; it raises a ValueError for what the
-            loss cannot take. Quick: it sees every example. By default all passes.
+            like a batch, before the first step, or with each batch of the first epoch
+            where data come in batches; it raises a ValueError for what the loss cannot
+            take. Quick: it sees every example. By default all passes.
     """
 
-    loss: Loss
+    loss: Evaluation
     init: Callable[[Params, Any], Any] = _no_state
     gradient: Gradient | None = None
     replays: int = 1
@@ -73,9 +76,17 @@ class Objective:
 
 
 def as_objective(loss: LossFn | Objective) -> Objective:
-    """Make an objective of a plain loss; one that is an objective stays as it is."""
+    """Make an objective of a loss; one that is an objective stays as it is."""
     if isinstance(loss, Objective):
         return loss
+    if isinstance(loss, Loss):
+
+        def telling(params: Params, state: Any, batch: Any, key: Any) -> tuple:
+            value, aux = loss.with_aux(params, batch, key)
+            losses.require_scalar(value)
+            return value, state, _scalars(aux)
+
+        return Objective(telling)
 
     def plain(params: Params, state: Any, batch: Any, key: Any) -> tuple:
         del key
@@ -84,6 +95,28 @@ def as_objective(loss: LossFn | Objective) -> Objective:
         return value, state, {}
 
     return Objective(plain)
+
+
+def takes_keys(loss: LossFn | Objective) -> bool:
+    """Whether steps on a loss need keys."""
+    return isinstance(loss, Objective) or draws(loss)
+
+
+def _scalars(aux: Any) -> dict[str, jax.Array]:
+    """Take what an epoch may keep the mean of: real numbers of a dict, by name."""
+    if not isinstance(aux, Mapping):
+        return {}
+    found = {name: x for name, x in aux.items() if isinstance(name, str)}
+    numbers = {n: jnp.asarray(x) for n, x in found.items() if _is_number(x)}
+    return {name: x for name, x in numbers.items() if not x.shape}
+
+
+def _is_number(x: Any) -> bool:
+    if isinstance(x, bool | int | float):
+        return True
+    kind = getattr(x, "dtype", None)
+    real = jnp.floating, jnp.integer, jnp.bool_
+    return kind is not None and any(jnp.issubdtype(kind, of) for of in real)
 
 
 def value_and_grad(

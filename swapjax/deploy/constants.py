@@ -26,11 +26,15 @@ class Constants:
         live: of each operand of a sum, by the number of what the step makes and the
             position of the operand, where it may not be zero, in any step of a loop;
             bool, and size one along axes where it is the same.
+        each: the same for every step of a loop, in the order of its slices; nothing of
+            loops within loops.
         operands: what is known of those, the last time.
     """
 
     def __init__(self) -> None:
         self.live: Live = {}
+        self.each: dict[tuple[int, int], dict[int, np.ndarray]] = {}
+        self._slice: list[int] = []
         self.operands: dict[int, list[Known]] = {}
 
     def walk(self, program: Steps, inputs: Sequence[Known]) -> list[Known]:
@@ -74,6 +78,8 @@ class Constants:
             live = ~operand.zero
             key = step.makes[0], which
             self.live[key] = self.live[key] | live if key in self.live else live
+            if len(self._slice) == 1:
+                self.each.setdefault(key, {})[self._slice[0]] = live
 
     def _scan(self, step: Step, operands: list[Known]) -> Sequence[Known]:
         """Go through all steps of a loop."""
@@ -86,7 +92,9 @@ class Constants:
         made: list[list[Known]] = []
         for i in reversed(order) if step.equation.params["reverse"] else order:
             slices = [_taken(x, i) for x in stacked]
+            self._slice.append(i)
             results = self.walk(body, [*fixed, *carry, *slices])
+            self._slice.pop()
             carry = results[:carries]
             made.append(results[carries:])
         stacks = []
@@ -108,8 +116,13 @@ class Constants:
             for other in found[1:]:
                 results = [joined(a, b) for a, b in zip(results, other, strict=True)]
             return results
-        for inner in step.inner:
-            self.walk(inner, [nothing(inner.shapes[n]) for n in inner.inputs])
+        first = step.equation.params["cond_nconsts"]
+        second = first + step.equation.params["body_nconsts"]
+        carry = [nothing(x.shape) for x in operands[second:]]
+        for inner, fixed in zip(
+            step.inner, (operands[:first], operands[first:second]), strict=True
+        ):
+            self.walk(inner, [*fixed, *carry])
         return [nothing(shape) for shape in shapes]
 
 
@@ -124,7 +137,7 @@ def find_constants(program: Steps, known: Mapping[int, Any]) -> Constants:
     constants.walk(
         program,
         [
-            constant(known[number])
+            _of_array(known[number], program.shapes[number])
             if number in known
             else nothing(program.shapes[number])
             for number in program.inputs

@@ -1,6 +1,7 @@
 """Which units are dead: whatever they do, nothing comes of it."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -33,13 +34,27 @@ def dead_units(ties: Ties, live: Live) -> set[int]:
     candidates &= summed
     dead: set[int] = set()
     while True:
-        used: set[int] = set()
-        for sites in steps.values():
-            used |= _used(sites, ties, live, dead)
-        found = candidates - used
+        found = candidates - used_units(steps.values(), ties, live, dead)
         if found == dead:
             return _some_left(ties, dead)
         dead = found
+
+
+def used_units(
+    steps: Iterable[list[Site]], ties: Ties, live: Live, dead: set[int]
+) -> set[int]:
+    """List the units that any of some steps reads in earnest.
+
+    Args:
+        steps: the sums of each.
+        ties: of the function.
+        live: which terms may not be zero.
+        dead: units that do not count.
+    """
+    used: set[int] = set()
+    for sites in steps:
+        used |= _used(sites, ties, live, dead)
+    return used
 
 
 def _used(sites: list[Site], ties: Ties, live: Live, dead: set[int]) -> set[int]:
@@ -52,12 +67,11 @@ def _used(sites: list[Site], ties: Ties, live: Live, dead: set[int]) -> set[int]
         where = live[site.step.makes[0], site.which]
         terms.append([_places(where, axes, axis, gone) for axis in site.axes])
     used: set[int] = set()
-    for k, axis in enumerate(sites[0].axes):
-        labels = ties.labels[sites[0].step.reads[sites[0].which]][axis]
-        both = np.ones(len(labels), bool)
-        for term in terms:
-            both = both & term[k]
-        used.update(map(int, np.unique(labels[both])))
+    for k in range(len(sites[0].axes)):
+        both = np.logical_and.reduce([term[k] for term in terms])
+        for site in sites:
+            labels = ties.labels[site.step.reads[site.which]][site.axes[k]]
+            used.update(np.unique(labels[both]).tolist())
     return used
 
 

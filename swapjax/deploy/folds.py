@@ -61,7 +61,7 @@ def find_folds(ties: Ties) -> dict[int, Fold]:
             continue
         (made,) = step.makes
         after = readers.get(made, [])
-        if len(after) != 1 or made in ties.program.outputs:
+        if len(after) != 1 or made in ties.program.outputs or not _is_tied(step, ties):
             continue
         (adding,) = after
         if adding.name not in ("add", "sub") or made not in adding.reads:
@@ -74,6 +74,15 @@ def find_folds(ties: Ties) -> dict[int, Fold]:
                 sign = 1 if adding.name == "add" else -1
                 found[made] = Fold(step, leaves[number], axis, sign)
     return found
+
+
+def _is_tied(step: Step, ties: Ties) -> bool:
+    """Tell whether both factors lose the same places."""
+    sides = [
+        [ties.labels[number][axis] for axis in _summed(step, which)]
+        for which, number in enumerate(step.reads)
+    ]
+    return all(np.array_equal(a, b) for a, b in zip(*sides, strict=True))
 
 
 def _carried(

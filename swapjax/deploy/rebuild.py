@@ -58,11 +58,28 @@ class Smaller:
             return _LOOPS[step.name](self, step, operands)
         if step.name == "slice":
             return [self._slice(step, operands[0])]
+        if step.name == "dot_general":
+            operands = self._matched(step, operands)
         params = dict(step.equation.params)
         change = _CHANGES.get(step.name)
         if change is not None:
             change(self, step, params)
         return programs.bind(step.equation, operands, params)
+
+    def _matched(self, step: Step, operands: list[Any]) -> list[Any]:
+        """Take the places that both factors have where they meet."""
+        summed, batch = step.equation.params["dimension_numbers"]
+        kept = [self.kept(number) for number in step.reads]
+        operands = list(operands)
+        for pairs in (summed, batch):
+            for axes in zip(*pairs, strict=True):
+                both = np.intersect1d(kept[0][axes[0]], kept[1][axes[1]])
+                for which, axis in enumerate(axes):
+                    own = kept[which][axis]
+                    if len(own) > len(both):
+                        there = np.searchsorted(own, both)
+                        operands[which] = jnp.take(operands[which], there, axis=axis)
+        return operands
 
     def _slice(self, step: Step, x: Any) -> Any:
         """Take the places that stay, which may lie at other distances."""

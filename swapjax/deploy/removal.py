@@ -10,6 +10,7 @@ import numpy as np
 from swapjax.deploy.constants import Constants
 from swapjax.deploy.dead import dead_units
 from swapjax.deploy.folds import Fold, constant_terms, lost
+from swapjax.deploy.layers import Choice, choose
 from swapjax.deploy.rebuild import Smaller, cut
 from swapjax.roles.ties import Ties
 
@@ -23,21 +24,26 @@ class Removal:
         smaller: the program without them.
         leaves: of params, smaller.
         folded: paths of leaves that took constants over.
+        layers: what each layer of a stack loses by itself.
     """
 
     dead: set[int]
     smaller: Smaller
     leaves: list[Any]
     folded: tuple[str, ...]
+    layers: tuple[Choice, ...]
 
     def kept(self, ties: Ties) -> dict[str, tuple[np.ndarray, ...]]:
         """List the places that stay along the axes of leaves that became smaller."""
+        own = _places(self.layers)
         found = {}
-        for path, shape, number in zip(
-            ties.paths, ties.shapes, ties.leaves, strict=True
-        ):
+        for leaf, (path, shape) in enumerate(zip(ties.paths, ties.shapes, strict=True)):
+            number = ties.leaves[leaf]
             if number is not None and self.smaller.shape(number) != shape:
-                found[path] = self.smaller.kept(number)
+                found[path] = tuple(
+                    own.get((leaf, axis), kept)
+                    for axis, kept in enumerate(self.smaller.kept(number))
+                )
         return found
 
 
@@ -57,9 +63,13 @@ def remove(
     """
     live = dict(constants.live)
     for made, fold in folds.items():
-        for which, operand in enumerate(constants.operands[made]):
-            live[made, which] = ~constant_terms(fold.step, which, operand)
+        operands = constants.operands[made]
+        for which, operand in enumerate(operands):
+            if operands[1 - which].is_whole:  # weights, not other data
+                live[made, which] = ~constant_terms(fold.step, which, operand)
     dead = dead_units(ties, live)
+    layers = tuple(choose(ties, constants, dead))
+    dead = dead.union(*(choice.gone for choice in layers))
     flags = np.zeros(ties.highest + 1, bool)
     flags[list(dead)] = True
     changed, folded = list(leaves), []
@@ -71,10 +81,25 @@ def remove(
             folded.append(ties.paths[fold.leaf])
     smaller = Smaller(ties.program, ties.labels, flags)
     # On the host, where nothing is compiled for each shape.
+    for (number, axis), places in _places(layers).items():
+        array = np.asarray(changed[number])
+        sides = [1] * array.ndim
+        sides[0], sides[axis] = places.shape
+        changed[number] = np.take_along_axis(array, places.reshape(sides), axis)
     cuts = [
         leaf
-        if number is None
-        else jnp.asarray(cut(np.asarray(leaf), smaller.kept(number)))
-        for number, leaf in zip(ties.leaves, changed, strict=True)
+        if value is None or smaller.shape(value) == np.shape(leaf)
+        else jnp.asarray(cut(np.asarray(leaf), smaller.kept(value)))
+        for value, leaf in zip(ties.leaves, changed, strict=True)
     ]
-    return Removal(dead, smaller, cuts, tuple(folded))
+    return Removal(dead, smaller, cuts, tuple(folded), layers)
+
+
+def _places(layers: Sequence[Choice]) -> dict[tuple[int, int], np.ndarray]:
+    """List what layers keep that choose for themselves, by leaf and axis."""
+    return {
+        where: places
+        for choice in layers
+        if choice.gone
+        for where, places in choice.places().items()
+    }

@@ -16,6 +16,7 @@ from swapjax.core.text import reason
 from swapjax.core.types import Masks, Params
 from swapjax.deploy import tables
 from swapjax.deploy.forms import Form, Row
+from swapjax.deploy.shrunk import Shrunk
 from swapjax.deploy.sizes import size_of
 from swapjax.deploy.timing import Time, time_side_by_side
 from swapjax.roles.costs import Costs, count_products
@@ -95,7 +96,7 @@ def report(
 
     Raises:
         ValueError: for masks of other params, params of other leaves in shrunk, or such
-            that loss_or_apply does not take, and negative repeats.
+            that cannot be run on the batch, and negative repeats.
 
     Example:
         >>> import jax.numpy as jnp
@@ -147,9 +148,13 @@ def _smaller(
     function: Function, params: Params, shrunk: Any, batch: Any
 ) -> tuple[Function, Params]:
     """Take the smaller network, and the function that runs it."""
-    if hasattr(shrunk, "params") and callable(getattr(shrunk, "apply", None)):
-        return shrunk.apply, shrunk.params
-    paths, given = trees.paths(params), trees.paths(shrunk)
+    hint = "give what swapjax.shrink returned, which has a function of its own"
+    if isinstance(shrunk, Shrunk):
+        function, smaller = shrunk.apply, shrunk.params
+        hint = "shrink it with inputs of the shapes of this batch"
+    else:
+        smaller = shrunk
+    paths, given = trees.paths(params), trees.paths(smaller)
     if paths != given:
         other = sorted(set(paths) ^ set(given)) or ["the order of leaves"]
         raise ValueError(
@@ -157,13 +162,12 @@ def _smaller(
             f"leaves; {other[0]} differs"
         )
     try:
-        jax.eval_shape(lambda arrays, batch: function(arrays, batch), shrunk, batch)
+        count_products(function, smaller, batch)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"shrunk: loss_or_apply does not take these params ({reason(error)}); give "
-            "what swapjax.shrink returned, which has a function of its own"
+            f"shrunk: cannot be run on this batch ({reason(error)}); {hint}"
         ) from error
-    return function, shrunk
+    return function, smaller
 
 
 def _time(

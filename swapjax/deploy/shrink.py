@@ -14,7 +14,7 @@ from swapjax.deploy.folds import find_folds
 from swapjax.deploy.rebuild import Smaller
 from swapjax.deploy.removal import remove
 from swapjax.deploy.shrunk import Shrunk
-from swapjax.deploy.stayed import why_stayed
+from swapjax.deploy.stayed import uneven, why_stayed
 from swapjax.roles.ties import Ties, find_ties
 from swapjax.sparsity.masks import apply_masks
 
@@ -98,7 +98,8 @@ def shrink(
         removed={name: count for name, count in counts.items() if count},
         units={group.name: len(group) for group in ties.groups},
         folded=removal.folded,
-        stayed=why_stayed(ties, leaves, constants, removal.dead),
+        stayed=why_stayed(ties, leaves, constants, removal.dead)
+        | uneven(removal.layers),
         error=error,
     )
 
@@ -106,10 +107,18 @@ def shrink(
 def _rebuilt(ties: Ties, smaller: Smaller) -> Callable[..., Any]:
     """Make a function of the program for smaller arrays."""
     numbers = ties.leaves
+    count = sum(number is not None for number in numbers)
+    shapes = [ties.program.shapes[n] for n in ties.program.inputs[count:]]
 
     def apply(params: Params, *inputs: Any) -> Any:
         leaves = jax.tree.leaves(params)
         arrays = [x for x, n in zip(leaves, numbers, strict=True) if n is not None]
+        given = [np.shape(x) for x in jax.tree.leaves(inputs)]
+        if given != shapes:  # JAX binds a reshape to other sizes without a word
+            raise ValueError(
+                f"inputs: must have the shapes {shapes} that the network was shrunk "
+                f"for, got {given}; shrink it for these"
+            )
         results = smaller.evaluate([*arrays, *jax.tree.leaves(inputs)])
         return jax.tree.unflatten(ties.result, results)
 

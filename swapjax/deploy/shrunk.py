@@ -20,7 +20,8 @@ class Shrunk:
             sizes in it changed, for inputs of the same shapes.
         is_rebuilt: whether `apply` is made from the program.
         kept: of each leaf that is smaller, by its path, the places along each axis that
-            are left: what brings moments of an optimizer to the same sizes.
+            are left: what brings moments of an optimizer to the same sizes. Where
+            layers of a stack keep places of their own, int [layers, places].
         removed: how many units are gone, by the name of their group.
         units: how many there were.
         folded: paths of leaves, such as biases, that took over what removed units

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from swapjax.deploy.constants import Constants
+from swapjax.deploy.layers import Choice
 from swapjax.roles.ties import Ties
 
 _TIED = "is tied to what is not zero"
@@ -57,6 +58,18 @@ def why_stayed(
                 f"{', or '.join(why)}"
             )
     return found
+
+
+def uneven(layers: Sequence[Choice]) -> dict[str, str]:
+    """Tell where layers of a stack have more dead units than others, by group."""
+    return {
+        choice.group.name: (
+            f"from {min(choice.counts)} to {max(choice.counts)} of {len(choice.group)} "
+            "are dead in each layer, and all layers of a stack keep as many"
+        )
+        for choice in layers
+        if min(choice.counts) < max(choice.counts)
+    }
 
 
 def _level_units(ties: Ties, constants: Constants) -> set[int]:

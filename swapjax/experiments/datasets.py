@@ -235,8 +235,9 @@ def _scale(
     channels = shape[-1] if len(shape) == 3 else 1
     if len(numbers) not in (1, channels):
         raise ValueError(
-            f"{name}: {len(numbers)} numbers, where {what} has images of {shape}; one "
-            + (f"or {channels} wanted" if channels > 1 else "wanted")
+            f"{what} has images of {shape}; one {name} "
+            + (f"or {channels} " if channels > 1 else "")
+            + f"wanted, got {len(numbers)}"
         )
     found = tuple(float(number) for number in numbers)
     return found[0] if len(set(found)) == 1 else found

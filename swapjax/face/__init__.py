@@ -8,11 +8,13 @@ from swapjax.pruning.by_score import by_score
 from swapjax.pruning.prune import prune
 from swapjax.pruning.sequential.progress import Progress
 from swapjax.pruning.history import Pruned, Stage
+from swapjax.pruning.refit_ahead import Reconstructed, Refitted, reconstruct
 from swapjax.core.types import Status
 from swapjax.pruning.scan import sensitivity
 from swapjax.pruning.sensitivities import Sensitivity
 from swapjax.pruning.outliers import owl
 from swapjax.sparsity.magnitude import magnitude_masks
+from swapjax.sparsity.whole_units import unit_masks
 from swapjax.pruning import methods as _methods
 from swapjax.pruning.methods import *
 
@@ -49,12 +51,17 @@ from swapjax.sparsity.masks import apply_masks, churn, density, intersect
 # What makes a pruned network smaller, and what it is worth where it runs.
 from swapjax.deploy.shrink import shrink
 from swapjax.deploy.shrunk import Shrunk
+from swapjax.deploy.tied import tie_masks
+from swapjax.roles.ties import Ties, find_ties
 from swapjax.deploy.reporting import Report, report
 
 # A method or a rule of one's own.
 from swapjax.pruning.method import Method, Problem, Solution
 from swapjax.training.rule import MaskStep, Rule
 from swapjax.sparsity.budget import Budget, select
+
+# A loss that returns more than a number, or that draws.
+from swapjax.core.loss import Loss
 
 # The gradients that methods learn from, and what happens between stages.
 from swapjax.gradients.build import per_example_gradients
@@ -82,12 +89,15 @@ __all__ = [
     "GradientNoise",
     "Head",
     "Layout",
+    "Loss",
     "MaskStep",
     "Method",
     "Plan",
     "Problem",
     "Progress",
     "Pruned",
+    "Reconstructed",
+    "Refitted",
     "Report",
     "Rule",
     "Sensitivity",
@@ -95,6 +105,7 @@ __all__ = [
     "Solution",
     "Stage",
     "Status",
+    "Ties",
     "admm",
     "apply_masks",
     "by_score",
@@ -106,6 +117,7 @@ __all__ = [
     "density",
     "elsa",
     "exponential",
+    "find_ties",
     "geometric",
     "gsm",
     "intersect",
@@ -121,12 +133,15 @@ __all__ = [
     "prune",
     "pruning_plasticity",
     "recalibrate_batchnorm",
+    "reconstruct",
     "report",
     "select",
     "sensitivity",
     "sharpness_aware",
     "shrink",
     "sparse",
+    "tie_masks",
+    "unit_masks",
     "until_mask_step",
 ]
 __all__ += _methods.__all__

@@ -5,10 +5,11 @@ a record of each block. What a block makes is written to its place first, and it
 after that: an interruption in between leaves the blocks before it.
 """
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -64,11 +65,8 @@ class BlockFile:
             files.write_atomically(self._path, lambda path: self._make(path, header))
         else:
             self._check(run, kind)
-        try:
-            self._file: BinaryIO = open(self._path, "r+b", buffering=0)  # noqa: SIM115
-        except OSError as e:
-            raise files.naming(e, self._path) from None
-        self.records = self._read_records(blocks)
+        with self._open() as file:
+            self.records = self._read_records(file, blocks)
 
     def write(self, parts: Iterable[tuple[str, int | None, Any]], note: Any) -> None:
         """Write what a block made, and then that it is done.
@@ -82,33 +80,32 @@ class BlockFile:
             OSError: naming the file, when the disk is full for instance.
         """
         digest, ranges = hashlib.sha256(), []
-        for name, row, values in parts:
-            start, end = self._range(name, row)
-            shape, dtype = self._shapes[name]
-            array = np.ascontiguousarray(values, dtype)
-            if array.nbytes != end - start:
-                raise ValueError(f"{name}: got shape {array.shape}, it has {shape}")
-            raw = array.reshape(-1).view(np.uint8).data
-            digest.update(raw)
-            ranges.append([start, end])
-            self._put(start, raw)
-        self._sync()
-        told = {"note": note, "ranges": ranges, "digest": digest.hexdigest()}
-        self._put(self._place(len(self.records)), _Record.encode(told, self._room))
-        self._sync()
+        with self._open() as file:
+            for name, row, values in parts:
+                start, end = self._range(name, row)
+                shape, dtype = self._shapes[name]
+                array = np.ascontiguousarray(values, dtype)
+                if array.nbytes != end - start:
+                    raise ValueError(f"{name}: got shape {array.shape}, it has {shape}")
+                raw = array.reshape(-1).view(np.uint8).data
+                digest.update(raw)
+                ranges.append([start, end])
+                _put(file, start, raw)
+            os.fsync(file.fileno())
+            told = {"note": note, "ranges": ranges, "digest": digest.hexdigest()}
+            record = _Record.encode(told, self._room)
+            _put(file, self._place(len(self.records)), record)
+            os.fsync(file.fileno())
         self.records = (*self.records, note)
 
     def read(self, name: str, row: int | None) -> np.ndarray:
         """Read an array, or a slice of one."""
         start, end = self._range(name, row)
         shape, dtype = self._shapes[name]
-        self._file.seek(start)
-        raw = np.fromfile(self._file, np.uint8, end - start)
+        with self._open() as file:
+            file.seek(start)
+            raw = np.fromfile(file, np.uint8, end - start)
         return raw.view(dtype).reshape(shape if row is None else shape[1:])
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
     def views(self) -> dict[str, np.ndarray]:
         """Map the arrays into memory; what is written to them does not reach the file.
@@ -122,6 +119,15 @@ class BlockFile:
             for name, (shape, dtype) in self._shapes.items()
             if name != _RECORDS
         }
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[BinaryIO]:
+        """Open the file; what goes wrong names it."""
+        try:
+            with open(self._path, "r+b", buffering=0) as file:
+                yield file
+        except OSError as e:
+            raise files.naming(e, self._path) from None
 
     def _make(self, path: Path, header: bytes) -> None:
         with path.open("wb") as file:
@@ -145,28 +151,20 @@ class BlockFile:
         if size != self._size:
             resume.refuse(self._path, f"has {size:,} bytes, wanted {self._size:,}")
 
-    def _read_records(self, blocks: int) -> tuple[Any, ...]:
+    def _read_records(self, file: BinaryIO, blocks: int) -> tuple[Any, ...]:
         """Read the records, and check what they tell of."""
         found: list[Any] = []
         for number in range(blocks):
-            self._file.seek(self._place(number))
-            told = _Record.decode(self._file.read(self._room))
+            file.seek(self._place(number))
+            told = _Record.decode(file.read(self._room))
             if told is None:  # the next one, which may be half written
                 break
-            if self._digest(told["ranges"]) != told["digest"]:
+            if _digest(file, told["ranges"]) != told["digest"]:
                 resume.refuse(
                     self._path, f"differs from what was written in block {number + 1}"
                 )
             found.append(told["note"])
         return tuple(found)
-
-    def _digest(self, ranges: Iterable[tuple[int, int]]) -> str:
-        result = hashlib.sha256()
-        for start, end in ranges:
-            self._file.seek(start)
-            for piece in range(start, end, _PIECE):
-                result.update(self._file.read(min(_PIECE, end - piece)))
-        return result.hexdigest()
 
     def _place(self, record: int) -> int:
         return self._range(_RECORDS, record)[0]
@@ -179,20 +177,22 @@ class BlockFile:
         size = (end - start) // self._shapes[name][0][0]
         return start + row * size, start + (row + 1) * size
 
-    def _put(self, start: int, raw: Any) -> None:
-        try:
-            self._file.seek(start)
-            left = memoryview(raw)
-            while left:
-                left = left[self._file.write(left) :]
-        except OSError as e:
-            raise files.naming(e, self._path) from None
 
-    def _sync(self) -> None:
-        try:
-            os.fsync(self._file.fileno())
-        except OSError as e:
-            raise files.naming(e, self._path) from None
+def _digest(file: BinaryIO, ranges: Iterable[tuple[int, int]]) -> str:
+    """Hash what lies in some ranges of a file."""
+    result = hashlib.sha256()
+    for start, end in ranges:
+        file.seek(start)
+        for piece in range(start, end, _PIECE):
+            result.update(file.read(min(_PIECE, end - piece)))
+    return result.hexdigest()
+
+
+def _put(file: BinaryIO, start: int, raw: Any) -> None:
+    file.seek(start)
+    left = memoryview(raw)
+    while left:
+        left = left[file.write(left) :]
 
 
 class _Record:

@@ -25,6 +25,7 @@ class Source:
             the host.
         wanted: examples per draw.
         name: the argument that they came in, for messages.
+        with_keys: whether a draw is of pairs of examples and PRNG keys, one each.
 
     Attributes:
         wanted: examples per draw.
@@ -35,8 +36,10 @@ class Source:
             than wanted, are not finite, or sharded in different ways.
     """
 
-    def __init__(self, data: Any, wanted: int, name: str = "data") -> None:
-        self.wanted, self._name = wanted, name
+    def __init__(
+        self, data: Any, wanted: int, name: str = "data", *, with_keys: bool = False
+    ) -> None:
+        self.wanted, self._name, self._with_keys = wanted, name, with_keys
         data = take_data(data, None, name=name)
         self._stream = data if isinstance(data, Stream) else None
         self._arrays = None if self._stream is not None else data
@@ -89,14 +92,23 @@ class Source:
         and can begin anew, they do.
 
         Args:
-            key: which of the arrays' examples; None for the first.
+            key: which of the arrays' examples, and seeds theirs; None for the first.
 
         Returns:
-            A pytree of arrays [wanted, ...] on the device.
+            A pytree of arrays [wanted, ...] on the device; with keys beside it if they
+            are wanted.
 
         Raises:
             ValueError: for batches that end early, and entries not finite.
         """
+        if not self._with_keys:
+            return self._draw(key)
+        assert key is not None
+        own = jax.random.fold_in(key, np.uint32(2**32 - 1))
+        return self._draw(key), jax.random.split(own, self.wanted)
+
+    def _draw(self, key: jax.Array | None) -> Any:
+        """Draw examples alone."""
         if self._stream is None:
             return self._choose(key)
         parts = list(self._next_batches(self._stream))

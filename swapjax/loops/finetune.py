@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from swapjax.core.given_masks import take_masks
+from swapjax.core.objective import Objective, takes_keys
 from swapjax.core.trees import trainable
 from swapjax.core.types import LossFn, Masks, Params
 from swapjax.loops import feed, steps, streams
@@ -46,7 +47,7 @@ class FineTune:
 
 
 def finetune(
-    loss_fn: LossFn,
+    loss_fn: LossFn | Objective,
     params: Params,
     data: Any,
     settings: FineTune,
@@ -58,7 +59,8 @@ def finetune(
     """Train for the number of steps in `settings`.
 
     Args:
-        loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch.
+        loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch; a `swapjax.Loss`;
+            or an objective without a state.
         params: where to start.
         data: a pytree of arrays with a leading axis of examples, shuffled anew each
             epoch; or batches, a step each: an iterator, or what can be gone through
@@ -80,8 +82,9 @@ def finetune(
     done, loss = 0, jnp.zeros(())
     data = take_data(data, streams.taken_by(loss_fn, params), settings.batch)
     for batches, index in _feed(data, settings, key):
+        keys = steps.step_keys(key, done, len(index)) if takes_keys(loss_fn) else None
         carry, told = steps.run(
-            loss_fn, settings.optimizer, carry, masks, batches, index
+            loss_fn, settings.optimizer, carry, masks, batches, index, keys
         )
         done, loss = done + len(told.loss), told.loss[-1]
         if callback is not None:

@@ -1,7 +1,6 @@
 """What `prune` checks and places before any work starts."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,19 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from swapjax.activations.trace import followed
-from swapjax.core import identity, sharding, trees
-from swapjax.core.checks import require_count, require_float, take_key
+from swapjax.core import sharding, trees
 from swapjax.core.losses import require_scalar
-from swapjax.core.static_leaves import take_arrays
-from swapjax.core.types import Leaves, LossFn, Masks, Params
-from swapjax.gradients.build import check_storage
-from swapjax.gradients.operator import Corruption, Storage
+from swapjax.core.types import Leaves, Masks, Params
 from swapjax.loops import streams
 from swapjax.loops.examples import Source
-from swapjax.loops.finetune import FineTune
 from swapjax.loops.streams import Stream
-from swapjax.pruning.history import Stage
-from swapjax.pruning.method import CRITERIA, Criterion, Method
+from swapjax.pruning.settings import Settings
 from swapjax.pruning.validation import Validation, check_validation
 from swapjax.pruning.vector import layout_for, pack, pack_masks
 from swapjax.sparsity.bounds import allowed, keep_inside
@@ -29,152 +22,6 @@ from swapjax.sparsity.budget import Budget
 from swapjax.sparsity.layout import Layout
 from swapjax.sparsity.plan import Plan
 from swapjax.sparsity.planned import planned
-from swapjax.sparsity.schedules import Schedule
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """How to prune; the attributes are the arguments of `prune`, checked.
-
-    Raises:
-        ValueError: for one out of range, naming it.
-    """
-
-    loss_fn: LossFn | None
-    method: Method
-    stages: int
-    samples: int
-    batch: int
-    schedule: Schedule
-    key: jax.Array | None
-    finetune: FineTune | None
-    recalibrate: Callable[[Params], Params] | None
-    noise: Corruption | None
-    storage: Storage
-    dtype: Any
-    callback: Callable[[Stage], None] | None
-    criterion: LossFn | Criterion | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.schedule, Schedule):
-            raise ValueError(
-                "schedule must be what a function like swapjax.cubic() returns, got "
-                f"{self.schedule!r}"
-            )
-        if self.schedule.start is not None:
-            raise ValueError(
-                f"schedule: {self.schedule} counts updates of an optimizer, for "
-                "swapjax.sparse; leave start and end out for stages"
-            )
-        check_storage(self.storage)
-        for name in ("stages", "samples", "batch"):
-            require_count(name, getattr(self, name))
-        if not isinstance(self.method, Method):
-            raise ValueError(
-                "method must be what a function like swapjax.swap() returns, got "
-                f"{self.method!r}"
-            )
-        if self.noise is not None and not callable(self.noise):
-            raise ValueError(
-                "noise must be a function of rows, such as "
-                f"swapjax.GradientNoise(scale, proportion), got {self.noise!r}"
-            )
-        if not isinstance(self.finetune, FineTune | None):
-            raise ValueError(
-                f"finetune must be a swapjax.FineTune, got {self.finetune!r}"
-            )
-        if not (self.criterion in (None, *CRITERIA) or callable(self.criterion)):
-            raise ValueError(
-                "criterion must be 'loss', 'bounded' or a function, got "
-                f"{self.criterion!r}"
-            )
-        for name in ("recalibrate", "callback"):
-            value = getattr(self, name)
-            if value is not None and not callable(value):
-                raise ValueError(f"{name} must be a function, got {value!r}")
-        if self.dtype is not None:
-            require_float("dtype", self.dtype)
-        if self.key is not None:
-            take_key(self.key)
-
-    @property
-    def corruption(self) -> Corruption | None:
-        """The noise, where the method looks at gradients."""
-        return self.noise if self.method.needs_rows else None
-
-    @property
-    def judged_by(self) -> LossFn | Criterion:
-        """The criterion, or what the method asks for without one."""
-        return self.method.criterion if self.criterion is None else self.criterion
-
-    @property
-    def needs_examples(self) -> bool:
-        """Whether the method looks at examples at all."""
-        return self.method.needs_rows or bool(self.method.needs_layers)
-
-    def of_whole(self, put_back: Callable[[Params], Params]) -> "Settings":
-        """Let the functions see params with what is no array put back.
-
-        Raises:
-            ValueError: for a method that looks at the whole network itself.
-        """
-        loss_fn, recalibrate = self.loss_fn, self.recalibrate
-        criterion = self.criterion
-        if self.method.needs_params:
-            raise ValueError(
-                f"params: functions are among them, which the method "
-                f"{self.method.name} cannot take; give it the arrays alone, as of "
-                "eqx.partition"
-            )
-
-        def loss(params: Params, batch: Any) -> jax.Array:
-            assert loss_fn is not None
-            return loss_fn(put_back(params), batch)
-
-        def again(params: Params) -> Params:
-            assert recalibrate is not None
-            return take_arrays(recalibrate(put_back(params)), "recalibrate")[0]
-
-        def measure(params: Params, batch: Any) -> jax.Array:
-            assert callable(criterion)
-            return criterion(put_back(params), batch)
-
-        return dataclasses.replace(
-            self,
-            loss_fn=loss if callable(loss_fn) else loss_fn,
-            criterion=measure if callable(criterion) else criterion,
-            recalibrate=None if recalibrate is None else again,
-        )
-
-    def keys(self, stage: int) -> tuple[jax.Array | None, ...]:
-        """Derive the keys of a stage: of its examples, its noise, its fine-tuning."""
-        if self.key is None:
-            return None, None, None
-        return _keys(self.key, stage)
-
-    def describe(self) -> dict[str, Any]:
-        """Describe what tells one run from another, for its state file."""
-        method = self.method
-        settings = (f"{k}={identity.describe(v)}" for k, v in method.settings)
-        code = identity.describe(method.identity)
-        return {
-            "method": f"{method.name}({', '.join(settings)}), {code}",
-            "stages": self.stages,
-            "samples": self.samples,
-            "batch": self.batch,
-            "schedule": self.schedule,
-            "noise": self.noise,
-            "dtype": None if self.dtype is None else jnp.dtype(self.dtype),
-            "storage": self.storage,
-            "finetune": self.finetune and self.finetune.describe(),
-        }
-
-
-@jax.jit
-def _keys(key: jax.Array, stage: jax.Array) -> tuple[jax.Array, ...]:
-    """Derive three keys of a stage, in one program."""
-    found = jax.random.split(jax.random.fold_in(key, stage), 3)
-    return found[0], found[1], found[2]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,8 +91,9 @@ def place(
         trees.require_finite(trees.paths(params), jax.tree.leaves(params), "params")
     source = _source(settings, data)
     judge = check_validation(
-        validation, first, source, samples=settings.samples, batch=settings.batch
-    )
+        validation, first, source, samples=settings.samples, batch=settings.batch,
+        with_keys=settings.draws,
+    )  # fmt: skip
     _check_criterion(settings, params, first, source)
     inside = None if within is None else allowed(within, params, target)
     table = settings.schedule.table(target.sparsity, settings.stages)
@@ -265,8 +113,20 @@ def _take_data(settings: Settings, params: Params, data: Any) -> Any:
     if data is None:
         return None
     loss_fn = settings.loss_fn
-    fits = streams.taken_by(loss_fn, params) if callable(loss_fn) else None
-    return streams.take_data(data, fits, settings.batch)
+    if not callable(loss_fn):
+        return streams.take_data(data, None)
+    fits = streams.taken_by(loss_fn, params)
+    row = lambda batch: fits(_row(settings, batch))  # noqa: E731
+    return streams.take_data(data, row, settings.batch)
+
+
+def _row(settings: Settings, batch: Any) -> Any:
+    """Tell the shapes of what a loss takes of a batch: keys beside it, if it draws."""
+    if not settings.draws:
+        return batch
+    count = trees.count_examples(batch)
+    split = lambda key: jax.random.split(key, count)  # noqa: E731
+    return batch, jax.eval_shape(split, settings.key)
 
 
 def _shapes(settings: Settings, data: Any) -> Any:
@@ -278,7 +138,7 @@ def _shapes(settings: Settings, data: Any) -> Any:
     if not arrays or any(np.ndim(x) < 1 or len(x) < settings.batch for x in arrays):
         return None  # which is an error later on
     # Without their devices: a few examples may not be spread over all of them.
-    return streams.shapes_of(examples, settings.batch)
+    return _row(settings, streams.shapes_of(examples, settings.batch))
 
 
 def _check_criterion(
@@ -313,7 +173,8 @@ def _source(settings: Settings, data: Any) -> Source | None:
     if isinstance(data, Stream):
         if settings.corruption is not None and settings.key is None:
             raise ValueError("key: noise needs a PRNG key, got None")
-        return Source(data, settings.samples * settings.batch)
+        wanted = settings.samples * settings.batch
+        return Source(data, wanted, with_keys=settings.draws)
     if wanting is not None and settings.key is None:
         raise ValueError(
             f"key: examples are drawn for {wanting}, which needs a PRNG key, got None"
@@ -324,7 +185,7 @@ def _source(settings: Settings, data: Any) -> Source | None:
         # They are for the loss that is reported, and as many as there are will do.
         available = trees.count_examples(data) // settings.batch
         samples = max(1, min(samples, available))
-    return Source(data, samples * settings.batch)
+    return Source(data, samples * settings.batch, with_keys=settings.draws)
 
 
 def budgets_for(

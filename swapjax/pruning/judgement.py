@@ -17,9 +17,10 @@ from swapjax.core.types import Leaves, Params, Status
 from swapjax.gradients.bounded import SHARE, bounded_loss
 from swapjax.gradients.build import recipe
 from swapjax.gradients.matrix_free import MatrixFreeRows, each_loss
-from swapjax.pruning.inputs import Inputs, Settings
+from swapjax.pruning.inputs import Inputs
 from swapjax.pruning.look import Seen
 from swapjax.pruning.method import Solution
+from swapjax.pruning.settings import Settings
 from swapjax.sparsity.layout import Layout
 from swapjax.sparsity.masks import apply_masks
 

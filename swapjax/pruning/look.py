@@ -10,7 +10,8 @@ from swapjax.core.sharding import Spread
 from swapjax.core.types import Params
 from swapjax.gradients.build import recipe
 from swapjax.gradients.matrix_free import MatrixFreeRows
-from swapjax.pruning.inputs import Inputs, Settings
+from swapjax.pruning.inputs import Inputs
+from swapjax.pruning.settings import Settings
 
 
 class Seen(NamedTuple):

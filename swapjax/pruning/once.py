@@ -9,9 +9,10 @@ from swapjax.core.configuration import lenient
 from swapjax.core.static_leaves import take_arrays
 from swapjax.core.types import Leaves, LossFn, Params
 from swapjax.gradients.unit import form_in_unit
-from swapjax.pruning.inputs import Inputs, Settings, budgets_for, place
+from swapjax.pruning.inputs import Inputs, budgets_for, place
 from swapjax.pruning.look import Seen, look
 from swapjax.pruning.method import Method, Problem
+from swapjax.pruning.settings import Settings
 from swapjax.pruning.solve import solve
 from swapjax.pruning.vector import cut, pack
 from swapjax.sparsity import schedules

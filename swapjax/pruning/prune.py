@@ -14,13 +14,14 @@ from swapjax.io import resume
 from swapjax.loops.finetune import FineTune
 from swapjax.pruning import history
 from swapjax.pruning.history import Pruned, Saved, Stage
-from swapjax.pruning.inputs import Inputs, Settings, place
+from swapjax.pruning.inputs import Inputs, place
 from swapjax.pruning.method import Criterion, Method
 from swapjax.pruning.methods.kfac_regression import kfac_regression
 from swapjax.pruning.methods.layerwise_obs import layerwise_obs
 from swapjax.pruning.sequential.arguments import require_alone
 from swapjax.pruning.sequential.progress import Progress, show
 from swapjax.pruning.sequential.run import prune_blocks
+from swapjax.pruning.settings import Settings
 from swapjax.pruning.stage import advance
 from swapjax.sparsity import schedules
 from swapjax.sparsity.plan import Plan
@@ -62,8 +63,9 @@ def prune(
 
     Args:
         loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch whose leaves have
-            a leading axis of examples. All that is known of the network; evaluate it
-            in inference mode. Without data it may be None.
+            a leading axis of examples; a `swapjax.Loss` where it returns more or draws
+            with a key. All that is known of the network; evaluate it in inference mode.
+            Without data it may be None.
         params: the trained weights, any pytree of arrays. Functions and switches of a
             whole Equinox module stay as they are; every run then compiles anew.
         data: a pytree of arrays with a leading axis of examples, of which each stage

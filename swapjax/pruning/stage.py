@@ -18,7 +18,7 @@ from swapjax.gradients.stored import StoredRows
 from swapjax.gradients.unit import form_in_unit
 from swapjax.loops.finetune import finetune as tune
 from swapjax.pruning.history import Saved, Stage
-from swapjax.pruning.inputs import Inputs, Settings
+from swapjax.pruning.inputs import Inputs
 from swapjax.pruning.judgement import (
     appoint,
     losses_of_rows,
@@ -27,6 +27,7 @@ from swapjax.pruning.judgement import (
 )
 from swapjax.pruning.look import look
 from swapjax.pruning.method import Problem, Solution
+from swapjax.pruning.settings import Settings
 from swapjax.pruning.solve import check_support, solve
 from swapjax.pruning.vector import Ended, cut, pack, unpack
 from swapjax.sparsity import masks as masking
@@ -107,10 +108,10 @@ def advance(
         trees.require_finite(trees.paths(new), jax.tree.leaves(new), "params")
     made = {f"method {method.name}": new}
     if settings.finetune is not None:
-        assert settings.loss_fn is not None
+        assert settings.tuned is not None
         assert source is not None
         made["finetune"] = new = tune(
-            settings.loss_fn, new, source.stream, settings.finetune, masks=masks,
+            settings.tuned, new, source.stream, settings.finetune, masks=masks,
             key=jax.random.key(0) if tune_key is None else tune_key,
         )  # fmt: skip
         trees.require_finite(trees.paths(new), jax.tree.leaves(new), "finetune")

@@ -60,7 +60,13 @@ class Validation:
 
 
 def check_validation(
-    validation: Any, like: Any, source: Source | None, *, samples: int, batch: int
+    validation: Any,
+    like: Any,
+    source: Source | None,
+    *,
+    samples: int,
+    batch: int,
+    with_keys: bool = False,
 ) -> Validation | None:
     """Take what judges a run.
 
@@ -70,6 +76,7 @@ def check_validation(
         source: of the run's examples; None without any.
         samples: rows that a stage asks for, and the most of a set that judge it.
         batch: examples a row.
+        with_keys: whether examples are drawn with keys, which `like` holds beside them.
 
     Raises:
         ValueError: for a fraction outside of (0, 1), or of a single row; examples of
@@ -101,11 +108,15 @@ def check_validation(
             "no iterator or iterable of batches"
         )
     validation = as_arrays(validation, "validation")
-    return _of_set(validation, like, samples, batch)
+    return _of_set(validation, like, samples, batch, with_keys)
 
 
-def _of_set(validation: Any, like: Any, samples: int, batch: int) -> Validation:
+def _of_set(
+    validation: Any, like: Any, samples: int, batch: int, with_keys: bool
+) -> Validation:
     """Take a set of the user's own."""
+    if with_keys and like is not None:
+        like = like[0]
     if like is not None:
         _require_like(validation, like)
     validation = sharding.leave_to_compiler(validation)
@@ -115,7 +126,7 @@ def _of_set(validation: Any, like: Any, samples: int, batch: int) -> Validation:
     # Fewer than a row make a row of their own.
     batch = min(batch, available)
     rows = min(samples, available // batch)
-    source = Source(validation, rows * batch, "validation")
+    source = Source(validation, rows * batch, "validation", with_keys=with_keys)
     return Validation(rows, batch, source)
 
 

@@ -25,6 +25,8 @@ class Role:
             with inputs of its own.
         pixels: which of the inputs are those under the kernel of a convolution, if that
             is known; the others are its channels. No part of what makes roles equal.
+        is_output_head: whether the loss reads its outputs, as those of a classifier or
+            the head of a language model. No part of what makes roles equal.
         reason: how a leaf is used that is no matrix, to follow its path in a sentence,
             as in ``"is looked up by gather"``; what told the role, of one that is.
         is_ambiguous: whether it is used in two ways that do not agree, which the reason
@@ -35,6 +37,7 @@ class Role:
     axes: tuple[Axis, ...] = ()
     groups: int = 1
     pixels: tuple[int, ...] = dataclasses.field(default=(), compare=False)
+    is_output_head: bool = dataclasses.field(default=False, compare=False, repr=False)
     reason: str = dataclasses.field(default="", compare=False, repr=False)
     is_ambiguous: bool = dataclasses.field(default=False, compare=False, repr=False)
 
@@ -106,4 +109,4 @@ def matrix(
         if axis not in get_args(Axis):
             listed = ", ".join(map(repr, get_args(Axis)))
             raise ValueError(f"axes: each must be one of {listed}, got {axis!r}")
-    return Role("matrix", axes, groups, pixels, reason)
+    return Role("matrix", axes, groups, pixels, reason=reason)

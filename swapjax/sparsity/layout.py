@@ -87,6 +87,17 @@ class Layout:
             )
         return found
 
+    def only(self, chosen: Sequence[int]) -> "Layout":
+        """Lay out some of the prunable leaves alone, by their numbers among them."""
+        take = lambda values: tuple(values[i] for i in chosen)  # noqa: E731
+        return dataclasses.replace(
+            self,
+            paths=take(self.paths),
+            shapes=take(self.shapes),
+            positions=take(self.positions),
+            roles=take(self.roles),
+        )
+
     @functools.cached_property
     def stacking(self) -> Stacking:
         """The layers of each prunable leaf, or of the vector."""

@@ -1,6 +1,5 @@
 """What a plan counts, entries or units, and how its rules are laid on them."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
@@ -161,14 +160,7 @@ def cuttable(
         for path, has_any in zip(layout.paths, found, strict=True)
         if not has_any
     )
-    take = lambda values: tuple(values[i] for i in chosen)  # noqa: E731
-    return dataclasses.replace(
-        layout,
-        paths=take(layout.paths),
-        shapes=take(layout.shapes),
-        positions=take(layout.positions),
-        roles=take(layout.roles),
-    ), without
+    return layout.only(chosen), without
 
 
 def implied_sparsity(

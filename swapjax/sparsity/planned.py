@@ -14,6 +14,7 @@ from swapjax.roles.program import trace_roles
 from swapjax.roles.program.uses import SOURCE
 from swapjax.sparsity.allocation import Allocation, some
 from swapjax.sparsity.leaf_rules import exact_sparsity
+from swapjax.sparsity.output_heads import is_of_head
 from swapjax.sparsity.patterns import NM
 from swapjax.sparsity.plan import Plan
 from swapjax.sparsity.planning import plan
@@ -93,7 +94,11 @@ def _warn_of_lost(made: Plan, params: Params) -> None:
     leaves = jax.tree.leaves(params)
     told = zip(trees.paths(params), leaves, find_roles(params), strict=True)
     matrices = {path for path, leaf, role in told if role.axes and np.size(leaf)}
-    lost = [f"{path}, which {why}" for path, why in made.left_out if path in matrices]
+    lost = [
+        f"{path}, which {why}"
+        for path, why in made.left_out
+        if path in matrices and not is_of_head(why)
+    ]
     if lost:
         # At whoever calls prune, which has this from where it places its arguments.
         warnings.warn(

@@ -6,7 +6,10 @@ work starts.
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any, cast, get_args
+from typing import Any, get_args
+
+import jax
+import numpy as np
 
 from swapjax.core import trees
 from swapjax.core.types import LossFn, Params
@@ -21,6 +24,7 @@ from swapjax.sparsity.allocation import (
 )
 from swapjax.sparsity.layout import Layout
 from swapjax.sparsity.leaf_rules import Rule, exact_sparsity
+from swapjax.sparsity.output_heads import without_heads
 from swapjax.sparsity.patterns import NM
 from swapjax.sparsity.plan import Plan
 from swapjax.sparsity.plan_units import (
@@ -53,6 +57,7 @@ def plan(
     loss_fn: LossFn | None = None,
     batch: Any = None,
     axes: Axes | None = None,
+    output_heads: bool | None = None,
 ) -> Plan:
     """Decide which leaves are prunable and how many entries each layer keeps.
 
@@ -94,6 +99,9 @@ def plan(
         axes: what each axis of a leaf counts, by regular expression, where neither
             tells it: ``{"mixer/w": ("stack", "input", "output")}``, of the words
             ``"stack"``, ``"expert"``, ``"input"`` and ``"output"``.
+        output_heads: whether layers are pruned whose outputs the loss reads, unless
+            include tells the leaves. By default all are but the head of a language
+            model, which mirrors its table of embeddings; one that overrides name is.
 
     Returns:
         The plan; printing it shows what will happen, and what is left out and why.
@@ -118,23 +126,19 @@ def plan(
             f"pattern must be an NM, Channel, Head, Expert or Block, got {pattern!r}"
         )
     exact = exact_sparsity(implied_sparsity(sparsity, pattern), "sparsity")
-    if allocation is None:
-        free = pattern is None or isinstance(pattern, NM | Block)
-        allocation = "global" if free else "uniform"
-    by_name = allocation if isinstance(allocation, Mapping) else None
-    if by_name is None and allocation not in get_args(Allocation):
-        raise ValueError(
-            "allocation must be 'global', 'uniform' or 'erk', or sparsities by the "
-            f"names of layers, got {allocation!r}"
-        )
-    if by_name is not None and isinstance(pattern, NM):
-        raise ValueError(f"allocation: the pattern {pattern} leaves nothing to share")
+    allocation = _how_to_share(allocation, pattern)
     if min_keep < 0:
         raise ValueError(f"min_keep must not be negative, got {min_keep}")
 
     roles = find_roles(params, loss_fn, batch, axes)
     layout = Layout.of(params, include, exclude, roles)
     left_out = _left_out(params, layout, roles)
+    if include is None:
+        tables = _tables(params, roles)
+        layout, heads = without_heads(layout, tables, output_heads, overrides or {})
+        left_out += heads
+    elif output_heads is not None:
+        raise ValueError("output_heads: include names the leaves; give one of the two")
     units = None
     if isinstance(pattern, UnitPattern):
         if include is None:
@@ -143,9 +147,9 @@ def plan(
         units = Units.of(pattern, layout)
     names = layer_names(units, layout)
     shared = (
-        cast("Allocation", allocation)
-        if by_name is None
-        else layer_sparsities(units, layout, by_name)
+        allocation
+        if isinstance(allocation, str)
+        else layer_sparsities(units, layout, allocation)
     )
     counts, sizes = unit_counts(units, layout), unit_sizes(units, layout)
     # In units, as are the counts until the plan is made.
@@ -178,6 +182,37 @@ def plan(
         units=units,
         left_out=left_out,
     )
+
+
+def _how_to_share(
+    allocation: Allocation | Mapping[str, float] | None,
+    pattern: NM | UnitPattern | None,
+) -> Allocation | Mapping[str, float]:
+    """Take the allocation, or the one that goes with a pattern.
+
+    Raises:
+        ValueError: for what is none, and for names where a pattern has allocated.
+    """
+    if allocation is None:
+        free = pattern is None or isinstance(pattern, NM | Block)
+        return "global" if free else "uniform"
+    if isinstance(allocation, Mapping):
+        if isinstance(pattern, NM):
+            raise ValueError(
+                f"allocation: the pattern {pattern} leaves nothing to share"
+            )
+    elif allocation not in get_args(Allocation):
+        raise ValueError(
+            "allocation must be 'global', 'uniform' or 'erk', or sparsities by the "
+            f"names of layers, got {allocation!r}"
+        )
+    return allocation
+
+
+def _tables(params: Params, roles: Sequence[Role]) -> dict[str, tuple[int, ...]]:
+    """List the shapes of tables by path."""
+    leaves = zip(trees.paths(params), jax.tree.leaves(params), roles, strict=True)
+    return {path: np.shape(leaf) for path, leaf, role in leaves if role.kind == "table"}
 
 
 def _left_out(

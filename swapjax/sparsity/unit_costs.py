@@ -62,19 +62,27 @@ class Costs:
 
 
 def choose(
-    costs: Costs, scores: Sequence[np.ndarray], least: int, budget: float
+    costs: Costs,
+    scores: Sequence[np.ndarray],
+    least: int,
+    budget: float,
+    *,
+    for_savings: bool,
 ) -> np.ndarray | None:
-    """Choose how many units of each group go, those of least score for what they save.
+    """Choose how many units of each group go.
 
-    Units go in the order of score by saving until the budget is met, and come back
-    where they still fit, the last first. Where the last unit was so large that much of
-    the budget is not used, others of higher scores go in its place.
+    Units go in the order of their scores, or of these for what is saved, until the
+    budget is met, and come back where they still fit, the last first. Where the last
+    unit was so large that much of the budget is not used, others of higher scores go in
+    its place.
 
     Args:
         costs: of the network.
         scores: of the units of each group, float64[units].
         least: units that each group keeps.
         budget: what the network may cost.
+        for_savings: whether scores are divided by what the first unit of the group
+            saves.
 
     Returns:
         Counts, int[groups]; None where the budget is out of reach.
@@ -84,7 +92,7 @@ def choose(
     for number, own in enumerate(scores):
         few = np.sort(own)[: max(0, len(own) - least)]
         if savings[number] > 0:
-            values.append(few / savings[number])
+            values.append(few / savings[number] if for_savings else few)
             owners.append(np.full(len(few), number))
     if not values:
         return None

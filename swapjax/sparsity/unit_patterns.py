@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any
 
 from swapjax.core.checks import require_count
 from swapjax.roles.role import Role
+from swapjax.sparsity.cuts import Cut, Shape, along
 from swapjax.sparsity.layout import Layout
+from swapjax.sparsity.unit_groups import ChannelGroups
 from swapjax.sparsity.unit_names import (
     attention_of,
     expert_of,
@@ -14,27 +16,6 @@ from swapjax.sparsity.unit_names import (
     is_called_attention,
     module_of,
 )
-
-Shape = tuple[int, ...]
-
-
-class Cut(NamedTuple):
-    """How a leaf falls into units.
-
-    Attributes:
-        tile: the entries of a unit along each axis.
-        axes: those that number units, in order; the others are those of its stack, or
-            lie within a unit.
-        runs: in how many stretches, one after the other, an axis numbers all units: 1,
-            unless it is listed here.
-        place: of a leaf that lies in one unit of several as a whole, the number of that
-            unit, and how many there are.
-    """
-
-    tile: Shape
-    axes: tuple[int, ...]
-    runs: tuple[tuple[int, int], ...] = ()
-    place: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,15 +65,37 @@ class Channel:
     """Keep or remove all weights of an output of a layer at once: whole channels.
 
     The inputs of the next layer that read it, and biases, stay as they are.
+
+    Attributes:
+        groups: from `swapjax.find_ties`, where layers that are tied to each other, as
+            by a residual sum or a gate, are to keep the same channels, each by the mean
+            of the scores of all that it has in the plan, inputs of next layers
+            included. What is left of masks, of biases and of next layers, is then that
+            of `swapjax.tie_masks`. None for layers that each keep their own.
+
+    Raises:
+        ValueError: for groups that are none.
     """
+
+    groups: Any = None
+
+    def __post_init__(self) -> None:
+        if self.groups is not None and not isinstance(self.groups, ChannelGroups):
+            object.__setattr__(self, "groups", ChannelGroups.of(self.groups))
 
     def cuts(self, layout: Layout) -> tuple[Cut | str, ...]:
         """Cut leaves into outputs, or say why one is not cut."""
         return tuple(map(_channels, layout.shapes, layout.roles))
 
+    def reads(self, layout: Layout) -> tuple[tuple[int, str, Cut], ...]:
+        """Cut leaves into inputs that groups have: number, module, and cut."""
+        if self.groups is None:
+            return ()
+        return self.groups.reads(layout)
+
     def module(self, path: str) -> str:
-        """Tell leaves apart: each has channels of its own."""
-        return path
+        """Tell leaves apart: each has channels of its own, or those of its group."""
+        return path if self.groups is None else self.groups.module(path)
 
     def __str__(self) -> str:
         return "channels"
@@ -156,7 +159,7 @@ class Head:
                     f"pattern {self}: {path} of shape {shape} does not divide into "
                     f"heads along axis {place.axis}; give another size, or exclude it"
                 )
-            cut = _along(shape, role.stack, {place.axis: size})
+            cut = along(shape, role.stack, {place.axis: size})
             runs = ((place.axis, place.runs),) if place.runs > 1 else ()
             found.append(cut._replace(runs=runs))
         self._require_all_joined(layout, found)
@@ -218,7 +221,7 @@ class Expert:
             cut = _experts(shape, role)
             if place is not None and not role.experts:
                 own = sorted(listed[place[0]])
-                cut = _along(shape, role.stack, {})
+                cut = along(shape, role.stack, {})
                 cut = cut._replace(place=(own.index(place[1]), len(own)))
             found.append(cut)
         return tuple(found)
@@ -248,19 +251,11 @@ def _channels(shape: Shape, role: Role) -> Cut | str:
     if not role.outputs:
         reason = role.reason if role.kind != "matrix" else "has none"
         return f"has no outputs that are known, it {reason or 'is no matrix'}"
-    return _along(shape, role.stack, dict.fromkeys(role.outputs, 1))
+    return along(shape, role.stack, dict.fromkeys(role.outputs, 1))
 
 
 def _experts(shape: Shape, role: Role) -> Cut | str:
     if not role.experts:
         return "has no experts"
     stack = tuple(i for i in role.stack if i not in role.experts)
-    return _along(shape, stack, dict.fromkeys(role.experts, 1))
-
-
-def _along(shape: Shape, stack: tuple[int, ...], sizes: dict[int, int]) -> Cut:
-    """Cut a leaf along some axes; a unit has all that lies along the others."""
-    tile = tuple(
-        1 if i in stack else sizes.get(i, side) for i, side in enumerate(shape)
-    )
-    return Cut(tile, tuple(sorted(sizes)))
+    return along(shape, stack, dict.fromkeys(role.experts, 1))

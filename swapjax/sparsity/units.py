@@ -15,9 +15,10 @@ import jax.numpy as jnp
 
 from swapjax.core import trees
 from swapjax.core.types import Leaves
+from swapjax.sparsity.cuts import Cut
 from swapjax.sparsity.layout import Layout
 from swapjax.sparsity.stacking import Stacking
-from swapjax.sparsity.unit_patterns import Cut, UnitPattern
+from swapjax.sparsity.unit_patterns import Channel, UnitPattern
 
 Shape = tuple[int, ...]
 _Join = Callable[[jax.Array, jax.Array], jax.Array]
@@ -38,6 +39,8 @@ class Units:
         grids: the shape of the grid of each module.
         leaves: the layers of the leaves.
         stacking: the layers of the modules, in the order of the first layer in each.
+        reads: what counts for the mean of a unit besides: a leaf, the module of the
+            units that it reads, and how it falls into them.
     """
 
     pattern: UnitPattern
@@ -47,6 +50,7 @@ class Units:
     grids: tuple[Shape, ...]
     leaves: Stacking
     stacking: Stacking
+    reads: tuple[tuple[int, int, Cut], ...] = ()
 
     @classmethod
     def of(cls, pattern: UnitPattern, layout: Layout) -> "Units":
@@ -94,9 +98,18 @@ class Units:
             modules.append(keys[key])
         _require_even(pattern, layout.paths, cuts, modules)
         stacking = _stack_modules(leaves, modules)
+        reads = []
+        for i, name, cut in (
+            pattern.reads(layout) if isinstance(pattern, Channel) else ()
+        ):
+            stack = tuple(layout.shapes[i][a] for a in leaves.axes[i])
+            sides = (layout.shapes[i][a] // cut.tile[a] for a in cut.axes)
+            module = keys.get((name, stack, (*stack, *sides)))
+            if module is not None:
+                reads.append((i, module, cut))
         return cls(
             pattern, layout.shapes, tuple(cuts), tuple(modules), tuple(grids), leaves,
-            stacking,
+            stacking, tuple(reads),
         )  # fmt: skip
 
     @property
@@ -147,8 +160,12 @@ class Units:
             One grid a module.
         """
         wide = trees.wide(leaves)
-        totals = self._reduce([x.astype(wide) for x in leaves], _add)
-        return tuple(t / size for t, size in zip(totals, self._sizes, strict=True))
+        leaves = tuple(x.astype(wide) for x in leaves)
+        totals, sizes = list(self._reduce(leaves, _add)), list(self._sizes)
+        for leaf, module, cut in self.reads:
+            totals[module] += self._collect(leaf, leaves[leaf], _add, cut)
+            sizes[module] += math.prod(cut.tile)
+        return tuple(t / size for t, size in zip(totals, sizes, strict=True))
 
     def touched(self, masks: Leaves) -> Leaves:
         """Mark the units that masks have something of, in one grid a module."""
@@ -180,7 +197,7 @@ class Units:
     def _reduce(self, leaves: Sequence[jax.Array], join: _Join) -> Leaves:
         found: list[dict[int | None, jax.Array]] = [{} for _ in self.grids]
         for i, (module, x) in enumerate(zip(self.modules, leaves, strict=True)):
-            own, parts = self._collect(i, x, join), found[module]
+            own, parts = self._collect(i, x, join, self.cuts[i]), found[module]
             at = place[0] if (place := self.cuts[i].place) else None
             parts[at] = join(parts[at], own) if at in parts else own
         return tuple(
@@ -190,31 +207,30 @@ class Units:
             for parts in found
         )
 
-    def _collect(self, leaf: int, x: jax.Array, join: _Join) -> jax.Array:
+    def _collect(self, leaf: int, x: jax.Array, join: _Join, cut: Cut) -> jax.Array:
         """Join the entries of a leaf that lie in each unit."""
-        split, gone, left = self._plan(leaf)
+        split, gone, left = self._plan(leaf, cut)
         x = x.reshape(split)
         for axis in reversed(gone):
             x = _fold(x, axis, join)
-        order = [left.index(a) for a in self._order(leaf) if a in left]
-        grid = self.grids[self.modules[leaf]]
-        if self.cuts[leaf].place is not None:
-            grid = grid[:-1]
-        return x.transpose(order).reshape(grid)
+        axes = self._order(leaf, cut)
+        order = [left.index(a) for a in axes if a in left]
+        sides = [self.shapes[leaf][a] // cut.tile[a] for a in axes]
+        return x.transpose(order).reshape(sides)
 
     def _expand(self, leaf: int, grid: jax.Array) -> jax.Array:
         place = self.cuts[leaf].place
         if place is not None:
             grid = grid[..., place[0]]
-        split, gone, left = self._plan(leaf)
-        order = [a for a in self._order(leaf) if a in left]
-        sides = dict(zip(self._order(leaf), grid.shape, strict=True))
+        split, gone, left = self._plan(leaf, self.cuts[leaf])
+        order = [a for a in self._order(leaf, self.cuts[leaf]) if a in left]
+        sides = dict(zip(self._order(leaf, self.cuts[leaf]), grid.shape, strict=True))
         x = grid.reshape([sides[a] for a in order])
         x = x.transpose([order.index(a) for a in left])
         x = jnp.expand_dims(x, gone)
         return jnp.broadcast_to(x, split).reshape(self.shapes[leaf])
 
-    def _plan(self, leaf: int) -> tuple[Shape, tuple[int, ...], list[int]]:
+    def _plan(self, leaf: int, cut: Cut) -> tuple[Shape, tuple[int, ...], list[int]]:
         """Lay a leaf out so that whole axes lie within units, or number them.
 
         Returns:
@@ -224,9 +240,9 @@ class Units:
         split: list[int] = []
         gone: list[int] = []
         left: list[int] = []
-        runs = dict(self.cuts[leaf].runs)
+        runs = dict(cut.runs)
         for axis, (side, tile) in enumerate(
-            zip(self.shapes[leaf], self.cuts[leaf].tile, strict=True)
+            zip(self.shapes[leaf], cut.tile, strict=True)
         ):
             if side == tile:
                 gone.append(len(split))
@@ -242,9 +258,9 @@ class Units:
                 split.append(tile // runs.get(axis, 1))
         return tuple(split), tuple(gone), left
 
-    def _order(self, leaf: int) -> tuple[int, ...]:
+    def _order(self, leaf: int, cut: Cut) -> tuple[int, ...]:
         """List the axes of a leaf that those of its grid come from."""
-        return (*self.leaves.axes[leaf], *self.cuts[leaf].axes)
+        return (*self.leaves.axes[leaf], *cut.axes)
 
 
 def _add(a: jax.Array, b: jax.Array) -> jax.Array:

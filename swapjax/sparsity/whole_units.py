@@ -35,9 +35,10 @@ def unit_masks(
 
     A unit is what `swapjax.shrink` removes: a channel with the rows and columns of all
     matrices that make or read it, residual sums, concatenations and convolutions by
-    channel included. Those with the least score for what they save go, until the rest
-    costs no more than the budget: a greedy answer to a knapsack problem. Units that
-    were taken before the last, largest one come back where they still fit.
+    channel included. Those of least score go until the rest costs no more than the
+    budget, of given scores those of least score for what they save: a greedy answer to
+    a knapsack problem. What the last, largest unit leaves unused of the budget is given
+    back to others.
 
     Args:
         loss_or_apply: ``loss_fn(params, batch)`` or ``apply(params, x)``, whose program
@@ -48,8 +49,9 @@ def unit_masks(
             be left, in (0, 1].
         size: instead, what part of the bytes of params.
         scores: what each entry is worth, a tree like params; a unit is worth their sum
-            over all leaves, which must be comparable between layers. By default squares
-            of the weights in matrices, over the mean of their group.
+            over all leaves, which must be comparable between layers, as what the loss
+            would rise by is. By default squares of the weights in matrices, over their
+            mean in a group, which are not: what units save is not looked at then.
         exclude: leaves that stay whole, and so does all that is tied to them, by
             regular expressions or a predicate of path and leaf.
         min_keep: units that each group keeps at least.
@@ -93,7 +95,8 @@ def unit_masks(
     worth = _scores(params, scores, groups, matrices)
     costs = Costs.of(_terms(ties, params, name), groups)
     whole = costs.without(np.zeros(len(groups)))
-    counts = choose(costs, worth, min_keep, part * whole)
+    given = scores is not None
+    counts = choose(costs, worth, min_keep, part * whole, for_savings=given)
     if counts is None:
         most = np.array([max(0, len(group) - min_keep) for group in groups])
         least = costs.without(most) / whole

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from swapjax.core import identity
 from swapjax.core.checks import require_count
-from swapjax.core.objective import Objective, as_objective
+from swapjax.core.objective import Objective, as_objective, takes_keys
 from swapjax.core.types import LossFn, Params
 from swapjax.loops import feed, steps, streams
 from swapjax.loops.streams import Stream
@@ -47,7 +47,7 @@ class Pace:
         on_host: bool | None,
     ) -> None:
         self.objective = as_objective(loss)
-        self._draws, self._key = isinstance(loss, Objective), key
+        self._draws, self._key = takes_keys(loss), key
         replays = self.objective.replays
         require_count("replays of the objective", replays)
         fits = streams.taken_by(loss, params)

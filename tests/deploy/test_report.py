@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import types
 import zlib
 
 import jax
@@ -90,12 +89,16 @@ def test_without_masks_and_time():
 
 def test_a_shrunk_network_brings_its_function():
     def flat(p, x):  # a size that params do not tell
-        return (x @ p["fc1"]["kernel"]).reshape(5, 6) @ p["fc2"]
+        hidden = jax.nn.relu(x @ p["fc1"]["kernel"] + p["fc1"]["bias"])
+        return hidden.reshape(len(x), 1, 6)[:, 0] @ p["fc2"]
 
-    smaller = types.SimpleNamespace(params=SMALL, apply=apply)
-    told = swapjax.report(flat, PARAMS, shrunk=smaller, batch=BATCH, repeats=0)
+    masks = {**MASKS, "fc2": jnp.arange(6)[:, None] < jnp.full(3, 2)}
+    smaller = swapjax.shrink(flat, PARAMS, masks, BATCH)
+    told = swapjax.report(flat, PARAMS, masks, smaller, batch=BATCH, repeats=0)
     assert told["shrunk"].macs == 70
-    with pytest.raises(ValueError, match="shrunk: loss_or_apply does not take"):
+    with pytest.raises(ValueError, match=r"shrunk: cannot be run .* shapes of this"):
+        swapjax.report(flat, PARAMS, masks, smaller, batch=BATCH[:3], repeats=0)
+    with pytest.raises(ValueError, match=r"shrunk: cannot be run .* give what"):
         swapjax.report(flat, PARAMS, shrunk=SMALL, batch=BATCH)
 
 

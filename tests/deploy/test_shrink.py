@@ -124,6 +124,30 @@ def test_heads_and_hidden_units_go_in_layers_of_a_loop():
     assert small.error < 1e-5
 
 
+def test_layers_of_a_loop_lose_units_of_their_own():
+    def stack(p, x):
+        return jax.lax.scan(lambda x, layer: (attention(layer, x), None), x, p)[0]
+
+    params = draw({name: (2, *shape) for name, shape in ATTENTION.items()})
+    x = draw((2, 6, 5))
+    params["up"][0, :, 2:5] = params["up"][1, :, 4:8] = 0  # 3 and 4 hidden units
+    params["out"][0, 3:6] = params["out"][1, 9:] = 0  # heads 1 and 3
+    small = swapjax.shrink(stack, params, None, x)
+    assert shapes(small.params) == {
+        "b": (2, 9), "down": (2, 6, 5), "k": (2, 5, 9), "norm": (2, 5),
+        "out": (2, 9, 5), "q": (2, 5, 9), "up": (2, 5, 6), "v": (2, 5, 9),
+    }  # fmt: skip
+    assert small.error < 1e-5
+    np.testing.assert_array_equal(
+        small.kept["out"][1], [[0, 1, 2, 6, 7, 8, 9, 10, 11], range(9)]
+    )
+    assert "from 3 to 4 of 9" in small.stayed["up"]
+    ties = swapjax.find_ties(stack, params, x)
+    tied = swapjax.tie_masks(ties, jax.tree.map(lambda p: p != 0, params))
+    for masks, gone in zip(tied["b"], ([3, 4, 5], [9, 10, 11]), strict=True):
+        np.testing.assert_array_equal(np.flatnonzero(~masks), gone)
+
+
 def test_constants_go_to_the_bias_that_follows():
     def apply(p, x):
         y = jax.nn.relu(convolve(x, p["conv"]) + p["b1"])
@@ -184,3 +208,70 @@ def test_of_each_axis_one_place_stays():
         lambda p, x: jnp.tanh(x @ p["a"]) @ p["b"], params, None, jnp.ones((1, 3))
     )
     assert shapes(small.params) == {"a": (3, 1), "b": (1, 2)}
+
+
+def gated(p, x):
+    """A residual stream that a gated layer reads and writes."""
+    y = x @ p["in"] + p["bias"]
+    z = jax.nn.silu(y @ p["gate"]) * (y @ p["up"])
+    return (y + z @ p["down"]) @ p["out"]
+
+
+GATED = {
+    "bias": (6,), "down": (8, 6), "gate": (6, 8), "in": (3, 6), "out": (6, 2),
+    "up": (6, 8),
+}  # fmt: skip
+
+
+def test_channels_that_are_tied_are_pruned_as_one_and_go():
+    params, x = draw(GATED), draw((2, 3))
+    ties = swapjax.find_ties(gated, params, x)
+    plan = swapjax.plan(
+        params, 0.5, pattern=swapjax.Channel(groups=ties), allocation="uniform",
+        loss_fn=lambda p, x: jnp.mean(gated(p, x)), batch=x, exclude=["out"],
+    )  # fmt: skip
+    masks = swapjax.magnitude_masks(params, plan=plan)
+    kept = {name: np.asarray(mask).any(axis=0) for name, mask in masks.items()}
+    np.testing.assert_array_equal(kept["gate"], kept["up"])
+    np.testing.assert_array_equal(kept["in"], kept["down"])
+    # By the mean of all that a channel has in the plan.
+    entries = {name: np.abs(params[name]) for name in GATED}
+    hidden = entries["gate"].sum(0) + entries["up"].sum(0) + entries["down"].sum(1)
+    np.testing.assert_array_equal(kept["gate"], hidden >= np.sort(hidden)[4])
+    stream = entries["in"].sum(0) + entries["down"].sum(0)
+    stream += entries["gate"].sum(1) + entries["up"].sum(1)
+    np.testing.assert_array_equal(kept["in"], stream >= np.sort(stream)[3])
+    tied = swapjax.tie_masks(ties, masks)
+    np.testing.assert_array_equal(tied["bias"], kept["in"])
+    small = swapjax.shrink(gated, params, tied, x)
+    assert shapes(small.params) == {
+        "bias": (3,), "down": (4, 3), "gate": (3, 4), "in": (3, 3), "out": (3, 2),
+        "up": (3, 4),
+    }  # fmt: skip
+    assert set(str(small).splitlines()) == {
+        "gate: 4 of 8 units left", "in: 3 of 6 units left"
+    }  # fmt: skip
+
+
+def test_channels_of_what_is_no_ties_are_refused():
+    with pytest.raises(ValueError, match="groups must be what"):
+        swapjax.Channel(groups=3)
+
+
+def test_experts_go_and_their_router_stays():
+    def apply(p, x):
+        gates = jax.nn.softmax(x @ p["router"])
+        y = jax.nn.relu(jnp.einsum("td,edf->tef", x, p["up"]) + p["bias"])
+        return jnp.einsum("te,tef,efd->td", gates, y, p["down"])
+
+    params, x = (
+        draw({"bias": (4, 6), "down": (4, 6, 3), "router": (3, 4), "up": (4, 3, 6)}),
+        draw((5, 3)),
+    )
+    params["up"][1:3] = params["bias"][1:3] = params["down"][2] = 0
+    small = swapjax.shrink(apply, params, None, x)
+    assert shapes(small.params) == {
+        "bias": (2, 6), "down": (2, 6, 3), "router": (3, 4), "up": (2, 3, 6),
+    }  # fmt: skip
+    assert small.is_rebuilt
+    assert small.error < 1e-5

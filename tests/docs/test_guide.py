@@ -7,7 +7,7 @@ GUIDE = sorted(
     path
     for folder in ("guide", "robust", "backward", "search")
     for path in (DOCS / folder).glob("*.md")
-    if blocks(path) and path.stem != "first-steps"
+    if blocks(path) and path.stem not in ("first-steps", "files")
 )
 
 

@@ -254,7 +254,9 @@ def test_modules_that_are_not_there_or_fail_are_one_sentence(
 
 
 def test_names_that_are_none_are_told_what_there_is():
-    with pytest.raises(ValueError, match="a network of your own as MODULE:FUNCTION, g"):
+    with pytest.raises(
+        ValueError, match="MODULE:FUNCTION of your own, as my_file:make, g"
+    ):
         models.find("resnet21")
     for name in (*models.NAMES, "nb201(8,1):anything"):
         models.find(name)

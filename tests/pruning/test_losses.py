@@ -89,7 +89,10 @@ def test_finished_stages_outlive_a_fault(tmp_path):
     ("change", "message"),
     [
         (lambda x: x[None], r"one scalar, .*float32\[1\]"),
-        (lambda x: (x, {"accuracy": x}), "a tuple of 2; .* no has_aux"),
+        (
+            lambda x: (x, {"accuracy": x}),
+            "a tuple of 2; .* has_aux=True",
+        ),
         (lambda x: {"loss": x}, "a dict of 1"),
         (lambda x: None, "got a NoneType"),
         (lambda x: x + 1j, "real number, got complex64"),

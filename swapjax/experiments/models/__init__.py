@@ -68,8 +68,8 @@ def find(name: str) -> None:
         return
     if ":" not in name:
         raise ValueError(
-            f"model must be one of {', '.join(NAMES)}, a space and a genotype, or a "
-            f"network of your own as MODULE:FUNCTION, got {name!r}"
+            f"model must be one of {', '.join(NAMES)}, a space and a genotype, or "
+            f"MODULE:FUNCTION of your own, as my_file:make, got {name!r}"
         )
     own_module.find(name)
 

@@ -56,10 +56,24 @@ def score(
             # What only fills a group up ranks below all that is there.
             there = layer.index >= 0
             result = jnp.where(there, result, -1)
-            rank = jnp.argsort(jnp.argsort(result, axis=1), axis=1)
+            rank = _ranks(result)
             count = jnp.sum(there, axis=1, keepdims=True, dtype=rank.dtype)
             rank = rank - (result.shape[1] - count)
             result = rank.astype(size.dtype) / count.astype(size.dtype)
         return layer.leaf(result, leaf.shape)
 
     return tuple(one(w, layer) for w, layer in zip(weights, layers, strict=True))
+
+
+def _ranks(score: jax.Array) -> jax.Array:
+    """Rank the inputs of each output, [groups, inputs, outputs], the smallest first.
+
+    Along the last axis, and by one sort: on a CPU that takes half the time of two.
+    """
+    by_output = jnp.swapaxes(score, 1, 2)
+    order = jnp.argsort(by_output, axis=2)
+    number = jnp.broadcast_to(
+        jnp.arange(order.shape[2], dtype=order.dtype), order.shape
+    )
+    found = jnp.put_along_axis(number, order, number, axis=2, inplace=False)
+    return jnp.swapaxes(found, 1, 2)

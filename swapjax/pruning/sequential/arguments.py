@@ -3,7 +3,7 @@
 from typing import Any
 
 from swapjax.loops.examples import Source
-from swapjax.pruning.inputs import Settings
+from swapjax.pruning.settings import Settings
 
 
 def require_alone(sequential: bool, *, blocks: Any, **others: Any) -> None:
@@ -46,6 +46,11 @@ def require_fits(settings: Settings, data: Any) -> None:
         raise ValueError(
             "data: sequential carries examples through the program of loss_fn, and "
             "needs both"
+        )
+    if settings.draws:
+        raise ValueError(
+            "loss_fn: draws with a key, which sequential does not hand over; fix one: "
+            "lambda params, batch: loss(params, batch, key)"
         )
     if settings.stages > 1:
         raise ValueError(

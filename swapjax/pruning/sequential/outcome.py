@@ -116,7 +116,6 @@ class InFile:
 
     def finish(self) -> dict[str, tuple[Any, Any]]:
         """Give weights and masks by path, mapped from the file."""
-        self._file.close()
         views = self._file.views()
         return {k: (views[f"params/{k}"], views[f"masks/{k}"]) for k in self._leaves}
 

@@ -24,13 +24,13 @@ from swapjax.io import resume
 from swapjax.loops import streams
 from swapjax.loops.examples import Source
 from swapjax.pruning.history import Pruned, Stage
-from swapjax.pruning.inputs import Settings
 from swapjax.pruning.method import Problem, Solution
 from swapjax.pruning.sequential.arguments import require_fits, require_key
 from swapjax.pruning.sequential.carried import Carried
 from swapjax.pruning.sequential.outcome import InFile, InMemory, Part
 from swapjax.pruning.sequential.progress import Progress
 from swapjax.pruning.sequential.share import Share, share_out
+from swapjax.pruning.settings import Settings
 from swapjax.pruning.solve import check_support, solve
 from swapjax.sparsity.plan import Plan
 from swapjax.sparsity.planned import planned
@@ -142,25 +142,22 @@ class _Run:
         started, waiting, done = time.perf_counter(), list(shares), 0
         resumed = len(history)
         for block in blocks:
-            leaves = self._load(block)
             if not block.refs:
-                carried.go(block.segment, leaves)
+                carried.go(block.segment, self._load(block))
                 continue
             share, number = waiting.pop(0), len(shares) - len(waiting)
             begun = time.perf_counter()
-            if number > resumed:
-                solution = self._prune(block, share, leaves, carried)
-                leaves = self._replaced(block, leaves, solution.weights)
-                carried.go(block.segment, leaves)
+            if number <= resumed:
+                self._pass(block, carried)
+            else:
+                # Nothing of the device outlives its block.
+                solution = self._prune_on_host(block, share, carried)
                 stage = self._stage(number, share, solution, before, history, begun)
                 if not waiting:
                     stage = self._finish(stage, blocks, block, carried)
                 self._write(block, solution, stage)
                 history.append(stage)
                 done += share.plan.total
-            else:
-                pruned = [self.outcome.read(*self._place(ref)) for ref in block.refs]
-                carried.go(block.segment, self._replaced(block, leaves, pruned))
             self._tell(block, number, shares, done, started, begun)
             if not waiting:
                 break
@@ -170,11 +167,27 @@ class _Run:
         """Tell the mean loss of the examples before anything is pruned."""
         carried = Carried(self.program, examples, self.settings.samples)
         for block in blocks:
-            leaves = self._load(block)
-            names = [self.program.paths[ref.leaf] for ref in block.segment.reads]
-            trees.require_finite(names, leaves, "params")
-            carried.go(block.segment, leaves)
+            self._check_finite(block)
+            carried.go(block.segment, self._load(block))
         return _mean(carried, "loss_fn", "look at the data, the labels and the loss")
+
+    def _check_finite(self, block: Block) -> None:
+        names = [self._named(ref) for ref in block.segment.reads]
+        trees.require_finite(names, self._load(block), "params")
+
+    def _pass(self, block: Block, carried: Carried) -> None:
+        """Go through a block that is done."""
+        pruned = [self.outcome.read(*self._place(ref)) for ref in block.refs]
+        carried.go(block.segment, self._replaced(block, self._load(block), pruned))
+
+    def _prune_on_host(self, block: Block, share: Share, carried: Carried) -> Solution:
+        """Prune a block, go through it, and keep what was found on the host."""
+        leaves = self._load(block)
+        solution = self._prune(block, share, leaves, carried)
+        leaves = self._replaced(block, leaves, solution.weights)
+        carried.go(block.segment, leaves)
+        host: Solution = jax.tree.map(np.asarray, solution)
+        return host
 
     def _load(self, block: Block) -> tuple[jax.Array, ...]:
         """Put what a block reads on the device."""
@@ -266,8 +279,7 @@ class _Run:
     def _write(self, block: Block, solution: Solution, stage: Stage) -> None:
         trio = zip(block.refs, solution.weights, solution.masks, strict=True)
         parts = [
-            Part(*self._place(ref), np.asarray(weights), np.asarray(masks))
-            for ref, weights, masks in trio
+            Part(*self._place(ref), weights, masks) for ref, weights, masks in trio
         ]
         self.outcome.write(parts, stage.to_dict())
         if self.settings.callback is not None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Sequence
 
 from swapjax.roles.names.kernel import read_kernel
@@ -14,6 +15,10 @@ from swapjax.roles.role import Axis, Role
 
 _READERS = (read_vector, read_table, read_single, read_kernel, read_weight, read_plain)
 _EXPERT_PRICE = 0.01
+_HEAD = re.compile(
+    r"^((lm|output|cls|classification|mlm)_?)?head(_?\d+)?$|^(to_)?logits$|^classifier$"
+    r"|^score$|^readout$|^unembed(ding|der)?$|^embed_out$|^decoder$"
+)
 
 
 def name_roles(paths: Sequence[str], shapes: Sequence[Shape]) -> tuple[Role, ...]:
@@ -72,10 +77,18 @@ def name_roles(paths: Sequence[str], shapes: Sequence[Shape]) -> tuple[Role, ...
         )
 
     stacks = find_stacks(names, shapes, lambda i, axes: read(i, axes).cost)
-    return tuple(
+    roles = [
         _within(read(i, axes).role, axes, "stack", len(shapes[i]))
         for i, axes in enumerate(stacks)
-    )
+    ]
+    return tuple(map(_with_head, names, roles))
+
+
+def _with_head(name: tuple[str, ...], role: Role) -> Role:
+    """Note a head, which its own name or that of its module tells."""
+    if role.kind == "matrix" and any(map(_HEAD.search, name[-2:])):
+        return dataclasses.replace(role, is_output_head=True)
+    return role
 
 
 def _read(place: Place) -> Reading:

@@ -8,6 +8,7 @@ leaf that is looked up by data is a table, one that meets data entry by entry a 
 What happens to a leaf without data, as in a penalty, tells nothing.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 from swapjax.core import sharding, trees
 from swapjax.core.static_leaves import are_arrays
 from swapjax.core.types import LossFn, Params
+from swapjax.roles.program.heads import find_heads
 from swapjax.roles.program.uses import Uses
 from swapjax.roles.program.values import Scope, Value
 from swapjax.roles.program.views import whole
@@ -89,8 +91,15 @@ def trace_roles(loss_fn: LossFn, params: Params, batch: Any) -> tuple[Role, ...]
     if not uses:
         # The loss has its data from elsewhere than the batch.
         walk(program, inputs, Scope(shapes, uses), constant=Value(data=True))
-    roles = map(uses.role, itertools.count())
+    heads = find_heads(program, len(shapes), len(inputs) - len(shapes))
+    roles = (_with_head(uses.role(i), i in heads) for i in itertools.count())
     return tuple(next(roles) if is_array else NO_ARRAY for is_array in traced)
+
+
+def _with_head(role: Role, is_head: bool) -> Role:
+    if is_head and role.kind == "matrix":
+        return dataclasses.replace(role, is_output_head=True)
+    return role
 
 
 def _trace(loss_fn: Callable[..., Any], arrays: list[Any], batch: Any) -> Any:

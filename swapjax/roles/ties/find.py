@@ -11,11 +11,15 @@ from swapjax.core import trees
 from swapjax.core.static_leaves import are_arrays
 from swapjax.core.types import Params
 from swapjax.roles.ties.reshape import resolve
-from swapjax.roles.ties.state import Axes, State
+from swapjax.roles.ties.state import Axes, Meeting, State
 from swapjax.roles.ties.steps import Steps, every_step, write_out
 from swapjax.roles.ties.ties import Ties
+from swapjax.roles.ties.union import Union
 from swapjax.roles.ties.walk import walk
 
+_INPUTS = "meets an axis of the inputs"
+_RESULT = "is an axis of the result"
+_REDUCED = ("is reduced by", "is mixed by", "has its places counted")
 _VALUES = (
     jax.errors.ConcretizationTypeError,
     jax.errors.NonConcreteBooleanIndexError,
@@ -80,10 +84,12 @@ def find_ties(function: Callable[..., Any], params: Params, *inputs: Any) -> Tie
     names = trees.paths(inputs)
     for name, axes in zip(names, operands[count:], strict=True):
         for labels in axes:
-            state.union.pin(labels, f"meets an axis of the inputs ({name})")
+            state.union.pin(labels, f"{_INPUTS} ({name})")
     for axes in walk(steps, operands, state):
         for labels in axes:
-            state.union.pin(labels, "is an axis of the result")
+            state.union.pin(labels, _RESULT)
+    for meeting in state.meetings:
+        _meet(meeting, state.union)
     _pin_unused(steps, operands[:count], state)
     _pin_constants(steps, operands[:count], state)
     for reshape in state.reshapes:
@@ -99,8 +105,29 @@ def find_ties(function: Callable[..., Any], params: Params, *inputs: Any) -> Tie
         labels=_roots(state),
         sites=tuple(state.sites),
         result=jax.tree.structure(result),
+        tree=treedef,
         _state=state,
     )
+
+
+def _meet(meeting: Meeting, union: Union) -> None:
+    """Tie two axes that meet in a product.
+
+    What a softmax has made, as the weights of experts, stays, though experts may go:
+    the other side may lose places then, and what stays is taken for the product.
+    """
+    left, right, made = meeting
+    sides = [(left, right), (right, left)]
+    for fixed, other in sides:
+        if union.is_pinned(fixed) and not union.is_pinned(other):
+            why = union.reasons(fixed)
+            if all(reason.startswith(_REDUCED) for reason in why):
+                if made is not None:
+                    union.tie(made, other)
+                return
+    union.tie(left, right)
+    if made is not None:
+        union.tie(made, left)
 
 
 def _pin_unused(program: Steps, leaves: list[Axes], state: State) -> None:

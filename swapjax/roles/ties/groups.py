@@ -1,7 +1,8 @@
 """Groups: units that are tied alike, as all channels of one layer are."""
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -17,12 +18,19 @@ class Member:
         leaf: its number, in the order of ``jax.tree.leaves``.
         axis: of the leaf.
         positions: int [units, places], which places along the axis each unit has.
+        makes: whether products of the leaf make the units, as outputs; others read
+            them, as inputs, or meet them entry by entry.
     """
 
     path: str
     leaf: int
     axis: int
     positions: np.ndarray
+    makes: bool
+
+    def is_whole(self, side: int) -> bool:
+        """Tell whether the units are all places along an axis of this size."""
+        return np.array_equal(self.positions[:, 0], np.arange(side))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,11 +42,15 @@ class Group:
             the same leaf.
         units: int [units], their numbers.
         members: all that goes with them.
+        layers: how many layers of a stack, counted by the first axis of each member,
+            may each lose other units than the others, but as many; 1 where there is no
+            stack, or all are to lose the same.
     """
 
     name: str
     units: np.ndarray
     members: tuple[Member, ...]
+    layers: int = 1
 
     def __len__(self) -> int:
         return len(self.units)
@@ -51,14 +63,17 @@ class Group:
 def find_groups(
     paths: Sequence[str],
     axes: Sequence[Sequence[Labels]],
-    made: frozenset[tuple[int, int]],
+    made: Mapping[tuple[int, int], int],
+    free: dict[int, int],
 ) -> tuple[Group, ...]:
     """Group units by the axes of leaves that they lie on.
 
     Args:
         paths: of the leaves.
         axes: of each leaf the unit of each place along each axis, 0 where it stays.
-        made: leaves and axes that products make; a group is named by one, if any.
+        made: leaves and axes that products make, and in which order; a group is named
+            by the first, if there is one.
+        free: the number of layers that may choose for themselves, by unit.
     """
     places: dict[int, dict[tuple[int, int], np.ndarray]] = {}
     for leaf, labels in enumerate(axes):
@@ -71,10 +86,10 @@ def find_groups(
     alike: dict[tuple, list[int]] = {}
     for unit, where in places.items():
         key = tuple((*axis, len(positions)) for axis, positions in where.items())
-        alike.setdefault(key, []).append(unit)
+        alike.setdefault((key, free.get(unit, 1)), []).append(unit)
     groups: list[Group] = []
     axes_of: list[int] = []
-    for key, alone in alike.items():
+    for (key, layers), alone in alike.items():
         own_units = sorted(alone)
         members = tuple(
             Member(
@@ -82,12 +97,12 @@ def find_groups(
                 leaf,
                 axis,
                 np.stack([places[unit][leaf, axis] for unit in own_units]),
+                (leaf, axis) in made,
             )
             for leaf, axis, _ in key
         )
-        makers = [m for m in members if (m.leaf, m.axis) in made]
-        first = (makers or members)[0]
-        groups.append(Group(first.path, np.asarray(own_units), members))
+        first = min(members, key=lambda m: made.get((m.leaf, m.axis), math.inf))
+        groups.append(Group(first.path, np.asarray(own_units), members, layers))
         axes_of.append(first.axis)
     names = [group.name for group in groups]
     return tuple(

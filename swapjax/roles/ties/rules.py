@@ -7,7 +7,7 @@ import numpy as np
 
 from swapjax.roles.program.primitives import BENT, LINEAR
 from swapjax.roles.ties import reshape
-from swapjax.roles.ties.state import Axes, Site, State
+from swapjax.roles.ties.state import Axes, Meeting, Site, State
 from swapjax.roles.ties.steps import Step
 from swapjax.roles.ties.union import Labels
 
@@ -213,9 +213,12 @@ def _along(name: str) -> Rule:
 def _dot(state: State, step: Step, operands: Sequence[Axes]) -> list[Axes]:
     summed, batch = step.equation.params["dimension_numbers"]
     left, right = operands
-    for pairs in (summed, batch):
-        for i, j in zip(*pairs, strict=True):
-            state.union.tie(left[i], right[j])
+    made = []
+    for i, j in zip(*summed, strict=True):
+        state.meetings.append(Meeting(left[i], right[j], None))
+    for i, j in zip(*batch, strict=True):
+        made.append(state.fresh((len(left[i]),))[0])
+        state.meetings.append(Meeting(left[i], right[j], made[-1]))
     for which, axes in enumerate(summed):
         state.sites.append(Site(step, which, tuple(axes)))
     free = [
@@ -224,7 +227,7 @@ def _dot(state: State, step: Step, operands: Sequence[Axes]) -> list[Axes]:
         for i, labels in enumerate(axes)
         if i not in summed[which] and i not in batch[which]
     ]
-    return [(*(left[i] for i in batch[0]), *free)]
+    return [(*made, *free)]
 
 
 def _convolution(state: State, step: Step, operands: Sequence[Axes]) -> list[Axes]:

@@ -24,6 +24,20 @@ class Site(NamedTuple):
     axes: tuple[int, ...]
 
 
+class Meeting(NamedTuple):
+    """Axes of two factors that are summed over together, or go side by side.
+
+    Attributes:
+        left: of the one.
+        right: of the other.
+        made: of the product, where they go side by side.
+    """
+
+    left: Labels
+    right: Labels
+    made: Labels | None
+
+
 class State:
     """Labels of the axes of each value, and where sums run over them."""
 
@@ -33,6 +47,7 @@ class State:
         self.labels: dict[int, Axes] = {}
         self.sites: list[Site] = []
         self.reshapes: list[Reshape] = []
+        self.meetings: list[Meeting] = []
 
     def fresh(self, shape: Shape, why: str = "") -> Axes:
         """Make labels for a value; pinned where there is a reason."""
@@ -60,7 +75,10 @@ class State:
 
     def unknown(self, step: Step, operands: Sequence[Axes]) -> list[Axes]:
         """Pin all that a step takes and gives."""
-        why = f"goes through {step.name}, which cannot be followed"
+        why = (
+            f"goes through {step.name}, which cannot be followed; take a function "
+            "without it, as what makes logits in place of a loss"
+        )
         for axes in operands:
             for labels in axes:
                 self.union.pin(labels, why)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from swapjax.roles.ties.groups import Group, find_groups
+from swapjax.roles.ties.layers import free_units
 from swapjax.roles.ties.state import Axes, Site, State
 from swapjax.roles.ties.steps import Steps
 from swapjax.roles.ties.union import Labels
@@ -44,6 +45,7 @@ class Ties:
         labels: the unit of each place along each axis of each value.
         sites: where sums run over units.
         result: the tree of what the function returns.
+        tree: that of params.
     """
 
     paths: tuple[str, ...]
@@ -53,6 +55,7 @@ class Ties:
     labels: dict[int, Axes]
     sites: tuple[Site, ...]
     result: Any
+    tree: Any
     _state: State
 
     def axes(self, leaf: int) -> Axes:
@@ -76,23 +79,22 @@ class Ties:
     @functools.cached_property
     def groups(self) -> tuple[Group, ...]:
         """List the units of params, those that are tied alike together."""
-        numbers = {number: leaf for leaf, number in enumerate(self.leaves)}
         axes = [self.axes(leaf) for leaf in range(len(self.leaves))]
         # Axes that sums run over are read; those that products leave are made.
-        left = {
-            id(labels)
-            for site in self.sites
-            for axis, labels in enumerate(self.labels[site.step.reads[site.which]])
-            if axis not in site.axes
-        }
-        made = frozenset(
-            (leaf, axis)
-            for number, leaf in numbers.items()
-            if number is not None
-            for axis, labels in enumerate(self.labels[number])
+        left: dict[int, int] = {}
+        for order, site in enumerate(self.sites):
+            number = site.step.reads[site.which]
+            for axis, labels in enumerate(self.labels[number]):
+                if axis not in site.axes:
+                    left.setdefault(id(labels), order)
+        made = {
+            (leaf, axis): left[id(labels)]
+            for leaf, labels_of in enumerate(axes)
+            for axis, labels in enumerate(labels_of)
             if id(labels) in left
-        )
-        return find_groups(self.paths, axes, made)
+        }
+        free = free_units(self.program, self.labels)
+        return find_groups(self.paths, axes, made, free)
 
     @functools.cached_property
     def products(self) -> tuple[Product, ...]:

@@ -1,0 +1,288 @@
+"""A network of a user's own, pixels as weights want them, runs again, as JSON."""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from swapjax.cli import commands, config, main
+from swapjax.experiments import plot
+from swapjax.io import checkpoint
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "command-line.md"
+_PARTS = GUIDE.read_text().split("```python\n")
+PLAIN, NORMALISED = (part.partition("```")[0] for part in _PARTS[1:3])
+_NUMBERS = itertools.count()
+QUICK = ("--method", "magnitude", "--stages", "1", "--samples", "20", "--epochs", "1")
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    """Pictures take longer than these runs."""
+    monkeypatch.setattr(plot, "save", lambda figure, path: path.touch())
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Write a module to the current folder; returns the word for its function."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+
+    def write(text, name=None):
+        name = name or f"file{next(_NUMBERS)}"
+        Path(f"{name}.py").write_text(text)
+        sys.modules.pop(name, None)
+        return f"{name}:make"
+
+    return write
+
+
+def prune(images, *options):
+    data = () if images is None else ("--data", images)
+    return main(["prune", *map(str, (*data, *QUICK, *options))])
+
+
+def report(folder="out"):
+    return json.loads(Path(folder, "report.json").read_text())
+
+
+def notes(path):
+    return checkpoint.read(path)[1]
+
+
+def test_the_file_of_the_guide_goes_through_prune_and_is_short(own, images, capsys):
+    assert len(PLAIN.splitlines()) <= 40
+    options = ("--model", own(PLAIN), "--out", "out", "--sparsity", "0.5")
+    assert prune(images, *options) == 0
+    text, error = capsys.readouterr()
+    assert error == ""
+    assert "stack, inputs and outputs are told by the program" in text
+    prunable = {row["leaf"] for row in report()["layers"] if row["prunable"]}
+    assert prunable == {"patches", "mix/w", "out"}
+    result = report()["result"]
+    assert result["nonzeros"] == result["total"] // 2
+    # As a checkpoint.
+    weights = ("--checkpoint", "out/dense.safetensors", "--quiet")
+    assert prune(images, *options[:3], "again", *weights) == 0
+    assert report("again")["dense"] == report()["dense"]
+
+
+def test_batch_norm_is_estimated_after_training_and_after_pruning(own, images):
+    word = own(NORMALISED)
+    options = ("--model", word, "--sparsity", "0.5")
+    assert prune(images, *options, "--out", "out") == 0
+    assert prune(images, *options, "--out", "kept", "--no-recalibrate") == 0
+    dense, again, kept = (
+        checkpoint.read(path)[0]
+        for path in ("out/dense.safetensors", "out/params.safetensors",
+                     "kept/params.safetensors")
+    )  # fmt: skip
+    assert np.any(dense["norm/mean"] != 0)
+    np.testing.assert_array_equal(kept["norm/var"], dense["norm/var"])
+    assert not np.any(again["norm/var"] == dense["norm/var"])
+    train = ("train", "--data", str(images), "--model", word, "--algorithm", "gmp")
+    assert main([*train, "--epochs", "1", "--batch", "16", "--out", "trained"]) == 0
+    trained = checkpoint.read("trained/params.safetensors")[0]
+    assert np.any(trained["norm/mean"] != 0)
+
+
+def test_a_network_whose_code_has_changed_is_trained_anew(own, images, capsys):
+    for text, anew in (
+        (PLAIN, True),
+        (f"# A comment.\n{PLAIN}", False),
+        (PLAIN.replace("0.2 * jax", "0.3 * jax"), True),
+        (PLAIN.replace("jax.nn.gelu(x)", "jax.nn.relu(x)"), True),
+    ):
+        assert prune(images, "--model", own(text, "mine"), "--out", "out") == 0
+        assert ("given: training mine:make" in capsys.readouterr().out) == anew
+
+
+@pytest.mark.parametrize(
+    ("text", "saying"),
+    [
+        ("def build(): pass", "has no make; it has build"),
+        (
+            "def make(): return 1 / 0",
+            "make() raised ZeroDivisionError: divis",
+        ),
+        ("def make(): return 3", "returns a int; (params, apply, loss) wanted"),
+        (
+            PLAIN.replace("(3 * pixels", "(4 * pixels"),
+            "apply() of 2 images of (8, 8)",
+        ),
+        (None, "there is no module"),
+    ],
+)
+def test_what_is_no_network_is_refused(text, saying, own, tmp_path, capsys):
+    word = "nowhere_at_all:make" if text is None else own(text)
+    assert prune(None, "--model", word, "--out", "out") == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"swapjax: model: {word}: ")
+    assert error.count("\n") == 1
+    assert saying in error
+    assert not Path("out").exists()
+
+
+# Pixels
+
+
+@pytest.fixture
+def colours(tmp_path):
+    """A few images of three channels."""
+    random = np.random.default_rng(0)
+    pixels = random.random((40, 4, 4, 3), dtype=np.float32)
+    labels = np.arange(40) % 2
+    path = tmp_path / "colours.npz"
+    np.savez(path, x_train=pixels, y_train=labels, x_test=pixels, y_test=labels)
+    return path
+
+
+def test_pixels_are_kept_with_weights_and_read_back(colours, tmp_path, capsys):
+    out, again = tmp_path / "out", tmp_path / "again"
+    options = ("--mean", "0.1,0.2,0.3", "--std", "0.5")
+    assert prune(colours, *options, "--out", out) == 0
+    said = "less 0.1,0.2,0.3, divided by 0.5 (as given)."
+    assert said in capsys.readouterr().out
+    for name in ("params", "dense"):
+        kept = notes(out / f"{name}.safetensors")
+        assert (kept["pixel_mean"], kept["pixel_std"]) == ("0.1,0.2,0.3", "0.5")
+    assert report(out)["data"]["mean"] == [0.1, 0.2, 0.3]
+    weights = ("--checkpoint", out / "dense.safetensors")
+    for more in ((), ("--mean", "0.1,0.2,0.3", "--std", "0.5,0.5,0.5")):
+        assert prune(colours, *weights, *more, "--out", again) == 0
+        text = capsys.readouterr().out
+        assert "less 0.1,0.2,0.3" in text
+        assert "Take care" not in text
+        assert report(again)["dense"] == report(out)["dense"]
+    assert prune(colours, *weights, "--mean", "0.1", "--out", again) == 2
+    error = capsys.readouterr().err
+    assert "--mean 0.1: " in error
+    assert "was trained on pixels with 0.1,0.2,0.3; leave it out" in error
+
+
+def test_a_checkpoint_that_does_not_tell_is_told_of(colours, tmp_path, capsys):
+    assert prune(colours, "--out", tmp_path / "out") == 0
+    assert "(the data's own)." in capsys.readouterr().out
+    arrays, _ = checkpoint.read(tmp_path / "out" / "dense.safetensors")
+    np.savez(tmp_path / "weights.npz", **arrays)
+    weights = ("--checkpoint", tmp_path / "weights.npz", "--out", tmp_path / "more")
+    assert prune(colours, *weights) == 0
+    text = capsys.readouterr().out.replace("\n", " ")
+    assert "Take care: " in text
+    assert "unless on those, give --mean and --std." in text
+    assert prune(colours, *weights, "--mean", "0.5", "--std", "0.3") == 0
+    assert "Take care" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "saying"),
+    [
+        ("--mean 0.1,0.2", "has images of (4, 4, 3); one mean or 3 wanted, got 2"),
+        ("--std 1,1,1,1", "has images of (4, 4, 3); one std or 3 wanted, got 4"),
+        ("--mean some", "--mean: numbers wanted, one or one per channel"),
+        ("--mean 1,,2", "--mean: numbers wanted"),
+        ("--std 0.5,0,1", "--std: positive numbers wanted"),
+        ("--std nan", "--std: positive numbers wanted"),
+        ("--mean 1,2,3 --noise fgsm", "one number for all channels, got 1.0,2.0,3.0"),
+    ],
+)
+def test_bad_pixels_are_one_sentence(options, saying, colours, tmp_path, capsys):
+    assert prune(colours, *options.split(), "--out", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert saying in error
+
+
+# Again, quietly, as JSON
+
+
+def test_a_run_is_done_again_from_its_report(images, tmp_path, capsys):
+    out, more = tmp_path / "out", tmp_path / "more"
+    options = ("--no-recalibrate", "--exclude", "fc3")
+    assert prune(images, *options, "--sparsity", "0.5", "--out", out) == 0
+    again = ("prune", "--config", str(out / "report.json"))
+    assert main([*again, "--sparsity=0.6", "--out", str(more), "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+    changed = {"sparsity": 0.6, "out": str(more)}
+    assert report(more)["options"] == report(out)["options"] | changed
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("prune", "--noise labels:0.1 --no-first-order --mean=-1,2 --damping 1e-3"),
+        (
+            "prune",
+            "--model a:b --exclude=--x --pattern 2:4 --checkpoint x --block 3",
+        ),
+        ("train", "--attack fgsm square --hypersphere --scale 3 --prune-backward 0.5"),
+        (
+            "train",
+            "--label-noise pairs:0 --every 3 --json - --quiet",
+        ),
+    ],
+)
+def test_options_come_back_from_a_report_as_they_were(command, words, tmp_path):
+    options = commands._parse(command, [*words.split(), "--out", "out"])
+    path = tmp_path / "report.json"
+    told = {"command": command, "options": config.recorded(options)}
+    path.write_text(json.dumps(told))
+    again = commands._parse(command, [f"--config={path}"])
+    own = {"config": None, "json": None, "quiet": False}
+    assert dataclasses.replace(again, **own) == dataclasses.replace(options, **own)
+    assert commands._parse(command, [f"--config={path}", "--out", "x"]).out == Path("x")
+
+
+@pytest.mark.parametrize(
+    ("text", "saying"),
+    [
+        (None, "No such file"),
+        ("{", "is not JSON"),
+        ("[1]", "holds no options; a report.json of swapjax prune wanted"),
+        ('{"options": {"sparsity": [1]}}', "sparsity is [1]; a report.json of swapjax"),
+        (
+            '{"options": {"speed": 9}}',
+            "speed is no option; a report.json of",
+        ),
+        (
+            '{"options": {}, "command": "train"}',
+            "is of swapjax train; a report.json",
+        ),
+        (
+            '{"options": {"out": "x", "stages": "all"}}',
+            "none of swapjax prune as",
+        ),
+    ],
+)
+def test_a_config_that_is_no_report_is_one_sentence(text, saying, tmp_path, capsys):
+    path = tmp_path / "report.json"
+    if text is not None:
+        path.write_text(text)
+    assert prune(None, "--config", path, "--out", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("swapjax: --config")
+    assert error.count("\n") == 1
+    assert saying in error
+
+
+def test_json_has_the_standard_output_alone_and_quiet_says_nothing(
+    images, tmp_path, capsys
+):
+    out, file = tmp_path / "out", tmp_path / "deep" / "file.json"
+    assert prune(images, "--json", "-", "--out", out) == 0
+    text, error = capsys.readouterr()
+    assert json.loads(text) == report(out)
+    assert "Test accuracy" in error
+    assert prune(images, "--json", file, "--quiet", "--out", out) == 0
+    assert capsys.readouterr() == ("", "")
+    assert json.loads(file.read_text()) == report(out)
+    assert prune(images, "--json", tmp_path, "--out", out) == 2
+    assert f"--json {tmp_path}: is a folder" in capsys.readouterr().err
+    with contextlib.chdir(tmp_path):
+        assert main(["compare", "--json", "-", "--data", str(images)]) == 2
+    assert "--json -: runs are read again" in capsys.readouterr().err
