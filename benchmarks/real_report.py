@@ -54,11 +54,13 @@ class Run:
 
 
 def markdown(runs: Sequence[Run]) -> list[str]:
-    """Make two tables a network: accuracies, and what they cost."""
+    """Make two tables a network: accuracies, and what they cost, where it is known."""
     found = []
     for network in dict.fromkeys(run.network for run in runs):
         own = [run for run in runs if run.network == network]
-        found += [_accuracies(network, own), _costs(network, own)]
+        found.append(_accuracies(network, own))
+        if any(run.seconds > 0 for run in own):
+            found.append(_costs(network, own))
     return found
 
 
