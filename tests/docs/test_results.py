@@ -14,6 +14,7 @@ import kernels_report
 import noise_report
 import noisy_labels_report
 import pytest
+import real_report
 import robust_report
 import search_proxies_report
 import search_report
@@ -190,6 +191,26 @@ def test_resnet20():
                 seen.append((name, norm))
     assert {name for name, _ in seen} == set(RESNET20)
     assert {norm for _, norm in seen} == {"again", "kept"}
+
+
+def test_allocation():
+    keys = "network", "method", "allocation", "sparsity"
+    found, told = runs("allocation", *keys), set()
+    networks = {"MLPNet": "mlpnet", "ResNet-20": "resnet20"}
+    for name, cells in rows("allocation.md"):
+        network, _, rest = name.partition(", ")
+        if network not in networks:
+            continue
+        method, level = rest.split(", ")
+        columns = "uniform", "erk", "global", "owl", "loss"
+        for allocation, cell in zip(columns, cells, strict=True):
+            key = networks[network], method, allocation, level
+            assert bool(cell) == (key in found), key
+            if cell:
+                mean = statistics.mean(found[key])
+                assert float(cell) == pytest.approx(mean, abs=0.0051), key
+                told.add(key)
+    assert told == set(found)
 
 
 def test_peer_speed():
@@ -391,4 +412,11 @@ def test_scores_before_training():
     runs = [read_runs(folder / f"{name}.csv", kind) for name, kind in files]
     page = (DOCS / "results" / "search.md").read_text()
     for table in search_proxies_report.report(*runs):
+        assert table in page
+
+
+def test_real():
+    page = (DOCS / "results" / "real.md").read_text()
+    lines = read_runs(RESULTS / "real" / "results.csv", real_report.Run)
+    for table in real_report.markdown(lines):
         assert table in page
