@@ -60,7 +60,7 @@ def reconstruct(
     ahead: int = 3,
     samples: int = 1000,
     batch: int = 100,
-    through: Through = "dense",
+    through: Through = "pruned",
     curvature: Curvature = "gauss-newton",
     steps: int = 3,
     products: int = 30,
@@ -94,10 +94,11 @@ def reconstruct(
             the last.
         samples: how many examples at most.
         batch: examples on the device at a time.
-        through: whose weights the layers passed through have, those of the ``"dense"``
-            network or as they are so far, ``"pruned"``.
+        through: whose weights the layers passed through have: as they are so far, which
+            are ``"pruned"``, or those of the ``"dense"`` network.
         curvature: ``"gauss-newton"`` is never negative; ``"hessian"`` is exact, as in
-            the paper, and a system is left where it is not convex.
+            the paper, and a system is left where it is not convex. Where all that
+            follows is piecewise linear, as with ReLU, both are the same.
         steps: the most of Newton's method, for each layer.
         products: the most for each step.
         damping: added to the curvature, in units of that along the gradient.

@@ -22,6 +22,7 @@ def setting(dtype="float64", sparsity=0.5, n=48):
 
 
 def reconstruct(dense, pruned, data, **options):
+    """By batches, so that sums go over several."""
     return swapjax.reconstruct(
         network.loss_fn, pruned.params, pruned.masks, data, dense=dense, batch=16,
         **options,

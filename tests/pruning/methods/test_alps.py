@@ -1,18 +1,17 @@
 """ALPS against a loop in NumPy, all masks, and what it is to be better than."""
 
-import itertools
+import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from layer_problems import METHODS, draw, fitted, problem_of, rise, setting, single
-from network import loss_fn
+from layer_problems import fitted, problem_of, rise, single
 from problems import solve
 from trees import flat
 
-import swapjax
-from swapjax import Status, alps, layerwise_obs, plan
+from swapjax import Status, alps, plan
+from swapjax.activations.layer import Layer
+from swapjax.pruning import Problem
 from swapjax.pruning.solvers import alps_support
 from swapjax.pruning.solvers.layer_parts import make_parts
 from swapjax.sparsity.patterns import NM
@@ -25,99 +24,98 @@ def largest(scores, count):
     return mask.reshape(scores.shape)
 
 
-def admm(hessian, weights, project, penalty=0.1, steps=300):
+def admm(hessians, weights, project, penalty=0.1, steps=300):
     """The iterations of ALPS, with an inverse at every one and the dual itself."""
-    scale = np.sqrt(np.diag(hessian))[:, None]
-    hessian, wbar = hessian / scale / scale.T, scale * weights
+    scale = [np.sqrt(np.diag(h))[:, None] for h in hessians]
+    hessians = [h / s / s.T for h, s in zip(hessians, scale, strict=True)]
+    wbar = np.stack([s * w for s, w in zip(scale, weights, strict=True)])
     rho, sparse, dual = penalty, wbar, np.zeros_like(wbar)
     before, i = np.zeros(wbar.shape, bool), 0
     while i < steps:
         for _ in range(3):
-            system = hessian + rho * np.eye(len(hessian))
-            w = np.linalg.solve(system, hessian @ wbar - dual + rho * sparse)
-            mask = project((w + dual / rho) ** 2)
-            sparse = np.where(mask, w + dual / rho, 0)
-            dual = dual + rho * (w - sparse)
+            wanted = np.stack(
+                [
+                    np.linalg.solve(h + rho * np.eye(len(h)), h @ w - v + rho * d)
+                    for h, w, v, d in zip(hessians, wbar, dual, sparse, strict=True)
+                ]
+            )
+            mask = project((wanted + dual / rho) ** 2)
+            sparse = np.where(mask, wanted + dual / rho, 0)
+            dual = dual + rho * (wanted - sparse)
         i, moved, before = i + 3, (mask & ~before).sum(), mask
         share = moved / mask.sum()
         rho *= 1.3 if share >= 0.1 else 1.2 if share >= 0.005 else 1.1
         if not moved:
             break
-    return mask, sparse / scale, rho, i
+    return mask, sparse / np.stack(scale), rho, i
+
+
+def two_of_four(scores):
+    groups = scores.reshape(-1, 4, scores.shape[-1])
+    place = (-groups).argsort(axis=1, kind="stable").argsort(axis=1)
+    return (place < 2).reshape(scores.shape)
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("pattern", [None, NM(2, 4)])
 def test_iterations_are_those_of_an_explicit_loop(pattern):
-    moment, hessian, weights = single(12, 5, seed=1)
-    problem = problem_of(moment, weights)
+    """Of a stack of two layers, which share one budget where there is no pattern."""
+    moments, hessians, weights = zip(*(single(12, 5, s) for s in (1, 2)), strict=True)
+    leaf = jnp.asarray(np.stack(weights))
+    index = jnp.arange(leaf.size, dtype=jnp.int32).reshape(leaf.shape)
+    layer = Layer(jnp.asarray(np.stack(moments)), index, layers=2)
+    problem = Problem((leaf,), (leaf,), layers=(layer,))
     sparsity = 0.6 if pattern is None else None
-    budget = plan({"kernel": weights}, sparsity, pattern=pattern).budget
-
-    def project(scores):
-        if pattern is None:
-            return largest(scores, int(budget.keep[0]))
-        groups = scores.reshape(3, 4, 5)
-        place = (-groups).argsort(axis=1, kind="stable").argsort(axis=1)
-        return (place < 2).reshape(12, 5)
-
+    budget = plan({"kernel": leaf}, sparsity, pattern=pattern, min_keep=0).budget
     parts = make_parts(problem, problem.weights, budget, 0.01, "equal")
     found = alps_support.search(
-        parts, [weights.shape], budget, None, penalty=0.1, steps=300
+        parts, [leaf.shape], budget, None, penalty=0.1, steps=300
     )
-    mask, sparse, rho, iterations = admm(hessian, weights, project)
+    free = functools.partial(largest, count=int(budget.keep[0]))
+    mask, sparse, rho, iterations = admm(
+        hessians, weights, free if pattern is None else two_of_four
+    )
     assert (found.masks[0] == mask).all()
-    np.testing.assert_allclose(found.weights[0][0], sparse, rtol=1e-6, atol=1e-9)
+    assert mask[0].sum() != mask[1].sum() or pattern is not None
+    np.testing.assert_allclose(found.weights[0], sparse, rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(found.penalty, rho, rtol=1e-6)
     assert found.iterations == iterations
 
 
-@pytest.mark.usefixtures("x64")
-def test_few_supports_of_the_same_size_are_better():
-    moment, hessian, weights = single(8, 1, 3)
-    budget = plan({"kernel": weights}, 0.5).budget
-    solution = solve(METHODS["alps"], problem_of(moment, weights), budget)
-    every = [
-        rise(hessian, fitted(hessian, weights[:, 0], np.array(kept)), weights[:, 0])
-        for kept in itertools.combinations(range(8), 4)
-    ]
-    error = float(solution.objective[-1])
-    np.testing.assert_allclose(min(abs(np.array(every) - error)), 0, atol=1e-6)
-    assert np.sum(np.array(every) < error * (1 - 1e-6)) <= 3
+def saliency_error(hessian, weights, count):
+    """The support that single saliencies choose, and the least error on it."""
+    first = largest(weights**2 / np.diag(np.linalg.inv(hessian))[:, None], count)
+    columns = zip(weights.T, first.T, strict=True)
+    errors = (
+        rise(hessian, fitted(hessian, w, np.flatnonzero(m)), w) for w, m in columns
+    )
+    return first, sum(errors)
 
 
-def error_of(method, sizes=(96, 48), sparsity=0.7):
-    """Of a layer whose inputs depend on each other, and whether it converged."""
-    moment, _, weights = (np.float32(x) for x in single(*sizes, seed=4))
-    budget = plan({"kernel": weights}, sparsity).budget
-    solution = solve(method, problem_of(moment, weights), budget)
+def test_its_error_is_far_below_that_of_saliency():
+    moment, hessian, weights = single(96, 48, seed=4)
+    problem = problem_of(np.float32(moment), np.float32(weights))
+    solution = solve(alps(), problem, plan({"kernel": weights}, 0.7).budget)
     assert Status(int(solution.status)) is Status.CONVERGED
-    return float(solution.objective[-1]), solution
-
-
-def test_its_error_is_far_below_that_of_the_column_order():
-    alone = layerwise_obs(order="columns", refit=False)
-    (error, solution), (columns, _) = error_of(alps()), error_of(alone)
-    assert error < 0.8 * columns
+    _, error = saliency_error(hessian, weights, int(solution.masks[0].sum()))
+    assert solution.objective[1] < 0.8 * error
     assert int(solution.details["support_swaps"]) > 0
     assert float(solution.details["penalty"]) > 0.1
     assert 3 <= int(solution.iterations) < 300
 
 
+FIRM = alps(penalty=1e6, steps=3)
+"""So firm that nothing moves: sizes choose the support."""
+
+
 @pytest.mark.usefixtures("x64")
 def test_the_first_support_is_taken_where_it_is_better():
-    """With a penalty so firm that nothing moves, sizes alone choose the other."""
-    method, kept = alps(penalty=1e6, steps=3), []
+    kept = []
     for seed in range(8):
         moment, hessian, weights = single(8, 3, seed)
         budget = plan({"kernel": weights}, 0.5).budget
-        solution = solve(method, problem_of(moment, weights), budget)
-        saliency = weights**2 / np.diag(np.linalg.inv(hessian))[:, None]
-        first = largest(saliency, 12)
-        error = sum(
-            rise(hessian, fitted(hessian, w, np.flatnonzero(m)), w)
-            for w, m in zip(weights.T, first.T, strict=True)
-        )
+        solution = solve(FIRM, problem_of(moment, weights), budget)
+        first, error = saliency_error(hessian, weights, 12)
         assert solution.objective[1] <= error * (1 + 1e-6)
         kept.append(int(solution.details["support_swaps"]) == 0)
         assert kept[-1] == (np.asarray(solution.masks[0]) == first).all()
@@ -126,15 +124,14 @@ def test_the_first_support_is_taken_where_it_is_better():
 
 
 @pytest.mark.usefixtures("x64")
-def test_layers_compete_for_one_budget():
-    problem, target = setting(sparsity=0.6)
-    together = solve(METHODS["alps"], problem, target.budget)
-    assert flat(together.masks).sum() == target.kept
-    apart, uniform = setting(sparsity=0.6, allocation="uniform")
-    alone = solve(METHODS["alps"], apart, uniform.budget)
-    counts = [int(m.sum()) for m in alone.masks]
-    assert counts != [int(m.sum()) for m in together.masks]
-    assert together.objective[1] < alone.objective[1]
+def test_what_no_damping_mends_is_reported():
+    moment, _, weights = single()
+    problem = problem_of(moment * np.nan, weights)
+    solution = solve(FIRM, problem, plan({"kernel": weights}, 0.5).budget)
+    assert Status(int(solution.status)) is Status.NOT_FINITE
+    mask = np.asarray(solution.masks[0])
+    assert mask.sum() == 12
+    assert (np.asarray(solution.weights[0]) == weights * mask).all()
 
 
 @pytest.mark.usefixtures("x64")
@@ -145,28 +142,6 @@ def test_an_output_that_counts_nothing_keeps_nothing():
     solution = solve(alps(weigh="output"), problem_of(moment, weights), budget)
     assert not np.asarray(solution.masks[0])[:, 3].any()
     assert np.isfinite(flat(solution.weights)).all()
-
-
-def test_what_no_damping_mends_is_reported():
-    moment, _, weights = single()
-    problem = problem_of(moment * np.nan, weights)
-    budget = plan({"kernel": weights}, 0.5).budget
-    solution = solve(alps(), problem, budget)
-    assert Status(int(solution.status)) is Status.NOT_FINITE
-    mask = np.asarray(solution.masks[0])
-    assert mask.sum() == 12
-    assert (np.asarray(solution.weights[0]) == np.float32(weights) * mask).all()
-
-
-@pytest.mark.usefixtures("x64")
-def test_stages_of_the_whole_network():
-    params, data = draw()
-    pruned = swapjax.prune(
-        loss_fn, params, data, sparsity=0.6, method=alps(reference="initial"), stages=2,
-        samples=40, key=jax.random.key(0),
-    )  # fmt: skip
-    assert swapjax.density(pruned.masks) == pytest.approx(0.4)
-    assert all(s.objective[1] <= s.objective[0] for s in pruned.history)
 
 
 @pytest.mark.parametrize(

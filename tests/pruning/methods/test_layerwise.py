@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +26,8 @@ from swapjax.sparsity.patterns import NM
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [(name, "float32") for name in METHODS]
-    + [(name, "bfloat16") for name in ("greedy", "columns", "alps")],
+    [(name, "float32") for name in METHODS if name != "alps"]
+    + [(name, "bfloat16") for name in ("greedy", "columns")],
 )
 def test_keeps_the_contract(name, dtype):
     problem, target = setting(jnp.dtype(dtype))
@@ -36,7 +37,7 @@ def test_keeps_the_contract(name, dtype):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", ["greedy", "columns", "alps", "wanda by output"])
+@pytest.mark.parametrize("name", ["greedy", "columns", "wanda by output"])
 def test_jit_changes_nothing(name):
     moment, _, weights = single(seed=3)
     problem = problem_of(moment, weights)
@@ -49,7 +50,7 @@ def test_jit_changes_nothing(name):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", ["greedy", "columns", "alps", "wanda"])
+@pytest.mark.parametrize("name", ["greedy", "columns", "wanda"])
 def test_within_limits_the_support(name):
     problem, target = setting(**ONE)
     allowed = tuple(
@@ -63,7 +64,7 @@ def test_within_limits_the_support(name):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", ["greedy", "columns", "alps", "wanda"])
+@pytest.mark.parametrize("name", ["greedy", "columns", "wanda"])
 def test_zeros_stay_zero(name):
     problem, target = setting(sparsity=0.6, **ONE)
     first = solve(METHODS[name], problem, target.at(0.4).budget)
@@ -74,8 +75,10 @@ def test_zeros_stay_zero(name):
         assert not np.any(mask & ~before)
 
 
-@pytest.mark.parametrize("name", ["greedy", "columns", "alps", "wanda"])
-@pytest.mark.parametrize("axis", [-2, -1])
+@pytest.mark.parametrize(
+    ("name", "axis"),
+    [*itertools.product(["greedy", "columns", "wanda"], [-2, -1]), ("alps", -1)],
+)
 def test_patterns_are_kept_exactly(name, axis):
     pattern = NM(1, 2, axis=axis)
     problem, target = setting(jnp.float32, None, pattern=pattern, **ONE)
@@ -188,7 +191,6 @@ def test_methods_of_the_same_settings_are_equal():
 STACKED = {
     "mixed": (layerwise_obs(block=7, weigh="fisher"), {"min_keep": 1}),
     "columns and re-fit": (METHODS["columns and re-fit"], {"pattern": NM(2, 4)}),
-    "alps": (METHODS["alps"], {"min_keep": 1}),
     "wanda by output": (METHODS["wanda by output"], {"allocation": "uniform"}),
 }
 
@@ -243,7 +245,7 @@ def test_slices_of_a_stack_are_pruned_as_leaves_of_their_own(name, monkeypatch):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", ["greedy", "alps", "wanda by output"])
+@pytest.mark.parametrize("name", ["greedy", "wanda by output"])
 def test_parts_of_a_kernel_are_pruned_as_leaves_of_their_own(name):
     """Parts of different sizes fill up the arrays that hold them."""
     cuts, x = [2, 5], jax.random.normal(jax.random.key(0), (20, 8))
