@@ -40,6 +40,8 @@ bench: .venv/.dev  ## Measure starts and stages, then the comparisons on MNIST a
 	$(BIN)/python benchmarks/roles.py
 	$(BIN)/python benchmarks/convolutions.py
 	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python benchmarks/budgets.py
 	$(BIN)/python benchmarks/woodfisher.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/sparse_training.py

@@ -4,10 +4,10 @@ MLPNet on MNIST, 1,000 rows of 16 examples; ResNet-20 on CIFAR-10 (JPEG copies),
 rows of 16 images, shortcuts not prunable, batch norm estimated anew on 4,000 training
 images afterwards. One stage, no training. "loss" allocates by `swapjax.sensitivity`
 with the same method and the same examples, from levels that it scans once a method and
-seed; the scan of ResNet-20 keeps the statistics of batch norm.
+seed; the scan of ResNet-20 keeps the statistics of batch norm. Magnitude has one seed.
 
-Writes results.csv after every run and goes on where it stopped; then results.png and
-the scans in scans.json, with a picture of each of seed 0.
+Writes results.csv and scans.json after every run and goes on where it stopped; then
+results.png, and beside the folder allocation-scan.png, the scan of most layers.
 """
 
 import dataclasses
@@ -88,10 +88,12 @@ class Options:
 
     networks: tuple[str, ...] = tuple(NETWORKS)
     """Any of them."""
+    methods: tuple[str, ...] = ("magnitude", "wanda", "layerwise-obs")
+    """Any of these."""
     batch: int = 16
     """Examples a row."""
     out: Path = RESULTS / "allocation"
-    """The folder for results.csv, scans.json and pictures."""
+    """The folder for results.csv, scans.json and results.png."""
     data: Path = DATA / "data"
     """The folder of the data."""
     checkpoints: Path = DATA / "checkpoints"
@@ -235,19 +237,20 @@ def main(options: Options) -> None:
         Run(name, method, allocation, sparsity, seed)
         for name in options.networks
         for seed in NETWORKS[name].seeds
-        for method in NETWORKS[name].methods
+        for method in options.methods
         for sparsity in NETWORKS[name].sparsities
         for allocation in ALLOCATIONS
+        # Magnitude sees no examples but those of a scan, which hardly tell.
+        if method != "magnitude" or seed == 0
     ]
     done = complete_csv(options.out / "results.csv", wanted, bench.measure)
     runs = list(done.values())
     console.print(table(runs))
     plot.save(figure(runs), options.out / "results.png")
-    for name, scan in bench.scans.items():
-        network, method, seed = name.split(", ")
-        if seed == "0":
-            drawn = sensitivity_figure(scan)
-            plot.save(drawn, options.out / f"scan-{network}-{method}.png")
+    if bench.scans:
+        largest = max(bench.scans.values(), key=lambda scan: len(scan.layers))
+        drawn = sensitivity_figure(largest)
+        plot.save(drawn, options.out.parent / "allocation-scan.png")
     console.print(f"Written to {options.out}.", soft_wrap=True)
 
 

@@ -30,6 +30,7 @@ from kernels_report import Line, report
 from kernels_ways import LARGEST, Way, pallas_blocks, ways
 from shared import RESULTS, complete, console, read_runs, start, write_runs
 
+FEWEST, LONGEST = 3, 4.0  # rounds of a way; seconds, after which it has no more
 SHORTEST = 2e-3  # seconds; what takes less is called several times in a row
 
 
@@ -117,10 +118,11 @@ def measured(
     found: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(options.rounds):
         for name in list(calls)[:: -1 if turn % 2 else 1]:
-            found[name].append(_seconds(calls[name], times[name], clock))
+            if turn < FEWEST or sum(found[name]) < LONGEST:
+                found[name].append(_seconds(calls[name], times[name], clock))
     dense = np.asarray(found["dense"])
     for name, own in found.items():
-        gains = dense / np.asarray(own)
+        gains = dense[: len(own)] / np.asarray(own)
         low, median, high = np.quantile(gains, [0.25, 0.5, 0.75]).tolist()
         lines[name] = dataclasses.replace(
             lines[name], microseconds=1e6 * float(np.median(own)),

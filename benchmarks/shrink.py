@@ -1,8 +1,10 @@
 """Networks with half of their channels, heads or hidden units removed from the arrays.
 
-Weights are those that networks start with; norms and biases get some noise, so that
-nothing is zero by chance. Half the units of each group of `swapjax.find_ties` go, those
-with the smallest sums of magnitudes; of transformers heads and hidden units alone.
+Weights are those that networks start with, and norms and biases get some noise, so that
+nothing is zero by chance; those of minilm, efficientnet_lite0 and crepe, which need the
+extra [real], are the ones that were published. Half of each group of units that are
+tied goes, with the smallest sums of magnitudes; of transformers heads and hidden units
+alone.
 Outputs are compared with those of the masked network, sizes with what the groups say.
 Times are CPU seconds of calls that are compiled, dense and shrunk in turn.
 
@@ -17,6 +19,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 from rich.table import Table
@@ -24,7 +27,6 @@ from shared import RESULTS, complete_csv, console, start
 
 import swapjax
 from swapjax.core import trees
-from swapjax.deploy.tied import masks_without, score_units
 from swapjax.experiments import models
 
 PATH = RESULTS / "shrink" / "results.csv"
@@ -38,6 +40,8 @@ IMAGES = {
     "vgg16": (64, 4),
 }
 NETWORKS = (*IMAGES, "transformer", "transformer, scanned")
+# With the weights that were published, of the extra [real].
+REAL = ("minilm", "efficientnet_lite0", "crepe")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +96,7 @@ class Options:
     """Shrink networks to half of their units."""
 
     networks: tuple[str, ...] = NETWORKS
-    """Which of them."""
+    """Which of them, or of minilm, efficientnet_lite0 and crepe."""
     rounds: int = 15
     """Calls of dense and shrunk networks, in turn."""
 
@@ -132,6 +136,8 @@ class Transformer(nn.Module):
 
 def network_of(name: str) -> tuple[Callable[..., Any], Any, jax.Array]:
     """Make a network, its weights and inputs for it."""
+    if name in REAL:
+        return real_network_of(name)
     apply: Callable[..., Any]
     if name in IMAGES:
         side, count = IMAGES[name]
@@ -158,19 +164,64 @@ def network_of(name: str) -> tuple[Callable[..., Any], Any, jax.Array]:
     return apply, jax.tree.unflatten(jax.tree.structure(params), noisy), x
 
 
+def real_network_of(name: str) -> tuple[Callable[..., Any], Any, jax.Array]:
+    """Load a network that was published, and inputs for it."""
+    generator = np.random.default_rng(1)
+    if name == "minilm":
+        import minilm
+
+        tokens = generator.integers(1000, 30000, (8, 64))
+        params = minilm.checkpoint(stacked=False).load()
+        return minilm.encode, params, jnp.asarray(tokens, np.int32)
+    if name == "crepe":
+        import real_crepe
+
+        frames = generator.normal(size=(4, 1024)).astype(np.float32)
+        return real_crepe.apply, real_crepe.load("full"), jnp.asarray(frames)
+    import real_efficientnet
+
+    images = generator.normal(size=(2, 224, 224, 3)).astype(np.float32)
+    return real_efficientnet.apply, real_efficientnet.load(), jnp.asarray(images)
+
+
 def is_pruned(network: str, group: Any) -> bool:
     """Of a transformer, heads and hidden units: no width, no entries of heads."""
-    if network in IMAGES:
-        return True
-    heads = len(group) == 8 and len(group.members) > 4
-    return heads or len(group) == 1024
+    if "transformer" in network:
+        heads = len(group) == 8 and len(group.members) > 4
+        return heads or len(group) == 1024
+    return True
+
+
+def score_units(ties: swapjax.Ties, params: Any) -> list[np.ndarray]:
+    """Sum magnitudes over all entries of each unit, one array a group."""
+    leaves = [np.abs(leaf) for leaf in jax.tree.leaves(params)]
+    found = []
+    for group in ties.groups:
+        total = np.zeros(len(group))
+        for member in group.members:
+            array = leaves[member.leaf]
+            others = tuple(i for i in range(array.ndim) if i != member.axis)
+            own = np.asarray(array.sum(axis=others, dtype=np.float64))
+            total += own[member.positions].sum(axis=1)
+        found.append(total)
+    return found
+
+
+def masks_without(ties: swapjax.Ties, removed: list[np.ndarray]) -> Any:
+    """Mask all but some units; of each group bool [units]."""
+    leaves = [np.ones(shape, bool) for shape in ties.shapes]
+    for group, gone in zip(ties.groups, removed, strict=True):
+        for member in group.members:
+            moved = np.moveaxis(leaves[member.leaf], member.axis, 0)
+            moved[member.positions[gone].reshape(-1)] = False
+    return jax.tree.unflatten(ties.tree, leaves)
 
 
 def measure(run: Run, rounds: int) -> Run:
     """Shrink a network, and take its time."""
     apply, params, x = network_of(run.network)
     ties = swapjax.find_ties(apply, params, x)
-    scores = score_units(ties, jax.tree.map(np.abs, params))
+    scores = score_units(ties, params)
     gone = []
     for group, own in zip(ties.groups, scores, strict=True):
         flags = np.zeros(len(group), bool)

@@ -1,5 +1,7 @@
 """Runs that are stopped on their way."""
 
+import importlib
+
 from swapjax.core import files
 
 
@@ -31,3 +33,17 @@ def half_written(patch, number):
         write_atomically(path, cut if len(calls) == number else write)
 
     patch.setattr(files, "write_atomically", write_half)
+
+
+def interrupt_stage(monkeypatch, number, error=KeyboardInterrupt):
+    """Press Ctrl-C while a stage is at work, or let it fail."""
+    driver = importlib.import_module("swapjax.pruning.stage")
+    solve, calls = driver.solve, []
+
+    def interrupted(*arguments, **options):
+        calls.append(number)
+        if len(calls) == number:
+            raise error
+        return solve(*arguments, **options)
+
+    monkeypatch.setattr(driver, "solve", interrupted)

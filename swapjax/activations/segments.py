@@ -8,27 +8,19 @@ so one compiled program: leaves, constants and values are its arguments.
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
 
 import jax
 from jax.extend import core
 
+from swapjax.activations.segments_code import Coder, Run
 from swapjax.activations.segments_unroll import (
-    Constant,
-    Operand,
-    Operation,
     Ref,
     unroll,
 )
 from swapjax.core import programs, trees
 from swapjax.core.types import LossFn, Params
-
-Run = Callable[[Sequence[Any], Sequence[Any], Sequence[Any]], tuple[Any, ...]]
-"""A part as a pure function: ``(leaves, constants, values) -> values``."""
-
-
-_Held = TypeVar("_Held")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -184,8 +176,9 @@ class Program:
                 f"start and stop must be cuts in order, of 0 to {len(self)}, got "
                 f"{start} and {stop}"
             )
-        coder = _Coder(self, self.unrolled.operations[start:stop])
-        own = {i for operation in coder.own for i in operation.results}
+        operations = self.unrolled.operations[start:stop]
+        coder = Coder(operations, self.unrolled.free, self._text)
+        own = {i for operation in operations for i in operation.results}
         gives = tuple(sorted(i for i in own if self._last.get(i, -1) >= stop))
         key = coder.key(gives)
         if key not in self._runs:
@@ -203,7 +196,7 @@ class Program:
         found = [values.get(x) if isinstance(x, int) else None for x in results]
         return jax.tree.unflatten(self.tree, found)
 
-    def text(self, equation: core.JaxprEqn) -> str:
+    def _text(self, equation: core.JaxprEqn) -> str:
         """Tell what an equation does, see `programs.structure`."""
         if id(equation) not in self._texts:
             self._texts[id(equation)] = programs.structure(equation)
@@ -216,92 +209,6 @@ class Program:
         results = (x for x in self.unrolled.results if isinstance(x, int))
         found.update(dict.fromkeys(results, len(self)))
         return found
-
-
-class _Coder:
-    """Writes operations down by the places of what they take, in order of first use.
-
-    Args:
-        program: that they are of.
-        own: operations that depend on data.
-    """
-
-    def __init__(self, program: Program, own: Sequence[Operation]) -> None:
-        self._program, self.own = program, own
-        self.refs: list[Ref] = []
-        self.constants: list[Constant] = []
-        self.takes: list[int] = []
-        self._made: dict[int, int] = {}  # values, by place among all that are made
-        self._lines: list[tuple[core.JaxprEqn, tuple[Any, ...]]] = []
-        for operation in own:
-            self._write(operation)
-
-    def _write(self, operation: Operation) -> None:
-        free = self._program.unrolled.free
-        for operand in operation.operands:
-            made = isinstance(operand, int) and operand in self._made
-            if isinstance(operand, int) and operand in free and not made:
-                self._write(free[operand])
-        codes = tuple(map(self._code, operation.operands))
-        self._lines.append((operation.equation, codes))
-        for value in operation.results:
-            self._made[value] = len(self._made)
-
-    def _code(self, operand: Operand) -> Any:
-        if isinstance(operand, core.Literal):
-            return operand
-        if isinstance(operand, int) and operand in self._made:
-            return "made", self._made[operand]
-        if isinstance(operand, Ref):
-            return "leaf", _place(self.refs, operand)
-        if isinstance(operand, Constant):
-            return "constant", _place(self.constants, operand)
-        return "value", _place(self.takes, operand)
-
-    def key(self, gives: Iterable[int]) -> Hashable:
-        """Tell the structure of the operations: what has the same does the same."""
-        lines = tuple(
-            (self._program.text(equation), tuple(map(_literal, codes)))
-            for equation, codes in self._lines
-        )
-        return lines, tuple(self._made[i] for i in gives)
-
-    def function(self, gives: Iterable[int]) -> Run:
-        """Make the function of what they take."""
-        lines = tuple(self._lines)
-        places = tuple(self._made[i] for i in gives)
-
-        def run(
-            leaves: Sequence[Any], constants: Sequence[Any], values: Sequence[Any]
-        ) -> tuple[Any, ...]:
-            held = {"leaf": leaves, "constant": constants, "value": values}
-            made: list[Any] = []
-            held["made"] = made
-            for equation, codes in lines:
-                operands = [
-                    code.val
-                    if isinstance(code, core.Literal)
-                    else held[code[0]][code[1]]
-                    for code in codes
-                ]
-                made.extend(programs.bind(equation, operands))
-            return tuple(made[i] for i in places)
-
-        return run
-
-
-def _place(held: list[_Held], operand: _Held) -> int:
-    """Find the place of something among others, the next if it is new."""
-    if operand not in held:
-        held.append(operand)
-    return held.index(operand)
-
-
-def _literal(code: Any) -> Any:
-    """Write a literal by its value, which has no hash in some versions of JAX."""
-    if isinstance(code, core.Literal):
-        return f"{code.val!r} {code.aval}"
-    return code
 
 
 def _shape(x: Any) -> Any:

@@ -17,6 +17,8 @@ from swapjax.core.text import printable
 from swapjax.roles.role import Role
 
 _NUMBER = re.compile(r"\d+")
+# A numbered part of a path before others, which Hugging Face parts by dots.
+_PART = re.compile(r"(?<![^/.])[^/.]*\d[^/.]*(?=[/.])")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,11 +61,13 @@ def find_blocks(
         The blocks, in order; together they are the whole program.
 
     Raises:
-        ValueError: for a regular expression that is none or matches no prunable leaf;
-            naming the leaf, for one that is not reached by data, one whose slices
-            cannot be told apart in the program, and one that is read in two blocks.
+        ValueError: for a regular expression that is none or matches no prunable leaf,
+            and a loss with a penalty of weights; naming the leaf, for one that is not
+            reached by data, one whose slices cannot be told apart in the program, and
+            one that is read in two blocks.
     """
     labels = _labels(program, roles, blocks)
+    _require_no_penalty(program, labels)
     runs = _runs(program, labels)
     sizes = program.bytes_at()
     cuts = []
@@ -96,10 +100,8 @@ def units(paths: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> list[str |
     members: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     levels: list[list[tuple[str, str]]] = []
     for leaf, path in enumerate(paths):
-        parts = path.split("/")
-        ends = [i + 1 for i, part in enumerate(parts) if _NUMBER.search(part)]
         # A leaf by itself is no unit: those of a list of arrays are layers.
-        heads = ["/".join(parts[:end]) for end in ends if end < len(parts)]
+        heads = [path[: part.end()] for part in _PART.finditer(path)]
         levels.append([(_NUMBER.sub("#", head), head) for head in heads])
         for kind, head in levels[-1]:
             members[kind][head].append(leaf)
@@ -159,6 +161,27 @@ def _matches(
     return [None if match is None else match.group() for match in found]
 
 
+def _require_no_penalty(program: Program, labels: Mapping[Ref, Hashable]) -> None:
+    """Raise for a number that is made of the weights of several blocks.
+
+    Raises:
+        ValueError: naming two of the leaves.
+    """
+    made, kinds = program.unrolled.made, program.unrolled.kinds
+    for operation in program.unrolled.operations:
+        for x in operation.operands:
+            if not isinstance(x, int) or kinds[x].shape or not made.get(x):
+                continue
+            inside = sorted(made[x], key=lambda ref: (ref.leaf, ref.row or 0))
+            several = {labels[ref]: program.paths[ref.leaf] for ref in inside}
+            if len(several) > 1:
+                first, second, *_ = several.values()
+                raise ValueError(
+                    f"loss_fn: has a term of weights alone, {first} and {second} among "
+                    "them; leave penalties out, sequential never holds all weights"
+                )
+
+
 def _runs(program: Program, labels: Mapping[Ref, Hashable]) -> list[_Run]:
     """List the operations of each block, where those of one follow each other."""
     runs: list[_Run] = []
@@ -178,15 +201,16 @@ def _name(program: Program, refs: Sequence[Ref]) -> str:
     """Name a block by what the paths of its leaves have in common."""
     if not refs:
         return ""
-    split = [program.paths[ref.leaf].split("/") for ref in refs]
+    split = [re.split(r"([/.])", program.paths[ref.leaf]) for ref in refs]
     common = []
     for parts in zip(*split, strict=False):
         if len(set(parts)) > 1:
             break
         common.append(parts[0])
+    name = "".join(common).rstrip("/.")
     indices = {ref.row for ref in refs}
     (index,) = indices if len(indices) == 1 else (None,)
-    return "/".join(common) + ("" if index is None else f"[{index}]")
+    return name if index is None else f"{name}[{index}]"
 
 
 def _require_all(

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from swapjax.activations.layer import Layer
-from swapjax.activations.segments import Run, Segment
+from swapjax.activations.segments import Segment
+from swapjax.activations.segments_code import Run
 from swapjax.activations.segments_unroll import Ref
 from swapjax.activations.trace import find_products, has_branches, join_layers
 from swapjax.core import trees

@@ -15,7 +15,7 @@ def inspect(options: Inspect) -> None:
     Raises:
         ValueError: for a file that cannot be read.
     """
-    arrays, _ = checkpoint.read(options.file)
+    arrays, metadata = checkpoint.read(options.file)
     rows = [
         {
             "leaf": name,
@@ -27,4 +27,7 @@ def inspect(options: Inspect) -> None:
     ]
     size = options.file.stat().st_size
     console.print(f"{printable(options.file)}, {size:,} bytes", soft_wrap=True)
+    own = {k: v for k, v in metadata.items() if not k.startswith("swapjax.")}
+    for name, text in sorted(own.items()):
+        console.print(f"{name}: {printable(text)}", highlight=False, soft_wrap=True)
     console.print(report.layer_table(rows))

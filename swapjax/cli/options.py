@@ -28,7 +28,8 @@ class Options(Network):
     """What to prune, and how."""
 
     checkpoint: Annotated[Path | None, shown("PATH", "(default: train first)")] = None
-    """Trained weights, .safetensors or .npz, PyTorch's names and layouts included."""
+    """Trained weights, .safetensors or .npz, PyTorch's names and layouts included; or a
+    folder of shards, or their index."""
     epochs: int = 60
     """Passes over the training set, if the network is trained first."""
     method: Annotated[str, one_of(methods.NAMES, "kfac-regression")] = "kfac-regression"

@@ -82,7 +82,7 @@ def _one(scale: _Numbers) -> _Numbers:
 def notes(data: Dataset, model: Model) -> dict[str, str]:
     """Return what to keep with weights in their file."""
     scales = {key: told(getattr(data, name)) for name, key in _KEYS.items()}
-    return {"network": model.name, **scales}
+    return {"model": model.name, **scales}
 
 
 def _kept(path: Path) -> Mapping[str, _Numbers]:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from swapjax.cli import dense, methods, pixels, setup
+from swapjax.cli import dense, methods, pixels, setup, unseen
 from swapjax.cli.console import console, progress, require_writable
 from swapjax.cli.options import Prune, check, noises
 from swapjax.cli.output import (
@@ -29,7 +29,7 @@ from swapjax.sparsity.plan import Plan
 
 _STATE = "state.safetensors"
 _RESULTS = ("params.safetensors", "masks.safetensors", "report.json", "report.png")
-_FILES = (_STATE, dense.NAME, *_RESULTS)
+_FILES = (_STATE, unseen.NAME, dense.NAME, *_RESULTS)
 
 
 def prune(options: Prune) -> None:
@@ -70,7 +70,8 @@ def prune(options: Prune) -> None:
             functools.partial(_figure, options, setting, measured[0], row, pruned),
             options.out / _RESULTS[-1],
         )
-        (options.out / _STATE).unlink(missing_ok=True)
+        for name in (_STATE, unseen.NAME):
+            (options.out / name).unlink(missing_ok=True)
     tell(options.json, summary)
     console.print(report.stage_table(pruned.history))
     console.print(report.layer_table(report.layers(pruned.params, pruned.masks)))
@@ -90,13 +91,14 @@ def _run(
     trained: dense.Dense | None,
 ) -> tuple[Row, Pruned]:
     """Prune, from where an earlier call has stopped if it has."""
-    state = options.out / _STATE
+    state, depends = options.out / _STATE, unseen.of(options, setting)
 
     def keep() -> None:
         if trained is not None and trained.find() is None:
             trained.keep(setting.params)
 
     if state.exists():
+        unseen.require_same(state, depends)
         console.print(f"Going on from {printable(state)}.", soft_wrap=True)
     else:
         keep()
@@ -104,6 +106,7 @@ def _run(
 
         def advance(stage: Stage) -> None:
             keep()  # only now was a state that was there found to be of this run
+            unseen.keep(options.out, depends)
             bar.update(task, completed=stage.stage, description="pruning")
 
         done = runner.run(

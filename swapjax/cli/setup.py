@@ -216,6 +216,7 @@ def network(options: Options, inputs: Inputs, dense: Dense | None = None) -> Set
     console.print(
         f"No --checkpoint given: training {options.model} on {printable(data.name)} "
         f"for {options.epochs} epochs.",
+        soft_wrap=True,
     )
     with progress("training", options.epochs) as (bar, task):
         return runner.set_up(

@@ -24,6 +24,8 @@ coupling   how the projections of the pruned weights are matched with those of
 epsilon    entropic regularisation of a coupling, in units of its cost
 damping    lambda, the ridge that holds the weights near the reference
 stage      one round of gradients, support and re-fit
+block      a part of the program of a loss, pruned by itself: what a network
+           repeats, or a layer
 rule       in sparse training, which weights to drop and to grow
 mask step  in sparse training, an update with which masks change
 ========== =====================================================================

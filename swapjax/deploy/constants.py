@@ -10,12 +10,13 @@ import numpy as np
 from swapjax.core import programs
 from swapjax.deploy import products
 from swapjax.deploy.arithmetic import entry_by_entry
-from swapjax.deploy.known import Known, constant, joined, nothing
+from swapjax.deploy.known import Known, alike, constant, joined, nothing
 from swapjax.deploy.moves import MOVES, parts
 from swapjax.roles.program.primitives import scan_counts
 from swapjax.roles.ties.rules import ELEMENTWISE
 from swapjax.roles.ties.steps import Step, Steps
 
+_LONGEST = 256  # loops that are gone through step by step
 Live = dict[tuple[int, int], np.ndarray]
 
 
@@ -88,6 +89,8 @@ class Constants:
         fixed, carry = operands[:consts], operands[consts : consts + carries]
         stacked = operands[consts + carries :]
         length = step.equation.params["length"]
+        if not 0 < length <= _LONGEST:
+            return self._any_step(body, fixed, carry, stacked, length)
         order = range(length)
         made: list[list[Known]] = []
         for i in reversed(order) if step.equation.params["reverse"] else order:
@@ -105,6 +108,23 @@ class Constants:
             shape = (length, *body.shapes[body.outputs[carries + number]])
             stacks.append(found.on(lambda x: x[None], shape))
         return [*carry, *stacks]
+
+    def _any_step(
+        self,
+        body: Steps,
+        fixed: list[Known],
+        carry: list[Known],
+        stacked: list[Known],
+        length: int,
+    ) -> Sequence[Known]:
+        """Know of a loop what holds for every step of it, whatever it carries."""
+        unknown = [nothing(x.shape) for x in carry]
+        slices = [nothing(x.shape[1:]) for x in stacked]
+        if length:
+            slices = [_taken(alike(x, (0,)), 0) for x in stacked]
+        results = self.walk(body, [*fixed, *unknown, *slices])[len(carry) :]
+        stacks = [x.on(lambda y: y[None], (length, *x.shape)) for x in results]
+        return [*unknown, *stacks]
 
     def _loop(
         self, step: Step, operands: list[Known], shapes: Sequence[tuple[int, ...]]

@@ -24,14 +24,6 @@ def dead_units(ties: Ties, live: Live) -> set[int]:
     for site in ties.sites:
         steps[site.step.makes[0]].append(site)
     candidates = {int(unit) for group in ties.groups for unit in group.units}
-    summed = {
-        int(unit)
-        for sites in steps.values()
-        for site in sites
-        for axis in site.axes
-        for unit in ties.labels[site.step.reads[site.which]][axis]
-    }
-    candidates &= summed
     dead: set[int] = set()
     while True:
         found = candidates - used_units(steps.values(), ties, live, dead)

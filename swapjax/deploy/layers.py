@@ -54,13 +54,14 @@ def choose(ties: Ties, constants: Constants, dead: set[int]) -> list[Choice]:
     """
     steps: dict[int, list[Site]] = defaultdict(list)
     for site in ties.sites:
-        if (site.step.makes[0], site.which) in constants.each:
-            steps[site.step.makes[0]].append(site)
+        steps[site.step.makes[0]].append(site)
     found = []
     for group in ties.groups:
-        if group.layers < 2:
-            continue
         own = set(map(int, group.units))
+        there = [sites for sites in steps.values() if _reads(sites, ties, own)]
+        told = [constants.each.get((s[0].step.makes[0], 0), {}) for s in there]
+        if group.layers < 2 or any(len(each) != group.layers for each in told):
+            continue
         rows = []
         for layer in range(group.layers):
             live = {
@@ -68,7 +69,6 @@ def choose(ties: Ties, constants: Constants, dead: set[int]) -> list[Choice]:
                 for key, layers in constants.each.items()
                 if len(layers) == group.layers
             }
-            there = [s for s in steps.values() if (s[0].step.makes[0], 0) in live]
             used = used_units(there, ties, live, dead - own)
             rows.append([int(unit) not in used for unit in group.units])
         empty = np.asarray(rows)
@@ -86,3 +86,12 @@ def choose(ties: Ties, constants: Constants, dead: set[int]) -> list[Choice]:
         kept = np.sort(order[:, least:], axis=1)
         found.append(Choice(group, gone, kept, counts))
     return found
+
+
+def _reads(sites: list[Site], ties: Ties, units: set[int]) -> bool:
+    """Tell whether a step sums over any of some units."""
+    return any(
+        not units.isdisjoint(ties.labels[site.step.reads[site.which]][axis].tolist())
+        for site in sites
+        for axis in site.axes
+    )

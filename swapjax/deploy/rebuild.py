@@ -150,6 +150,22 @@ def cut(array: Any, kept: Sequence[np.ndarray]) -> Any:
     return array
 
 
+def taken(array: np.ndarray, kept: Sequence[np.ndarray]) -> np.ndarray:
+    """Take places out of an array along each axis, of which layers may have their own.
+
+    Args:
+        array: of params, or like them.
+        kept: places along each axis; int [layers, places] where the first axis of the
+            array counts layers.
+    """
+    for axis, places in enumerate(kept):
+        if places.ndim == 2:
+            sides = [1] * array.ndim
+            sides[0], sides[axis] = places.shape
+            array = np.take_along_axis(array, places.reshape(sides), axis)
+    return np.asarray(cut(array, [x[0] if x.ndim == 2 else x for x in kept]))
+
+
 def _shape(name: str) -> Callable[[Smaller, Step, dict[str, Any]], None]:
     """Make the change of a step that is told the shape of its result."""
 

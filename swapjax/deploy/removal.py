@@ -11,7 +11,7 @@ from swapjax.deploy.constants import Constants
 from swapjax.deploy.dead import dead_units
 from swapjax.deploy.folds import Fold, constant_terms, lost
 from swapjax.deploy.layers import Choice, choose
-from swapjax.deploy.rebuild import Smaller, cut
+from swapjax.deploy.rebuild import Smaller, taken
 from swapjax.roles.ties import Ties
 
 
@@ -80,18 +80,15 @@ def remove(
             changed[fold.leaf] = leaf + (fold.sign * more).astype(leaf.dtype)
             folded.append(ties.paths[fold.leaf])
     smaller = Smaller(ties.program, ties.labels, flags)
-    # On the host, where nothing is compiled for each shape.
-    for (number, axis), places in _places(layers).items():
-        array = np.asarray(changed[number])
-        sides = [1] * array.ndim
-        sides[0], sides[axis] = places.shape
-        changed[number] = np.take_along_axis(array, places.reshape(sides), axis)
-    cuts = [
-        leaf
-        if value is None or smaller.shape(value) == np.shape(leaf)
-        else jnp.asarray(cut(np.asarray(leaf), smaller.kept(value)))
-        for value, leaf in zip(ties.leaves, changed, strict=True)
-    ]
+    own, cuts = _places(layers), []
+    for number, (value, leaf) in enumerate(zip(ties.leaves, changed, strict=True)):
+        if value is None or smaller.shape(value) == np.shape(leaf):
+            cuts.append(leaf)
+            continue
+        kept = smaller.kept(value)
+        places = [own.get((number, axis), x) for axis, x in enumerate(kept)]
+        # On the host, where nothing is compiled for each shape.
+        cuts.append(jnp.asarray(taken(np.asarray(leaf), places)))
     return Removal(dead, smaller, cuts, tuple(folded), layers)
 
 

@@ -5,20 +5,22 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from swapjax.core.checks import take_amount
 from swapjax.core.given_masks import take_masks
 from swapjax.core.types import Masks, Params
 from swapjax.deploy.constants import find_constants
 from swapjax.deploy.folds import find_folds
-from swapjax.deploy.rebuild import Smaller
+from swapjax.deploy.rebuilt import rebuilt
 from swapjax.deploy.removal import remove
 from swapjax.deploy.shrunk import Shrunk
 from swapjax.deploy.stayed import uneven, why_stayed
 from swapjax.roles.ties import Ties, find_ties
 from swapjax.sparsity.masks import apply_masks
 
-_TOLERANCE = 1e-5
+_ROUNDINGS = 8  # that outputs in half precision may be off by
 
 
 def shrink(
@@ -26,6 +28,7 @@ def shrink(
     params: Params,
     masks: Masks | None = None,
     *inputs: Any,
+    tolerance: float = 1e-5,
 ) -> Shrunk:
     """Remove what is dead, so that arrays become smaller and the function the same.
 
@@ -38,14 +41,15 @@ def shrink(
         params: weights, zero where pruned.
         masks: applied to params first; None where zeros of params say it all.
         *inputs: examples of what else the function takes. A few will do.
+        tolerance: how far outputs for these may be off, of the largest; more where
+            params or outputs have half precision, whose rounding is coarser.
 
     Returns:
         Smaller params, and the function for them.
 
     Raises:
         ValueError: for masks that are not those of params, for a function that cannot
-            be traced, and where outputs for the inputs given are not the same to 1e-5
-            of the largest.
+            be traced, and where outputs for the inputs given are further off.
 
     Example:
         >>> import jax.numpy as jnp
@@ -69,6 +73,11 @@ def shrink(
     }
     constants = find_constants(ties.program, known)
     wanted = _called(function, ties, params, inputs)
+    allowed = max(
+        take_amount("tolerance", tolerance),
+        *(_ROUNDINGS * jnp.finfo(d).eps for d in _halves([*known.values(), *wanted])),
+        0.0,
+    )
     for folds in (find_folds(ties), {}):
         removal = remove(ties, leaves, constants, folds)
         small = jax.tree.unflatten(treedef, removal.leaves)
@@ -76,25 +85,33 @@ def shrink(
         error = 0.0
         if removal.dead:
             error = _error(function, ties, small, inputs, wanted)
-        if error > _TOLERANCE:
-            apply, is_rebuilt = _rebuilt(ties, removal.smaller), True
+        if error > allowed:
+            apply = rebuilt(function, params, inputs, ties, removal.smaller)
+            is_rebuilt = True
             error = _error(apply, ties, small, inputs, wanted)
-        if error <= _TOLERANCE:
+        if error <= allowed:
             break
     else:
         raise ValueError(
             f"shrink: outputs without dead units differ by {error:.1e} of the "
-            f"largest, more than {_TOLERANCE:.0e}; are params finite?"
+            f"largest, more than {allowed:.0e}; are params finite, and is the function "
+            "without randomness?"
         )
     counts = {
         group.name: sum(int(unit) in removal.dead for unit in group.units)
         for group in ties.groups
     }
+    kept = removal.kept(ties)
     return Shrunk(
         params=small,
         apply=apply,
         is_rebuilt=is_rebuilt,
-        kept=removal.kept(ties),
+        kept=kept,
+        shapes={
+            path: shape
+            for path, shape in zip(ties.paths, ties.shapes, strict=True)
+            if path in kept
+        },
         removed={name: count for name, count in counts.items() if count},
         units={group.name: len(group) for group in ties.groups},
         folded=removal.folded,
@@ -104,25 +121,10 @@ def shrink(
     )
 
 
-def _rebuilt(ties: Ties, smaller: Smaller) -> Callable[..., Any]:
-    """Make a function of the program for smaller arrays."""
-    numbers = ties.leaves
-    count = sum(number is not None for number in numbers)
-    shapes = [ties.program.shapes[n] for n in ties.program.inputs[count:]]
-
-    def apply(params: Params, *inputs: Any) -> Any:
-        leaves = jax.tree.leaves(params)
-        arrays = [x for x, n in zip(leaves, numbers, strict=True) if n is not None]
-        given = [np.shape(x) for x in jax.tree.leaves(inputs)]
-        if given != shapes:  # JAX binds a reshape to other sizes without a word
-            raise ValueError(
-                f"inputs: must have the shapes {shapes} that the network was shrunk "
-                f"for, got {given}; shrink it for these"
-            )
-        results = smaller.evaluate([*arrays, *jax.tree.leaves(inputs)])
-        return jax.tree.unflatten(ties.result, results)
-
-    return jax.jit(apply)
+def _halves(arrays: list[Any]) -> set[Any]:
+    """List the dtypes of floats of less than 32 bits."""
+    dtypes = {jnp.asarray(x).dtype if np.isscalar(x) else x.dtype for x in arrays}
+    return {d for d in dtypes if jnp.issubdtype(d, jnp.floating) and d.itemsize < 4}
 
 
 def _called(
@@ -139,7 +141,8 @@ def _called(
         whole = [next(there) if is_array else leaf for leaf, is_array in pairs]
         return function(jax.tree.unflatten(treedef, whole), *inputs)
 
-    results = of_arrays(list(itertools.compress(leaves, arrays)), inputs)
+    with jax.default_matmul_precision("highest"):
+        results = of_arrays(list(itertools.compress(leaves, arrays)), inputs)
     return [np.asarray(x) for x in jax.tree.leaves(results)]
 
 

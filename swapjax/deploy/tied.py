@@ -1,13 +1,13 @@
-"""Masks and scores of whole units: of all that lives or dies together."""
+"""Masks of whole units: of all that lives or dies together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from swapjax.core.given_masks import take_masks
-from swapjax.core.types import Masks, Params
+from swapjax.core.types import Masks
 from swapjax.roles.ties import Group, Ties
 
 
@@ -53,46 +53,6 @@ def tie_masks(ties: Ties, masks: Masks) -> Masks:
                 own = {leaf: leaves[leaf][layer : layer + 1] for leaf in members}
             _clear(group, _gone(group, own), own)
     return jax.tree.unflatten(treedef, list(map(jnp.asarray, leaves)))
-
-
-def score_units(ties: Ties, scores: Params) -> tuple[np.ndarray, ...]:
-    """Sum scores over all entries of each unit.
-
-    Args:
-        ties: of the function.
-        scores: arrays like its params.
-
-    Returns:
-        For each of ``ties.groups`` float [units]. An entry where two units meet, as a
-        weight from one channel to another, counts for both.
-    """
-    leaves = list(map(np.asarray, jax.tree.leaves(scores)))
-    found = []
-    for group in ties.groups:
-        total = np.zeros(len(group))
-        for member in group.members:
-            array = leaves[member.leaf]
-            others = tuple(i for i in range(array.ndim) if i != member.axis)
-            own = np.asarray(array.sum(axis=others, dtype=np.float64))
-            total += own[member.positions].sum(axis=1)
-        found.append(total)
-    return tuple(found)
-
-
-def masks_without(ties: Ties, removed: Sequence[np.ndarray]) -> Masks:
-    """Mask all but some units.
-
-    Args:
-        ties: of the function.
-        removed: for each of ``ties.groups`` bool [units].
-
-    Returns:
-        Masks of its params.
-    """
-    leaves = [np.ones(shape, bool) for shape in ties.shapes]
-    for group, gone in zip(ties.groups, removed, strict=True):
-        _clear(group, gone, dict(enumerate(leaves)))
-    return jax.tree.unflatten(ties.tree, list(map(jnp.asarray, leaves)))
 
 
 def _gone(group: Group, leaves: Mapping[int, np.ndarray]) -> np.ndarray:

@@ -21,6 +21,7 @@ from swapjax.training import Epoch, Level, Recovery
 
 _ABREAST = 3  # panels of a comparison, at most
 _LEGEND = 12  # layers that are told apart by name
+_ROOMY, _LINE = 8, 0.19  # layers that have two lines each; inches of the one of others
 _NAME, _TITLE = 40, 140  # the most characters drawn of a name, and of a title
 
 
@@ -45,11 +46,13 @@ def report_figure(
     pixels = None
     if first_layer is not None and first_layer.ndim == 2 and len(image_shape) >= 2:
         pixels = first_layer if len(first_layer) == math.prod(image_shape) else None
-    figure = Figure(figsize=(9 if pixels is None else 12.5, 3.8), layout="constrained")
+    prunable = [row for row in layers if row["prunable"]]
+    size = 9 if pixels is None else 12.5, max(3.8, 1 + _LINE * len(prunable))
+    figure = Figure(figsize=size, layout="constrained")
     _entitle(figure, title)
     axes = figure.subplots(1, 2 if pixels is None else 3)
     _draw_stages(axes[0], history)
-    _draw_layers(axes[1], [row for row in layers if row["prunable"]])
+    _draw_layers(axes[1], prunable)
     if pixels is not None:
         _draw_pixels(figure, axes[2], pixels, image_shape)
     return figure
@@ -122,7 +125,7 @@ def training_figure(
     panels[0].plot(at, accuracies, "o-", ms=3, color="#d62728")
     panels[0].set_ylabel("test accuracy (%)", color="#d62728")
     other = panels[0].twinx()
-    other.plot(at, [p.sparsity for p in history], "--", color="#1f77b4")
+    other.plot(at, [p.sparsity for p in history], "s--", ms=2, color="#1f77b4")
     other.set_ylabel("sparsity", color="#1f77b4")
     other.set_ylim(0, 1)
     if epochs:
@@ -130,7 +133,7 @@ def training_figure(
         panels[1].set_ylabel("entries of masks that changed")
         for path in epochs[0].densities:
             densities = [e.densities[path] for e in epochs]
-            panels[2].plot(at, densities, label=_shorten(path))
+            panels[2].plot(at, densities, ".-", label=_shorten(path))
         panels[2].set_ylabel("density of each layer")
         panels[2].set_ylim(0, 1.02)
         if len(epochs[0].densities) <= _LEGEND:
@@ -139,7 +142,8 @@ def training_figure(
         _draw_layers(panels[1], [row for row in layers if row["prunable"]])
     for axes in panels if epochs else panels[:1]:
         axes.set_xlabel("epoch" if epochs else "level")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.set_xlim(at[0] - 0.5, at[-1] + 0.5)
     return figure
 
 
@@ -252,23 +256,27 @@ def _draw_stages(axes: Axes, history: Sequence[Stage]) -> None:
     axes.plot(at, [s.loss for s in history], "o-", color="#d62728", label="after")
     axes.set_xlabel("stage")
     axes.set_ylabel("loss of the stage's examples")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_xlim(at[0] - 0.5, at[-1] + 0.5)
     axes.legend(loc="upper left")
     other = axes.twinx()
-    other.plot(at, [s.sparsity for s in history], "--", color="#1f77b4")
+    other.plot(at, [s.sparsity for s in history], "s--", ms=3, color="#1f77b4")
     other.set_ylabel("sparsity", color="#1f77b4")
     other.set_ylim(0, 1)
 
 
 def _draw_layers(axes: Axes, layers: Sequence[Mapping[str, Any]]) -> None:
+    many = len(layers) > _ROOMY
+    between = ", " if many else "\n"
     names = [
-        f"{_shorten(row['leaf'])}\n{row['nonzeros']:,} of {row['entries']:,}"
+        f"{_shorten(row['leaf'])}{between}{row['nonzeros']:,} of {row['entries']:,}"
         for row in layers
     ]
     densities = [row["nonzeros"] / max(row["entries"], 1) for row in layers]
     at = range(len(layers))
     axes.barh(at, densities, color="#1f77b4")
-    axes.set_yticks(at, names, parse_math=False, usetex=False)
+    size = 8 if many else 10
+    axes.set_yticks(at, names, parse_math=False, usetex=False, fontsize=size)
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.set_xlabel("density")

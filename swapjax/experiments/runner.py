@@ -16,7 +16,7 @@ from swapjax.core.types import Params
 from swapjax.experiments import datasets, models
 from swapjax.experiments.noise import CLEAN, Noise, Scene, Spoilt
 from swapjax.experiments.row import Row
-from swapjax.io import checkpoint
+from swapjax.io import checkpoint, huggingface
 from swapjax.loops.batchnorm import recalibrate_batchnorm
 from swapjax.loops.finetune import FineTune, finetune
 from swapjax.pruning import Method, Pruned, prune
@@ -93,12 +93,15 @@ def load_weights(path: str | Path, model: models.Model) -> Params:
     """Read trained weights for a network.
 
     Args:
-        path: of a file with our names, or with PyTorch's names and layouts.
+        path: of a file with our names, or with PyTorch's names and layouts; or of
+            shards, their index or folder, with our names or dots for their slashes.
         model: the network.
 
     Raises:
         ValueError: for weights that cannot be read or do not fit.
     """
+    if Path(path).is_dir() or str(path).endswith(".index.json"):
+        return huggingface.open_checkpoint(path).load(model.params)
     # None of our networks has a transposed convolution.
     transposed = None if models.is_own(model.name) else ()
     return checkpoint.load_params(

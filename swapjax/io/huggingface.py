@@ -76,8 +76,9 @@ class Checkpoint:
         self._require(wanted, "like")
         leaves = {}
         for path, kind in wanted.items():
-            is_cast = dtype is not None and jnp.issubdtype(kind.dtype, jnp.floating)
-            to = dtype if is_cast else kind.dtype
+            to = jnp.result_type(kind)
+            if dtype is not None and jnp.issubdtype(to, jnp.floating):
+                to = dtype
             leaf = self.read(path)
             leaf = _cast(path, leaf, jax.dtypes.canonicalize_dtype(to))
             leaves[path] = leaf if mapped else jnp.array(leaf)
@@ -145,9 +146,13 @@ class Checkpoint:
                 dtypes of the file cannot hold, and for the folder of the checkpoint.
         """
         path = Path(path)
-        leaf = params if callable(params) else trees.by_path(params).__getitem__
-        if not callable(params):
-            self._require(trees.by_path(params), "params")
+        leaves = trees.by_path(params)
+        # Modules that can be called are trees; a function is a leaf.
+        if callable(params) and list(leaves) == [""] and leaves[""] is params:
+            leaf: Callable[[str], Any] = params
+        else:
+            self._require(leaves, "params")
+            leaf = leaves.__getitem__
         if self.source.index is None and path.suffix == ".safetensors":
             self._write(path, self.source.files[0], leaf)
             return

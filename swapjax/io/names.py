@@ -16,7 +16,7 @@ import numpy as np
 from swapjax.core.text import printable
 
 _PLACE = re.compile(r"\{(\w*)\}")
-_NUMBER = "(0|[1-9][0-9]*)"
+_NUMBER = "(0|[1-9][0-9]{0,8})"
 _SHOWN = 4
 
 
@@ -112,11 +112,16 @@ def slots(
         for path, places in found.items()
     }
     for path in result:
-        above = path.split("/")
-        for end in range(1, len(above)):
-            if "/".join(above[:end]) in result:
+        parts = path.split("/")
+        if "" in parts and len(result) > 1:
+            raise ValueError(
+                f"names: {printable(path) or 'the empty path'} has a part without a "
+                "name; map it to another path"
+            )
+        for end in range(1, len(parts)):
+            if "/".join(parts[:end]) in result:
                 raise ValueError(
-                    f"names: {printable('/'.join(above[:end]))} is a leaf, and "
+                    f"names: {printable('/'.join(parts[:end]))} is a leaf, and "
                     f"{printable(path)} would lie below it"
                 )
     return result, kept
@@ -204,16 +209,17 @@ def _slot(
     source: str, path: str, leaf: Leaf, places: Mapping[tuple[int, ...], str]
 ) -> Slot:
     stack = tuple(max(along) + 1 for along in zip(*places, strict=True))
-    every = list(itertools.product(*map(range, stack)))
-    missing = [place for place in every if place not in places]
+    # What names count may be any number: one that is missing is among the first.
+    within = [range(min(size, len(places) + 1)) for size in stack]
+    lacking = (place for place in itertools.product(*within) if place not in places)
+    missing = list(itertools.islice(lacking, _SHOWN))
     if missing:
-        numbers = ", ".join(str(place[0] if len(place) == 1 else place)
-                            for place in missing[:_SHOWN])  # fmt: skip
+        numbers = ", ".join(str(n[0] if len(n) == 1 else n) for n in missing)
         raise ValueError(
             f"{source}: {printable(path)} stacks {len(places)} tensors, but none of "
             f"number {numbers}"
         )
-    return Slot(leaf, stack, tuple(places[place] for place in every))
+    return Slot(leaf, stack, tuple(places[place] for place in sorted(places)))
 
 
 def nested(leaves: Mapping[str, Any]) -> Any:

@@ -88,7 +88,7 @@ class Stream:
         """What it is called in messages."""
         return "the iterable" if self.repeats else "the iterator"
 
-    def __len__(self) -> int:
+    def count(self) -> int:
         """Count the batches of a pass, by going through one where it has no length.
 
         Raises:
@@ -280,7 +280,8 @@ def _holds_batches(data: Any, fits: Fits, size: int, name: str) -> bool:
             "batches; say which: iter(data) or lambda: data for batches, tuple(data) "
             "for a pytree"
         )
-    return as_batches
+    # Where the loss takes neither, its own error is to say why.
+    return as_batches or (not as_tree and not jax.tree_util.all_leaves(data))
 
 
 def _is_taken(fits: Fits, batch: Any) -> bool:

@@ -27,7 +27,7 @@ class Pruned(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """What one stage did.
+    """What one stage did, or what was done to one block of a sequential run.
 
     Attributes:
         stage: its number, from 1.
@@ -38,8 +38,8 @@ class Stage:
         objective: what the method minimised, before its first and after its last
             iteration; NaN for a method that minimises nothing.
         loss_before: the mean loss of the stage's examples at its start, of those of
-            validation where there are any; NaN without data.
-        loss: the same at its end, after fine-tuning.
+            validation where there are any; NaN without data, and after the first block.
+        loss: the same at its end, after fine-tuning; NaN before the last block.
         seconds: wall time, compilation included.
         status: how the method ended.
         iterations: how many it took.

@@ -43,7 +43,7 @@ def densities(
     if allocation == "global":
         return None
     if isinstance(allocation, ByLayer):
-        return [1 - s * ratio for s in allocation.sparsities]
+        return [1 - s * min(ratio, Fraction(1)) for s in allocation.sparsities]
     return [_density(own, allocation) for own in sides]
 
 

@@ -7,7 +7,7 @@ leaves no trace in the data that a method looks at.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from swapjax.sparsity.layout import Layout
 
@@ -24,7 +24,7 @@ def without_heads(
     layout: Layout,
     tables: Mapping[str, tuple[int, ...]],
     pruned: bool | None,
-    named: Mapping[str, float],
+    named: Sequence[str],
 ) -> tuple[Layout, tuple[tuple[str, str], ...]]:
     """Leave out output heads.
 
@@ -34,8 +34,8 @@ def without_heads(
         pruned: whether heads are; None for all but those that have an output for each
             row of a table, and as many inputs as it has columns. Of those too where
             nothing else would be left.
-        named: rules that name leaves; a head that one matches is pruned unless all are
-            left out.
+        named: regular expressions; a head that one matches is pruned unless all heads
+            are left out.
 
     Returns:
         The layout of the other leaves; the heads, and why.
@@ -67,7 +67,7 @@ def without_heads(
     return layout.only(rest), tuple((layout.paths[i], why) for i, why in heads.items())
 
 
-def _is_named(path: str, named: Mapping[str, float]) -> bool:
+def _is_named(path: str, named: Sequence[str]) -> bool:
     try:
         return any(re.search(rule, path) for rule in named)
     except re.error:  # which is told where overrides are laid on layers

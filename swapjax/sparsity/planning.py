@@ -4,6 +4,7 @@ Nothing is rounded in float32, and a rule that matches nothing is an error befor
 work starts.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, get_args
@@ -101,7 +102,8 @@ def plan(
             ``"stack"``, ``"expert"``, ``"input"`` and ``"output"``.
         output_heads: whether layers are pruned whose outputs the loss reads, unless
             include tells the leaves. By default all are but the head of a language
-            model, which mirrors its table of embeddings; one that overrides name is.
+            model, which mirrors its table of embeddings; one that overrides or an
+            allocation by name tell of is pruned, too.
 
     Returns:
         The plan; printing it shows what will happen, and what is left out and why.
@@ -131,14 +133,9 @@ def plan(
         raise ValueError(f"min_keep must not be negative, got {min_keep}")
 
     roles = find_roles(params, loss_fn, batch, axes)
-    layout = Layout.of(params, include, exclude, roles)
-    left_out = _left_out(params, layout, roles)
-    if include is None:
-        tables = _tables(params, roles)
-        layout, heads = without_heads(layout, tables, output_heads, overrides or {})
-        left_out += heads
-    elif output_heads is not None:
-        raise ValueError("output_heads: include names the leaves; give one of the two")
+    shares = () if isinstance(allocation, str) else allocation
+    named = [*(overrides or ()), *map(re.escape, shares)]
+    layout, left_out = _lay_out(params, include, exclude, roles, output_heads, named)
     units = None
     if isinstance(pattern, UnitPattern):
         if include is None:
@@ -184,6 +181,27 @@ def plan(
     )
 
 
+def _lay_out(
+    params: Params,
+    include: Rule | None,
+    exclude: Rule,
+    roles: Sequence[Role],
+    output_heads: bool | None,
+    named: Sequence[str],
+) -> tuple[Layout, tuple[tuple[str, str], ...]]:
+    """Find the prunable leaves, and the others with why they are not."""
+    layout = Layout.of(params, include, exclude, roles)
+    left_out = _left_out(params, layout, roles)
+    if include is None:
+        leaves = zip(trees.paths(params), jax.tree.leaves(params), roles, strict=True)
+        tables = {x: np.shape(leaf) for x, leaf, role in leaves if role.kind == "table"}
+        layout, heads = without_heads(layout, tables, output_heads, named)
+        left_out += heads
+    elif output_heads is not None:
+        raise ValueError("output_heads: include names the leaves; give one of the two")
+    return layout, left_out
+
+
 def _how_to_share(
     allocation: Allocation | Mapping[str, float] | None,
     pattern: NM | UnitPattern | None,
@@ -207,12 +225,6 @@ def _how_to_share(
             f"names of layers, got {allocation!r}"
         )
     return allocation
-
-
-def _tables(params: Params, roles: Sequence[Role]) -> dict[str, tuple[int, ...]]:
-    """List the shapes of tables by path."""
-    leaves = zip(trees.paths(params), jax.tree.leaves(params), roles, strict=True)
-    return {path: np.shape(leaf) for path, leaf, role in leaves if role.kind == "table"}
 
 
 def _left_out(

@@ -12,12 +12,13 @@ from swapjax.core import trees
 from swapjax.core.checks import require_count
 from swapjax.core.static_leaves import take_arrays
 from swapjax.core.types import Masks, Params
-from swapjax.roles.find import find_roles
+from swapjax.roles.role import Role
 from swapjax.roles.ties import Group, Ties, find_ties
 from swapjax.sparsity.allocation import some
-from swapjax.sparsity.layout import Layout
-from swapjax.sparsity.leaf_rules import Rule
+from swapjax.sparsity.leaf_rules import Rule, match
 from swapjax.sparsity.unit_costs import Costs, choose
+
+_ANY = Role("matrix")  # what ties tell of leaves is enough
 
 
 def unit_masks(
@@ -50,20 +51,21 @@ def unit_masks(
         size: instead, what part of the bytes of params.
         scores: what each entry is worth, a tree like params; a unit is worth their sum
             over all leaves, which must be comparable between layers, as what the loss
-            would rise by is. By default squares of the weights in matrices, over their
+            would rise by is. By default squares of all weights but vectors, over their
             mean in a group, which are not: what units save is not looked at then.
         exclude: leaves that stay whole, and so does all that is tied to them, by
             regular expressions or a predicate of path and leaf.
         min_keep: units that each group keeps at least.
 
     Returns:
-        Masks with the tree of params, False where matrices make or read a unit that
-        goes; `swapjax.shrink` then makes arrays smaller.
+        Masks with the tree of params, False for all that belongs to a unit that goes,
+        its bias and norm too, and the scalar True for leaves that stay whole.
+        `swapjax.shrink` then makes arrays smaller.
 
     Raises:
         ValueError: for a budget outside of (0, 1], both or none, one that is out of
             reach, saying what is not; for scores of other shapes than params, or not
-            finite; for a network without units, and what `swapjax.plan` raises.
+            finite; for rules that match nothing, and where no units may go.
 
     Example:
         >>> import jax, jax.numpy as jnp, swapjax
@@ -81,18 +83,8 @@ def unit_masks(
     if put_back is not None:
         function = lambda p, x: loss_or_apply(put_back(p), x)  # noqa: E731
     ties = find_ties(function, params, batch)
-    roles = find_roles(params, function, batch)
-    matrices = {i for i, role in enumerate(roles) if role.kind == "matrix"}
-    layout = Layout.of(params, None, exclude, roles)
-    known = trees.paths(params)
-    prunable = {known.index(path) for path in layout.paths}
-    groups = [group for group in ties.groups if _may_go(group, matrices, prunable)]
-    if not groups:
-        raise ValueError(
-            "loss_or_apply: has no units that may go; its groups are "
-            f"{some([str(group) for group in ties.groups]) or 'none'}"
-        )
-    worth = _scores(params, scores, groups, matrices)
+    groups = _that_may_go(ties, params, exclude)
+    worth = _scores(params, scores, groups)
     costs = Costs.of(_terms(ties, params, name), groups)
     whole = costs.without(np.zeros(len(groups)))
     given = scores is not None
@@ -109,8 +101,9 @@ def unit_masks(
         for group, own, count in zip(groups, worth, counts, strict=True)
     ]
     units = np.concatenate(gone)
-    leaves = [_mask(ties, known.index(path), units) for path in layout.paths]
-    return layout.masks(tuple(leaves))
+    leaves, treedef = jax.tree.flatten(params)
+    masks = [_mask(ties, i, units) for i in range(len(leaves))]
+    return jax.tree.unflatten(treedef, masks)
 
 
 def _budget(flops: float | None, size: float | None) -> tuple[str, float]:
@@ -125,10 +118,17 @@ def _budget(flops: float | None, size: float | None) -> tuple[str, float]:
     return name, float(value)
 
 
-def _may_go(group: Group, matrices: set[int], prunable: set[int]) -> bool:
-    """Tell whether all matrices of a group may be pruned, and there are some."""
-    own = {member.leaf for member in group.members} & matrices
-    return bool(own) and own <= prunable
+def _that_may_go(ties: Ties, params: Params, exclude: Rule) -> list[Group]:
+    """List the groups of which no leaf is excluded."""
+    leaves = jax.tree.leaves(params)
+    free = set(match(ties.paths, leaves, [_ANY] * len(leaves), None, exclude))
+    groups = [g for g in ties.groups if {m.leaf for m in g.members} <= free]
+    if not groups:
+        raise ValueError(
+            "loss_or_apply: has no units that may go; its groups are "
+            f"{some([str(group) for group in ties.groups]) or 'none'}"
+        )
+    return groups
 
 
 def _terms(ties: Ties, params: Params, name: str) -> list[tuple[float, tuple]]:
@@ -143,7 +143,7 @@ def _terms(ties: Ties, params: Params, name: str) -> list[tuple[float, tuple]]:
 
 
 def _scores(
-    params: Params, scores: Params | None, groups: Sequence[Group], matrices: set[int]
+    params: Params, scores: Params | None, groups: Sequence[Group]
 ) -> list[np.ndarray]:
     """Score the units of each group."""
     if scores is not None:
@@ -157,8 +157,10 @@ def _scores(
     for group in groups:
         total = np.zeros(len(group))
         for member in group.members:
-            if scores is not None or member.leaf in matrices:
-                along = _along(leaves[member.leaf], member.axis, square=scores is None)
+            array = leaves[member.leaf]
+            # Norms and their statistics are no weights.
+            if scores is not None or array.ndim > 1:
+                along = _along(array, member.axis, square=scores is None)
                 total += along[member.positions].sum(1)
         mean = total.mean()
         found.append(total / mean if scores is None and mean else total)
@@ -178,4 +180,6 @@ def _along(array: np.ndarray, axis: int, *, square: bool) -> np.ndarray:
 def _mask(ties: Ties, leaf: int, units: np.ndarray) -> jax.Array:
     """Make the mask of a leaf, False where a unit that goes has an entry."""
     kept = [~np.isin(labels, units) for labels in ties.axes(leaf)]
+    if all(own.all() for own in kept):
+        return jnp.asarray(True)
     return jnp.asarray(functools.reduce(np.logical_and.outer, kept))

@@ -161,7 +161,6 @@ def fit(
 
     take_steps = Steps(loss_fn, optimizer, moved, state)
     carry, history = found
-    pace.skip(len(history))
     masks = masks_now(carry.params, carry.state, first)
     for number in ending.left(history, epochs):
         started, told = time.perf_counter(), dict[str, list[float]]()

@@ -52,7 +52,7 @@ class Pace:
         require_count("replays of the objective", replays)
         fits = streams.taken_by(loss, params)
         data = streams.take_data(data, fits, batch or 1)
-        self._goes_on = batches is not None
+        self._goes_on, self._gone = batches is not None, 0
         if isinstance(data, Stream):
             if batch is not None:
                 raise ValueError(
@@ -96,23 +96,23 @@ class Pace:
         first = jax.tree.map(lambda x: x[: self._batch], first)
         return jax.tree.map(jnp.asarray, self.objective.init(params, first))
 
-    def skip(self, epochs: int) -> None:
-        """Go through the batches of epochs that an interrupted run has done."""
-        for _ in range(epochs):
-            if isinstance(self._data, Stream):
-                collections.deque(self._take(self._data), maxlen=0)
-
     def steps(self, params: Params, epoch: int) -> Iterator[tuple[Any, Any, Any]]:
         """Yield data, an index into them and keys, of some steps of an epoch at a time.
 
+        The batches of epochs that an interrupted run has done are gone through first.
+
         Args:
             params: that the objective checks batches with.
-            epoch: its number, from 1.
+            epoch: its number, from 1; higher than in the call before.
 
         Raises:
             ValueError: for batches that end early.
         """
         done = (epoch - 1) * self.each
+        if isinstance(self._data, Stream):
+            for _ in range(self._gone + 1, epoch):
+                collections.deque(self._take(self._data), maxlen=0)
+            self._gone = epoch
         for data, index in self._feed(params, epoch):
             count = len(index)
             keys = steps.step_keys(self._key, done, count) if self._draws else None
@@ -157,7 +157,7 @@ def _count_batches(stream: Stream, wanted: int | None) -> int:
             "takes of it with steps_per_epoch=, or give what begins anew, such as a "
             "function that makes the iterator"
         )
-    found = len(stream)
+    found = stream.count()
     if not found:
         raise ValueError("data: there are no batches in it")
     return found

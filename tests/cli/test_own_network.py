@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from interrupts import interrupt_stage
+from safetensors.numpy import save_file
 
 from swapjax.cli import commands, config, main
 from swapjax.experiments import plot
@@ -70,6 +72,23 @@ def test_the_file_of_the_guide_goes_through_prune_and_is_short(own, images, caps
     weights = ("--checkpoint", "out/dense.safetensors", "--quiet")
     assert prune(images, *options[:3], "again", *weights) == 0
     assert report("again")["dense"] == report()["dense"]
+    # In shards, as others write them.
+    arrays, _ = checkpoint.read("out/dense.safetensors")
+    Path("shards").mkdir()
+    index = {}
+    for i, (name, array) in enumerate(arrays.items()):
+        index[name.replace("/", ".")] = file = f"{i}.safetensors"
+        save_file({name.replace("/", "."): array}, f"shards/{file}")
+    named = json.dumps({"weight_map": index})
+    Path("shards/model.safetensors.index.json").write_text(named)
+    shards = ("--checkpoint", "shards", "--quiet")
+    assert prune(images, *options[:3], "sharded", *shards) == 0
+    assert report("sharded")["dense"] == report()["dense"]
+    compare = ["compare", *map(str, (*options[:2], *weights, *QUICK, "--data", images))]
+    assert main([*compare, "--sparsities", "0.5", "--json", "runs.json"]) == 0
+    (row,) = json.loads(Path("runs.json").read_text())
+    assert row["accuracy"] == result["accuracy"]
+    assert "network=" in row["setup"]
 
 
 def test_batch_norm_is_estimated_after_training_and_after_pruning(own, images):
@@ -100,6 +119,33 @@ def test_a_network_whose_code_has_changed_is_trained_anew(own, images, capsys):
     ):
         assert prune(images, "--model", own(text, "mine"), "--out", "out") == 0
         assert ("given: training mine:make" in capsys.readouterr().out) == anew
+
+
+def test_the_state_of_other_code_or_of_other_statistics_is_refused(own, images, capsys):
+    """With weights of a file, which tell neither."""
+    options = ("--model", own(NORMALISED, "mine"), "--out", "out", "--stages", "2")
+    assert prune(images, *options, "--quiet") == 0
+    options = (*options, "--checkpoint", "dense.safetensors")
+    Path("out", "dense.safetensors").rename("dense.safetensors")
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_stage(patch, 2)
+        assert prune(images, *options) == 130
+    assert Path("out", ".swapjax-run.json").exists()
+    capsys.readouterr()
+    for text, more, what in (
+        (NORMALISED, ("--no-recalibrate",), "recalibrate was True, is False"),
+        (NORMALISED.replace("nnx.relu", "nnx.gelu"), (), "network was "),
+    ):
+        own(text, "mine")
+        assert prune(images, *options, *more) == 2
+        error = capsys.readouterr().err
+        assert "state.safetensors belongs to another run" in error
+        assert what in error
+    own(NORMALISED, "mine")
+    assert prune(images, *options) == 0
+    assert "Going on from" in capsys.readouterr().out
+    names = [path.name for path in Path("out").iterdir() if path.name[0] == "."]
+    assert names == []
 
 
 @pytest.mark.parametrize(

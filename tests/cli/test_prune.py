@@ -1,6 +1,5 @@
 """swapjax prune: what it writes, how it goes on, what it refuses."""
 
-import importlib
 import json
 import os
 import struct
@@ -11,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from interrupts import half_written
+from interrupts import half_written, interrupt_stage
 
 from swapjax.cli import console, main, setup
 from swapjax.cli.output import folder
@@ -221,20 +220,6 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(dense, done, tm
 
 
 # Interruptions
-
-
-def interrupt_stage(monkeypatch, number, error=KeyboardInterrupt):
-    """Press Ctrl-C while a stage is at work, or let it fail."""
-    driver = importlib.import_module("swapjax.pruning.stage")
-    solve, calls = driver.solve, []
-
-    def interrupted(*arguments, **options):
-        calls.append(number)
-        if len(calls) == number:
-            raise error
-        return solve(*arguments, **options)
-
-    monkeypatch.setattr(driver, "solve", interrupted)
 
 
 @pytest.mark.parametrize("stage", [1, 2])

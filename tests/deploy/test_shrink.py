@@ -122,6 +122,11 @@ def test_heads_and_hidden_units_go_in_layers_of_a_loop():
     assert small.params["up"].shape == (2, 5, 2)
     np.testing.assert_array_equal(small.kept["out"][1], np.arange(6))
     assert small.error < 1e-5
+    # Other trees like params become as small.
+    cut = small.cut(params)
+    jax.tree.map(np.testing.assert_array_equal, cut, small.params)
+    with pytest.raises(ValueError, match=r"b must have the shape \(2, 12\)"):
+        small.cut(small.params)
 
 
 def test_layers_of_a_loop_lose_units_of_their_own():
@@ -141,6 +146,7 @@ def test_layers_of_a_loop_lose_units_of_their_own():
     np.testing.assert_array_equal(
         small.kept["out"][1], [[0, 1, 2, 6, 7, 8, 9, 10, 11], range(9)]
     )
+    jax.tree.map(np.testing.assert_array_equal, small.cut(params), small.params)
     assert "from 3 to 4 of 9" in small.stayed["up"]
     ties = swapjax.find_ties(stack, params, x)
     tied = swapjax.tie_masks(ties, jax.tree.map(lambda p: p != 0, params))
@@ -191,6 +197,34 @@ def test_what_is_zero_and_stays_has_its_reason():
     assert str(small).startswith("nothing to remove\nzeros that stay")
     assert small.apply is apply
     assert shapes(small.params) == shapes(params)
+
+
+def test_what_cannot_be_followed_stays_and_is_named():
+    def apply(p, x):
+        y = jnp.abs(jnp.fft.fft(jax.nn.relu(x @ p["a"])))
+        return y @ p["b"]
+
+    params = draw({"a": (3, 4), "b": (4, 2)})
+    params["b"][1] = 0
+    small = swapjax.shrink(apply, params, None, draw((2, 3)))
+    assert str(small).startswith("nothing to remove")
+    assert "goes through fft, which cannot be followed" in small.stayed["b[axis 0]"]
+    assert small.params["b"] is params["b"]
+
+
+def test_faults_of_arguments_are_named():
+    params, x = draw({"a": (3, 4)}), draw((2, 3))
+    with pytest.raises(ValueError, match="function must take params"):
+        swapjax.shrink("apply", params, None, x)
+    with pytest.raises(ValueError, match="tolerance must be a number"):
+        swapjax.shrink(lambda p, x: x @ p["a"], params, None, x, tolerance=-1)
+    with pytest.raises(TypeError) as caught:
+        swapjax.shrink(lambda p, x: x @ p["a"], params)
+    assert caught.value.__notes__[-1] == "function was traced with params and 0 inputs"
+    params["a"][0, 0] = np.nan
+    params["b"] = np.zeros((4, 2), np.float32)
+    with pytest.raises(ValueError, match="are params finite"):
+        swapjax.shrink(lambda p, x: x @ p["a"] @ p["b"], params, None, x)
 
 
 def test_masks_of_other_params_are_refused():
@@ -253,6 +287,23 @@ def test_channels_that_are_tied_are_pruned_as_one_and_go():
     }  # fmt: skip
 
 
+def test_flattened_channels_are_scored_by_the_rows_of_all_their_pixels():
+    def apply(p, x):
+        return jax.nn.relu(convolve(x, p["conv"])).reshape(len(x), -1) @ p["dense"]
+
+    params, x = draw({"conv": (3, 3, 1, 6), "dense": (24, 2)}), draw((1, 2, 2, 1))
+    ties = swapjax.find_ties(apply, params, x)
+    plan = swapjax.plan(
+        params, 27 / 102, pattern=swapjax.Channel(groups=ties), batch=x,
+        loss_fn=lambda p, x: jnp.mean(apply(p, x)), overrides={"dense": 0.0},
+    )  # fmt: skip
+    masks = swapjax.magnitude_masks(params, plan=plan)
+    entries = np.abs(params["conv"]).sum((0, 1, 2))
+    entries += np.abs(params["dense"]).reshape(4, 6, 2).sum((0, 2))
+    kept = np.asarray(masks["conv"]).any(axis=(0, 1, 2))
+    np.testing.assert_array_equal(kept, entries >= np.sort(entries)[3])
+
+
 def test_channels_of_what_is_no_ties_are_refused():
     with pytest.raises(ValueError, match="groups must be what"):
         swapjax.Channel(groups=3)
@@ -275,3 +326,96 @@ def test_experts_go_and_their_router_stays():
     }  # fmt: skip
     assert small.is_rebuilt
     assert small.error < 1e-5
+    more = draw((7, 3))  # other shapes than it was shrunk with
+    np.testing.assert_allclose(
+        small.apply(small.params, more), apply(params, more), rtol=1e-4, atol=1e-5
+    )
+    slopes = jax.grad(lambda p: jnp.sum(small.apply(p, x)))(small.params)
+    assert shapes(slopes) == shapes(small.params)
+
+
+def test_a_program_that_is_another_for_other_inputs_is_not_cut_alike():
+    def apply(p, x):
+        y = (x @ p["a"]).reshape(-1, 4)
+        return jax.nn.softmax(y) if len(x) > 2 else y @ jnp.eye(4)[:, :1] @ p["b"]
+
+    params = draw({"a": (3, 4), "b": (1, 2)})
+    params["a"][:, 1:] = 0
+    x = draw((2, 3))
+    small = swapjax.shrink(apply, params, None, x)
+    assert small.params["a"].shape == (3, 1)
+    assert small.is_rebuilt
+    with pytest.raises(ValueError, match="axis 1 of a cannot be removed; shrink"):
+        small.apply(small.params, draw((3, 3)))
+
+
+def fused(p, x):
+    """Queries, keys and values of one product, parts of an axis, loops, a table."""
+    qkv = x.astype(jnp.bfloat16).astype(jnp.float32) @ p["qkv"] + p["b"]
+    q, k, v = jnp.moveaxis(qkv.reshape(*x.shape[:2], 3, 4, 2), 2, 0)
+    y = jnp.einsum(
+        "bhts,bshd->bthd", jax.nn.softmax(jnp.einsum("bthd,bshd->bhts", q, k)), v
+    )
+    y = y.reshape(*x.shape[:2], 8)[..., ::-1] @ p["out"]
+    gate, up = jnp.split(y @ p["wide"], 2, axis=-1)
+    strided = jnp.concatenate([gate * up, jnp.zeros((*up.shape[:2], 2))], -1)[..., ::2]
+    repeated = jnp.broadcast_to(p["scale"], strided.shape) * strided
+    many = jax.lax.while_loop(
+        lambda c: c[0] < 2, lambda c: (c[0] + 1, jnp.sin(c[1])), (0, repeated)
+    )[1]
+    either = jax.lax.cond(x[0, 0, 0] > 0, jnp.tanh, lambda y: 2 * y, many)
+    return either @ p["last"] + p["table"][jnp.arange(len(x))][:, None] @ p["rows"]
+
+
+FUSED = {
+    "b": (24,), "last": (4, 2), "out": (8, 5), "qkv": (5, 24), "rows": (5, 2),
+    "scale": (4,), "table": (9, 5), "wide": (5, 12),
+}  # fmt: skip
+
+
+def test_fused_matrices_parts_loops_and_tables_are_rebuilt():
+    params, x = draw(FUSED), draw((2, 3, 5))
+    ties = swapjax.find_ties(fused, params, x)
+    params = zeroed(params, ties, keep=2)
+    small = swapjax.shrink(fused, params, None, x)
+    assert small.is_rebuilt
+    assert shapes(small.params) == {
+        "b": (12,), "last": (3, 2), "out": (4, 2), "qkv": (5, 12), "rows": (2, 2),
+        "scale": (3,), "table": (9, 2), "wide": (2, 10),
+    }  # fmt: skip
+    assert small.error < 1e-5
+
+
+def test_units_of_a_recurrent_network_go_from_all_its_gates():
+    def lstm(p, x):
+        def step(carry, x):
+            hidden, cell = carry
+            z = x @ p["in"] + hidden @ p["again"] + bias
+            i, f, g, o = jnp.split(jax.nn.sigmoid(z), 4, axis=-1)
+            cell = f * cell + i * g
+            return (o * jnp.tanh(cell), cell), None
+
+        start = jnp.zeros((x.shape[1], 6))
+        (hidden, _), _ = jax.lax.scan(step, (start, start), x)
+        return hidden @ p["out"]
+
+    # What the function closes over becomes smaller, too.
+    bias = np.arange(24, dtype=np.float32)
+    params = draw({"again": (6, 24), "in": (3, 24), "out": (6, 2)})
+    params["again"][2:4] = params["out"][2:4] = 0
+    small = swapjax.shrink(lstm, params, None, draw((5, 2, 3)))
+    assert shapes(small.params) == {"again": (4, 16), "in": (3, 16), "out": (4, 2)}
+    assert small.is_rebuilt
+    assert small.error < 1e-5
+
+
+def test_layers_too_many_to_go_through_lose_units_alike():
+    def stack(p, x):
+        step = lambda x, w: (x + jnp.tanh(x @ w[0]) @ w[1] / 300, None)  # noqa: E731
+        return jax.lax.scan(step, x, (p["up"], p["down"]))[0]
+
+    params = draw({"down": (300, 4, 3), "up": (300, 3, 4)})
+    params["down"][:, 1] = params["up"][::2, :, 0] = params["up"][1::2, :, 2] = 0
+    small = swapjax.shrink(stack, params, None, draw((2, 3)))
+    assert small.params["up"].shape == (300, 3, 3)  # what is dead in all of them
+    assert small.apply is stack

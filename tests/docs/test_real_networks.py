@@ -74,5 +74,5 @@ def test_what_is_skipped_says_why():
     run = real.Worker(1.0)(Run(network, method, 1, "0.9"))
     assert run.status == f"skipped: {real.SKIPPED[network, method]}"
     dense = Run(network, "dense", 1, "0", 99.0)
-    accuracies, _ = markdown([dense, run])
+    (accuracies,) = markdown([dense, run])
     assert real.SKIPPED[network, method] in accuracies

@@ -10,9 +10,11 @@ from collections import defaultdict
 import backward_blocks_report as blocks
 import backward_report
 import backward_vcas_report as vcas
+import kernels_report
 import noise_report
 import noisy_labels_report
 import pytest
+import real_report
 import robust_report
 import search_proxies_report
 import search_report
@@ -191,6 +193,26 @@ def test_resnet20():
     assert {norm for _, norm in seen} == {"again", "kept"}
 
 
+def test_allocation():
+    keys = "network", "method", "allocation", "sparsity"
+    found, told = runs("allocation", *keys), set()
+    networks = {"MLPNet": "mlpnet", "ResNet-20": "resnet20"}
+    for name, cells in rows("allocation.md"):
+        network, _, rest = name.partition(", ")
+        if network not in networks:
+            continue
+        method, level = rest.split(", ")
+        columns = "uniform", "erk", "global", "owl", "loss"
+        for allocation, cell in zip(columns, cells, strict=True):
+            key = networks[network], method, allocation, level
+            assert bool(cell) == (key in found), key
+            if cell:
+                mean = statistics.mean(found[key])
+                assert float(cell) == pytest.approx(mean, abs=0.0051), key
+                told.add(key)
+    assert told == set(found)
+
+
 def test_peer_speed():
     found = json.loads((RESULTS / "peer_speed" / "results.json").read_text())["rows"]
     page = (DOCS / "results" / "cost.md").read_text()
@@ -269,6 +291,13 @@ def test_robust():
         assert int(count) == len(runs_of)
         mean = statistics.mean(runs_of)
         assert float(robust.split()[0]) == pytest.approx(mean, abs=0.051)
+
+
+@pytest.mark.parametrize("made", [kernels_report])
+def test_what_deploys(made):
+    name = made.__name__.removesuffix("_report")
+    lines = read_runs(RESULTS / name / "results.csv", made.Line)
+    assert made.report(lines) in (DOCS / "results" / f"{name}.md").read_text()
 
 
 def test_damaged_files():
@@ -383,4 +412,11 @@ def test_scores_before_training():
     runs = [read_runs(folder / f"{name}.csv", kind) for name, kind in files]
     page = (DOCS / "results" / "search.md").read_text()
     for table in search_proxies_report.report(*runs):
+        assert table in page
+
+
+def test_real():
+    page = (DOCS / "results" / "real.md").read_text()
+    lines = read_runs(RESULTS / "real" / "results.csv", real_report.Run)
+    for table in real_report.markdown(lines):
         assert table in page

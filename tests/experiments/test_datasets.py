@@ -97,6 +97,21 @@ def test_mean_and_deviation_can_be_given(tmp_path):
     np.testing.assert_allclose(data.x_test, expected, atol=1e-6)
 
 
+def test_mean_and_deviation_may_differ_by_channel(tmp_path):
+    x = np.random.default_rng(0).integers(0, 256, (12, 4, 5, 3), dtype=np.uint8)
+    means, images = (0.1, 0.2, 0.3), {"x_train": x, "x_test": x[:6]}
+    data = load(tmp_path, {"mean": means, "std": (0.5, 0.5, 0.5)}, **images)
+    assert (data.mean, data.std) == (means, 0.5)
+    expected = (x / 255 - np.array(means)) / 0.5
+    np.testing.assert_allclose(data.x_train, expected, atol=1e-6)
+    with pytest.raises(ValueError, match=r"for all channels, got 0\.1,0\.2"):
+        _ = data.box
+    for shape, given in (((4, 5), (1, 2)), ((4, 5, 3), (1, 2)), ((4,), (1, 2, 3, 4))):
+        x = np.ones((12, *shape), np.uint8)
+        with pytest.raises(ValueError, match=r"one mean .*wanted, got \d"):
+            load(tmp_path, {"mean": given}, x_train=x, x_test=x[:6])
+
+
 NOISE = np.random.default_rng(1).normal(size=(12, 4, 5))
 NAN = np.full((12, 4, 5), np.nan, np.float32)
 

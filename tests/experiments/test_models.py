@@ -13,7 +13,8 @@ import swapjax
 from swapjax import recalibrate_batchnorm
 from swapjax.core import trees
 from swapjax.experiments import models
-from swapjax.experiments.models import resnet, vgg
+from swapjax.experiments.models import hypersphere, resnet, vgg
+from swapjax.robust import Hypersphere
 
 
 def shapes_of(model):
@@ -138,8 +139,8 @@ def test_sides_are_averaged_to_seven(side):
 class Tiny(nnx.Module):
     """A convolution, its batch norm, a classifier."""
 
-    def __init__(self, rngs):
-        self.conv1 = resnet.convolution(3, 4, 3, rngs=rngs)
+    def __init__(self, rngs, channels=3):
+        self.conv1 = resnet.convolution(channels, 4, 3, rngs=rngs)
         self.bn1 = resnet.batch_norm(4, rngs=rngs)
         self.fc = nnx.Linear(4, 3, rngs=rngs)
 
@@ -154,6 +155,27 @@ def small():
     x = jax.random.normal(jax.random.key(1), (32, 8, 8, 3)) + 0.3
     params = recalibrate_batchnorm(model.statistics, model.params, [x])
     return model._replace(params=params), x
+
+
+def test_images_without_channels_get_one():
+    network = Tiny(nnx.Rngs(0), channels=1)
+    model = models._as_functions("tiny", network, {}, flat=True)
+    x = jax.random.normal(jax.random.key(1), (5, 8, 8))
+    assert model.apply(model.params, x).shape == (5, 3)
+    assert model.training_apply(model.params, x).shape == (5, 3)
+    there = model.statistics(model.params, x)
+    assert trees.paths(there) == trees.paths(model.params)
+
+
+def test_cosines_are_trained_by_statistics_of_the_batch():
+    network = Tiny(nnx.Rngs(0))
+    kernel = hypersphere.with_cosines(network, ("fc",))
+    model = models._as_functions("tiny", network, {})._replace(cosines=kernel)
+    model = hypersphere.with_sphere(model, Hypersphere(scale=10.0, margin=0.2))
+    x = jax.random.normal(jax.random.key(1), (16, 8, 8, 3)) + 0.3
+    batch, there = (x, jnp.arange(16) % 3), model.statistics(model.params, x)
+    trained = model.training_loss(model.params, batch)
+    np.testing.assert_allclose(trained, model.loss_fn(there, batch), rtol=1e-4)
 
 
 class TestBatchNorm:

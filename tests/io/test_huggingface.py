@@ -151,6 +151,9 @@ def test_a_tree_of_another_make_is_filled(tmp_path):
     assert jax.tree.structure(filled) == jax.tree.structure(like)
     assert filled.weight.dtype == jnp.float32
     np.testing.assert_array_equal(filled.weight, arrays["fc.weight"])
+    assert callable(filled)
+    source.save(tmp_path / "out.safetensors", filled)
+    assert set(load_file(tmp_path / "out.safetensors")) == set(arrays)
     with pytest.raises(ValueError, match=r"like: has bias of shape .2,., wanted .3,."):
         source.load({"weight": linear.weight, "bias": jnp.ones(2)})
 

@@ -60,6 +60,14 @@ def test_maps_that_do_not_fit_are_refused():
     _refused(["a.b", "a/b"], None, "differ in dots and slashes alone")
 
 
+def test_names_of_others_may_be_anything():
+    _refused(["h.0", "h.999999999"], {"h.{i}": "w"}, "none of number 1, 2")
+    _refused([f"h.{'9' * 5000}"], {"h.{i}": "w"}, "has no line for h.999")
+    for name in ("", "a.", ".a", "a..b"):
+        _refused([name, "b"], None, "has a part without a name; map it to another path")
+    assert slots("file", [""], None)[0][""].names == ("",)
+
+
 def test_many_names_are_told_by_a_few():
     _refused([f"w{i}" for i in range(9)], {"w0": "a"}, "w1, w2, w3, w4 and 4 more;")
 

@@ -5,6 +5,8 @@ import json
 import hub_files as hub
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from swapjax.io import shards
 
@@ -93,3 +95,19 @@ def test_empty_and_unaligned_tensors_are_read(tmp_path):
     path.write_bytes(path.read_bytes()[: -len(raw)] + b"\2" + raw[1:])
     with pytest.raises(ValueError, match=r"odd\.safetensors: holds bytes other than 0"):
         shards.find(path).tensors["flags"].read()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(st.integers(0, 400), st.integers(1, 255), st.booleans())
+def test_what_is_damaged_is_refused_or_read(folder, place, bits, in_index):
+    path = folder / (INDEX if in_index else "model-00001-of-00003.safetensors")
+    whole = path.read_bytes()
+    place %= len(whole)
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ bits]) + whole[place + 1 :])
+    try:
+        for tensor in shards.find(folder).tensors.values():
+            tensor.read()
+    except ValueError as e:
+        assert str(folder) in str(e)  # noqa: PT017
+    finally:
+        path.write_bytes(whole)

@@ -66,6 +66,7 @@ def generator():
         (BATCHES, of_pairs, True),
         (BATCHES[:2], of_pairs, True),
         (tuple(BATCHES), of_pairs, True),
+        (BATCHES, of_arrays, True),  # which says itself that it takes no pairs
         ([X[:4], X[4:6]], of_arrays, True),
         ([X], of_arrays, True),
     ],
@@ -109,8 +110,8 @@ def test_passes_follow_each_other_and_are_counted():
     assert (stream.taken, loader.begun, stream.is_fresh) == (7, 3, False)
     stream.restart()
     assert next(stream)[1][0] == 0
-    assert len(stream) == 3  # by going through them
-    assert len(Stream(BATCHES)) == 3
+    assert stream.count() == 3  # by going through them
+    assert Stream(BATCHES).count() == 3
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,8 @@ def test_it_is_pruned_where_someone_says_so(told):
     both = ("dense/kernel", "head/kernel")
     assert swapjax.plan(_params(), 0.5, output_heads=True, **told).paths == both
     assert swapjax.plan(_params(), 0.5, overrides={"head": 0.6}, **told).paths == both
+    shares = {"dense/kernel": 0.5, "head/kernel": 0.5}
+    assert swapjax.plan(_params(), 0.5, allocation=shares, **told).paths == both
     assert swapjax.plan(_params(), 0.5, include="kernel", **told).paths == both
     with pytest.raises(ValueError, match="output_heads: include names the leaves"):
         swapjax.plan(_params(), 0.5, include="kernel", output_heads=False, **told)

@@ -306,6 +306,7 @@ def test_sparsities_by_name_are_reached_with_the_whole():
     target = plan(shaped((10, 10), (100,)), 0.5, allocation=by_name, include=".")
     assert target.keep == (20, 80)
     assert target.at(0.25).keep == (60, 90)
+    assert target.at(0.95).keep == (2, 8)
     assert "by layer" in str(target)
 
 

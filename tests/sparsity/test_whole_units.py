@@ -42,7 +42,7 @@ def cost(outer, inner):
 
 def counted(masks):
     """Channels and hidden units that are left, by each matrix that has them."""
-    masks = {name: np.asarray(mask) for name, mask in masks.items()}
+    masks = {name: np.broadcast_to(m, PARAMS[name].shape) for name, m in masks.items()}
     outer = [masks["in"].any(0), masks["up"].any(1), masks["down"].any(0)]
     outer.append(masks["out"].any(1))
     inner = [masks["up"].any(0), masks["down"].any(1)]
@@ -55,7 +55,7 @@ def test_what_is_tied_goes_together_and_the_budget_is_met(part):
     outer, inner = counted(masks)
     assert all((mask == outer[0]).all() for mask in outer)
     assert all((mask == inner[0]).all() for mask in inner)
-    assert masks["bias"].shape == ()  # a channel whose readers are zero has none
+    assert (np.broadcast_to(masks["bias"], 8) == outer[0]).all()
     left = cost(outer[0].sum(), inner[0].sum())
     whole = cost(8, 12)
     assert count_products(residual, PARAMS, X).total.macs == whole
@@ -67,6 +67,20 @@ def test_what_is_tied_goes_together_and_the_budget_is_met(part):
         if outer[0].sum() + a <= 8 and inner[0].sum() + b <= 12
     ]
     assert all(n > part * whole for n in most)
+
+
+def test_all_that_a_norm_reads_goes_too():
+    """A table is no matrix, but feeds the mean of squares."""
+    params = {"head": make((8, 5)), "table": make((7, 8), 1)}
+
+    def apply(p, x):
+        x = p["table"][x]
+        return x / jnp.sqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-6) @ p["head"]
+
+    x = jnp.arange(6).reshape(2, 3)
+    masks = swapjax.unit_masks(apply, params, x, flops=0.5)
+    assert masks["table"].any(0).sum() == masks["head"].any(1).sum() == 4
+    assert (masks["table"].any(0) == masks["head"].any(1)).all()
 
 
 def test_the_smallest_units_go():

@@ -68,12 +68,32 @@ def score(
 def _ranks(score: jax.Array) -> jax.Array:
     """Rank the inputs of each output, [groups, inputs, outputs], the smallest first.
 
-    Along the last axis, and by one sort: on a CPU that takes half the time of two.
+    Those alike rank by their number. XLA for CPUs sorts whole numbers alone five times
+    as fast as floats with their places, so these go by halves of their bits: first the
+    lower, then the upper, each with the place in the half that is free.
+
+    Args:
+        score: not negative, or -1.
     """
     by_output = jnp.swapaxes(score, 1, 2)
-    order = jnp.argsort(by_output, axis=2)
-    number = jnp.broadcast_to(
-        jnp.arange(order.shape[2], dtype=order.dtype), order.shape
-    )
+    inputs = by_output.shape[2]
+    if by_output.dtype == jnp.float32 and inputs <= 2**16:
+        bits = jax.lax.bitcast_convert_type(by_output, jnp.uint32) ^ jnp.uint32(1 << 31)
+        lower = _sorted_places(bits & 0xFFFF)
+        upper = _sorted_places(jnp.take_along_axis(bits >> 16, lower, axis=2))
+        order = jnp.take_along_axis(lower, upper, axis=2)
+    else:
+        order = jnp.argsort(by_output, axis=2)
+    number = jnp.broadcast_to(jnp.arange(inputs, dtype=order.dtype), order.shape)
     found = jnp.put_along_axis(number, order, number, axis=2, inplace=False)
     return jnp.swapaxes(found, 1, 2)
+
+
+def _sorted_places(halves: jax.Array) -> jax.Array:
+    """Tell which entry of the last axis is the smallest, the next, and so on.
+
+    Args:
+        halves: of 16 bits, in uint32.
+    """
+    places = jnp.arange(halves.shape[-1], dtype=jnp.uint32)
+    return (jnp.sort((halves << 16) | places, axis=-1) & 0xFFFF).astype(jnp.int32)

@@ -3,7 +3,14 @@
 from typing import Any
 
 from swapjax.loops.examples import Source
+from swapjax.pruning.methods import METHODS
 from swapjax.pruning.settings import Settings
+
+_BY_LAYER = [
+    name
+    for name, row in METHODS.items()
+    if row.needs in ("nothing", "activations") and row.kind == "trained"
+]
 
 
 def require_alone(sequential: bool, *, blocks: Any, **others: Any) -> None:
@@ -39,8 +46,7 @@ def require_fits(settings: Settings, data: Any) -> None:
         looks = "gradients" if method.needs_rows else "the whole network"
         raise ValueError(
             f"method {method.name} looks at {looks}, which sequential never holds; "
-            "take one that works layer by layer, as wanda, layerwise_obs and magnitude "
-            "do"
+            f"take one that works layer by layer: {', '.join(_BY_LAYER)}"
         )
     if data is None or not callable(settings.loss_fn):
         raise ValueError(

@@ -139,8 +139,8 @@ class _Run:
             history[0].loss_before if history else self._dense_loss(blocks, examples)
         )
         carried = Carried(self.program, examples, rows)
-        started, waiting, done = time.perf_counter(), list(shares), 0
-        resumed = len(history)
+        started, waiting, resumed = time.perf_counter(), list(shares), len(history)
+        seconds, spent, done = 0.0, 0.0, 0
         for block in blocks:
             if not block.refs:
                 carried.go(block.segment, self._load(block))
@@ -157,8 +157,14 @@ class _Run:
                     stage = self._finish(stage, blocks, block, carried)
                 self._write(block, solution, stage)
                 history.append(stage)
-                done += share.plan.total
-            self._tell(block, number, shares, done, started, begun)
+                seconds, done = time.perf_counter() - begun, done + share.plan.total
+                spent += seconds
+            left = sum(share.plan.total for share in waiting)
+            if self.progress is not None:
+                elapsed = time.perf_counter() - started
+                ahead = (spent * left / done if done else math.nan) if left else 0.0
+                where = number, len(shares), block.name
+                self.progress(Progress(*where, seconds, elapsed, ahead))
             if not waiting:
                 break
         return tuple(history)
@@ -284,24 +290,6 @@ class _Run:
         self.outcome.write(parts, stage.to_dict())
         if self.settings.callback is not None:
             self.settings.callback(stage)
-
-    def _tell(
-        self,
-        block: Block,
-        number: int,
-        shares: Sequence[Share],
-        done: int,
-        started: float,
-        begun: float,
-    ) -> None:
-        if self.progress is None:
-            return
-        now = time.perf_counter()
-        left = sum(share.plan.total for share in shares[number:])
-        per_entry = (now - started) / done if done else math.nan
-        seconds = now - begun if done else 0.0
-        told = (number, len(shares), block.name, seconds, now - started)
-        self.progress(Progress(*told, left=per_entry * left if left else 0.0))
 
     def _place(self, ref: Ref) -> tuple[str, int | None]:
         return self.program.paths[ref.leaf], ref.row

@@ -1,6 +1,7 @@
 """What one block has of a plan: its layers, their names and their counts."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -95,8 +96,8 @@ def _share(whole: Plan, paths: Sequence[str], block: Block) -> Share:
 
 def _short(block: str, path: str) -> str:
     """Name a leaf within its block."""
-    within = path.removeprefix(block.split("[")[0]).removeprefix("/")
-    return within or path.split("/")[-1]
+    within = path.removeprefix(block.split("[")[0]).lstrip("/.")
+    return within or re.split("[/.]", path)[-1]
 
 
 def _sliced(ref: Ref, of_leaf: tuple[Any, ...]) -> tuple[Any, ...]:

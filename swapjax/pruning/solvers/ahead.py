@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from swapjax.activations.segments import Program, Run, Segment
+from swapjax.activations.segments import Program, Segment
+from swapjax.activations.segments_code import Run
 from swapjax.activations.segments_unroll import Ref
 from swapjax.core import trees
 from swapjax.core.types import LossFn, Masks, Params

@@ -77,6 +77,13 @@ def find_ties(function: Callable[..., Any], params: Params, *inputs: Any) -> Tie
             "function: must be traceable by jax.jit for what depends on each other to "
             f"be found, but asks for the values of arrays ({first})"
         ) from error
+    except Exception as error:
+        shapes = ", ".join(str(list(np.shape(x))) for x in jax.tree.leaves(inputs))
+        error.add_note(
+            f"function was traced with params and {len(inputs)} inputs"
+            + (f", of shapes {shapes}" if shapes else "")
+        )
+        raise
     steps = write_out(program)
     state = State(steps)
     count = sum(traced)
@@ -94,6 +101,7 @@ def find_ties(function: Callable[..., Any], params: Params, *inputs: Any) -> Tie
     _pin_constants(steps, operands[:count], state)
     for reshape in state.reshapes:
         resolve(reshape, state.union)
+    _pin_unread(operands[:count], state)
     numbers = iter(steps.inputs)
     return Ties(
         paths=trees.paths(params),
@@ -137,6 +145,23 @@ def _pin_unused(program: Steps, leaves: list[Axes], state: State) -> None:
     for number, axes in zip(program.inputs, leaves, strict=False):
         for labels in axes if number not in read else ():
             state.union.pin(labels, "is not used by the function")
+
+
+def _pin_unread(leaves: list[Axes], state: State) -> None:
+    """Pin places that no sum runs over.
+
+    As those of a table of positions, of which inputs of this length take a part.
+    """
+    summed = [
+        state.labels[site.step.reads[site.which]][axis]
+        for site in state.sites
+        for axis in site.axes
+    ]
+    read = np.unique(np.concatenate([*map(state.union.roots, summed), np.zeros(1)]))
+    for axes in leaves:
+        for labels in axes:
+            unread = ~np.isin(state.union.roots(labels), read)
+            state.union.pin(labels[unread], "is read by no product and no sum")
 
 
 def _pin_constants(program: Steps, leaves: list[Axes], state: State) -> None:

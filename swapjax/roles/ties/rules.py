@@ -1,17 +1,16 @@
 """What each kind of step ties, by the name of its primitive."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from swapjax.roles.program.primitives import BENT, LINEAR
-from swapjax.roles.ties import reshape
-from swapjax.roles.ties.state import Axes, Meeting, Site, State
+from swapjax.roles.ties import reshape, sums
+from swapjax.roles.ties.state import Axes, State
 from swapjax.roles.ties.steps import Step
+from swapjax.roles.ties.sums import Rule
 from swapjax.roles.ties.union import Labels
 
-Rule = Callable[[State, Step, Sequence[Axes]], list[Axes]]
 _RUNNING = frozenset({"cumlogsumexp", "cummax", "cummin", "cumprod", "cumsum"})
 _ACROSS = frozenset({"pmax", "pmin", "ppermute", "psum", "psum_invariant"})
 ELEMENTWISE = (LINEAR | BENT) - _RUNNING - _ACROSS
@@ -157,107 +156,6 @@ def _iota(state: State, step: Step, operands: Sequence[Axes]) -> list[Axes]:
     return [made]
 
 
-def _sum(state: State, step: Step, operands: Sequence[Axes]) -> list[Axes]:
-    axes = tuple(step.equation.params["axes"])
-    state.sites.append(Site(step, 0, axes))
-    return [tuple(x for i, x in enumerate(operands[0]) if i not in axes)]
-
-
-def _reduce(state: State, step: Step, operands: Sequence[Axes]) -> list[Axes]:
-    axes = step.equation.params["axes"]
-    for i in axes:
-        state.union.pin(operands[0][i], f"is reduced by {step.name}")
-    return [tuple(x for i, x in enumerate(operands[0]) if i not in axes)] * len(
-        step.makes
-    )
-
-
-def _window(state: State, step: Step, operands: Sequence[Axes]) -> list[Axes]:
-    params = step.equation.params
-    shape, made = state.shapes[step.makes[0]], []
-    for i, labels in enumerate(operands[0]):
-        settings = [
-            params[name][i]
-            for name in ("window_dimensions", "window_strides", "base_dilation")
-        ]
-        if settings == [1, 1, 1] and tuple(params["padding"][i]) == (0, 0):
-            made.append(labels)
-        else:
-            why = f"is pooled by {step.name}"
-            state.union.pin(labels, why)
-            made.append(state.fresh((shape[i],), why)[0])
-    return [tuple(made)]
-
-
-def _along(name: str) -> Rule:
-    """Make the rule of what mixes all places of one axis, and keeps the others."""
-
-    def rule(state: State, step: Step, operands: Sequence[Axes]) -> list[Axes]:
-        axis = step.equation.params[name] if name else len(operands[0]) - 1
-        why = f"is mixed by {step.name}"
-        for axes in operands:
-            state.union.pin(axes[axis], why)
-            for i, labels in enumerate(axes):
-                state.union.tie(operands[0][i], labels)
-        results = []
-        for number in step.makes:
-            made, shape = list(operands[0]), state.shapes[number]
-            if len(made[axis]) != shape[axis]:
-                made[axis] = state.fresh((shape[axis],), why)[0]
-            results.append(tuple(made))
-        return results
-
-    return rule
-
-
-def _dot(state: State, step: Step, operands: Sequence[Axes]) -> list[Axes]:
-    summed, batch = step.equation.params["dimension_numbers"]
-    left, right = operands
-    made = []
-    for i, j in zip(*summed, strict=True):
-        state.meetings.append(Meeting(left[i], right[j], None))
-    for i, j in zip(*batch, strict=True):
-        made.append(state.fresh((len(left[i]),))[0])
-        state.meetings.append(Meeting(left[i], right[j], made[-1]))
-    for which, axes in enumerate(summed):
-        state.sites.append(Site(step, which, tuple(axes)))
-    free = [
-        labels
-        for which, axes in enumerate((left, right))
-        for i, labels in enumerate(axes)
-        if i not in summed[which] and i not in batch[which]
-    ]
-    return [(*made, *free)]
-
-
-def _convolution(state: State, step: Step, operands: Sequence[Axes]) -> list[Axes]:
-    params = step.equation.params
-    if params["batch_group_count"] != 1:
-        return state.unknown(step, operands)
-    numbers, groups = params["dimension_numbers"], params["feature_group_count"]
-    image, kernel = operands
-    batch, channels, *pixels = numbers.lhs_spec
-    outputs, inputs, *window = numbers.rhs_spec
-    for axes, dims in ((image, pixels), (kernel, window)):
-        for i in dims:
-            state.union.pin(axes[i], "numbers the pixels of a convolution")
-    if groups == 1:
-        state.union.tie(image[channels], kernel[inputs])
-        for which, axis in enumerate((channels, inputs)):
-            state.sites.append(Site(step, which, (axis,)))
-    else:
-        # A group goes as a whole, since all others are to have the same size.
-        units = state.union.fresh(groups)
-        for labels in (image[channels], kernel[outputs]):
-            state.union.tie(labels, np.repeat(units, len(labels) // groups))
-        state.union.pin(kernel[inputs], "numbers the inputs of each group")
-    shape = state.shapes[step.makes[0]]
-    made: list[Any] = list(state.fresh(shape, "numbers the pixels of a convolution"))
-    made[numbers.out_spec[0]] = image[batch]
-    made[numbers.out_spec[1]] = kernel[outputs]
-    return [tuple(made)]
-
-
 def _gather(state: State, step: Step, operands: Sequence[Axes]) -> list[Axes]:
     numbers, sizes = (
         step.equation.params[n] for n in ("dimension_numbers", "slice_sizes")
@@ -313,38 +211,38 @@ def _dynamic_update(state: State, step: Step, operands: Sequence[Axes]) -> list[
 RULES: dict[str, Rule] = {
     **dict.fromkeys(ELEMENTWISE, _elementwise),
     "optimization_barrier": _each_its_own,
-    "argmax": _reduce,
-    "argmin": _reduce,
+    "argmax": sums.reduce,
+    "argmin": sums.reduce,
     "broadcast_in_dim": _broadcast,
     "concatenate": _concatenate,
-    "conv_general_dilated": _convolution,
-    "cumlogsumexp": _along("axis"),
-    "cummax": _along("axis"),
-    "cummin": _along("axis"),
-    "cumprod": _along("axis"),
-    "cumsum": _along("axis"),
-    "dot_general": _dot,
+    "conv_general_dilated": sums.convolution,
+    "cumlogsumexp": sums.along("axis"),
+    "cummax": sums.along("axis"),
+    "cummin": sums.along("axis"),
+    "cumprod": sums.along("axis"),
+    "cumsum": sums.along("axis"),
+    "dot_general": sums.dot,
     "dynamic_slice": _dynamic_slice,
     "dynamic_update_slice": _dynamic_update,
     "expand_dims": _expand,
     "gather": _gather,
     "iota": _iota,
     "pad": _pad,
-    "reduce_and": _reduce,
-    "reduce_max": _reduce,
-    "reduce_min": _reduce,
-    "reduce_or": _reduce,
-    "reduce_prod": _reduce,
-    "reduce_sum": _sum,
-    "reduce_window_max": _window,
-    "reduce_window_min": _window,
-    "reduce_window_sum": _window,
+    "reduce_and": sums.reduce,
+    "reduce_max": sums.reduce,
+    "reduce_min": sums.reduce,
+    "reduce_or": sums.reduce,
+    "reduce_prod": sums.reduce,
+    "reduce_sum": sums.sum,
+    "reduce_window_max": sums.window,
+    "reduce_window_min": sums.window,
+    "reduce_window_sum": sums.window,
     "reshape": _reshape,
     "rev": _rev,
     "slice": _slice,
-    "sort": _along("dimension"),
+    "sort": sums.along("dimension"),
     "split": _split,
     "squeeze": _squeeze,
-    "top_k": _along(""),
+    "top_k": sums.along(""),
     "transpose": _transpose,
 }

@@ -1,5 +1,6 @@
 """Wanda against its formula."""
 
+import jax.numpy as jnp
 import network
 import numpy as np
 import pytest
@@ -7,6 +8,8 @@ from layer_problems import draw, setting
 from problems import solve
 
 from swapjax import wanda
+from swapjax.activations.layer import Layer
+from swapjax.pruning.methods.wanda import score
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -31,3 +34,18 @@ def test_by_output_each_keeps_its_share():
     solution = solve(wanda(), problem, target.budget)
     for mask in solution.masks:
         assert (mask.sum(axis=0) == mask.shape[0] // 2).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_by_output_the_score_is_the_rank_of_a_stable_sort(dtype):
+    draw = np.random.default_rng(0).standard_normal
+    leaf = draw((300, 5)).astype(dtype)
+    leaf[::3] = leaf[:1]  # alike
+    leaf[1::7] *= 1e-30
+    leaf[5::11] = 0
+    index = np.arange(leaf.size + 5, dtype=np.int32).reshape(1, 301, 5)
+    index[0, 300] = -1  # fills up
+    layer = Layer(jnp.eye(301, dtype=dtype)[None], jnp.asarray(index), filled=True)
+    (found,) = score((jnp.asarray(leaf),), (layer,))
+    order = np.argsort(np.abs(leaf), axis=0, kind="stable")
+    np.testing.assert_allclose(found, np.argsort(order, axis=0) / 300, rtol=1e-6)

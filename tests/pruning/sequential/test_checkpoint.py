@@ -34,7 +34,7 @@ def interrupt_after(number):
     return progress
 
 
-@pytest.mark.parametrize("number", [1, 4, 5])
+@pytest.mark.parametrize("number", [2, 5])
 def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path, whole, number):
     path, seen = tmp_path / "state", []
     with pytest.raises(KeyboardInterrupt):
@@ -70,7 +70,6 @@ def test_the_state_of_another_run_is_refused(tmp_path):
     for name, more in (
         ("sparsity", {"sparsity": 0.25}),
         ("blocks", {"blocks": "layers"}),
-        ("method", {"method": swapjax.magnitude()}),
     ):
         with pytest.raises(ValueError, match=f"another run .*{name} "):
             prune(path, **more)
