@@ -186,7 +186,7 @@ def serve() -> None:
 
 def measure(network: Network, run: Run) -> Run:
     """Do a cell in this process."""
-    compiler = Compilations()
+    compiler, zeros = Compilations(), 0.0
     if run.method.startswith(DENSE):
         params, status, seconds = network.params, "", 0.0
         if run.method != DENSE:
@@ -197,6 +197,7 @@ def measure(network: Network, run: Run) -> Run:
         params = jax.block_until_ready(pruned.params)
         seconds = time.process_time() - started - compiler.seconds
         status = max((s.status for s in pruned.history), key=int).name.lower()
+        zeros = absent(params, pruned.masks)
     # On Linux in KiB. Before what is measured then adds to it.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 // 10**6
     return dataclasses.replace(
@@ -205,7 +206,15 @@ def measure(network: Network, run: Run) -> Run:
         seconds=round(seconds, 1),
         peak_mb=peak,
         status=status,
+        zeros=round(zeros, 6),
     )
+
+
+def absent(params: Params, masks: Any) -> float:
+    """Tell the share of zeros in the leaves that are pruned."""
+    pairs = zip(jax.tree.leaves(params), jax.tree.leaves(masks), strict=True)
+    some = [w for w, mask in pairs if jnp.ndim(mask)]
+    return float(sum(int(jnp.sum(w == 0)) for w in some) / sum(w.size for w in some))
 
 
 def prune(network: Network, run: Run) -> swapjax.Pruned:

@@ -32,6 +32,7 @@ class Run:
         seconds: of CPU, without those of the compiler.
         peak_mb: of the process, in megabytes.
         status: of the method, or why there is no figure.
+        zeros: the share of the prunable weights, measured.
     """
 
     network: str
@@ -42,6 +43,7 @@ class Run:
     seconds: float = float("nan")
     peak_mb: int = 0
     status: str = ""
+    zeros: float = float("nan")
 
     def __str__(self) -> str:
         stages = f", {self.stages} stages" if self.stages > 1 else ""
@@ -132,6 +134,7 @@ def figure(runs: Sequence[Run]) -> Figure:
                 ms=5,
                 label=f"{method}{several}",
             )
+        axes.set_xlim(0.45, 0.95)
         axes.set_title(network)
         axes.set_xlabel("sparsity")
         axes.set_ylabel(TOLD[network], fontsize="small")
