@@ -54,7 +54,7 @@ class Options:
     methods: tuple[str, ...] = tuple(METHODS)
     """Any of the names in the table."""
     refits: tuple[str, ...] = ("0.5", "0.7", "0.9")
-    """Settings to compare the two re-fits in, on the support of magnitude."""
+    """Settings to compare the two re-fits in, on what the column order leaves."""
     pairs: int = 128
     """Of docstring and function, to measure on; as many others for the test."""
     out: Path = RESULTS / "alps"
@@ -86,7 +86,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Refit:
-    """One line of refit.csv: the best weights on magnitude's support of a layer."""
+    """One line of refit.csv: two re-fits of what the column order leaves of a layer."""
 
     layer: str
     setting: str
@@ -220,12 +220,12 @@ def score(setting: Setting, run: Run) -> Run:
 def compare(setting: Setting, run: Refit) -> Refit:
     """Re-fit a layer output by output, and by conjugate gradients."""
     w, moment = setting.weights[run.layer], setting.seen[run.layer].moment
-    problem = Problem((w,), (w,))
-    mask = solve(METHODS["magnitude"], problem, budget(w, run.setting)).masks[0]
-    hessian = layer_quadratic.damp(moment, 0.01).hessian
-    arrays = hessian, w[None], mask[None]
+    problem = Problem((w,), (w,), layers=(setting.seen[run.layer],))
+    swept = solve(METHODS["columns"], problem, budget(w, run.setting))
+    arrays = layer_quadratic.damp(moment, 0.01).hessian, w[None], swept.masks[0][None]
+    jax.block_until_ready(arrays)
     alone, seconds = timed(exact, (), *arrays)
-    together, cg_seconds = timed(cg, (), *arrays, jnp.where(mask, w, 0)[None])
+    together, cg_seconds = timed(cg, (), *arrays, swept.weights[0][None])
     return dataclasses.replace(
         run,
         inputs=w.shape[0],

@@ -134,6 +134,7 @@ def figure(runs: Sequence[Run]) -> Figure:
                 ms=5,
                 label=f"{method}{several}",
             )
+        axes.set_xlim(0.45, 0.95)
         axes.set_title(network)
         axes.set_xlabel("sparsity")
         axes.set_ylabel(TOLD[network], fontsize="small")

@@ -1,5 +1,6 @@
 """Leaves of params that are no arrays: functions and switches of whole modules."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -59,6 +60,30 @@ def are_arrays(leaves: Sequence[Any]) -> list[bool]:
     ]
     found = [a or b for a, b in zip(shaped, numbers, strict=True)]
     return found if all(found) else shaped
+
+
+def of_arrays(
+    function: Callable[..., Any], params: Params
+) -> tuple[list[Any], Callable[..., Any]]:
+    """Make a function of the arrays of params alone, as JAX traces it.
+
+    Args:
+        function: ``(params, *inputs)``.
+        params: any pytree; what is no array stays as it is.
+
+    Returns:
+        The arrays, in flattening order; and ``(arrays, *inputs)``, which does the same.
+    """
+    leaves, treedef = jax.tree.flatten(params)
+    flags = are_arrays(leaves)
+
+    def of_list(arrays: Sequence[Any], *inputs: Any) -> Any:
+        there = iter(arrays)
+        pairs = zip(leaves, flags, strict=True)
+        whole = [next(there) if is_array else leaf for leaf, is_array in pairs]
+        return function(jax.tree.unflatten(treedef, whole), *inputs)
+
+    return list(itertools.compress(leaves, flags)), of_list
 
 
 def _on_host(leaf: Any) -> Any:

@@ -75,7 +75,7 @@ def summed(x: Known, axes: Axes) -> Known:
     """Sum over axes; known where all that is summed is."""
     count = 1
     for axis in axes:
-        count *= x.shape[axis] // x.value.shape[axis]
+        count *= x.shape[axis] // max(1, x.value.shape[axis])
     known = np.asarray(np.all(x.known, axis=axes))
     shape = tuple(n for i, n in enumerate(x.shape) if i not in axes)
     return masked(x.value.sum(axis=axes) * count, known, shape)

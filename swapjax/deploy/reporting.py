@@ -11,7 +11,7 @@ import numpy as np
 
 from swapjax.core import trees
 from swapjax.core.checks import require_count
-from swapjax.core.static_leaves import are_arrays
+from swapjax.core.static_leaves import of_arrays
 from swapjax.core.text import reason
 from swapjax.core.types import Masks, Params
 from swapjax.deploy import tables
@@ -177,13 +177,9 @@ def _time(
     functions: dict[Any, Function] = {}
     calls = {}
     for name, (function, params) in networks.items():
-        leaves, treedef = jax.tree.flatten(params)
-        arrays = [
-            x for x, is_one in zip(leaves, are_arrays(leaves), strict=True) if is_one
-        ]
-        key = id(function), treedef
-        functions.setdefault(key, _of_arrays(function, params))
-        calls[name] = functions[key], (arrays, batch)
+        arrays, of_list = of_arrays(function, params)
+        key = id(function), jax.tree.structure(params)
+        calls[name] = functions.setdefault(key, of_list), (arrays, batch)
     times, rounds = time_side_by_side(calls, repeats)
     pairs = {
         name: zip(all_, rounds["dense"], strict=True) for name, all_ in rounds.items()
@@ -193,20 +189,6 @@ def _time(
         for name, several in pairs.items()
     }
     return times, of_dense
-
-
-def _of_arrays(function: Function, params: Params) -> Function:
-    """Let a function take the arrays of params alone, a list of them."""
-    leaves, treedef = jax.tree.flatten(params)
-    flags = are_arrays(leaves)
-
-    def run(arrays: list, batch: Any) -> Any:
-        there = iter(arrays)
-        pairs = zip(leaves, flags, strict=True)
-        every = [next(there) if is_one else leaf for leaf, is_one in pairs]
-        return function(jax.tree.unflatten(treedef, every), batch)
-
-    return run
 
 
 def _rows(params: dict[str, Params], costs: dict[str, Costs]) -> tuple[Row, ...]:

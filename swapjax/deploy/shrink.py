@@ -1,23 +1,23 @@
 """Remove dead channels, hidden units and heads, through all that depends on them."""
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from swapjax.core.checks import take_amount
 from swapjax.core.given_masks import take_masks
 from swapjax.core.types import Masks, Params
 from swapjax.deploy.constants import find_constants
 from swapjax.deploy.folds import find_folds
+from swapjax.deploy.outputs import error_of, halves, outputs_of
 from swapjax.deploy.rebuilt import rebuilt
 from swapjax.deploy.removal import remove
 from swapjax.deploy.shrunk import Shrunk
 from swapjax.deploy.stayed import uneven, why_stayed
-from swapjax.roles.ties import Ties, find_ties
+from swapjax.deploy.written import has_sizes
+from swapjax.roles.ties import find_ties
 from swapjax.sparsity.masks import apply_masks
 
 _ROUNDINGS = 8  # that outputs in half precision may be off by
@@ -72,23 +72,24 @@ def shrink(
         if number is not None
     }
     constants = find_constants(ties.program, known)
-    wanted = _called(function, ties, params, inputs)
+    wanted = outputs_of(function, params, inputs)
     allowed = max(
         take_amount("tolerance", tolerance),
-        *(_ROUNDINGS * jnp.finfo(d).eps for d in _halves([*known.values(), *wanted])),
+        *(_ROUNDINGS * jnp.finfo(d).eps for d in halves([*known.values(), *wanted])),
         0.0,
     )
     for folds in (find_folds(ties), {}):
         removal = remove(ties, leaves, constants, folds)
         small = jax.tree.unflatten(treedef, removal.leaves)
-        apply, is_rebuilt = function, False
-        error = 0.0
+        apply, is_rebuilt, error = function, False, 0.0
         if removal.dead:
-            error = _error(function, ties, small, inputs, wanted)
-        if error > allowed:
+            is_rebuilt = has_sizes(function, ties.program, small, inputs)
+        if removal.dead and not is_rebuilt:
+            error = error_of(function, small, inputs, wanted)
+            is_rebuilt = error > allowed
+        if is_rebuilt:
             apply = rebuilt(function, params, inputs, ties, removal.smaller)
-            is_rebuilt = True
-            error = _error(apply, ties, small, inputs, wanted)
+            error = error_of(apply, small, inputs, wanted)
         if error <= allowed:
             break
     else:
@@ -119,51 +120,3 @@ def shrink(
         | uneven(removal.layers),
         error=error,
     )
-
-
-def _halves(arrays: list[Any]) -> set[Any]:
-    """List the dtypes of floats of less than 32 bits."""
-    dtypes = {jnp.asarray(x).dtype if np.isscalar(x) else x.dtype for x in arrays}
-    return {d for d in dtypes if jnp.issubdtype(d, jnp.floating) and d.itemsize < 4}
-
-
-def _called(
-    function: Callable[..., Any], ties: Ties, params: Params, inputs: tuple
-) -> list[np.ndarray]:
-    """Call a function, compiled as a whole, and list the arrays that it returns."""
-    leaves, treedef = jax.tree.flatten(params)
-    arrays = [n is not None for n in ties.leaves]
-
-    @jax.jit
-    def of_arrays(traced: list[Any], inputs: tuple) -> Any:
-        there = iter(traced)
-        pairs = zip(leaves, arrays, strict=True)
-        whole = [next(there) if is_array else leaf for leaf, is_array in pairs]
-        return function(jax.tree.unflatten(treedef, whole), *inputs)
-
-    with jax.default_matmul_precision("highest"):
-        results = of_arrays(list(itertools.compress(leaves, arrays)), inputs)
-    return [np.asarray(x) for x in jax.tree.leaves(results)]
-
-
-def _error(
-    function: Callable[..., Any],
-    ties: Ties,
-    params: Params,
-    inputs: tuple,
-    wanted: list[np.ndarray],
-) -> float:
-    """Tell how far outputs are off; infinity where shapes are."""
-    try:
-        found = _called(function, ties, params, inputs)
-    except Exception:  # a module that knows its sizes says so in its own way
-        return float("inf")
-    worst = 0.0
-    for a, b in zip(wanted, found, strict=True):
-        if a.shape != b.shape:
-            return float("inf")
-        a, b = a.astype(np.float64), b.astype(np.float64)
-        largest = float(np.max(np.abs(a), initial=0.0)) or 1.0
-        off = float(np.max(np.abs(a - b), initial=0.0)) / largest
-        worst = max(worst, off if off == off else float("inf"))
-    return worst

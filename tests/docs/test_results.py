@@ -420,3 +420,73 @@ def test_real():
     lines = read_runs(RESULTS / "real" / "results.csv", real_report.Run)
     for table in real_report.markdown(lines):
         assert table in page
+
+
+LAYERS = {
+    "`magnitude()`": "magnitude",
+    "`wanda()`": "wanda",
+    '`layerwise_obs(order="columns", refit=False)`': "columns",
+    '`layerwise_obs(order="greedy")`': "greedy",
+    "`alps()`": "alps",
+}
+
+
+def lines_of(folder, name="results.csv"):
+    with (RESULTS / folder / name).open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_layers_of_minilm():
+    found = {(x["layer"], x["setting"], x["method"]): x for x in lines_of("alps")}
+    refits = {f"{x['layer']}, {x['setting']}": x for x in lines_of("alps", "refit.csv")}
+    settings, layer, seen = ("0.5", "0.7", "0.9", "2:4"), "", set()
+    for name, cells in rows("alps.md"):
+        if name.startswith("**"):
+            layer = name.split("**")[1]
+        elif name in LAYERS:
+            of = [found[layer, setting, LAYERS[name]] for setting in settings]
+            for x, cell in zip(of, cells, strict=False):
+                told = [float(part) / 1000 for part in cell.split("/")]
+                wanted = [float(x[key]) for key in ("error", "test", "best")]
+                assert told == pytest.approx(wanted, abs=5.1e-7)
+            mean = statistics.mean(float(x["seconds"]) for x in of)
+            assert float(cells[-1]) == pytest.approx(mean, abs=0.0051)
+            seen |= {(layer, setting, LAYERS[name]) for setting in settings}
+        elif name in refits:
+            x = refits.pop(name)
+            wanted = [float(x[key]) for key in ("exact_seconds", "cg_seconds")]
+            assert [float(cell) for cell in cells[:2]] == pytest.approx(
+                wanted, abs=0.0051
+            )
+            wanted = [1000 * float(x[key]) for key in ("exact", "cg")]
+            assert [float(cell) for cell in cells[2:]] == pytest.approx(
+                wanted, abs=5.1e-4
+            )
+    assert seen == set(found)
+    assert not refits
+
+
+def test_refits_ahead():
+    columns = "network", "method", "sparsity", "ahead"
+    found = defaultdict(list)
+    for x in lines_of("reconstruct"):
+        found[tuple(x[key] for key in columns)].append(x)
+    shown = set()
+    for name, cells in rows("reconstruct.md"):
+        if not re.match(r"(mlpnet|resnet20), ", name):
+            continue
+        network, rest = name.split(", ", 1)
+        method, sparsity = rest.rsplit(", ", 1)
+        for ahead, cell in zip(AHEAD[network], cells, strict=True):
+            if cell:
+                several = found[network, method, sparsity, ahead]
+                for key, told in zip(
+                    ("kept", "again"), cell.split(" / "), strict=False
+                ):
+                    mean = statistics.mean(float(x[key]) for x in several)
+                    assert float(told) == pytest.approx(mean, abs=0.0051)
+                shown.add((network, method, sparsity, ahead))
+    assert shown == set(found)
+
+
+AHEAD = {"mlpnet": ("-1", "0", "2"), "resnet20": ("-1", "0", "3", "10")}

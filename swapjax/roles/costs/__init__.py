@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from swapjax.core.static_leaves import are_arrays
+from swapjax.core.static_leaves import are_arrays, of_arrays
 from swapjax.core.types import Params
 from swapjax.roles.costs.tally import Costs, Count, Tally, Value
 from swapjax.roles.costs.walk import walk
@@ -45,18 +45,10 @@ def count_products(
         >>> costs.leaves[0]
         Count(macs=128, left=16)
     """
-    leaves, treedef = jax.tree.flatten(params)
-    traced = are_arrays(leaves)
-    places = [i for i, is_array in enumerate(traced) if is_array]
-
-    def of_arrays(arrays: list[Any], batch: Any) -> Any:
-        every = list(leaves)
-        for i, array in zip(places, arrays, strict=True):
-            every[i] = array
-        return function(jax.tree.unflatten(treedef, every), batch)
-
-    arrays = [leaves[i] for i in places]
-    program = jax.make_jaxpr(of_arrays)(arrays, batch)
+    leaves = jax.tree.leaves(params)
+    places = [i for i, is_array in enumerate(are_arrays(leaves)) if is_array]
+    arrays, of_list = of_arrays(function, params)
+    program = jax.make_jaxpr(of_list)(arrays, batch)
     tally = Tally([math.prod(np.shape(leaf)) for leaf in leaves])
     inputs = [
         Value(None if isinstance(x, jax.ShapeDtypeStruct) else jnp.asarray(x), (i,))

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from swapjax.core import sharding, trees
-from swapjax.core.static_leaves import are_arrays
+from swapjax.core.static_leaves import are_arrays, of_arrays
 from swapjax.core.types import LossFn, Params
 from swapjax.roles.program.heads import find_heads
 from swapjax.roles.program.uses import Uses
@@ -73,17 +73,9 @@ def trace_roles(loss_fn: LossFn, params: Params, batch: Any) -> tuple[Role, ...]
             f"loss_fn must be a function of params and a batch, got {loss_fn!r}"
         )
     _require_arrays(batch)
-    leaves, treedef = jax.tree.flatten(params)
-    traced = are_arrays(leaves)
-
-    def loss_of(arrays: list[Any], batch: Any) -> Any:
-        there = iter(arrays)
-        pairs = zip(leaves, traced, strict=True)
-        whole = [next(there) if is_array else leaf for leaf, is_array in pairs]
-        return loss_fn(jax.tree.unflatten(treedef, whole), batch)
-
-    program = _trace(loss_of, list(itertools.compress(leaves, traced)), batch)
-    shapes = tuple(map(np.shape, itertools.compress(leaves, traced)))
+    arrays, loss_of = of_arrays(loss_fn, params)
+    program = _trace(loss_of, arrays, batch)
+    shapes = tuple(map(np.shape, arrays))
     inputs = [Value(views=(whole(i, shape),)) for i, shape in enumerate(shapes)]
     inputs += [Value(data=True)] * len(jax.tree.leaves(batch))
     uses = Uses()
@@ -93,6 +85,7 @@ def trace_roles(loss_fn: LossFn, params: Params, batch: Any) -> tuple[Role, ...]
         walk(program, inputs, Scope(shapes, uses), constant=Value(data=True))
     heads = find_heads(program, len(shapes), len(inputs) - len(shapes))
     roles = (_with_head(uses.role(i), i in heads) for i in itertools.count())
+    traced = are_arrays(jax.tree.leaves(params))
     return tuple(next(roles) if is_array else NO_ARRAY for is_array in traced)
 
 

@@ -1,6 +1,5 @@
 """Trace a function, and tie what it ties."""
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,20 +11,15 @@ from swapjax.core.static_leaves import are_arrays
 from swapjax.core.types import Params
 from swapjax.roles.ties.reshape import resolve
 from swapjax.roles.ties.state import Axes, Meeting, State
-from swapjax.roles.ties.steps import Steps, every_step, write_out
+from swapjax.roles.ties.steps import Steps, every_step
 from swapjax.roles.ties.ties import Ties
+from swapjax.roles.ties.trace import trace
 from swapjax.roles.ties.union import Union
 from swapjax.roles.ties.walk import walk
 
 _INPUTS = "meets an axis of the inputs"
 _RESULT = "is an axis of the result"
 _REDUCED = ("is reduced by", "is mixed by", "has its places counted")
-_VALUES = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.NonConcreteBooleanIndexError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
-)
 
 
 def find_ties(function: Callable[..., Any], params: Params, *inputs: Any) -> Ties:
@@ -57,34 +51,9 @@ def find_ties(function: Callable[..., Any], params: Params, *inputs: Any) -> Tie
         raise ValueError(
             f"function must take params and inputs and return arrays, got {function!r}"
         )
+    steps, result = trace(function, params, *inputs)
     leaves, treedef = jax.tree.flatten(params)
     traced = are_arrays(leaves)
-
-    def of_arrays(arrays: list[Any], inputs: tuple) -> Any:
-        there = iter(arrays)
-        pairs = zip(leaves, traced, strict=True)
-        whole = [next(there) if is_array else leaf for leaf, is_array in pairs]
-        return function(jax.tree.unflatten(treedef, whole), *inputs)
-
-    try:
-        with jax.disable_jit(False):
-            program, result = jax.make_jaxpr(of_arrays, return_shape=True)(
-                list(itertools.compress(leaves, traced)), inputs
-            )
-    except _VALUES as error:
-        first = str(error).strip().splitlines()[0]
-        raise ValueError(
-            "function: must be traceable by jax.jit for what depends on each other to "
-            f"be found, but asks for the values of arrays ({first})"
-        ) from error
-    except Exception as error:
-        shapes = ", ".join(str(list(np.shape(x))) for x in jax.tree.leaves(inputs))
-        error.add_note(
-            f"function was traced with params and {len(inputs)} inputs"
-            + (f", of shapes {shapes}" if shapes else "")
-        )
-        raise
-    steps = write_out(program)
     state = State(steps)
     count = sum(traced)
     operands = [state.fresh(steps.shapes[number]) for number in steps.inputs]
@@ -112,7 +81,7 @@ def find_ties(function: Callable[..., Any], params: Params, *inputs: Any) -> Tie
         leaves=tuple(next(numbers) if is_array else None for is_array in traced),
         labels=_roots(state),
         sites=tuple(state.sites),
-        result=jax.tree.structure(result),
+        result=result,
         tree=treedef,
         _state=state,
     )

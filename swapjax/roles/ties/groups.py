@@ -80,7 +80,7 @@ def find_groups(
         for axis, units in enumerate(labels):
             order = np.argsort(units, kind="stable")
             found, starts = np.unique(units[order], return_index=True)
-            for unit, own in zip(found, np.split(order, starts[1:]), strict=True):
+            for unit, own in zip(found, np.split(order, starts)[1:], strict=True):
                 if unit:
                     places.setdefault(int(unit), {})[leaf, axis] = own
     alike: dict[tuple, list[int]] = {}

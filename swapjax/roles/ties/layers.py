@@ -43,6 +43,7 @@ def free_units(program: Steps, labels: dict[int, Axes]) -> dict[int, int]:
             *body.outputs,
             *body.constants,
             *_nested(body),
+            *(stacks & program.constants.keys()),  # of which nothing else is kept
         }
         own = _count(labels, stacks | inside)
         known = _count(labels, shared)
