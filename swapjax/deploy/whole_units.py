@@ -147,7 +147,8 @@ def _budget(flops: float | None, size: float | None) -> tuple[str, float]:
         got = " and ".join(f"{k}={v}" for k, v in given.items()) or "neither"
         raise ValueError(f"flops, size: give one of both, got {got}")
     ((name, value),) = given.items()
-    if isinstance(value, bool | str) or not 0 < value <= 1:
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not number or not 0 < value <= 1:
         raise ValueError(f"{name} must be a fraction in (0, 1], got {value!r}")
     return name, float(value)
 
@@ -182,7 +183,8 @@ def _scores(
     """Score the units of each group."""
     if scores is not None:
         shapes = [np.shape(x) for x in jax.tree.leaves(params)]
-        if [np.shape(x) for x in jax.tree.leaves(scores)] != shapes:
+        own = [np.shape(x) for x in jax.tree.leaves(scores)]
+        if trees.paths(scores) != trees.paths(params) or own != shapes:
             raise ValueError("scores: must be a tree of the shapes of params")
     given, name = (params, "params") if scores is None else (scores, "scores")
     leaves = [np.asarray(x) for x in jax.tree.leaves(given)]

@@ -323,6 +323,8 @@ def test_channels_of_which_an_axis_has_others_beside_them_go_alike():
 def test_channels_of_what_is_no_ties_are_refused():
     with pytest.raises(ValueError, match="groups must be what"):
         swapjax.Channel(groups=3)
+    with pytest.raises(ValueError, match="ties must be what"):
+        swapjax.tie_masks(gated, {})
 
 
 def test_experts_go_and_their_router_stays():

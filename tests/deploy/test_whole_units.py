@@ -146,6 +146,9 @@ def test_units_that_could_not_be_removed_are_not_counted_on():
     [
         ({}, "flops, size: give one of both, got neither"),
         ({"flops": 0.5, "size": 0.5}, "give one of both, got flops=0.5 and size=0.5"),
+        ({"flops": [0.5]}, r"flops must be a fraction in \(0, 1\], got \[0.5\]"),
+        ({"flops": 0.5, "min_keep": 0}, "min_keep must be 1 or more"),
+        ({"flops": 0.5, "scores": list(PARAMS.values())}, "scores: must be a tree of"),
         ({"flops": 0}, r"flops must be a fraction in \(0, 1\]"),
         ({"flops": 0.01}, r"flops: 0.01 is out of reach; 0.0391 is left"),
         ({"flops": 0.5, "min_keep": 9}, "out of reach; 0.812 is left"),
