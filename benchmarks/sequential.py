@@ -75,8 +75,8 @@ class Line:
 
 GRID = (
     Line(24, "wanda"),
-    Line(1, "layerwise-obs, columns"),
     Line(12, "wanda"),
+    Line(1, "layerwise-obs, columns"),
 )
 
 

@@ -490,3 +490,17 @@ def test_refits_ahead():
 
 
 AHEAD = {"mlpnet": ("-1", "0", "2"), "resnet20": ("-1", "0", "3", "10")}
+
+
+def test_sequential():
+    with (RESULTS / "sequential" / "results.csv").open() as file:
+        found = list(csv.DictReader(file))
+    table = [(name, cells) for name, cells in rows("sequential.md") if name.isdigit()]
+    assert len(table) == len(found)
+    for (layers, (method, *cells)), run in zip(table, found, strict=True):
+        name = method.strip("`").partition("(")[0].replace("_", "-")
+        assert (layers, name) == (run["layers"], run["method"].partition(",")[0])
+        keys = ("prunable", "cpu", "rate", "peak", "above")
+        told = [f"{float(run[key]):,.0f}" for key in keys]
+        told += [f"{float(run[key]):.3f}" for key in ("before", "after")]
+        assert cells == told
