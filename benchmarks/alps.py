@@ -38,7 +38,7 @@ METHODS: dict[str, Method] = {
     "greedy": swapjax.layerwise_obs(order="greedy"),
     "alps": swapjax.alps(),
 }
-LAYERS = ("0/down", "0/up", "2/down", "0/value")
+LAYERS = ("0/down", "0/value")
 LENGTH = 64  # tokens
 GREEDY = 3e10  # outputs * inputs^3 that the greedy order is affordable for
 

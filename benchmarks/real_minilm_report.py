@@ -21,6 +21,11 @@ NAMES = {
     "linear-regression": "`linear_regression()`",
     "kfac-regression": "`kfac_regression()`",
 }
+PAIRS = (
+    ("alps", "layerwise-obs, columns"),
+    ("layerwise-obs, columns", "wanda"),
+    ("wanda", "magnitude"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +97,19 @@ def markdown(runs: Sequence[Run], ranks: Mapping[str, np.ndarray]) -> str:
         in_order = ", in order" if sequential == "yes" else ""
         text.append(f"| {NAMES[name]}{in_order} | {' | '.join(cells)} |")
     return "\n".join(text) + "\n"
+
+
+def differences(ranks: Mapping[str, np.ndarray]) -> str:
+    """Tabulate how far each method is before the one it is held against."""
+    text = ""
+    for one, other in PAIRS:
+        cells = []
+        for setting in SETTINGS:
+            a, b = (1 / ranks[f"{x}, {setting}, seed 0"] for x in (one, other))
+            error = np.std(a - b, ddof=1) / math.sqrt(len(a))
+            cells.append(f"{np.mean(a - b):+.3f} ± {error:.3f}")
+        text += f"| {NAMES[one]} less {NAMES[other]} | {' | '.join(cells)} |\n"
+    return text
 
 
 def _cell(run: Run | None, dense: Run, ranks: Mapping[str, np.ndarray]) -> str:

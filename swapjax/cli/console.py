@@ -1,10 +1,11 @@
 """What the commands show while they work, and how they fail."""
 
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from swapjax.cli import ending
 from swapjax.core import extras
@@ -34,7 +35,12 @@ class Screen(Console):
 
     Names of files and leaves may hold what looks like markup or an emoji's name, and
     what a terminal would take for a command.
+
+    Attributes:
+        results: the standard output while nothing but results goes there, else None.
     """
+
+    results: TextIO | None = None
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, **options)
@@ -84,13 +90,16 @@ def speaking(*, quiet: bool = False, aside: bool = False) -> Iterator[None]:
     Args:
         quiet: say nothing but errors and warnings.
         aside: say it to the standard error stream, as the standard output has results.
+            So goes what modules of users print.
     """
-    before = console.quiet, console.stderr
-    console.quiet, console.stderr = quiet or console.quiet, aside
+    before = console.quiet, console.results
+    console.quiet = quiet or console.quiet
+    console.results = sys.stdout if aside else None
     try:
-        yield
+        with redirect_stdout(sys.stderr) if aside else nullcontext():
+            yield
     finally:
-        console.quiet, console.stderr = before
+        console.quiet, console.results = before
 
 
 def require_writable(folder: Path, name: str) -> None:

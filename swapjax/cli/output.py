@@ -13,7 +13,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from swapjax.cli import config
-from swapjax.cli.console import require_writable
+from swapjax.cli.console import console, require_writable
 from swapjax.cli.lock import exclusive
 from swapjax.cli.network_options import Network
 from swapjax.core import files
@@ -89,7 +89,7 @@ def tell(path: str | None, summary: Mapping[str, Any]) -> None:
         summary: as `report.write_json` takes it.
     """
     if path == "-":
-        sys.stdout.write(report.to_json(summary))
+        (console.results or sys.stdout).write(report.to_json(summary))
     elif path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         report.write_json(path, summary)

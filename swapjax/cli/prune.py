@@ -18,6 +18,7 @@ from swapjax.cli.output import (
     require_file,
     tell,
 )
+from swapjax.core import keys
 from swapjax.core.text import printable
 from swapjax.experiments import plot, report, runner
 from swapjax.experiments.noise import Noise
@@ -158,6 +159,6 @@ def _figure(
         report.layers(pruned.params, pruned.masks),
         title=f"{options.model} on {setting.data.name}, {row.method} to "
         f"{row.sparsity:g}: {before:.2f}% before, {row.accuracy:.2f}% after",
-        first_layer=np.asarray(jax.tree.leaves(pruned.params)[0]),
+        first_layer=np.asarray(keys.bits(jax.tree.leaves(pruned.params)[0])),
         image_shape=setting.data.shape,
     )

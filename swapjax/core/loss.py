@@ -76,7 +76,8 @@ class Loss:
             return found, None
         if not isinstance(found, tuple) or len(found) != 2:
             raise ValueError(
-                f"loss_fn must return a pair (loss, aux), as has_aux says, got {found}"
+                "loss_fn must return a pair (loss, aux), as has_aux says, got "
+                f"{_told(found)}"
             )
         losses.require_scalar(found[0], differentiable=False)
         return found
@@ -85,6 +86,13 @@ class Loss:
         """Return the loss of a batch that comes with a key for each of its examples."""
         batch, keys = row
         return self(params, batch, keys[0])
+
+
+def _told(found: Any) -> str:
+    """Say what was returned; a traced number says nothing to a reader."""
+    if isinstance(found, tuple | list):
+        return f"a {type(found).__name__} of {len(found)}"
+    return "one array" if hasattr(found, "shape") else f"a {type(found).__name__}"
 
 
 def draws(loss: Any) -> bool:

@@ -21,10 +21,12 @@ def require_scalar(
     """
     leaves, treedef = jax.tree.flatten(returned)
     if not jax.tree_util.treedef_is_leaf(treedef) or len(leaves) != 1:
-        kind = type(returned).__name__
+        kind, parts = type(returned).__name__, len(leaves)
+        if isinstance(returned, tuple | list):
+            parts = len(returned)
         raise ValueError(
             f"{name} must return one scalar, the mean loss of a batch, got a "
-            f"{kind} of {len(leaves)}; return the loss alone, or hand over "
+            f"{kind} of {parts}; return the loss alone, or hand over "
             "swapjax.Loss(loss_fn, has_aux=True)"
         )
     shape, dtype = jnp.shape(leaves[0]), jnp.result_type(leaves[0])

@@ -64,17 +64,6 @@ def _is_variable(node: Any) -> bool:
     )
 
 
-def align(tree: Any, reference: Params) -> Any:
-    """Give a tree the structure of another with leaves of the same paths.
-
-    The optimizer of Flax's nnx shows a transformation one structure at first and
-    another afterwards. A tree with other paths comes back as it is.
-    """
-    if paths(tree) != paths(reference):
-        return tree
-    return jax.tree.unflatten(jax.tree.structure(reference), jax.tree.leaves(tree))
-
-
 def is_trained(leaf: Any) -> bool:
     """Tell whether a leaf of params has a gradient: integers, bools, keys have none."""
     return bool(jnp.issubdtype(leaf.dtype, jnp.inexact))

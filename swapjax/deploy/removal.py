@@ -47,6 +47,23 @@ class Removal:
         return found
 
 
+def find_dead(ties: Ties, constants: Constants, folds: Mapping[int, Fold]) -> set[int]:
+    """Find dead units, those among them whose constants other leaves take over.
+
+    Args:
+        ties: of the function.
+        constants: what is known with its params.
+        folds: leaves that may take constants over.
+    """
+    live = dict(constants.live)
+    for made, fold in folds.items():
+        operands = constants.operands[made]
+        for which, operand in enumerate(operands):
+            if operands[1 - which].is_whole:  # weights, not other data
+                live[made, which] = ~constant_terms(fold.step, which, operand)
+    return dead_units(ties, live)
+
+
 def remove(
     ties: Ties,
     leaves: Sequence[Any],
@@ -61,13 +78,7 @@ def remove(
         constants: what is known with these.
         folds: leaves that may take constants over.
     """
-    live = dict(constants.live)
-    for made, fold in folds.items():
-        operands = constants.operands[made]
-        for which, operand in enumerate(operands):
-            if operands[1 - which].is_whole:  # weights, not other data
-                live[made, which] = ~constant_terms(fold.step, which, operand)
-    dead = dead_units(ties, live)
+    dead = find_dead(ties, constants, folds)
     layers = tuple(choose(ties, constants, dead))
     dead = dead.union(*(choice.gone for choice in layers))
     flags = np.zeros(ties.highest + 1, bool)

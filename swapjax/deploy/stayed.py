@@ -10,6 +10,7 @@ from swapjax.deploy.layers import Choice
 from swapjax.roles.ties import Ties
 
 _TIED = "is tied to what is not zero"
+_BECOMES = "is not zero where it is read, as after a norm has subtracted a mean"
 _CONSTANT = "is a constant other than zero, which no bias that follows can take over"
 _LAST = "is the last that is left along its axis"
 
@@ -28,7 +29,7 @@ def why_stayed(
     Returns:
         Reasons after "it", by leaf, as in ``"conv/kernel[axis 3]"``.
     """
-    level = _level_units(ties, constants)
+    level, filled = _level_units(ties, constants), _filled_units(ties, leaves)
     found = {}
     for leaf, (path, array) in enumerate(zip(ties.paths, leaves, strict=True)):
         axes = ties.axes(leaf)
@@ -48,6 +49,8 @@ def why_stayed(
                 else _CONSTANT
                 if unit in level
                 else _TIED
+                if unit in filled
+                else _BECOMES
                 for unit in dict.fromkeys(left)
                 if unit
             )
@@ -57,6 +60,18 @@ def why_stayed(
                 f"{len(left)} of {len(labels)} are zero and stay: each "
                 f"{', or '.join(why)}"
             )
+    return found
+
+
+def _filled_units(ties: Ties, leaves: Sequence[Any]) -> set[int]:
+    """List units that have entries other than zero in some leaf."""
+    found: set[int] = set()
+    for leaf, array in enumerate(leaves):
+        axes = ties.axes(leaf)
+        live = np.asarray(array) != 0 if axes else np.zeros(())
+        for axis, labels in enumerate(axes):
+            others = tuple(i for i in range(len(axes)) if i != axis)
+            found.update(np.unique(labels[live.any(axis=others)]).tolist())
     return found
 
 

@@ -26,7 +26,7 @@ def tie_masks(ties: Ties, masks: Masks) -> Masks:
         Masks with nothing more, and some less.
 
     Raises:
-        ValueError: for masks of other params.
+        ValueError: for masks of other params, and ties that are none.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -38,6 +38,8 @@ def tie_masks(ties: Ties, masks: Masks) -> Masks:
         >>> swapjax.tie_masks(ties, masks)["b"].tolist()
         [True, False]
     """
+    if not isinstance(ties, Ties):
+        raise ValueError(f"ties must be what swapjax.find_ties returns, got {ties!r}")
     shapes = [jax.ShapeDtypeStruct(shape, np.float32) for shape in ties.shapes]
     treedef = ties.tree
     given = take_masks(masks, jax.tree.unflatten(treedef, shapes))

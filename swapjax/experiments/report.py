@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from swapjax.core import files, trees
+from swapjax.core import files, keys, trees
 from swapjax.core.text import printable
 from swapjax.core.types import Masks, Params
 from swapjax.experiments.row import Row
@@ -43,7 +43,8 @@ def layers(params: Params, masks: Masks) -> list[dict[str, Any]]:
     """
     import jax
 
-    paths, leaves = trees.paths(params), jax.tree.leaves(params)
+    # Of the keys of a dropout the bits are counted, as files have them.
+    paths, leaves = trees.paths(params), [*map(keys.bits, jax.tree.leaves(params))]
     roles = find_roles(params)
     rows = []
     for i, mask in enumerate(jax.tree.leaves(masks)):

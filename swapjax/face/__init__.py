@@ -14,7 +14,6 @@ from swapjax.pruning.scan import sensitivity
 from swapjax.pruning.sensitivities import Sensitivity
 from swapjax.pruning.outliers import owl
 from swapjax.sparsity.magnitude import magnitude_masks
-from swapjax.sparsity.whole_units import unit_masks
 from swapjax.pruning import methods as _methods
 from swapjax.pruning.methods import *
 
@@ -52,6 +51,7 @@ from swapjax.sparsity.masks import apply_masks, churn, density, intersect
 from swapjax.deploy.shrink import shrink
 from swapjax.deploy.shrunk import Shrunk
 from swapjax.deploy.tied import tie_masks
+from swapjax.deploy.whole_units import unit_masks
 from swapjax.roles.ties import Ties, find_ties
 from swapjax.deploy.reporting import Report, report
 

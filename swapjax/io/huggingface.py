@@ -198,7 +198,7 @@ class Checkpoint:
 
     def _theirs(self, slot: Slot, whole: np.ndarray, number: int) -> np.ndarray:
         """Take one tensor out of a leaf, laid out as in the file."""
-        one = whole.reshape(-1, *whole.shape[len(slot.stack) :])[number]
+        one = whole.reshape(len(slot.names), *whole.shape[len(slot.stack) :])[number]
         return slot.leaf.theirs(one, self.source.tensors[slot.names[number]].shape)
 
     @functools.cached_property

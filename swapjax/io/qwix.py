@@ -48,7 +48,7 @@ def masks_from_qwix(
     """
     shapes = {path: np.shape(x) for path, x in trees.by_path(params).items()}
     found: dict[str, Any] = {}
-    for path, mask in _masks_in(state).items():
+    for path, mask in _masks_in(state, leaves).items():
         own = _leaf_of(path, np.shape(mask), shapes, leaves or {})
         if own is None:
             raise ValueError(_told(path, np.shape(mask), "no leaf", "of"))
@@ -88,7 +88,7 @@ def masks_to_qwix(
     shapes = {path: np.shape(x) for path, x in given.items()}
     placed: dict[str, Any] = {}
     used = set()
-    for path, old in _masks_in(state).items():
+    for path, old in _masks_in(state, leaves).items():
         shape = np.shape(old)
         own = _leaf_of(path, shape, shapes, leaves or {})
         if own is None and not _prunes_none(path, given):
@@ -118,12 +118,14 @@ def rule_for_qwix(pattern: NM, axis: int = -2) -> dict[str, Any]:
         beside them for masks that stay as they are given.
 
     Raises:
-        ValueError: for another axis.
+        ValueError: for another pattern or axis.
 
     Example:
         >>> rule_for_qwix(NM(2, 4))["weight_sparsity_order"]
         'C'
     """
+    if not isinstance(pattern, NM):
+        raise ValueError(f"pattern must be an NM for Qwix, got {pattern!r}")
     if axis not in _ORDERS:
         raise ValueError(f"axis must be -2 or -1 for Qwix, got {axis}")
     return {
@@ -133,10 +135,10 @@ def rule_for_qwix(pattern: NM, axis: int = -2) -> dict[str, Any]:
     }
 
 
-def _masks_in(state: Any) -> dict[str, Any]:
+def _masks_in(state: Any, told: Mapping[str, str] | None) -> dict[str, Any]:
     """List the masks of sparsity modules by path."""
     leaves = trees.by_path(state)
-    found = {}
+    found: dict[str, Any] = {}
     for path, leaf in leaves.items():
         module, _, name = path.rpartition("/")
         if name != "mask" or f"{module}/step".removeprefix("/") not in leaves:
@@ -150,6 +152,11 @@ def _masks_in(state: Any) -> dict[str, Any]:
             "state: must hold masks of Qwix's sparsity modules, as layer/sparsity/mask "
             "beside layer/sparsity/step; got none"
         )
+    for path in told or ():
+        if path not in found:
+            raise ValueError(
+                f"leaves: {path} is no mask of state, which has {', '.join(found)}"
+            )
     return found
 
 

@@ -1,6 +1,9 @@
 """Data as people have them: arrays of all examples, or batches one after the other."""
 
+import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import jax
@@ -11,6 +14,8 @@ from swapjax.core.objective import Objective, as_objective
 from swapjax.core.types import LossFn, Params
 
 Fits = Callable[[Any], Any]
+
+_PATIENCE = 20  # seconds of counting without a word
 
 
 class Stream:
@@ -96,10 +101,20 @@ class Stream:
         """
         if not self.repeats:
             raise ValueError(f"{self._name}: an iterator does not tell its length")
-        try:
+        with suppress(TypeError):
             return len(self._batches)
-        except TypeError:
-            return sum(1 for _ in self._begin())
+        found, started, quiet = 0, time.monotonic(), True
+        for _ in self._begin():
+            found += 1
+            if quiet and time.monotonic() - started > _PATIENCE:
+                quiet = False
+                warnings.warn(
+                    f"{self._name}: counting the batches of a pass, {found:,} so far; "
+                    "steps_per_epoch= says how many to take, and must for what has no "
+                    "end",
+                    stacklevel=2,
+                )
+        return found
 
     def _begin(self) -> Iterator:
         """Begin a pass."""
@@ -123,10 +138,13 @@ class Stream:
                 self._pass = None
             self.is_fresh = True
             raise
-        batch = as_arrays(batch, f"a batch of {self._name}")
-        trees.count_examples(batch, f"a batch of {self._name}")
+        what = f"a batch of {self._name}"
+        batch = as_arrays(batch, what)
+        if not trees.count_examples(batch, what):
+            raise ValueError(f"{what}: number {self.taken} has no examples in it")
         self._require_like(batch)
-        return batch
+        # Several are gathered, and a loader may fill the same memory with each.
+        return jax.tree.map(lambda x: x.copy() if _is_numpy(x) else x, batch)
 
     def _require_like(self, batch: Any) -> None:
         """Raise for a batch of other kind than the first.
@@ -223,7 +241,10 @@ def as_arrays(data: Any, what: str) -> Any:
         try:
             found = np.asarray(leaf)
         except Exception as e:  # whatever a tensor of others says
-            raise ValueError(f"{what}: no array can be made of {leaf!r}: {e}") from e
+            raise ValueError(
+                f"{what}: no array can be made of {leaf!r}, nor is it an iterable of "
+                f"batches: {e}"
+            ) from e
         if found.dtype.kind in "OSU":
             raise ValueError(
                 f"{what}: a {type(leaf).__name__} is no array; give arrays, or batches "
@@ -290,6 +311,10 @@ def _is_taken(fits: Fits, batch: Any) -> bool:
     except Exception:  # whatever a loss says of what it does not take
         return False
     return True
+
+
+def _is_numpy(leaf: Any) -> bool:
+    return isinstance(leaf, np.ndarray)
 
 
 def _is_array(leaf: Any) -> bool:

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import numpy as np
+
 from swapjax.roles.ties import Ties
 from swapjax.sparsity.cuts import Cut, along
 from swapjax.sparsity.layout import Layout
@@ -42,7 +44,7 @@ class ChannelGroups:
                 side = ties.shapes[m.leaf][m.axis]
                 runs = side // len(group)
                 order = m.positions.T.reshape(-1)
-                if not m.makes and (order == range(side)).all():
+                if not m.makes and np.array_equal(order, np.arange(side)):
                     readers.append((m.path, m.axis, runs, group.name))
         return cls(tuple(makers), tuple(readers))
 

@@ -137,9 +137,16 @@ class Pace:
             yield batch
 
     def _take(self, stream: Stream) -> Iterator:
-        if not self._goes_on:
-            stream.restart()
-        return stream.take(self._batches, again=self._goes_on)
+        if self._goes_on:
+            yield from stream.take(self._batches)
+            return
+        stream.restart()
+        yield from stream.take(self._batches, again=False)
+        if stream.peek() is not None:
+            raise ValueError(
+                f"data: the iterable goes on after {self._batches} batches, as many as "
+                "a pass was told to have; steps_per_epoch= takes so many each epoch"
+            )
 
 
 def _count_batches(stream: Stream, wanted: int | None) -> int:

@@ -304,9 +304,27 @@ def test_flattened_channels_are_scored_by_the_rows_of_all_their_pixels():
     np.testing.assert_array_equal(kept, entries >= np.sort(entries)[3])
 
 
+def test_channels_of_which_an_axis_has_others_beside_them_go_alike():
+    def apply(p, x):
+        return jnp.concatenate([jax.nn.relu(x @ p["a"]), x], -1) @ p["b"]
+
+    params, x = draw({"a": (3, 6), "b": (9, 2)}), draw((2, 3))
+    ties = swapjax.find_ties(apply, params, x)
+    plan = swapjax.plan(
+        params, 0.5, pattern=swapjax.Channel(groups=ties), batch=x,
+        loss_fn=lambda p, x: jnp.mean(apply(p, x)), exclude=["b"],
+    )  # fmt: skip
+    masks = swapjax.tie_masks(ties, swapjax.magnitude_masks(params, plan=plan))
+    assert shapes(swapjax.shrink(apply, params, masks, x).params) == {
+        "a": (3, 3), "b": (6, 2)
+    }  # fmt: skip
+
+
 def test_channels_of_what_is_no_ties_are_refused():
     with pytest.raises(ValueError, match="groups must be what"):
         swapjax.Channel(groups=3)
+    with pytest.raises(ValueError, match="ties must be what"):
+        swapjax.tie_masks(gated, {})
 
 
 def test_experts_go_and_their_router_stays():

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 from pages import DOCS, ROOT
-from real_minilm_report import Run, markdown, read_ranks
+from real_minilm_report import Run, differences, markdown, read_ranks
 from shared import read_runs
 
 RESULTS = ROOT / "benchmarks" / "results" / "real_minilm"
@@ -15,6 +15,11 @@ def test_the_table_is_that_of_the_runs():
     runs = read_runs(RESULTS / "results.csv", Run)
     ranks = read_ranks(RESULTS / "ranks.csv")
     assert markdown(runs, ranks) in PAGE
+    assert differences(ranks) in PAGE
+    at_half = {run.method: f"{run.cosine:.3f}" for run in runs if run.setting == "50%"}
+    order = ("magnitude", "wanda", "layerwise-obs, columns", "alps")
+    *first, last = (at_half[method] for method in order)
+    assert f"{', '.join(first)} and {last} from magnitude to ALPS" in PAGE
     for run in runs:
         found = ranks[str(run)]
         assert len(found) == 500

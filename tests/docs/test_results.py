@@ -10,6 +10,7 @@ from collections import defaultdict
 import backward_blocks_report as blocks
 import backward_report
 import backward_vcas_report as vcas
+import budgets_report
 import kernels_report
 import noise_report
 import noisy_labels_report
@@ -293,7 +294,7 @@ def test_robust():
         assert float(robust.split()[0]) == pytest.approx(mean, abs=0.051)
 
 
-@pytest.mark.parametrize("made", [kernels_report])
+@pytest.mark.parametrize("made", [kernels_report, budgets_report])
 def test_what_deploys(made):
     name = made.__name__.removesuffix("_report")
     lines = read_runs(RESULTS / name / "results.csv", made.Line)

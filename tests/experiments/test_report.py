@@ -5,6 +5,7 @@ import io
 import json
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -147,6 +148,13 @@ def test_scalars_and_empty_leaves_have_a_line_too():
         ["none", "0x3", "0", "0", ""],
         ["all", "", "1", "0", "0.00%"],
     ]
+
+
+def test_of_the_keys_of_a_dropout_the_bits_are_counted():
+    params = {"dropout": jax.random.key(1), "w": jnp.ones((2, 3))}
+    masks = {"dropout": jnp.asarray(True), "w": jnp.ones((2, 3), bool)}
+    key, _ = report.layers(params, masks)
+    assert (key["shape"], key["entries"], key["prunable"]) == ([2], 2, False)
 
 
 # Stages

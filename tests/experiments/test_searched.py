@@ -47,7 +47,7 @@ def test_kernels_are_pruned_and_batch_norm_is_not(model):
         (f"nb201:{CELL}", (64,), "model: images must be of"),
         (f"nb201(0,1):{CELL}", (8, 8), "model: channels must be 1 or more"),
         ("mobilenet(2,2):", (8, 8), "a mobilenet has channels alone"),
-        (f"nb102:{CELL}", (8, 8), "model must be one of .*, or a space and a genotype"),
+        (f"nb102:{CELL}", (8, 8), "model must be one of .*, a space and a genotype"),
     ],
 )
 def test_what_is_no_network_is_told(name, shape, match):

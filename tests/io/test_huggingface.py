@@ -112,8 +112,10 @@ def test_nested_listed_and_scanned_trees_have_the_same_masks(tmp_path, allocatio
 
 
 def test_without_a_map_names_are_paths(tmp_path):
-    source = open_checkpoint(hub.save(tmp_path / "in", ARRAYS, 2))
+    arrays = {**ARRAYS, "unused.weight": np.ones((0, 3), "f")}
+    source = open_checkpoint(hub.save(tmp_path / "in", arrays, 2))
     params = source.load()
+    assert params["unused"]["weight"].shape == (0, 3)
     assert isinstance(params["encoder"]["layer"], list)
     weight = params["encoder"]["layer"][2]["up"]["weight"]
     np.testing.assert_array_equal(weight, ARRAYS["encoder.layer.2.up.weight"])

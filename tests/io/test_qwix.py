@@ -131,6 +131,11 @@ def test_an_axis_that_qwix_does_not_take_is_told():
     }  # fmt: skip
     with pytest.raises(ValueError, match="axis must be -2 or -1"):
         rule_for_qwix(swapjax.NM(2, 4), 0)
+    with pytest.raises(ValueError, match="pattern must be an NM"):
+        rule_for_qwix(swapjax.Channel())
+    state = {"fc": {"mask": np.ones((4, 2), bool), "step": np.int32(0)}}
+    with pytest.raises(ValueError, match="leaves: other is no mask of state"):
+        masks_from_qwix(state, {"fc": np.ones((4, 2))}, {"other": "fc"})
 
 
 @pytest.mark.skipif(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from swapjax.loops import feed
+from swapjax.loops import feed, streams
 from swapjax.loops.examples import Source
 from swapjax.loops.streams import Stream, take_data, taken_by
 
@@ -120,6 +120,7 @@ def test_passes_follow_each_other_and_are_counted():
         (lambda: 3, "data: the function must return an iterable of batches, got 3"),
         ([X, X[:, :1]], r"data: batches must be alike .* batch 1 has .*\[any, 1\]"),
         ([X, (X, Y)], "data: batches must be alike"),
+        ([X, X[:0]], "a batch of data: number 1 has no examples in it"),
         ([(X, Y[:3])], "a batch of data: must be a pytree of arrays with one leading"),
         ([{"x": object()}], "a batch of data: a object is no array"),
         ([], "data: the iterable ended after 0 of 4 batches"),
@@ -129,6 +130,26 @@ def test_passes_follow_each_other_and_are_counted():
 def test_what_is_no_stream_of_batches_is_an_error(data, saying):
     with pytest.raises(ValueError, match=saying):
         list(Stream(data).take(4))
+
+
+def refilled():
+    """Give all batches in the same memory, as some loaders do."""
+    x, y = np.empty((4, 2)), np.empty(4, int)
+    for batch in BATCHES:
+        x[...], y[...] = batch
+        yield x, y
+
+
+def test_a_loader_may_fill_the_same_memory_again():
+    np.testing.assert_array_equal(Source(refilled, 12).draw(None)[1], Y)
+    ((laid, index),) = feed.from_batches(Stream(refilled))
+    np.testing.assert_array_equal(laid[1][index.ravel()], Y)
+
+
+def test_counting_batches_for_long_says_how_to_do_without(monkeypatch):
+    monkeypatch.setattr(streams, "_PATIENCE", 0)
+    with pytest.warns(UserWarning, match="1 so far; steps_per_epoch= says"):
+        assert Stream(generator).count() == 3
 
 
 def test_draws_go_on_through_passes_and_stay_distinct():

@@ -109,7 +109,7 @@ def test_fit_tells_what_is_beside_the_loss_and_gives_steps_keys():
             lambda: run(Loss(dropped, has_key=True), key=None),
             "key: loss_fn draws with one, got None",
         ),
-        (lambda: run(with_aux), "a tuple of 3; return the loss alone, or hand over"),
+        (lambda: run(with_aux), "a tuple of 2; return the loss alone, or hand over"),
         (lambda: run(Loss(plain, has_aux=True)), r"a pair \(loss, aux\), as has_aux"),
         (lambda: run(Loss(lambda p, b, k: b[0], has_key=True)), "one scalar, the mean"),
         (

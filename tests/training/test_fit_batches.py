@@ -132,13 +132,20 @@ def test_what_batches_cannot_be_is_an_error(change, saying):
         fit(loss_fn, PARAMS, optax.sgd(0.1), data, **given)
 
 
-def test_a_loader_that_says_more_than_it_gives_is_an_error():
+@pytest.mark.parametrize(
+    ("length", "saying"),
+    [
+        (5, "the iterable ended after 3 of 5 batches"),
+        (2, "the iterable goes on after 2 batches, .*; steps_per_epoch= takes so"),
+    ],
+)
+def test_a_loader_that_says_otherwise_than_it_gives_is_an_error(length, saying):
     class Loader:
         def __len__(self):
-            return 5
+            return length
 
         def __iter__(self):
             return iter([DATA] * 3)
 
-    with pytest.raises(ValueError, match="the iterable ended after 3 of 5 batches"):
+    with pytest.raises(ValueError, match=saying):
         fit(loss_fn, PARAMS, optax.sgd(0.1), Loader(), epochs=1, key=KEY)

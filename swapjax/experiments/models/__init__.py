@@ -66,7 +66,8 @@ def find(name: str) -> None:
     """
     if not is_own(name):
         return
-    if ":" not in name:
+    # No function is called as a genotype of an unknown space is.
+    if ":" not in name or "|" in name:
         raise ValueError(
             f"model must be one of {', '.join(NAMES)}, a space and a genotype, or "
             f"MODULE:FUNCTION of your own, as my_file:make, got {name!r}"

@@ -52,8 +52,9 @@ def create(name: str, shape: tuple[int, ...], classes: int, *, seed: int = 0) ->
     """
     make, what = find(name), f"model: {printable(name)}"
     given = {"shape": shape, "classes": classes, "seed": seed}
+    arguments = _arguments(what, make, given)
     try:
-        found = make(**_arguments(what, make, given))
+        found = make(**arguments)
     except Exception as e:
         doing = f"{getattr(make, '__name__', 'the function')}()"
         module = getattr(make, "__module__", None) or ""
@@ -78,8 +79,8 @@ def _arguments(what: str, make: Callable[..., Any], given: dict) -> dict[str, An
     ]
     if strange:
         raise ValueError(
-            f"{what}: needs {', '.join(strange)}; shape, classes and seed are given to "
-            "it, all else must have a default"
+            f"{what}: needs {', '.join(strange)}; shape, classes and seed are given by "
+            "name, all else must have a default"
         )
     return {name: value for name, value in given.items() if name in parameters}
 

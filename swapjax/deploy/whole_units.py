@@ -1,6 +1,7 @@
 """Masks of whole units, so many that what is left costs no more than a budget."""
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,11 +13,15 @@ from swapjax.core import trees
 from swapjax.core.checks import require_count
 from swapjax.core.static_leaves import take_arrays
 from swapjax.core.types import Masks, Params
+from swapjax.deploy.constants import find_constants
+from swapjax.deploy.folds import find_folds
+from swapjax.deploy.removal import find_dead
+from swapjax.deploy.unit_costs import Costs, choose
 from swapjax.roles.role import Role
 from swapjax.roles.ties import Group, Ties, find_ties
 from swapjax.sparsity.allocation import some
 from swapjax.sparsity.leaf_rules import Rule, match
-from swapjax.sparsity.unit_costs import Costs, choose
+from swapjax.sparsity.masks import apply_masks
 
 _ANY = Role("matrix")  # what ties tell of leaves is enough
 
@@ -39,7 +44,8 @@ def unit_masks(
     channel included. Those of least score go until the rest costs no more than the
     budget, of given scores those of least score for what they save: a greedy answer to
     a knapsack problem. What the last, largest unit leaves unused of the budget is given
-    back to others.
+    back to others. Groups stay whole whose units `swapjax.shrink` could not remove, as
+    those that a layer norm subtracts a mean from, which counts in its variance.
 
     Args:
         loss_or_apply: ``loss_fn(params, batch)`` or ``apply(params, x)``, whose program
@@ -77,7 +83,7 @@ def unit_masks(
         (Array(4, dtype=int32), 0.5)
     """
     name, part = _budget(flops, size)
-    require_count("min_keep", min_keep, 0)
+    require_count("min_keep", min_keep)
     params, put_back = take_arrays(params, "params")
     function = loss_or_apply
     if put_back is not None:
@@ -85,25 +91,53 @@ def unit_masks(
     ties = find_ties(function, params, batch)
     groups = _that_may_go(ties, params, exclude)
     worth = _scores(params, scores, groups)
-    costs = Costs.of(_terms(ties, params, name), groups)
-    whole = costs.without(np.zeros(len(groups)))
-    given = scores is not None
-    counts = choose(costs, worth, min_keep, part * whole, for_savings=given)
-    if counts is None:
-        most = np.array([max(0, len(group) - min_keep) for group in groups])
-        least = costs.without(most) / whole
-        raise ValueError(
-            f"{name}: {part:g} is out of reach; {least:.3g} is left where each group "
-            f"keeps min_keep={min_keep} of its units"
+    terms = _terms(ties, params, name)
+    for_savings = scores is not None
+    treedef = jax.tree.structure(params)
+    stay: list[str] = []
+    while groups:
+        costs = Costs.of(terms, groups)
+        whole = costs.without(np.zeros(len(groups)))
+        counts = choose(costs, worth, min_keep, part * whole, for_savings=for_savings)
+        if counts is None:
+            most = np.array([max(0, len(group) - min_keep) for group in groups])
+            least = costs.without(most) / whole
+            raise ValueError(
+                f"{name}: {part:g} is out of reach; {least:.3g} is left where each "
+                f"group keeps min_keep={min_keep} of its units{_told(stay)}"
+            )
+        gone = [
+            group.units[np.argsort(own, kind="stable")[:count]]
+            for group, own, count in zip(groups, worth, counts, strict=True)
+        ]
+        units = np.concatenate(gone)
+        masks = jax.tree.unflatten(
+            treedef, [_mask(ties, i, units) for i in range(len(ties.paths))]
         )
-    gone = [
-        group.units[np.argsort(own, kind="stable")[:count]]
-        for group, own, count in zip(groups, worth, counts, strict=True)
-    ]
-    units = np.concatenate(gone)
-    leaves, treedef = jax.tree.flatten(params)
-    masks = [_mask(ties, i, units) for i in range(len(leaves))]
-    return jax.tree.unflatten(treedef, masks)
+        dead = _dead(ties, params, masks)
+        can = [dead.issuperset(own.tolist()) for own in gone]
+        if all(can):
+            return masks
+        stay += [g.name for g, own in zip(groups, can, strict=True) if not own]
+        groups = list(itertools.compress(groups, can))
+        worth = list(itertools.compress(worth, can))
+    raise ValueError(f"loss_or_apply: has no units that may go{_told(stay)}")
+
+
+def _dead(ties: Ties, params: Params, masks: Masks) -> set[int]:
+    """List the units that `swapjax.shrink` removes where masks are applied."""
+    leaves = jax.tree.leaves(apply_masks(params, masks))
+    pairs = zip(ties.leaves, leaves, strict=True)
+    known = {number: leaf for number, leaf in pairs if number is not None}
+    constants = find_constants(ties.program, known)
+    return find_dead(ties, constants, find_folds(ties))
+
+
+def _told(stay: Sequence[str]) -> str:
+    """Name the groups that stay."""
+    if not stay:
+        return ""
+    return f"; without weights they would not be zero where they are read: {some(stay)}"
 
 
 def _budget(flops: float | None, size: float | None) -> tuple[str, float]:
@@ -113,7 +147,8 @@ def _budget(flops: float | None, size: float | None) -> tuple[str, float]:
         got = " and ".join(f"{k}={v}" for k, v in given.items()) or "neither"
         raise ValueError(f"flops, size: give one of both, got {got}")
     ((name, value),) = given.items()
-    if isinstance(value, bool | str) or not 0 < value <= 1:
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not number or not 0 < value <= 1:
         raise ValueError(f"{name} must be a fraction in (0, 1], got {value!r}")
     return name, float(value)
 
@@ -148,7 +183,8 @@ def _scores(
     """Score the units of each group."""
     if scores is not None:
         shapes = [np.shape(x) for x in jax.tree.leaves(params)]
-        if [np.shape(x) for x in jax.tree.leaves(scores)] != shapes:
+        own = [np.shape(x) for x in jax.tree.leaves(scores)]
+        if trees.paths(scores) != trees.paths(params) or own != shapes:
             raise ValueError("scores: must be a tree of the shapes of params")
     given, name = (params, "params") if scores is None else (scores, "scores")
     leaves = [np.asarray(x) for x in jax.tree.leaves(given)]

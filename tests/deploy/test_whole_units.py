@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import swapjax
+from swapjax.deploy.unit_costs import Costs, choose
 from swapjax.roles.costs import count_products
-from swapjax.sparsity.unit_costs import Costs, choose
 
 
 def make(shape, seed=0):
@@ -115,11 +115,40 @@ def test_bytes_are_a_budget_and_what_is_excluded_stays():
     assert 0.7 * sizes[0] - 16 < sizes[1] <= 0.7 * sizes[0]
 
 
+def normed(p, x):
+    y = x @ p["in"]
+    y = y - y.mean(-1, keepdims=True)
+    y *= jax.lax.rsqrt(jnp.mean(y**2, -1, keepdims=True) + 1e-5) * p["scale"]
+    return jnp.tanh(y @ p["up"]) @ p["down"]
+
+
+def test_units_that_could_not_be_removed_are_not_counted_on():
+    shapes = {"down": (16, 2), "in": (6, 8), "scale": (8,), "up": (8, 16)}
+    rng = np.random.default_rng(0)
+    params = {k: jnp.float32(rng.normal(size=s) / s[-1]) for k, s in shapes.items()}
+    x = jnp.ones((1, 6))
+    masks = swapjax.unit_masks(normed, params, x, flops=0.6)
+    assert masks["in"].shape == ()
+    small = swapjax.shrink(normed, params, masks, x)
+    products = [x.size for path, x in small.params.items() if path != "scale"]
+    assert 0.55 < sum(products) / (48 + 128 + 32) <= 0.6
+    with pytest.raises(ValueError, match="not be zero where they are read: in"):
+        swapjax.unit_masks(normed, params, x, flops=0.6, exclude="down")
+    gone = {"in": params["in"].at[:, 0].set(0), "scale": params["scale"].at[0].set(0)}
+    small = swapjax.shrink(
+        normed, {**params, **gone, "up": params["up"].at[0].set(0)}, None, x
+    )
+    assert "is not zero where it is read" in small.stayed["in[axis 1]"]
+
+
 @pytest.mark.parametrize(
     ("given_", "sentence"),
     [
         ({}, "flops, size: give one of both, got neither"),
         ({"flops": 0.5, "size": 0.5}, "give one of both, got flops=0.5 and size=0.5"),
+        ({"flops": [0.5]}, r"flops must be a fraction in \(0, 1\], got \[0.5\]"),
+        ({"flops": 0.5, "min_keep": 0}, "min_keep must be 1 or more"),
+        ({"flops": 0.5, "scores": list(PARAMS.values())}, "scores: must be a tree of"),
         ({"flops": 0}, r"flops must be a fraction in \(0, 1\]"),
         ({"flops": 0.01}, r"flops: 0.01 is out of reach; 0.0391 is left"),
         ({"flops": 0.5, "min_keep": 9}, "out of reach; 0.812 is left"),
