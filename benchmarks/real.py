@@ -50,9 +50,8 @@ METHODS: dict[str, tuple[Method, Any]] = {
     ),
     "kfac-regression": (swapjax.kfac_regression(first_order=False), "uniform"),
     "kfac-regression, global": (swapjax.kfac_regression(first_order=False), "global"),
+    "alps": (swapjax.alps(), "uniform"),
 }
-if hasattr(swapjax, "alps"):
-    METHODS["alps"] = swapjax.alps(), "uniform"
 CONTROLS = DENSE, f"{DENSE}, again"  # as published; with statistics estimated anew
 STAGED = ("0.9", "0.8")  # what several stages are measured at
 # What is left out, and why.
