@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import swapjax
-from swapjax.activations.trace import _find, _layers
+from swapjax.activations.trace import find_products, join_layers
 from swapjax.gradients.build import recipe
 from swapjax.gradients.stored import StoredRows
 from swapjax.pruning import Problem
@@ -63,9 +63,11 @@ def test_methods_can_be_traced_where_all_is_strict(name, x64):
             if method.needs_layers:
                 one = jax.tree.map(lambda x: x[0], rows.data)
                 paths = target.layout.paths
-                found = _find(loss_fn, params, one, paths, one_by_one=False)
+                found = find_products(
+                    loss_fn, params, one, paths, one_by_one=False, batch=rows.batch
+                )
                 moments = [product.flat_moment() for product in found]
-                layers = _layers(params, paths, found, moments)
+                layers = join_layers(params, paths, found, moments)
             rows = rows if name in _FREE else StoredRows(rows.store(), rows)
             problem = Problem(weights, weights, rows, layers=layers, **whole)
             return method(problem, target.budget)

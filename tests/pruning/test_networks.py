@@ -49,8 +49,9 @@ def test_uniform_and_erk_plans_count_by_layer(name):
     layers = by_layer(row, params)
     for allocation in ("uniform", "erk"):
         plan = swapjax.plan(
-            params, 0.7, loss_fn=loss_fn, batch=data, allocation=allocation
-        )
+            params, 0.7, loss_fn=loss_fn, batch=data, allocation=allocation,
+            output_heads=True,
+        )  # fmt: skip
         assert list(plan.layout.layers) == list(layers)
         kept = dict(zip(layers, (plan.keep[g] for g in plan.groups), strict=True))
         assert sum(kept.values()) == plan.kept == round(plan.layout.total * 0.3)
@@ -179,7 +180,7 @@ def test_two_of_four_lie_along_inputs(name):
     # Whose inputs are 3, 1 and 5 channels.
     odd = ("grouped", "depthwise", "head") if "convolutions" in name else ()
     told = {"loss_fn": loss_fn, "batch": data, "exclude": odd}
-    plan = swapjax.plan(params, pattern=swapjax.NM(2, 4), **told)
+    plan = swapjax.plan(params, pattern=swapjax.NM(2, 4), output_heads=True, **told)
     found = swapjax.prune(None, params, plan=plan, method=swapjax.magnitude())
     before = by_layer(row, params)
     for layer, mask in by_layer(row, whole(found.masks, params)).items():
@@ -229,7 +230,9 @@ def test_no_layer_of_a_stack_dies(allocation):
     faint = jax.tree.map(lambda x: x.at[1].multiply(1e-3), params["blocks"])
     params = {**params, "blocks": faint}
     # Without a loss, so that names tell the stack.
-    plan = swapjax.plan(params, 0.97, allocation=allocation, min_keep=2)
+    plan = swapjax.plan(
+        params, 0.97, allocation=allocation, min_keep=2, output_heads=True
+    )
     found = swapjax.prune(None, params, plan=plan, method=swapjax.magnitude())
     kept = kept_by_layer(row, found.masks)
     assert sum(kept.values()) == plan.kept

@@ -35,9 +35,9 @@ def seen(problem, monkeypatch):
     """Run OBD, and look at the problem of each stage."""
     found, solve = [], stage.solve
 
-    def look(static, given, budget, **options):
+    def look(method, given, budget, functions):
         found.append(given)
-        return solve(static, given, budget, **options)
+        return solve(method, given, budget, functions)
 
     def run(**options):
         found.clear()

@@ -103,7 +103,7 @@ def test_norms_tables_and_biases_are_never_masked():
         params, loss_fn, data = row.make()
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
         for told in ({"loss_fn": loss_fn, "batch": data}, {}):
-            plan = swapjax.plan(shapes, 0.9, **told)
+            plan = swapjax.plan(shapes, 0.9, output_heads=True, **told)
             assert plan.layout.paths == row.matrices
             reasons = dict(plan.left_out)
             assert set(reasons) == set(row.roles) - set(row.matrices)
