@@ -30,6 +30,7 @@ METHODS = {
     "wanda": swapjax.wanda(),
     "layerwise-obs, columns": swapjax.layerwise_obs(order="columns", refit=False),
 }
+METHODS["layerwise-obs, columns, by layer"] = METHODS["layerwise-obs, columns"]
 # Without it glibc keeps what is freed, more or less of it from run to run.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "1000000", "MALLOC_ARENA_MAX": "1"}
 
@@ -40,7 +41,7 @@ class Line:
 
     Attributes:
         layers: of the transformer.
-        method: that prunes it.
+        method: that prunes it; by layer, if each layer is a block.
         prunable: weights in its layers.
         weights: MB of all params on the host.
         peak: MB of memory that the process ever held, weights and libraries included.
@@ -77,6 +78,8 @@ GRID = (
     Line(24, "wanda"),
     Line(12, "wanda"),
     Line(1, "layerwise-obs, columns"),
+    Line(1, "layerwise-obs, columns, by layer"),
+    Line(4, "layerwise-obs, columns"),
 )
 
 
@@ -127,6 +130,7 @@ def measure(line: Line) -> Line:
         loss_fn, params, batch, sparsity=0.5, method=METHODS[line.method],
         samples=SEQUENCES, key=jax.random.key(0), sequential=True,
         checkpoint=checkpoint, progress=show,
+        blocks="layers" if line.method.endswith("by layer") else None,
     )  # fmt: skip
     cpu, last, peak = time.process_time() - started, pruned.history[-1], held()
     prunable = sum(x.size for x in jax.tree.leaves(pruned.masks) if x.ndim)

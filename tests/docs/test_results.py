@@ -501,6 +501,7 @@ def test_sequential():
     for (layers, (method, *cells)), run in zip(table, found, strict=True):
         name = method.strip("`").partition("(")[0].replace("_", "-")
         assert (layers, name) == (run["layers"], run["method"].partition(",")[0])
+        assert ("blocks=" in method) == run["method"].endswith("by layer")
         keys = ("prunable", "cpu", "rate", "peak", "above")
         told = [f"{float(run[key]):,.0f}" for key in keys]
         told += [f"{float(run[key]):.3f}" for key in ("before", "after")]
