@@ -52,7 +52,7 @@ class Source:
                     f"{name}: {available:,} examples, fewer than the {wanted:,} that "
                     "samples * batch asks for"
                 )
-            _require_finite(self._arrays, name)
+            require_finite(self._arrays, name)
 
     @property
     def taken(self) -> int:
@@ -116,7 +116,7 @@ class Source:
             lambda *x: jnp.concatenate([jnp.asarray(y) for y in x])[: self.wanted],
             *parts,
         )
-        _require_finite(drawn, self._name)
+        require_finite(drawn, self._name)
         return drawn
 
     def _choose(self, key: jax.Array | None) -> Any:
@@ -162,7 +162,7 @@ def _draw(key: jax.Array, arrays: Any, wanted: int) -> Any:
     return jax.tree.map(lambda x: x[index], arrays)
 
 
-def _require_finite(data: Any, name: str) -> None:
+def require_finite(data: Any, name: str) -> None:
     """Raise for entries that are not finite; arrays of the host are looked at there."""
     names, leaves = trees.paths(data), jax.tree.leaves(data)
     pairs = zip(names, leaves, strict=True)

@@ -86,6 +86,8 @@ def owl(
     exact = exact_sparsity(sparsity, "sparsity")
     outlier = take_amount("outlier", outlier, zero=False)
     require_fraction("width", width)
+    if blocks is not None and not callable(blocks):
+        raise ValueError(f"blocks must be a function of a layer's name, got {blocks!r}")
     seen = sight(
         loss_fn, params, data, method=wanda(), plan=plan, samples=samples,
         batch=batch, key=key,

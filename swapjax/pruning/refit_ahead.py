@@ -12,6 +12,7 @@ from swapjax.core import trees
 from swapjax.core.checks import require_count, take_amount
 from swapjax.core.given_masks import take_masks
 from swapjax.core.types import LossFn, Masks, Params
+from swapjax.loops.examples import require_finite
 from swapjax.pruning.solvers.ahead import Ahead, Curvature, Through
 from swapjax.sparsity.masks import apply_masks
 
@@ -111,8 +112,9 @@ def reconstruct(
 
     Raises:
         ValueError: for arguments out of range, masks and a dense network that are not
-            of these params, data of too few examples, and a masked leaf that the
-            program does not read, or both whole and in parts, naming it.
+            of these params, params and data that are not finite, data of too few
+            examples, and a masked leaf that the program does not read, or both whole
+            and in parts, naming it.
 
     Example:
         >>> import jax, jax.numpy as jnp, swapjax
@@ -146,9 +148,12 @@ def reconstruct(
     tolerance = take_amount("tolerance", tolerance, zero=False)
     masks = take_masks(masks, params)
     _require_alike(dense, params)
+    for what, tree in (("params", params), ("dense", dense)):
+        trees.require_finite(trees.paths(tree), jax.tree.leaves(tree), what)
+    batches = _batches(data, samples, batch)
     network = Ahead(
-        loss_fn, apply_masks(params, masks), masks, dense,
-        _batches(data, samples, batch), through=through, curvature=curvature,
+        loss_fn, apply_masks(params, masks), masks, dense, batches, through=through,
+        curvature=curvature,
     )  # fmt: skip
     history = []
     for number, layer in enumerate(network.layers):
@@ -176,13 +181,14 @@ def _batches(data: Any, samples: int, batch: int) -> list[Any]:
     """Cut the first examples into batches of one size, on the host.
 
     Raises:
-        ValueError: for data without examples.
+        ValueError: for data without examples, and entries that are not finite.
     """
     count = min(samples, trees.count_examples(data))
     if count < 1:
         raise ValueError("data: has no examples")
     batch = min(batch, count)
     arrays = jax.tree.map(lambda x: np.asarray(x[: count // batch * batch]), data)
+    require_finite(arrays, "data")
     return [
         jax.tree.map(lambda x, i=i: x[i : i + batch], arrays)
         for i in range(0, count // batch * batch, batch)

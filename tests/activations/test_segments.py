@@ -125,6 +125,15 @@ class TestBlocks:
         assert [block.name for block in blocks] == [f"kernel[{i}]" for i in range(3)]
         assert [block.refs for block in blocks] == [(Ref(1, i),) for i in range(3)]
 
+    def test_a_slice_with_steps_is_no_row_of_a_stack(self):
+        def loss_fn(params, x):
+            return jnp.sum(x @ params[1:2, ::2][0]) + jnp.sum(x @ params[0, :2])
+
+        params, x = jnp.arange(32.0).reshape(2, 4, 4), np.ones((2, 2), np.float32)
+        program, _ = trace(loss_fn, params, x)
+        found = run(cut(program, []), params, x)
+        np.testing.assert_allclose(found, loss_fn(params, x), 1e-6)
+
     def test_a_scan_that_goes_backwards_stacks_what_it_returns(self):
         def loss_fn(params, x):
             x, seen = jax.lax.scan(

@@ -98,6 +98,7 @@ def test_blocks_are_read_off_names(name, block):
     [
         ({"outlier": 0.0}, "outlier must be a number above 0"),
         ({"width": 1.5}, r"width must be in \[0, 1\)"),
+        ({"blocks": "layers"}, "blocks must be a function of a layer's name, got 'la"),
     ],
 )
 def test_values_out_of_range_are_an_error(options, saying):

@@ -178,6 +178,13 @@ def test_what_does_not_belong_together_is_named():
         reconstruct(narrow, pruned, data)
     with pytest.raises(ValueError, match="data: has no examples"):
         reconstruct(dense, pruned, jax.tree.map(lambda x: x[:0], data))
+    broken = {**dense, "fc1": {**dense["fc1"], "bias": dense["fc1"]["bias"] * jnp.nan}}
+    with pytest.raises(ValueError, match=r"^dense: NaN or .* fc1/bias"):
+        reconstruct(broken, pruned, data)
+    with pytest.raises(ValueError, match=r"^params: NaN or .* fc1/bias"):
+        reconstruct(dense, pruned._replace(params=broken), data)
+    with pytest.raises(ValueError, match=r"^data: NaN or .* in 0 "):
+        reconstruct(dense, pruned, (data[0] * jnp.inf, data[1]))
     unread = {"more": jnp.ones((2, 2)), **dense}
     masks = {"more": jnp.ones((2, 2), bool), **pruned.masks}
     with pytest.raises(ValueError, match="masks: more is not reached"):
