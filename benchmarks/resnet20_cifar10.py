@@ -65,6 +65,8 @@ METHODS: dict[str, tuple[Method, bool]] = {
         swapjax.layerwise_obs(weigh="output", reference="initial"),
         False,
     ),
+    "alps": (swapjax.alps(), False),
+    "alps, output": (swapjax.alps(weigh="output"), False),
 }
 # Recalibrated means that the best method must reach, in one stage and in up to eight.
 GOALS = {1: {0.7: 86.0, 0.8: 81.0, 0.9: 60.0}, 8: {0.7: 87.0, 0.8: 84.0, 0.9: 70.0}}
@@ -112,6 +114,7 @@ class Run:
     seconds: float = float("nan")
     status: str = ""
     least: float = float("nan")
+    device: str = ""
 
     def __str__(self) -> str:
         label = f"{self.method}, {self.sparsity:g}, {self.stages} stages"
@@ -202,6 +205,7 @@ def measure(
         seconds=round(sum(stage.seconds for stage in pruned.history), 2),
         status=max((stage.status for stage in pruned.history), key=int).name.lower(),
         least=round(min(kept / sizes[p] for p, kept in last.layers.items()), 4),
+        device=jax.devices()[0].device_kind,
     )
 
 
