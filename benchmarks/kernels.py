@@ -8,8 +8,10 @@ the Pallas kernel, which runs on accelerators alone, by interpreting it.
 
 Times are of CPU, in one thread, all ways by turns in one process; gains are medians
 over rounds of ratios to the dense matrix. On an accelerator they are those of a clock,
-over programs of many products each, since one takes less than to start a program. Writes results.csv after each case, and goes
-on where it stopped. For one thread, with these environment variables:
+over programs of many products each, since one takes less than to start a program.
+
+Writes results.csv after each case, and goes on where it stopped. For one thread of a
+CPU, with these environment variables:
 
     XLA_FLAGS=--xla_cpu_multi_thread_eigen=false OPENBLAS_NUM_THREADS=1
 """
