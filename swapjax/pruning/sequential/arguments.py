@@ -13,12 +13,15 @@ _BY_LAYER = [
 ]
 
 
-def require_alone(sequential: bool, *, blocks: Any, **others: Any) -> None:
+def require_alone(
+    sequential: bool, *, blocks: Any, progress: Any, **others: Any
+) -> None:
     """Raise for arguments of `prune` that do not go together.
 
     Args:
         sequential: whether to go block by block.
         blocks: what a block is, or None.
+        progress: a function, or a truth value.
         others: what block by block does not know, by name.
 
     Raises:
@@ -27,6 +30,8 @@ def require_alone(sequential: bool, *, blocks: Any, **others: Any) -> None:
     if not sequential:
         name = "progress" if blocks is None else "blocks"
         raise ValueError(f"{name}: only sequential=True goes block by block")
+    if progress and progress is not True and not callable(progress):
+        raise ValueError(f"progress must be True or a function, got {progress!r}")
     for name, value in others.items():
         if value is not None:
             raise ValueError(

@@ -16,7 +16,7 @@ from swapjax.activations.segments import Program
 from swapjax.activations.segments_blocks import Block, describe, find_blocks
 from swapjax.activations.segments_moments import Moments
 from swapjax.activations.segments_unroll import Ref
-from swapjax.core import trees
+from swapjax.core import losses, trees
 from swapjax.core.configuration import lenient
 from swapjax.core.threads import one_blas_thread
 from swapjax.core.types import Params, Status
@@ -80,6 +80,7 @@ def prune_blocks(
         shapes, sparsity, plan, "uniform", loss_fn=settings.loss_fn, batch=first
     )
     program = Program(settings.loss_fn, shapes, first, target.paths)
+    losses.require_scalar(program.shapes, differentiable=False)
     roles = dict(zip(target.paths, target.layout.roles, strict=True))
     found = find_blocks(program, roles, blocks)
     shares = share_out(target, program.paths, [b for b in found if b.refs])

@@ -240,6 +240,15 @@ class TestRefused:
                     networks.loss_fn, networks.make(), networks.examples(),
                     sparsity=0.5, key=jax.random.key(0), **{name: value},
                 )  # fmt: skip
+        self.refuse("^progress must be True or a function, got 'bar'", progress="bar")
+
+    def test_losses_of_several_numbers(self):
+        for loss_fn in (lambda p, x: x @ p, lambda p, x: (jnp.sum(x @ p), x)):
+            with pytest.raises(ValueError, match=r"^loss_fn must return one scalar"):
+                swapjax.prune(
+                    loss_fn, np.eye(3), np.ones((4, 3)), sparsity=0.5, samples=4,
+                    method=swapjax.wanda(), key=jax.random.key(0), sequential=True,
+                )  # fmt: skip
 
     def test_leaves_that_the_program_does_not_reach(self):
         params = networks.make() | {"spare": {"kernel": np.ones((3, 3), np.float32)}}
