@@ -69,7 +69,7 @@ def prune_blocks(
     """
     require_fits(settings, data)
     assert settings.loss_fn is not None
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+    shapes = jax.tree.map(_shape, params)
     fits = streams.taken_by(settings.loss_fn, shapes)
     data = streams.take_data(data, fits, settings.batch)
     source = Source(data, settings.samples * settings.batch)
@@ -298,6 +298,11 @@ class _Run:
     def _named(self, ref: Ref) -> str:
         path, row = self._place(ref)
         return path if row is None else f"{path}[{row}]"
+
+
+def _shape(x: Any) -> jax.ShapeDtypeStruct:
+    weak = getattr(x, "weak_type", False)
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=weak)
 
 
 def _mean(carried: Carried, culprit: str, remedy: str) -> float:

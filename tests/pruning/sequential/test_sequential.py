@@ -194,6 +194,24 @@ def test_arrays_of_the_host_stay_as_they_are():
     assert found.history[-1].sparsity == 0.5
 
 
+def test_numbers_among_params_widen_nothing():
+    kernel = np.arange(1, 10).reshape(3, 3).astype(jnp.bfloat16)
+    seen = set()
+
+    def loss_fn(params, x):
+        y = x @ params["kernel"] * params["scale"]
+        seen.add(str(y.dtype))
+        return jnp.mean(y)
+
+    found = swapjax.prune(
+        loss_fn, {"kernel": kernel, "scale": 2.0}, np.ones((4, 3), jnp.bfloat16),
+        sparsity=0.5, samples=4, method=swapjax.magnitude(), key=jax.random.key(0),
+        sequential=True,
+    )  # fmt: skip
+    assert seen == {"bfloat16"}
+    assert found.params["scale"].dtype == np.float32
+
+
 class TestRefused:
     """What block by block cannot do is said before any work starts."""
 
