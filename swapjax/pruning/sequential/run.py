@@ -25,7 +25,11 @@ from swapjax.loops import streams
 from swapjax.loops.examples import Source
 from swapjax.pruning.history import Pruned, Stage
 from swapjax.pruning.method import Problem, Solution
-from swapjax.pruning.sequential.arguments import require_fits, require_key
+from swapjax.pruning.sequential.arguments import (
+    require_fits,
+    require_key,
+    take_to_host,
+)
 from swapjax.pruning.sequential.carried import Carried
 from swapjax.pruning.sequential.outcome import InFile, InMemory, Part
 from swapjax.pruning.sequential.progress import Progress
@@ -74,7 +78,7 @@ def prune_blocks(
     data = streams.take_data(data, fits, settings.batch)
     source = Source(data, settings.samples * settings.batch)
     require_key(settings, source)
-    examples = jax.tree.map(np.asarray, source.draw(settings.keys(0)[0]))
+    examples = take_to_host(source.draw(settings.keys(0)[0]))
     first = jax.tree.map(lambda x: x[: settings.batch], examples)
     target = planned(
         shapes, sparsity, plan, "uniform", loss_fn=settings.loss_fn, batch=first

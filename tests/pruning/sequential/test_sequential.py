@@ -260,6 +260,15 @@ class TestRefused:
                 )  # fmt: skip
         self.refuse("^progress must be True or a function, got 'bar'", progress="bar")
 
+    def test_keys_among_examples(self):
+        data = np.ones((4, 3)), jax.random.split(jax.random.key(0), 4)
+        with pytest.raises(ValueError, match=r"^data: has PRNG keys, key<fry>, which"):
+            swapjax.prune(
+                lambda p, x: jnp.sum(x[0] @ p), np.eye(3), data, sparsity=0.5,
+                samples=4, method=swapjax.wanda(), key=jax.random.key(0),
+                sequential=True,
+            )  # fmt: skip
+
     def test_losses_of_several_numbers(self):
         for loss_fn in (lambda p, x: x @ p, lambda p, x: (jnp.sum(x @ p), x)):
             with pytest.raises(ValueError, match=r"^loss_fn must return one scalar"):
