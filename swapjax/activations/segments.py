@@ -110,7 +110,7 @@ class Program:
     Attributes:
         unrolled: its operations.
         paths: of the leaves of params.
-        tree: the structure of what the loss returns.
+        shapes: shape and dtype of what the loss returns.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Program:
         wanted = [i for i, path in enumerate(self.paths) if path in set(stacked)]
         with jax.disable_jit(False):  # loops are to be seen as such
             program, shapes = jax.make_jaxpr(loss_fn, return_shape=True)(params, batch)
-        self.tree = jax.tree.structure(shapes)
+        self.shapes = shapes
         self.unrolled = unroll(program, len(self.paths), wanted)
         self._runs: dict[Hashable, tuple[Run, Run]] = {}
         self._texts: dict[int, str] = {}
@@ -194,7 +194,7 @@ class Program:
         """Take what the loss returns out of the values after the last part."""
         results = self.unrolled.results
         found = [values.get(x) if isinstance(x, int) else None for x in results]
-        return jax.tree.unflatten(self.tree, found)
+        return jax.tree.unflatten(jax.tree.structure(self.shapes), found)
 
     def _text(self, equation: core.JaxprEqn) -> str:
         """Tell what an equation does, see `programs.structure`."""

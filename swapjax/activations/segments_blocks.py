@@ -63,8 +63,8 @@ def find_blocks(
     Raises:
         ValueError: for a regular expression that is none or matches no prunable leaf,
             and a loss with a penalty of weights; naming the leaf, for one that is not
-            reached by data, one whose slices cannot be told apart in the program, and
-            one that is read in two blocks.
+            reached by data, one whose layers cannot be told apart in the program, one
+            layer that it takes slices of, and one that is read in two blocks.
     """
     labels = _labels(program, roles, blocks)
     _require_no_penalty(program, labels)
@@ -236,6 +236,11 @@ def _require_all(
                 f"blocks: {path} holds {length} layers, which the program of loss_fn "
                 "takes out in a way that cannot be cut; go over them with "
                 "jax.lax.scan, or leave sequential out"
+            )
+        if not stacked and length > 1 and read - {None}:
+            raise ValueError(
+                f"blocks: {path} is one layer, of which the program of loss_fn takes "
+                "slices, which cannot be told apart; leave sequential out"
             )
         missing = [i for i in range(length) if i not in read]
         if not read or (None not in read and missing):

@@ -24,7 +24,7 @@ def take_arrays(
     Args:
         params: any pytree of arrays, numbers and functions.
         what: the tree is, as in ``"params"``.
-        on_device: whether arrays of NumPy become those of JAX.
+        on_device: whether arrays of NumPy become those of JAX, as numbers do.
 
     Returns:
         The same tree of arrays alone, with zeros in place of functions; and a function
@@ -87,7 +87,8 @@ def of_arrays(
 
 
 def _on_host(leaf: Any) -> Any:
-    return leaf if isinstance(leaf, jax.Array | np.ndarray) else np.asarray(leaf)
+    """Make an array; numbers stay weak, so that they widen nothing beside them."""
+    return leaf if isinstance(leaf, jax.Array | np.ndarray) else jnp.asarray(leaf)
 
 
 def _is_array(leaf: Any) -> bool:

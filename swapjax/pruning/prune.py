@@ -189,7 +189,10 @@ def prune(
     if put_back is not None:
         settings = settings.of_whole(put_back)
     if sequential or blocks is not None or progress:
-        require_alone(sequential, blocks=blocks, within=within, validation=validation)
+        require_alone(
+            sequential, blocks=blocks, progress=progress, within=within,
+            validation=validation,
+        )  # fmt: skip
         ended = prune_blocks(
             settings, brought, data, sparsity=sparsity, plan=plan, blocks=blocks,
             checkpoint=checkpoint, progress=show() if progress is True else progress,

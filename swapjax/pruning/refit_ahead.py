@@ -113,8 +113,8 @@ def reconstruct(
     Raises:
         ValueError: for arguments out of range, masks and a dense network that are not
             of these params, params and data that are not finite, data of too few
-            examples, and a masked leaf that the program does not read, or both whole
-            and in parts, naming it.
+            examples, and, naming it, a masked leaf that the program does not read, or
+            both whole and in parts, or after which there is a ``jax.custom_vjp``.
 
     Example:
         >>> import jax, jax.numpy as jnp, swapjax

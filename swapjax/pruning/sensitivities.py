@@ -144,7 +144,7 @@ def take_levels(levels: Any) -> tuple[float, ...]:
     """
     try:
         found = tuple(float(level) for level in levels)
-    except TypeError:
+    except (TypeError, ValueError):
         raise ValueError(
             f"levels must be several sparsities in (0, 1), got {levels!r}"
         ) from None

@@ -199,6 +199,13 @@ class TestBlocks:
         with pytest.raises(ValueError, match="0 is read in several of them, 0 and 0"):
             find_blocks(*trace(in_turns, [np.ones((4, 4))] * 2, x))
 
+        def with_offset(params, x):
+            return jnp.sum(x @ (params[0][:-1] - params[0][-1]))
+
+        axes = {"include": ".", "axes": {".": ("input", "output")}}
+        with pytest.raises(ValueError, match=r"0 is one layer, .* takes slices"):
+            find_blocks(*trace(with_offset, [np.ones((5, 4))], x, **axes))
+
     def test_penalties_of_all_weights_are_named(self):
         def loss_fn(params, x):
             penalty = sum(jnp.sum(kernel**2) for kernel in params)

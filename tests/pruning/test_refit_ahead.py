@@ -189,3 +189,18 @@ def test_what_does_not_belong_together_is_named():
     masks = {"more": jnp.ones((2, 2), bool), **pruned.masks}
     with pytest.raises(ValueError, match="masks: more is not reached"):
         swapjax.reconstruct(network.loss_fn, unread, masks, data, dense=unread)
+
+
+def test_what_has_no_forward_derivative_is_named():
+    @jax.custom_vjp
+    def halve(x):
+        return x / 2
+
+    halve.defvjp(lambda x: (x / 2, None), lambda _, slope: (slope / 2,))
+    dense, masks = [jnp.eye(2)] * 2, [jnp.array([[True, False], [True, True]])] * 2
+    params = jax.tree.map(lambda w, m: w * m * 2, dense, masks)
+    with pytest.raises(ValueError, match=r"^loss_fn: what 0 makes .* jax.custom_vjp"):
+        swapjax.reconstruct(
+            lambda p, x: jnp.sum(halve(x @ p[0]) @ p[1]), params, masks,
+            np.ones((2, 2), np.float32), dense=dense,
+        )  # fmt: skip

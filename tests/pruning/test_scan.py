@@ -135,6 +135,7 @@ def test_an_allocation_is_met_exactly(scanned):
         ({"levels": (0.5, 1.0)}, "levels must be different .* got 0.5, 1"),
         ({"levels": (0.5, 0.5)}, "levels must be different"),
         ({"levels": 0.5}, "levels must be several sparsities"),
+        ({"levels": ("half",)}, "levels must be several sparsities .* got .'half'"),
         ({"data": None}, "data: losses are told of examples, got None"),
         (
             {"plan": swapjax.plan(PARAMS, pattern=swapjax.NM(1, 2))},

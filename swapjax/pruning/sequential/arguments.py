@@ -2,6 +2,10 @@
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from swapjax.loops.examples import Source
 from swapjax.pruning.methods import METHODS
 from swapjax.pruning.settings import Settings
@@ -13,12 +17,15 @@ _BY_LAYER = [
 ]
 
 
-def require_alone(sequential: bool, *, blocks: Any, **others: Any) -> None:
+def require_alone(
+    sequential: bool, *, blocks: Any, progress: Any, **others: Any
+) -> None:
     """Raise for arguments of `prune` that do not go together.
 
     Args:
         sequential: whether to go block by block.
         blocks: what a block is, or None.
+        progress: a function, or a truth value.
         others: what block by block does not know, by name.
 
     Raises:
@@ -27,6 +34,8 @@ def require_alone(sequential: bool, *, blocks: Any, **others: Any) -> None:
     if not sequential:
         name = "progress" if blocks is None else "blocks"
         raise ValueError(f"{name}: only sequential=True goes block by block")
+    if progress and progress is not True and not callable(progress):
+        raise ValueError(f"progress must be True or a function, got {progress!r}")
     for name, value in others.items():
         if value is not None:
             raise ValueError(
@@ -68,6 +77,22 @@ def require_fits(settings: Settings, data: Any) -> None:
                 f"{name} looks at the whole network, which sequential never holds; "
                 "leave it out"
             )
+
+
+def take_to_host(examples: Any) -> Any:
+    """Bring examples to the host.
+
+    Raises:
+        ValueError: for PRNG keys, which the host has no arrays of.
+    """
+    for leaf in jax.tree.leaves(examples):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            raise ValueError(
+                f"data: has PRNG keys, {leaf.dtype}, which sequential cannot keep on "
+                "the host; hand over jax.random.key_data of them, and let loss_fn "
+                "take jax.random.wrap_key_data"
+            )
+    return jax.tree.map(np.asarray, examples)
 
 
 def require_key(settings: Settings, source: Source) -> None:

@@ -16,7 +16,7 @@ from swapjax.activations.segments import Program
 from swapjax.activations.segments_blocks import Block, describe, find_blocks
 from swapjax.activations.segments_moments import Moments
 from swapjax.activations.segments_unroll import Ref
-from swapjax.core import trees
+from swapjax.core import losses, trees
 from swapjax.core.configuration import lenient
 from swapjax.core.threads import one_blas_thread
 from swapjax.core.types import Params, Status
@@ -25,7 +25,11 @@ from swapjax.loops import streams
 from swapjax.loops.examples import Source
 from swapjax.pruning.history import Pruned, Stage
 from swapjax.pruning.method import Problem, Solution
-from swapjax.pruning.sequential.arguments import require_fits, require_key
+from swapjax.pruning.sequential.arguments import (
+    require_fits,
+    require_key,
+    take_to_host,
+)
 from swapjax.pruning.sequential.carried import Carried
 from swapjax.pruning.sequential.outcome import InFile, InMemory, Part
 from swapjax.pruning.sequential.progress import Progress
@@ -69,17 +73,18 @@ def prune_blocks(
     """
     require_fits(settings, data)
     assert settings.loss_fn is not None
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+    shapes = jax.tree.map(_shape, params)
     fits = streams.taken_by(settings.loss_fn, shapes)
     data = streams.take_data(data, fits, settings.batch)
     source = Source(data, settings.samples * settings.batch)
     require_key(settings, source)
-    examples = jax.tree.map(np.asarray, source.draw(settings.keys(0)[0]))
+    examples = take_to_host(source.draw(settings.keys(0)[0]))
     first = jax.tree.map(lambda x: x[: settings.batch], examples)
     target = planned(
         shapes, sparsity, plan, "uniform", loss_fn=settings.loss_fn, batch=first
     )
     program = Program(settings.loss_fn, shapes, first, target.paths)
+    losses.require_scalar(program.shapes, differentiable=False)
     roles = dict(zip(target.paths, target.layout.roles, strict=True))
     found = find_blocks(program, roles, blocks)
     shares = share_out(target, program.paths, [b for b in found if b.refs])
@@ -297,6 +302,11 @@ class _Run:
     def _named(self, ref: Ref) -> str:
         path, row = self._place(ref)
         return path if row is None else f"{path}[{row}]"
+
+
+def _shape(x: Any) -> jax.ShapeDtypeStruct:
+    weak = getattr(x, "weak_type", False)
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=weak)
 
 
 def _mean(carried: Carried, culprit: str, remedy: str) -> float:

@@ -4,8 +4,9 @@ Two streams of values go through the program, those of the pruned network and th
 the dense one. Both stay on the host between layers, a batch at a time on the device.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -130,7 +131,8 @@ class Ahead:
             return sum(map(float, values)), sum(slopes[1:], start=slopes[0])
 
         def product(w: jax.Array, v: jax.Array) -> jax.Array:
-            found = over(self._product, w, v)
+            with _naming(self.name(layer)):
+                found = over(self._product, w, v)
             return sum(found[1:], start=found[0])
 
         leaf = layer.ref.of(self._leaves[layer.ref.leaf])
@@ -170,6 +172,25 @@ class Ahead:
         if ref.row is not None:
             new = jnp.asarray(old).at[ref.row].set(new)
         self._leaves[ref.leaf] = new
+
+
+@contextlib.contextmanager
+def _naming(layer: str) -> Iterator[None]:
+    """Name the layer where JAX says that there is no forward derivative.
+
+    Raises:
+        ValueError: in the place of the TypeError of JAX.
+    """
+    try:
+        yield
+    except TypeError as error:
+        if "forward-mode" not in str(error):
+            raise
+        raise ValueError(
+            f"loss_fn: what {layer} makes goes through a jax.custom_vjp, which has no "
+            "forward derivative, and products with the curvature take one; use "
+            f"jax.custom_jvp, or give {layer.split('[')[0]} a scalar True in masks"
+        ) from None
 
 
 def _find(program: Program, masked: Sequence[int]) -> tuple[LayerUse, ...]:

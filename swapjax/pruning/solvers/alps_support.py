@@ -112,15 +112,16 @@ def search(
 
     def round_of(carry: tuple) -> tuple:
         i, before, sparse, dual, rho, _ = carry
+        count = jnp.minimum(_EVERY, steps - i)
         masks, sparse, dual = jax.lax.fori_loop(
-            0, _EVERY, lambda _, c: iterate(c[1], c[2], rho), (before, sparse, dual)
+            0, count, lambda _, c: iterate(c[1], c[2], rho), (before, sparse, dual)
         )
         moved, kept = count_new(masks, before), count_new(masks, nothing)
         share = moved / jnp.maximum(kept, 1)
         rise = jnp.select([share >= s for s, _ in _RISES], [r for _, r in _RISES])
         rise = rise.astype(rho.dtype)
         dual = tuple((u / rise).astype(u.dtype) for u in dual)
-        return i + _EVERY, masks, sparse, dual, rho * rise, moved
+        return i + count, masks, sparse, dual, rho * rise, moved
 
     nothing = tuple(jnp.zeros(shape, bool) for shape in shapes)
     start = tuple(p.weights * s.units for p, s in zip(parts, systems, strict=True))

@@ -194,6 +194,24 @@ def test_arrays_of_the_host_stay_as_they_are():
     assert found.history[-1].sparsity == 0.5
 
 
+def test_numbers_among_params_widen_nothing():
+    kernel = np.arange(1, 10).reshape(3, 3).astype(jnp.bfloat16)
+    seen = set()
+
+    def loss_fn(params, x):
+        y = x @ params["kernel"] * params["scale"]
+        seen.add(str(y.dtype))
+        return jnp.mean(y)
+
+    found = swapjax.prune(
+        loss_fn, {"kernel": kernel, "scale": 2.0}, np.ones((4, 3), jnp.bfloat16),
+        sparsity=0.5, samples=4, method=swapjax.magnitude(), key=jax.random.key(0),
+        sequential=True,
+    )  # fmt: skip
+    assert seen == {"bfloat16"}
+    assert found.params["scale"].dtype == np.float32
+
+
 class TestRefused:
     """What block by block cannot do is said before any work starts."""
 
@@ -239,6 +257,24 @@ class TestRefused:
                 swapjax.prune(
                     networks.loss_fn, networks.make(), networks.examples(),
                     sparsity=0.5, key=jax.random.key(0), **{name: value},
+                )  # fmt: skip
+        self.refuse("^progress must be True or a function, got 'bar'", progress="bar")
+
+    def test_keys_among_examples(self):
+        data = np.ones((4, 3)), jax.random.split(jax.random.key(0), 4)
+        with pytest.raises(ValueError, match=r"^data: has PRNG keys, key<fry>, which"):
+            swapjax.prune(
+                lambda p, x: jnp.sum(x[0] @ p), np.eye(3), data, sparsity=0.5,
+                samples=4, method=swapjax.wanda(), key=jax.random.key(0),
+                sequential=True,
+            )  # fmt: skip
+
+    def test_losses_of_several_numbers(self):
+        for loss_fn in (lambda p, x: x @ p, lambda p, x: (jnp.sum(x @ p), x)):
+            with pytest.raises(ValueError, match=r"^loss_fn must return one scalar"):
+                swapjax.prune(
+                    loss_fn, np.eye(3), np.ones((4, 3)), sparsity=0.5, samples=4,
+                    method=swapjax.wanda(), key=jax.random.key(0), sequential=True,
                 )  # fmt: skip
 
     def test_leaves_that_the_program_does_not_reach(self):
