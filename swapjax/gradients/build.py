@@ -15,7 +15,7 @@ from swapjax.core.types import Leaves, LossFn, Params
 from swapjax.gradients.matrix_free import MatrixFreeRows
 from swapjax.gradients.operator import Corruption, Storage
 from swapjax.gradients.stored import StoredRows, store
-from swapjax.loops.convolutions.canonical import on_cpu
+from swapjax.loops.convolutions.canonical import platform
 from swapjax.sparsity.plan import Plan
 
 _STORE_BELOW = 2**31  # bytes of G that "auto" still stores
@@ -25,6 +25,10 @@ _CHUNK_BYTES = 2**25  # bytes of gradient rows live at a time, on a device
 _SPAN_BYTES = {"cpu": 2**25}
 _SPAN_BYTES_ELSEWHERE = 2**30
 _CHUNK_ROWS = 256
+# Where kernels have gradients of several rows at once in a convolution with a group for
+# each: it takes twice as long on a CPU, and XLA:GPU takes it for a forward convolution
+# with windows as large as images (MatchBackwardFilter in its conv_rewriter).
+_ONE_BY_ONE = "cpu", "gpu"
 
 
 def per_example_gradients(
@@ -145,7 +149,9 @@ def recipe(
         n=n,
         loss_fn=loss_fn,
         custom=_has(program, "custom_vjp_call"),
-        convolves=on_cpu() and lanes == 1 and _has(program, "conv_general_dilated"),
+        one_by_one=lanes == 1
+        and platform() in _ONE_BY_ONE
+        and _has(program, "conv_general_dilated"),
         layout=plan.layout,
         corruption=corruption,
         dtype=None if rounded == trees.wide(weights) else rounded,

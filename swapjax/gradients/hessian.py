@@ -31,7 +31,7 @@ def curve(rows: Any, leaves: Leaves) -> Leaves:
 
 def _curve_by_reverse_mode(rows: Any, weights: Leaves, tangent: Leaves) -> Leaves:
     """Compute ``(dg/dw)^T v``, which is ``H v`` where the gradient g is one."""
-    fast = canonical_convolutions if rows.convolves else lambda work: work
+    fast = canonical_convolutions if rows.one_by_one else lambda work: work
 
     def add(total: Leaves, chunk: Chunk) -> Leaves:
         def along(at: Leaves) -> jax.Array:

@@ -24,7 +24,7 @@ from swapjax.sparsity.layout import Layout
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 _ARRAYS = "params", "data", "key", "unit"
-_REST = "n", "custom", "convolves", "layout", "dtype", "chunk", "span"
+_REST = "n", "custom", "one_by_one", "layout", "dtype", "chunk", "span"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class MatrixFreeRows:
         custom: whether there is a ``jax.custom_vjp`` in the loss. It has no forward
             mode, and what it returns need not be linear in the slope that it is given:
             products form the rows then.
-        convolves: whether there are convolutions in the loss to rewrite, see `Passes`.
+        one_by_one: whether rows are formed one after the other, see `Passes`.
         layout: the prunable leaves of params; vectors of R^p are one array for all of
             them if it is flat.
         corruption: how each row is corrupted, or None. With a corruption, products
@@ -60,7 +60,7 @@ class MatrixFreeRows:
     n: int
     loss_fn: LossFn
     custom: bool
-    convolves: bool
+    one_by_one: bool
     layout: Layout
     corruption: Corruption | None
     dtype: Any
@@ -234,7 +234,7 @@ class MatrixFreeRows:
             # Made in here, as variables of nnx want to be where they are used.
             return self.loss_fn(self.layout.put(leaves, self.params), batch)
 
-        return Passes(loss, self._leaves, self.convolves)
+        return Passes(loss, self._leaves, self.one_by_one)
 
     @property
     def _leaves(self) -> Leaves:

@@ -21,12 +21,13 @@ class Passes:
     Attributes:
         loss: ``loss(leaves, batch)``, of one row.
         weights: where derivatives are taken.
-        convolves: whether there are convolutions in the loss to rewrite.
+        one_by_one: whether there are convolutions in the loss, which are rewritten on a
+            CPU, and gradients of rows are taken one after the other.
     """
 
     loss: Callable[[Leaves, Any], jax.Array]
     weights: Leaves
-    convolves: bool
+    one_by_one: bool
 
     def losses(self, leaves: Leaves, batches: Any) -> jax.Array:
         """Evaluate the loss of each row at any weights, [rows]."""
@@ -54,7 +55,7 @@ class Passes:
         """Take the gradient of each loss, [rows, *shape] a leaf.
 
         Where there are convolutions, of one row after the other: those of several rows
-        at once have a group for each of them, and take twice as long.
+        at once have a group for each of them, and take much longer.
         """
 
         def work(weights: Leaves, batches: Any) -> Leaves:
@@ -62,7 +63,7 @@ class Passes:
                 leaves = jax.grad(self.loss)(weights, batch)
                 return tuple(x.astype(trees.wide(leaves)) for x in leaves)
 
-            return over_batches(row, batches, one_by_one=self.convolves)
+            return over_batches(row, batches, one_by_one=self.one_by_one)
 
         return self._run(work, self.weights, batches)
 
@@ -71,6 +72,6 @@ class Passes:
         return losses.astype(trees.wide(leaves))
 
     def _run(self, work: Callable, *args: Any) -> Any:
-        work = canonical_convolutions(work) if self.convolves else work
+        work = canonical_convolutions(work) if self.one_by_one else work
         with jax.default_matmul_precision("highest"):
             return work(*args)

@@ -262,6 +262,22 @@ def test_other_back_ends_and_other_programs_are_left_alone(monkeypatch):
     assert rewritable(program.jaxpr)
 
 
+def test_rows_have_no_convolution_with_groups_on_a_gpu(monkeypatch):
+    """XLA:GPU takes a grouped kernel gradient for a forward convolution."""
+    model = models.create("resnet20", (8, 8, 3), 10)
+    data = jnp.ones((6, 8, 8, 3)), jnp.zeros(6, jnp.int32)
+    plan = swapjax.plan(model.params, 0.5)
+
+    def groups_of(platform):
+        monkeypatch.setattr(jax, "default_backend", lambda: platform)
+        free = recipe(model.loss_fn, model.params, data, plan, batch=2, chunk=3)
+        program = jax.make_jaxpr(lambda free: free.store())(free).jaxpr
+        return {eqn.params["feature_group_count"] for eqn, _ in convolutions(program)}
+
+    assert groups_of("gpu") == {1}
+    assert groups_of("tpu") == {1, 3}
+
+
 def test_loops_over_a_network_have_no_slow_convolution():
     """Of ResNet-20: rows, products with them, steps of training."""
     model = models.create("resnet20", (8, 8, 3), 10)

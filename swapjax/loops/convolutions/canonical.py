@@ -56,7 +56,7 @@ def canonical_convolutions(fn: Function) -> Function:
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if not on_cpu():
+        if platform() != "cpu":
             return fn(*args, **kwargs)
         taken, rebuild = _arrays_of((args, kwargs))
         restore: Callable[[list], Any] = list
@@ -76,12 +76,13 @@ def canonical_convolutions(fn: Function) -> Function:
     return call  # type: ignore[return-value]
 
 
-def on_cpu() -> bool:
-    """Whether what is traced now is meant for a CPU."""
+def platform() -> str:
+    """Tell what is traced now is meant for: ``"cpu"``, ``"gpu"``, ``"tpu"``."""
     device = jax.config.values["jax_default_device"]
     if device is None:
-        return jax.default_backend() == "cpu"
-    return getattr(device, "platform", device) == "cpu"
+        return jax.default_backend()
+    name = getattr(device, "platform", device)
+    return "gpu" if name in ("cuda", "rocm") else name
 
 
 def _arrays_of(tree: Any) -> tuple[list, Callable]:
