@@ -162,6 +162,24 @@ def _draw(key: jax.Array, arrays: Any, wanted: int) -> Any:
     return jax.tree.map(lambda x: x[index], arrays)
 
 
+def take_to_host(data: Any) -> Any:
+    """Bring examples to the host.
+
+    Raises:
+        ValueError: for PRNG keys, which the host has no arrays of.
+    """
+    for leaf in jax.tree.leaves(data):
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(
+            leaf.dtype, jax.dtypes.prng_key
+        ):
+            raise ValueError(
+                f"data: has PRNG keys, {leaf.dtype}, which the host cannot keep; hand "
+                "over jax.random.key_data of them, and let loss_fn take "
+                "jax.random.wrap_key_data"
+            )
+    return jax.tree.map(np.asarray, data)
+
+
 def require_finite(data: Any, name: str) -> None:
     """Raise for entries that are not finite; arrays of the host are looked at there."""
     names, leaves = trees.paths(data), jax.tree.leaves(data)

@@ -102,6 +102,11 @@ def owl(
     )
     name_block = _block_of if blocks is None else blocks
     named = [name_block(name) for name in names]
+    for name, block in zip(names, named, strict=True):
+        if not isinstance(block, str):
+            raise ValueError(
+                f"blocks must tell the name of the block of {name}, got {block!r}"
+            )
     known = list(dict.fromkeys(named))
     owner = np.asarray([known.index(block) for block in named])
     add = functools.partial(np.bincount, owner, minlength=len(known))

@@ -12,7 +12,7 @@ from swapjax.core import trees
 from swapjax.core.checks import require_count, take_amount
 from swapjax.core.given_masks import take_masks
 from swapjax.core.types import LossFn, Masks, Params
-from swapjax.loops.examples import require_finite
+from swapjax.loops.examples import require_finite, take_to_host
 from swapjax.pruning.solvers.ahead import Ahead, Curvature, Through
 from swapjax.sparsity.masks import apply_masks
 
@@ -187,7 +187,7 @@ def _batches(data: Any, samples: int, batch: int) -> list[Any]:
     if count < 1:
         raise ValueError("data: has no examples")
     batch = min(batch, count)
-    arrays = jax.tree.map(lambda x: np.asarray(x[: count // batch * batch]), data)
+    arrays = take_to_host(jax.tree.map(lambda x: x[: count // batch * batch], data))
     require_finite(arrays, "data")
     return [
         jax.tree.map(lambda x, i=i: x[i : i + batch], arrays)

@@ -98,6 +98,7 @@ def test_blocks_are_read_off_names(name, block):
     [
         ({"outlier": 0.0}, "outlier must be a number above 0"),
         ({"width": 1.5}, r"width must be in \[0, 1\)"),
+        ({"blocks": lambda name: 3}, "blocks must tell the name of the block of"),
         ({"blocks": "layers"}, "blocks must be a function of a layer's name, got 'la"),
     ],
 )

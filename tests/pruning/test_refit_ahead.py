@@ -185,6 +185,8 @@ def test_what_does_not_belong_together_is_named():
         reconstruct(dense, pruned._replace(params=broken), data)
     with pytest.raises(ValueError, match=r"^data: NaN or .* in 0 "):
         reconstruct(dense, pruned, (data[0] * jnp.inf, data[1]))
+    with pytest.raises(ValueError, match=r"^data: has PRNG keys, key<fry>, which"):
+        reconstruct(dense, pruned, (*data, jax.random.split(jax.random.key(0), 48)))
     unread = {"more": jnp.ones((2, 2)), **dense}
     masks = {"more": jnp.ones((2, 2), bool), **pruned.masks}
     with pytest.raises(ValueError, match="masks: more is not reached"):

@@ -2,10 +2,6 @@
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
 from swapjax.loops.examples import Source
 from swapjax.pruning.methods import METHODS
 from swapjax.pruning.settings import Settings
@@ -31,6 +27,8 @@ def require_alone(
     Raises:
         ValueError: naming the argument.
     """
+    if not isinstance(sequential, bool):
+        raise ValueError(f"sequential must be True or False, got {sequential!r}")
     if not sequential:
         name = "progress" if blocks is None else "blocks"
         raise ValueError(f"{name}: only sequential=True goes block by block")
@@ -77,22 +75,6 @@ def require_fits(settings: Settings, data: Any) -> None:
                 f"{name} looks at the whole network, which sequential never holds; "
                 "leave it out"
             )
-
-
-def take_to_host(examples: Any) -> Any:
-    """Bring examples to the host.
-
-    Raises:
-        ValueError: for PRNG keys, which the host has no arrays of.
-    """
-    for leaf in jax.tree.leaves(examples):
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            raise ValueError(
-                f"data: has PRNG keys, {leaf.dtype}, which sequential cannot keep on "
-                "the host; hand over jax.random.key_data of them, and let loss_fn "
-                "take jax.random.wrap_key_data"
-            )
-    return jax.tree.map(np.asarray, examples)
 
 
 def require_key(settings: Settings, source: Source) -> None:

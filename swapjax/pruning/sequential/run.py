@@ -22,14 +22,10 @@ from swapjax.core.threads import one_blas_thread
 from swapjax.core.types import Params, Status
 from swapjax.io import resume
 from swapjax.loops import streams
-from swapjax.loops.examples import Source
+from swapjax.loops.examples import Source, take_to_host
 from swapjax.pruning.history import Pruned, Stage
 from swapjax.pruning.method import Problem, Solution
-from swapjax.pruning.sequential.arguments import (
-    require_fits,
-    require_key,
-    take_to_host,
-)
+from swapjax.pruning.sequential.arguments import require_fits, require_key
 from swapjax.pruning.sequential.carried import Carried
 from swapjax.pruning.sequential.outcome import InFile, InMemory, Part
 from swapjax.pruning.sequential.progress import Progress

@@ -259,6 +259,8 @@ class TestRefused:
                     sparsity=0.5, key=jax.random.key(0), **{name: value},
                 )  # fmt: skip
         self.refuse("^progress must be True or a function, got 'bar'", progress="bar")
+        with pytest.raises(ValueError, match=r"^sequential must be True or False"):
+            swapjax.prune(networks.loss_fn, networks.make(), sequential="no")
 
     def test_keys_among_examples(self):
         data = np.ones((4, 3)), jax.random.split(jax.random.key(0), 4)
