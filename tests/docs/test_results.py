@@ -81,6 +81,7 @@ RESNET20 = {
     "`swap(first_order=False)`": "swap",
     '`linear_regression(ridge="kfac", first_order=False)`': "linear-regression, kfac",
     '`layerwise_obs(weigh="output")`': "layerwise-obs, output",
+    '`alps(weigh="output")`': "alps, output",
 }
 
 
