@@ -150,6 +150,28 @@ def test_narrow_weights_stay_narrow():
         assert not w[~m].any()
 
 
+def test_layers_that_were_fitted_before_are_passed_through_as_they_are():
+    """Even with dense layers ahead: a weight that is used twice is one layer."""
+
+    def apply(p, x):
+        return jnp.tanh(jnp.tanh(jnp.tanh(x @ p["a"]) @ p["b"]) @ p["a"]) @ p["c"]
+
+    rng = np.random.default_rng(0)
+    dense = {k: jnp.asarray(rng.normal(size=(4, 4)), jnp.float32) for k in "abc"}
+    x = jnp.asarray(rng.normal(size=(16, 4)), jnp.float32)
+    loss_fn = lambda p, x: jnp.sum(apply(p, x))  # noqa: E731
+    plan = swapjax.plan(dense, 0.5, include=["a", "b", "c"])
+    pruned = swapjax.prune(loss_fn, dense, plan=plan, method=swapjax.magnitude())
+    found = swapjax.reconstruct(
+        loss_fn, pruned.params, pruned.masks, x, dense=dense, ahead=1, through="dense"
+    )
+    now = {"a": found.params["a"], "b": pruned.params["b"], "c": dense["c"]}
+    aim = apply(dense, x)
+    wanted = jnp.sum((apply(now, x) - aim) ** 2) / jnp.sum(aim**2)
+    assert [layer.layer for layer in found.history] == ["a", "b", "c"]
+    np.testing.assert_allclose(found.history[1].error[0], wanted, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [

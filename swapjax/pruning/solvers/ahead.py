@@ -106,7 +106,7 @@ class Ahead:
         layer = self.layers[number]
         self._advance(layer.start)
         part = self._program.segment(layer.start, self.last(number, ahead).stop)
-        here, held = part.reads.index(layer.ref), self._held(part, layer.ref)
+        here, held = part.reads.index(layer.ref), self._held(part, number)
         fixed = part.run, here
         dense = part.take(self._dense)
         taken = [[values[i] for i in part.takes] for values in self._pruned]
@@ -157,9 +157,9 @@ class Ahead:
         self._aims = _go_on(part, self._dense, self._aims)
         self._place = place
 
-    def _held(self, part: Segment, own: Ref) -> tuple[Any, ...]:
-        """Take what a part reads while one of its layers is fitted."""
-        later = {layer.ref for layer in self.layers} - {own}
+    def _held(self, part: Segment, number: int) -> tuple[Any, ...]:
+        """Take what a part reads while a layer is fitted."""
+        later = {layer.ref for layer in self.layers[number + 1 :]}
         return tuple(
             ref.of((self._dense if is_dense else self._leaves)[ref.leaf])
             for ref in part.reads
