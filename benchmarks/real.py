@@ -262,7 +262,8 @@ def moving(network: Network) -> Callable[[Params], Params] | None:
 
     A mean by the difference and a variance by the ratio, from the dense network to the
     pruned one. Estimates in the place of the published statistics would count the
-    calibration examples' kind as well: they cost the dense network accuracy.
+    calibration examples' kind as well: they cost the dense network accuracy. Where they
+    cost it all, as `network.careful` says, they stay if that gives a smaller loss.
     """
     if network.statistics is None:
         return None
@@ -276,7 +277,19 @@ def moving(network: Network) -> Callable[[Params], Params] | None:
 
     def recalibrate(params: Params) -> Params:
         found = estimated(network, params)
-        return jax.tree_util.tree_map_with_path(move, network.params, dense, found)
+        moved = jax.tree_util.tree_map_with_path(move, network.params, dense, found)
+        if network.careful and not loss(moved) < loss(params):
+            return params
+        return moved
+
+    evaluate = jax.jit(network.loss)
+
+    def loss(params: Params) -> float:
+        judging = range(0, network.judges or network.rows * network.batch, 32)
+        parts = [
+            jax.tree.map(lambda x, i=i: x[i : i + 32], network.data) for i in judging
+        ]
+        return sum(float(evaluate(params, part)) for part in parts)
 
     return recalibrate
 
