@@ -191,6 +191,9 @@ def test_resnet20():
                 values = found[RESNET20[name], norm, "1", level]
                 assert float(cell) == pytest.approx(statistics.mean(values), abs=0.0051)
                 seen.append((name, norm))
+    eight = found["layerwise-obs, output", "again", "8", "0.9"]
+    page = (DOCS / "results" / "resnet20.md").read_text()
+    assert f"comes to {statistics.mean(eight):.2f} at 0.9" in page
     assert {name for name, _ in seen} == set(RESNET20)
     assert {norm for _, norm in seen} == {"again", "kept"}
 
