@@ -8,7 +8,7 @@ so one compiled program: leaves, constants and values are its arguments.
 import dataclasses
 import itertools
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -73,6 +73,28 @@ class Segment:
         """Tell what is needed after it, of values before and what it gives."""
         live = self.program.live(self.stop)
         return {i: x for i, x in {**values, **given}.items() if i in live}
+
+    def of_leaf(
+        self, ref: Ref, leaves: Sequence[Any], values: Mapping[int, Any]
+    ) -> Callable[[Any], tuple[Any, ...]]:
+        """Make the function of one leaf: what the part gives, the rest as it is.
+
+        Args:
+            ref: which of reads.
+            leaves: one array for each of reads.
+            values: by number, those that it takes among them.
+
+        Returns:
+            A pure function, which may be differentiated.
+        """
+        place = self.reads.index(ref)
+        taken = [values[i] for i in self.takes]
+
+        def run(leaf: Any) -> tuple[Any, ...]:
+            given = [*leaves[:place], leaf, *leaves[place + 1 :]]
+            return self.run(given, self.constants, taken)
+
+        return run
 
 
 class Program:
@@ -227,3 +249,8 @@ def cut(program: Program, cuts: Sequence[int]) -> tuple[Segment, ...]:
     return tuple(
         program.segment(start, stop) for start, stop in itertools.pairwise(ends)
     )
+
+
+def join(first: Segment, last: Segment) -> Segment:
+    """Make one part of those from the first to the last."""
+    return first.program.segment(first.start, last.stop)

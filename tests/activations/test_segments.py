@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from swapjax import plan
-from swapjax.activations.segments import Program, cut
+from swapjax.activations.segments import Program, cut, join
 from swapjax.activations.segments_blocks import find_blocks, units
 from swapjax.activations.segments_unroll import Ref
 
@@ -49,6 +49,20 @@ class TestCut:
             assert size == sum(k.size * k.dtype.itemsize for k in kinds)
             assert set(part.takes) <= live
             live = set(part.after(dict.fromkeys(live), dict.fromkeys(part.gives)))
+
+    def test_parts_are_functions_of_a_leaf_with_its_gradient(self):
+        params, batch = networks.make(), networks.examples()
+        program, roles = trace(networks.loss_fn, params, batch)
+        blocks = find_blocks(program, roles)
+        leaves, values = jax.tree.leaves(params), program.inputs(batch)
+        first, *_, last = (block.segment for block in blocks[1:])
+        values = blocks[0].segment(blocks[0].segment.take(leaves), values) | values
+        ref = blocks[1].refs[0]
+        whole = join(first, last)
+        function = whole.of_leaf(ref, whole.take(leaves), values)
+        found = jax.grad(lambda leaf: function(leaf)[0])(leaves[ref.leaf])
+        wanted = jax.tree.leaves(jax.grad(networks.loss_fn)(params, batch))
+        np.testing.assert_allclose(found, wanted[ref.leaf], rtol=1e-4, atol=1e-6)
 
     def test_constants_are_told_apart_but_not_compiled_in(self):
         scales = [np.full(3, 2.0, np.float32), np.full(3, 5.0, np.float32)]
