@@ -11,8 +11,7 @@ Writes results.csv after every line and goes on where it stopped.
 
 import dataclasses
 import functools
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from rich.table import Table
-from shared import RESULTS, complete_csv, console, start
+from shared import RESULTS, clock, complete_csv, console, start
 
 import swapjax
 from swapjax.experiments import models
@@ -40,7 +39,6 @@ METHODS: dict[str, Method] = {
     "layerwise-obs": swapjax.layerwise_obs(),
     "alps": swapjax.alps(),
 }
-ROWS = "rows, {} at once"
 PLAIN, LOSS = "plain gradient", "mean loss"
 
 
@@ -83,13 +81,16 @@ class Run:
 def main(options: Options) -> None:
     """Do what is left to do, then show everything."""
     device = jax.devices()[0].device_kind
-    names = [LOSS, PLAIN, *(ROWS.format(c) for c in ("as many", *options.chunks))]
+    chunks = {"rows, as many as by default": None} | {
+        f"rows, {count} at once": count for count in options.chunks
+    }
     wanted = [
         Run(device, options.rows, options.batch, part)
-        for part in (*names, *options.methods)
+        for part in (LOSS, PLAIN, *chunks, *options.methods)
     ]
     options.out.mkdir(parents=True, exist_ok=True)
-    done = complete_csv(options.out / "results.csv", wanted, measure)
+    score = functools.partial(measure, chunks)
+    done = complete_csv(options.out / "results.csv", wanted, score)
     shown = Table("device", "rows", "part", "first, s", "later, s")
     for run in done.values():
         size = f"{run.rows} x {run.batch}"
@@ -97,19 +98,14 @@ def main(options: Options) -> None:
     console.print(shown)
 
 
-def measure(run: Run) -> Run:
+def measure(chunks: Mapping[str, int | None], run: Run) -> Run:
     """Time one part."""
-    seconds = []
-    for work in works(run):
-        started = time.perf_counter()
-        jax.block_until_ready(work())
-        seconds.append(time.perf_counter() - started)
-    first, later = round(seconds[0], 3), round(min(seconds[1:]), 3)
-    return dataclasses.replace(run, first=first, later=later)
+    first, *later = (round(clock(work), 3) for work in works(chunks, run))
+    return dataclasses.replace(run, first=first, later=min(later))
 
 
-def works(run: Run) -> Sequence[Callable[[], Any]]:
-    """Make three calls of a part."""
+def works(chunks: Mapping[str, int | None], run: Run) -> Sequence[Callable[[], Any]]:
+    """Make three calls of a part; chunks are rows taken at once, by part."""
     model, params, data = setting(run.rows * run.batch)
     if run.part in METHODS:
         return [
@@ -127,11 +123,9 @@ def works(run: Run) -> Sequence[Callable[[], Any]]:
             ]
         ]
     plan = swapjax.plan(params, 0.8, exclude="downsample")
-    own = run.part == ROWS.format("as many")
-    chunk = None if own else int(run.part.split()[1])
     form = functools.partial(
         per_example_gradients, model.loss_fn, params, data, plan,
-        batch=run.batch, storage="stored", chunk=chunk,
+        batch=run.batch, storage="stored", chunk=chunks[run.part],
     )  # fmt: skip
     return 3 * [form]
 

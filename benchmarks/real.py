@@ -275,13 +275,6 @@ def moving(network: Network) -> Callable[[Params], Params] | None:
             return old + (now - before)
         return old * now / jnp.maximum(before, 1e-12) if kind == "var" else now
 
-    def recalibrate(params: Params) -> Params:
-        found = estimated(network, params)
-        moved = jax.tree_util.tree_map_with_path(move, network.params, dense, found)
-        if network.careful and not loss(moved) < loss(params):
-            return params
-        return moved
-
     evaluate = jax.jit(network.loss)
 
     def loss(params: Params) -> float:
@@ -290,6 +283,13 @@ def moving(network: Network) -> Callable[[Params], Params] | None:
             jax.tree.map(lambda x, i=i: x[i : i + 32], network.data) for i in judging
         ]
         return sum(float(evaluate(params, part)) for part in parts)
+
+    def recalibrate(params: Params) -> Params:
+        found = estimated(network, params)
+        moved = jax.tree_util.tree_map_with_path(move, network.params, dense, found)
+        if network.careful and not loss(moved) < loss(params):
+            return params
+        return moved
 
     return recalibrate
 

@@ -4,9 +4,9 @@ import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+
+from swapjax.core import keys
 
 _CHUNK = 2**22  # bytes that are compressed at a time
 
@@ -40,9 +40,7 @@ def size_of(leaves: Sequence[Any]) -> Size:
 
 
 def _one(leaf: Any) -> Size:
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
-    array = np.ascontiguousarray(np.asarray(leaf))
+    array = np.ascontiguousarray(np.asarray(keys.bits(leaf)))
     nonzeros = int(np.count_nonzero(array))
     packed = nonzeros * array.dtype.itemsize + -(-array.size // 8)
     return Size(

@@ -169,9 +169,7 @@ def take_to_host(data: Any) -> Any:
         ValueError: for PRNG keys, which the host has no arrays of.
     """
     for leaf in jax.tree.leaves(data):
-        if isinstance(leaf, jax.Array) and jnp.issubdtype(
-            leaf.dtype, jax.dtypes.prng_key
-        ):
+        if keys.is_key(leaf):
             raise ValueError(
                 f"data: has PRNG keys, {leaf.dtype}, which the host cannot keep; hand "
                 "over jax.random.key_data of them, and let loss_fn take "

@@ -149,7 +149,7 @@ def reconstruct(
     masks = take_masks(masks, params)
     _require_alike(dense, params)
     for what, tree in (("params", params), ("dense", dense)):
-        trees.require_finite(trees.paths(tree), jax.tree.leaves(tree), what)
+        require_finite(tree, what)
     batches = _batches(data, samples, batch)
     network = Ahead(
         loss_fn, apply_masks(params, masks), masks, dense, batches, through=through,
