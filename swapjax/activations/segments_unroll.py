@@ -312,5 +312,6 @@ def _row(equation: core.JaxprEqn) -> int | None:
     starts, limits = params["start_indices"], params["limit_indices"]
     rest = all(s == 0 for s in starts[1:]) and tuple(limits[1:]) == tuple(shape[1:])
     one = len(shape) > 1 and limits[0] - starts[0] == 1 < shape[0]
-    steps = any(stride != 1 for stride in params["strides"] or ())
+    # Of one row along the first axis: steps there leave out nothing.
+    steps = any(stride != 1 for stride in (params["strides"] or ())[1:])
     return starts[0] if rest and one and not steps else None

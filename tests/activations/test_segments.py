@@ -134,6 +134,15 @@ class TestBlocks:
         found = run(cut(program, []), params, x)
         np.testing.assert_allclose(found, loss_fn(params, x), 1e-6)
 
+        def by_rows(params, x):
+            for i in range(2):
+                start, stop = (i, 0, 0), (i + 1, 4, 4)
+                x = x @ jax.lax.slice(params, start, stop, (2, 1, 1))[0]
+            return jnp.sum(x)
+
+        blocks = find_blocks(*trace(by_rows, params, np.ones((2, 4), np.float32)))
+        assert [block.refs for block in blocks] == [(Ref(0, 0),), (Ref(0, 1),)]
+
     def test_a_scan_that_goes_backwards_stacks_what_it_returns(self):
         def loss_fn(params, x):
             x, seen = jax.lax.scan(
