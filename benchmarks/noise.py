@@ -311,7 +311,8 @@ def _stages(network: Network, examples: int) -> dict[str, Any]:
     return {"stages": network.stages}
 
 
-def _trained(network: Network, examples: int, rate: float) -> dict[str, Any]:
+def with_sgd(network: Network, examples: int, rate: float) -> dict[str, Any]:
+    """Choose several stages, with an epoch of SGD at a rate after each."""
     tune = swapjax.FineTune(_sgd(rate), steps=examples // 64, batch=64)
     return _stages(network, examples) | {"finetune": tune}
 
@@ -325,8 +326,8 @@ def _sgd(rate: float) -> optax.GradientTransformation:
 RECIPES: dict[str, Callable[[Network, int], dict[str, Any]]] = {
     "one": _one,
     "stages": _stages,
-    "sgd": functools.partial(_trained, rate=1e-3),
-    "tuned": functools.partial(_trained, rate=TUNED),
+    "sgd": functools.partial(with_sgd, rate=1e-3),
+    "tuned": functools.partial(with_sgd, rate=TUNED),
 }
 
 

@@ -9,6 +9,7 @@ NETWORKS = {
     "resnet18": "for ImageNet, batch norm; sides of 32 or more",
     "resnet50": "for ImageNet, batch norm; sides of 32 or more",
     "mobilenet_v1": "depthwise convolutions, batch norm; sides of 32 or more",
+    "mobilenet_v1_half": "the same with half the channels",
     "vgg16": "13 convolutions, three dense layers; sides of 32 or more",
 }
 """What each network is, by its name."""

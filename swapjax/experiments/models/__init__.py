@@ -1,5 +1,6 @@
 """The networks of the benchmarks, as pure functions of a dict of params."""
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -43,6 +44,7 @@ _IMAGE_NETWORKS: dict[str, tuple[Callable[..., nnx.Module], int]] = {
     "resnet18": (resnet18, 32),
     "resnet50": (resnet50, 32),
     "mobilenet_v1": (MobileNetV1, 32),
+    "mobilenet_v1_half": (functools.partial(MobileNetV1, width=0.5), 32),
     "vgg16": (VGG16, 32),
 }  # and the smallest side of an image
 NAMES = tuple(NETWORKS)
@@ -88,11 +90,12 @@ def create(
     Args:
         name: ``"mlpnet"`` (40 and 20 hidden units, no biases), ``"lenet300"`` (300 and
             100, no biases, larger initial weights as by He), ``"lenet5"``, ``"cnn"``,
-            ``"resnet20"``, ``"resnet18"``, ``"resnet50"``, ``"mobilenet_v1"`` or
-            ``"vgg16"``; a space of `swapjax.search` and a genotype, as
-            ``"nb201:|nor_conv_3x3~0|+|..."`` or, with channels and cells,
-            ``"nb201(8,1):|..."``; or a network of your own, as ``"module:function"`` or
-            ``"folder/file.py:function"``, see `swapjax.experiments.models.own`.
+            ``"resnet20"``, ``"resnet18"``, ``"resnet50"``, ``"mobilenet_v1"``, the same
+            with half the channels as ``"mobilenet_v1_half"``, or ``"vgg16"``; a space
+            of `swapjax.search` and a genotype, as ``"nb201:|nor_conv_3x3~0|+|..."`` or,
+            with channels and cells, ``"nb201(8,1):|..."``; or a network of your own, as
+            ``"module:function"`` or ``"folder/file.py:function"``, see
+            `swapjax.experiments.models.own`.
         shape: of one image, with channels or, where there is one, without.
         classes: how many there are.
         seed: of the initial weights.

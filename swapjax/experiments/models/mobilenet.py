@@ -40,14 +40,18 @@ class MobileNetV1(nnx.Module):
     Args:
         channels: of the images.
         classes: how many logits.
+        width: of every layer, in units of the published one.
         rngs: seeds the weights.
     """
 
-    def __init__(self, channels: int, classes: int, *, rngs: nnx.Rngs) -> None:
-        self.conv1 = convolution(channels, 32, 3, 2, rngs=rngs)
-        self.bn1 = batch_norm(32, rngs=rngs)
-        inputs, blocks = 32, []
-        for outputs, stride in _WIDTHS:
+    def __init__(
+        self, channels: int, classes: int, *, width: float = 1.0, rngs: nnx.Rngs
+    ) -> None:
+        inputs, blocks = round(32 * width), []
+        self.conv1 = convolution(channels, inputs, 3, 2, rngs=rngs)
+        self.bn1 = batch_norm(inputs, rngs=rngs)
+        for published, stride in _WIDTHS:
+            outputs = round(published * width)
             blocks.append(Separable(inputs, outputs, stride, rngs=rngs))
             inputs = outputs
         self.blocks = nnx.List(blocks)
