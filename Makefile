@@ -58,6 +58,7 @@ bench: .venv/.dev  ## Measure starts and stages, then the comparisons on MNIST a
 	$(BIN)/python benchmarks/oneshot.py
 	$(BIN)/python benchmarks/mlpnet_mnist.py
 	$(BIN)/python benchmarks/noise.py
+	$(BIN)/python benchmarks/noise_rate.py
 	$(BIN)/python benchmarks/noise_attacked.py
 	$(BIN)/python benchmarks/resnet20_cifar10.py
 	$(BIN)/python benchmarks/mobilenet_cifar10.py

@@ -45,6 +45,9 @@ class Run:
     accuracy: float = float("nan")
     cpu: float = float("nan")
 
+    def __str__(self) -> str:
+        return f"rate {self.rate:g}, seed {self.seed}"
+
     @property
     def key(self) -> tuple:
         """What tells it from other runs."""

@@ -97,6 +97,23 @@ def test_bounded_takes_examples_one_by_one(problem, validation):
         assert details["bound"] == pytest.approx(1e3 * unknown / 2, rel=1e-4)
 
 
+@pytest.mark.parametrize("method", [swapjax.layerwise_obs(), swapjax.alps()])
+def test_wrong_labels_leave_methods_that_look_at_none_as_they_are(digits, method):
+    """By the loss they would not be re-fitted: it is lower where outputs are small."""
+    x, y = digits.data.train
+    flipped, _ = swapjax.corruptions.flip_labels(KEY, y, 0.4, classes=10)
+    right, wrong, by_loss = (
+        swapjax.prune(
+            digits.model.loss_fn, digits.params, (x, labels), sparsity=0.9,
+            method=method, samples=300, batch=4, key=KEY, criterion=criterion,
+        )
+        for labels, criterion in ((y, None), (flipped, None), (flipped, "loss"))
+    )  # fmt: skip
+    assert right.history[0].status is Status.CONVERGED
+    assert equal(right.params, wrong.params)
+    assert by_loss.history[0].status is Status.NOT_REFITTED
+
+
 def test_a_loss_that_compares_examples_judges_itself(problem):
     params, data = problem
 

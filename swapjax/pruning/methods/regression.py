@@ -11,7 +11,7 @@ from swapjax.core.types import Leaves, Status
 from swapjax.gradients.operator import GradientOperator
 from swapjax.pruning.damping import check_ridge
 from swapjax.pruning.method import Method, Problem, Solution, rows_of
-from swapjax.pruning.solvers import targets
+from swapjax.pruning.solvers import layer_order, targets
 from swapjax.pruning.solvers.candidates import lowest, pick, stack
 from swapjax.pruning.solvers.conjugate_gradients import Algebra, prefers_cg
 from swapjax.pruning.solvers.hard_thresholding import iht
@@ -24,7 +24,7 @@ from swapjax.sparsity import scores
 from swapjax.sparsity.budget import Budget, select
 from swapjax.sparsity.masks import apply_masks
 
-Support = Literal["magnitude", "obd", "kfac", "iht"]
+Support = Literal["magnitude", "obd", "kfac", "obs", "iht"]
 
 SUPPORTS: tuple[Support, ...] = ("magnitude", "obd")
 DAMPINGS = (1e-4, 1e-3, 1e-2)
@@ -63,10 +63,13 @@ def linear_regression(
         kappa: of ``"kfac"``, one value or several, tried with every damping; by
             default (0.1, 0.5, 2, 8, 32).
         support: how to choose what to keep: ``"magnitude"``, ``"obd"`` (``w^2 F_qq``),
-            with ``ridge="kfac"`` also ``"kfac"`` (``w^2 T_qq``), or ``"iht"`` (gradient
-            steps from magnitude, thresholded, under the identity). Of several the one
-            with the lowest loss is taken; by default magnitude, and obd or, with
-            ``ridge="kfac"``, kfac.
+            with ``ridge="kfac"`` also ``"kfac"`` (``w^2 T_qq``) and ``"obs"`` (what is
+            left when weights go one by one, the others of their output re-fitted under
+            T, as in `layerwise_obs`, in a stage that removes half of what is left or
+            more; in others, and where a layer is too large or could not be followed,
+            ``w^2 T_qq``), or ``"iht"`` (gradient steps from magnitude, thresholded,
+            under the identity). Of several the one with the lowest loss is taken; by
+            default magnitude, and obd or, with ``ridge="kfac"``, obs.
         first_order: whether to follow the mean gradient too, as far as rows left out
             confirm it and the loss falls. The step shares the system; it trains as
             much as it prunes. Turn it off to compare pruning alone.
@@ -79,13 +82,12 @@ def linear_regression(
             faster.
         judge: who chooses among supports, dampings and kappas: ``"loss"``, of the
             stage's examples or of the validation of `swapjax.prune`, with
-            ``ridge="kfac"`` and no first-order step bounded, unless its criterion is
-            another; ``"loo"``, the error of the projections of rows left out one by
-            one, in closed form; ``"gcv"``, generalised cross-validation, where no
-            single row decides; or ``"none"``: the first of each, nothing else is tried.
-            With the last three the first-order step is followed in the length that rows
-            left out confirm, and the n x n system is solved, unless nothing asks for
-            leverages.
+            ``ridge="kfac"`` bounded, unless its criterion is another; ``"loo"``, the
+            error of the projections of rows left out one by one, in closed form;
+            ``"gcv"``, generalised cross-validation, where no single row decides; or
+            ``"none"``: the first of each, nothing else is tried. With the last three
+            the first-order step is followed in the length that rows left out confirm,
+            and the n x n system is solved, unless nothing asks for leverages.
 
     Returns:
         The method, for `swapjax.prune`. Its details are ``support_rule``, which of the
@@ -114,7 +116,7 @@ def linear_regression(
         settings=tuple(settings.items()),
         solve=functools.partial(solve, target=identity, **common),
         needs_layers="some" if ridge == "kfac" else False,
-        criterion="bounded" if ridge == "kfac" and not first_order else "loss",
+        criterion="bounded" if ridge == "kfac" else "loss",
         needs_shapes=False,
     )
 
@@ -142,13 +144,15 @@ def check_common(
     """
     dampings, kappas = check_ridge(ridge, damping, kappa, DAMPINGS)
     if support is None:
-        support = SUPPORTS if kappas is None else ("magnitude", "kfac")
+        support = SUPPORTS if kappas is None else ("magnitude", "obs")
     rules = (support,) if isinstance(support, str) else tuple(support)
-    known = {"magnitude", "obd", "iht"} | ({"kfac"} if kappas is not None else set())
+    known = {"magnitude", "obd", "iht"}
+    if kappas is not None:
+        known |= {"kfac", "obs"}
     if not rules or set(rules) - known:
         raise ValueError(
-            "support must be of 'magnitude', 'obd' and 'iht', and 'kfac' with "
-            f"ridge='kfac', one or several, got {support!r}"
+            "support must be of 'magnitude', 'obd' and 'iht', and 'kfac' and 'obs' "
+            f"with ridge='kfac', one or several, got {support!r}"
         )
     if reference not in ("current", "initial"):
         raise ValueError(f"reference must be 'current' or 'initial', got {reference!r}")
@@ -211,7 +215,8 @@ def solve(
     least = None if shared is None else min(shared)
 
     def choose_support(rule: Support) -> tuple[Leaves, jax.Array]:
-        mask = select(_rank(problem, rows, rule, held), budget, problem.within)
+        ranks = _rank(problem, rows, rule, held, budget)
+        mask = select(ranks, budget, problem.within)
         if rule != "iht":
             return mask, jnp.zeros((), jnp.int32)
         dampings = jnp.asarray(damping or DAMPINGS, y.dtype)
@@ -267,7 +272,13 @@ def _rank(
     rows: GradientOperator,
     rule: Support,
     held: Held | None,
+    budget: Budget,
 ) -> Leaves:
+    if rule == "obs":
+        assert held is not None
+        return layer_order.scores(
+            held.kronecker, problem.weights, problem.within, budget
+        )
     if rule == "kfac":
         assert held is not None
         return scores.fisher_diagonal(problem.weights, held.kronecker.diagonal())

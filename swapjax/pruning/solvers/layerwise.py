@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from swapjax.activations.layer import Layer
 from swapjax.core.types import Leaves
 from swapjax.pruning.method import Problem, Solution
 from swapjax.pruning.solvers import (
@@ -18,6 +17,7 @@ from swapjax.pruning.solvers import (
     sparsegpt_order,
 )
 from swapjax.pruning.solvers.candidates import conclude
+from swapjax.pruning.solvers.layer_order import GREEDY_WORK, work
 from swapjax.pruning.solvers.layer_parts import Part, Weigh, make_parts
 from swapjax.sparsity.budget import Budget, select
 from swapjax.sparsity.segments import Segments
@@ -25,9 +25,7 @@ from swapjax.sparsity.stacking import Stacking
 
 Order = Literal["auto", "greedy", "columns"]
 
-# outputs * inputs^3 up to which "auto" is greedy, and up to which every output is
-# solved for by itself: seconds on one core, not minutes.
-_GREEDY_WORK = 3e10
+# outputs * inputs^3 up to which every output is solved for by itself.
 _EXACT_WORK = 3e10
 
 
@@ -50,7 +48,7 @@ def solve(
     wbar = problem.weights if reference == "current" else problem.initial
     parts = make_parts(problem, wbar, budget, damping, weigh)
     greedy = [
-        order == "greedy" or (order == "auto" and _work(part.layer) <= _GREEDY_WORK)
+        order == "greedy" or (order == "auto" and work(part.layer) <= GREEDY_WORK)
         for part in parts
     ]
     masks = _supports(problem, budget, parts, greedy)
@@ -82,15 +80,6 @@ def solve(
             ),
         },
     )
-
-
-def _work(layer: Layer) -> int:
-    """Estimate the work of the greedy order, and of a re-fit, for one layer of a leaf.
-
-    A stack is worked on as its layers would be alone, however many there are.
-    """
-    groups, inputs, outputs = layer.index.shape
-    return groups // layer.layers * outputs * inputs**3
 
 
 def _supports(
@@ -197,7 +186,7 @@ def _fit(
         cut = jnp.where(support, part.weights, 0)
     if block is None or refit:
         hessian = part.system.hessian
-        if _work(part.layer) <= _EXACT_WORK:
+        if work(part.layer) <= _EXACT_WORK:
             fitted = layer_quadratic.refit(hessian, part.weights, support)
         else:
             fitted = layer_cg.refit(hessian, part.weights, support, fitted)

@@ -199,7 +199,7 @@ STACKED = {
 def test_slices_of_a_stack_are_pruned_as_leaves_of_their_own(name, monkeypatch):
     method, rules = STACKED[name]
     if name == "mixed":  # up by the greedy order, down by columns
-        monkeypatch.setattr(layerwise, "_GREEDY_WORK", 1e4)
+        monkeypatch.setattr(layerwise, "GREEDY_WORK", 1e4)
     keys = jax.random.split(jax.random.key(0), 4)
     sizes = jnp.asarray([1.0, 0.2])[:, None, None]
     blocks = {

@@ -307,7 +307,7 @@ def test_auto_mixes_orders(monkeypatch):
     from swapjax.pruning.solvers import layerwise
 
     problem, target = setting(sparsity=0.6)
-    monkeypatch.setattr(layerwise, "_GREEDY_WORK", 6**3 * 8)
+    monkeypatch.setattr(layerwise, "GREEDY_WORK", 6**3 * 8)
     inside = tuple(jnp.arange(w.size).reshape(w.shape) % 4 > 0 for w in problem.weights)
     problem = dataclasses.replace(problem, within=inside)
     # A block of its own, or what was compiled for others would serve.

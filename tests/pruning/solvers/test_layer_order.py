@@ -1,0 +1,121 @@
+"""The greedy order under the Kronecker-factored ridge against one weight at a time."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from swapjax.activations.layer import Layer
+from swapjax.pruning.solvers import kfac, layer_order
+from swapjax.sparsity import scores
+from swapjax.sparsity.budget import Budget
+
+SHAPES = ((5, 3), (7, 2))
+
+
+def moment(rng, groups, inputs):
+    a = rng.normal(size=(groups, 20, inputs)) * rng.uniform(0.3, 2, inputs)
+    return np.einsum("gei,gej->gij", a, a) / 20
+
+
+@pytest.fixture
+def problem():
+    """A dense layer, and two groups of which the second lacks an input."""
+    rng = np.random.default_rng(0)
+    index = np.where(np.arange(16) < 14, np.arange(16), -1).reshape(2, 4, 2)
+    two = moment(rng, 2, 4)
+    two[1, 3], two[1, :, 3] = 0, 0
+    layers = (
+        Layer(
+            jnp.asarray(moment(rng, 1, 5), jnp.float32),
+            jnp.arange(15, dtype=jnp.int32).reshape(1, 5, 3),
+        ),
+        Layer(
+            jnp.asarray(two, jnp.float32), jnp.asarray(index, jnp.int32), filled=True
+        ),
+    )
+    weights = tuple(jnp.asarray(rng.normal(size=s), jnp.float32) for s in SHAPES)
+    squares = tuple(jnp.asarray(rng.uniform(1, 2, s), jnp.float32) for s in SHAPES)
+    return kfac.estimate(layers, weights, squares), weights
+
+
+def budget(kept):
+    return Budget(jnp.asarray([kept], jnp.int32), (0, 0), (0, 0))
+
+
+def one_by_one(held, weights, within):
+    """Remove weights one by one in float64; the scaled rises, -1 for those outside."""
+    found = []
+    for layer, gamma, w, m in zip(
+        held.layers, held.gammas, weights, within, strict=True
+    ):
+        scored = np.full(w.size, -1.0)
+        for g, matrix in enumerate(np.asarray(layer.moment, np.float64)):
+            inputs = np.any(np.asarray(layer.index[g]) >= 0, axis=1)
+            damped = matrix + 0.01 * np.diag(matrix).sum() / inputs.sum() * np.eye(
+                len(matrix)
+            )
+            for o, factor in enumerate(np.asarray(gamma, np.float64)[g, 0]):
+                places = np.asarray(layer.index[g, :, o])
+                dense = np.where(places < 0, 0, np.ravel(w)[places])
+                left = [
+                    i for i in range(len(matrix))
+                    if places[i] >= 0 and np.ravel(m)[places[i]] and matrix[i, i] > 0
+                ]  # fmt: skip
+                last = 0.0
+                while left:
+                    part = damped[np.ix_(left, left)]
+                    best = np.linalg.solve(part, damped[left] @ dense)
+                    rises = best**2 / np.diag(np.linalg.inv(part))
+                    goes = int(np.argmin(rises))
+                    last = max(last, factor * rises[goes])
+                    scored[places[left.pop(goes)]] = last
+        found.append(scored.reshape(w.shape))
+    return tuple(found)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.6])
+def test_rises_are_those_of_one_weight_at_a_time(problem, share):
+    held, weights = problem
+    rng = np.random.default_rng(1)
+    within = tuple(jnp.asarray(rng.uniform(size=s) < share) for s in SHAPES)
+    got = jax.jit(lambda w: layer_order.scores(held, w, within, budget(5)))(weights)
+    for x, y in zip(got, one_by_one(held, weights, within), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4)
+
+
+def test_where_little_goes_weights_are_scored_alone(problem):
+    held, weights = problem
+    left = sum(int(jnp.sum(w != 0)) for w in weights)
+    alone = scores.fisher_diagonal(weights, held.diagonal())
+    for kept, same in ((left // 2, False), (left // 2 + 1, True)):
+        got = layer_order.scores(held, weights, None, budget(kept))
+        assert same == all(
+            np.allclose(x, y) for x, y in zip(got, alone, strict=True)
+        )  # fmt: skip
+
+
+def test_a_leaf_that_is_not_followed_or_too_large_leaves_all_scored_alone(
+    problem, monkeypatch
+):
+    held, weights = problem
+    squares = tuple(jnp.ones_like(w) for w in weights)
+    some = kfac.estimate((held.layers[0], None), weights, squares)
+    got = layer_order.scores(some, weights, None, budget(3))
+    for x, y in zip(got, scores.fisher_diagonal(weights, some.diagonal()), strict=True):
+        np.testing.assert_allclose(x, y)
+
+    monkeypatch.setattr(layer_order, "GREEDY_WORK", 10)
+    got = layer_order.scores(held, weights, None, budget(3))
+    for x, y in zip(got, scores.fisher_diagonal(weights, held.diagonal()), strict=True):
+        np.testing.assert_allclose(x, y)
+
+
+def test_narrow_weights_are_ordered_in_float32(problem):
+    held, weights = problem
+    narrow = tuple(w.astype(jnp.bfloat16) for w in weights)
+    same = tuple(w.astype(jnp.float32) for w in narrow)
+    got, wide = (layer_order.scores(held, w, None, budget(3)) for w in (narrow, same))
+    for x, y in zip(got, wide, strict=True):
+        assert x.dtype == jnp.float32
+        np.testing.assert_array_equal(x, y)
