@@ -9,7 +9,8 @@ import optax
 import swapjax
 
 KEY = jax.random.key(0)
-SHAPES = {"fc1": (8, 16), "fc2": (16, 16), "fc3": (16, 4)}
+# Layers of one size share programs.
+SHAPES = {"fc1": (8, 8), "fc2": (8, 8), "fc3": (8, 8)}
 
 
 def apply(params, x):
@@ -41,7 +42,7 @@ def names():
         for i, (name, shape) in enumerate(SHAPES.items())
     }
     x = jax.random.normal(KEY, (96, 8))
-    data = x, jax.nn.relu(x[:, :4])
+    data = x, jax.nn.relu(x)
     return {
         "swapjax": types.SimpleNamespace(
             **{
