@@ -1,6 +1,5 @@
 """Sharded over eight simulated devices, against the same on one."""
 
-import functools
 import math
 import re
 
@@ -45,12 +44,9 @@ def collectives(function, *args):
     return COLLECTIVE.findall(text)
 
 
-@functools.partial(jax.jit, static_argnames="noisy")
-def products(rows, v, noisy=False):
-    """All that rows offer, in one program a kind of rows; what draws noise alone."""
-    if noisy:  # by rows apart, in their sum, and in pairs of them
-        ones = jnp.ones(rows.n)
-        return rows.project(v), rows.pull_back(ones), rows.gram()
+@jax.jit
+def products(rows, v):
+    """All that rows offer, in one program a kind of rows."""
     return {
         "project": rows.project(v),
         "pull_back": rows.pull_back(jnp.linspace(-1, 1, rows.n)),
@@ -89,13 +85,8 @@ class TestSelection:
             np.testing.assert_array_equal(a, b)
             assert b.sharding.is_equivalent_to(over, 2)
 
-    @pytest.mark.parametrize(
-        ("kind", "spec"),
-        [
-            ("automatic", ("data", "model")),
-            ("explicit", ("model", None, None, "data")),
-        ],
-    )
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("spec", [("data", "model"), ("model", None, None, "data")])
     def test_layers_may_lie_on_several_devices(self, kind, spec):
         mesh = mesh_of(4, 2, kind)
         shapes = {"a": (8, 4, 6, 8), "b": (8, 8, 2, 4)}
@@ -150,10 +141,7 @@ class TestGradients:
         source = many if storage == "matrix-free" else many.source
         assert source.lanes == mesh.shape["data"]
         for a, b in zip(
-            *(
-                jax.tree.leaves(products(rows, v, bool(options)))
-                for rows in (one, many)
-            ),
+            *(jax.tree.leaves(products(rows, v)) for rows in (one, many)),
             strict=True,
         ):
             scale = float(jnp.max(jnp.abs(a)))
@@ -177,11 +165,8 @@ class TestPrune:
 
     # In float64: regression multiplies roundings by the condition of its system.
     @pytest.mark.usefixtures("x64")
-    @pytest.mark.parametrize(
-        ("kind", "shape"),
-        [("automatic", (2, 1)), ("automatic", (4, 2)), ("explicit", (4, 2))],
-    )
-    def test_doubling_devices_changes_nothing(self, kind, shape):
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_doubling_devices_changes_nothing(self, kind):
         params, data = to_shard(jnp.float64)
         method = swapjax.swap(
             damping=0.1, support="magnitude", first_order=False, rounds=3, tolerance=0
@@ -190,22 +175,23 @@ class TestPrune:
         run = {"sparsity": 0.7, "method": method, "stages": 2, "samples": 45}
         run |= {"key": jax.random.key(1)}
         alone = swapjax.prune(loss_fn, params, data, **run)
-        placed = lay(mesh_of(*shape, kind), params, data)
-        spread = swapjax.prune(loss_fn, *placed, **run)
-        for a, b in zip(
-            *map(jax.tree.leaves, (alone.masks, spread.masks)), strict=True
-        ):
-            np.testing.assert_array_equal(a, b)
-        for a, b, like in zip(
-            *map(jax.tree.leaves, (alone.params, spread.params, placed[0])),
-            strict=True,
-        ):
-            np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
-            assert b.sharding == like.sharding
-        for mask, weight in zip(
-            *map(jax.tree.leaves, (spread.masks, placed[0])), strict=True
-        ):
-            assert mask.ndim == 0 or mask.sharding == weight.sharding
+        for shape in ((2, 1), (4, 2)):
+            placed = lay(mesh_of(*shape, kind), params, data)
+            spread = swapjax.prune(loss_fn, *placed, **run)
+            for a, b in zip(
+                *map(jax.tree.leaves, (alone.masks, spread.masks)), strict=True
+            ):
+                np.testing.assert_array_equal(a, b)
+            for a, b, like in zip(
+                *map(jax.tree.leaves, (alone.params, spread.params, placed[0])),
+                strict=True,
+            ):
+                np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
+                assert b.sharding == like.sharding
+            for mask, weight in zip(
+                *map(jax.tree.leaves, (spread.masks, placed[0])), strict=True
+            ):
+                assert mask.ndim == 0 or mask.sharding == weight.sharding
 
     def test_params_alone_may_be_sharded(self):
         params, data = to_shard()

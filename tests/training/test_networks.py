@@ -72,7 +72,7 @@ def test_every_rule_counts_by_layer_and_knows_no_stack(rule):
     ("name", "rule", "options"),
     [
         ("towers", "rigl", {"allocation": "erk"}),
-        ("twelve blocks", "static", {"allocation": "uniform"}),
+        ("twelve blocks", "set", {"allocation": "uniform"}),
         ("plain lstms in layers", "gmp", {"allocation": "global", "min_keep": 30}),
     ],
 )
