@@ -30,7 +30,10 @@ from swapjax.training import fit
 class Options(Shared):
     """Train MobileNetV1, and prune it by several methods."""
 
-    methods: tuple[str, ...] = ("magnitude", "layerwise-obs", "layerwise-obs, output")
+    methods: tuple[str, ...] = (
+        *("magnitude", "layerwise-obs, output"),
+        *("layerwise-obs, greedy", "layerwise-obs, output, greedy"),
+    )
     """Any of the names in the table of ResNet-20."""
     norms: tuple[str, ...] = ("again",)
     """Whether batch norm is recalibrated: again, kept."""

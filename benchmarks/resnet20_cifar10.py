@@ -59,8 +59,13 @@ METHODS: dict[str, tuple[Method, bool]] = {
     ),
     "swap": (swapjax.swap(first_order=False), False),
     "layerwise-obs": (swapjax.layerwise_obs(), False),
+    "layerwise-obs, greedy": (swapjax.layerwise_obs(order="greedy"), False),
     "layerwise-obs, initial": (swapjax.layerwise_obs(reference="initial"), False),
     "layerwise-obs, output": (swapjax.layerwise_obs(weigh="output"), False),
+    "layerwise-obs, output, greedy": (
+        swapjax.layerwise_obs(weigh="output", order="greedy"),
+        False,
+    ),
     "layerwise-obs, output, initial": (
         swapjax.layerwise_obs(weigh="output", reference="initial"),
         False,

@@ -198,6 +198,26 @@ def test_resnet20():
     assert {norm for _, norm in seen} == {"again", "kept"}
 
 
+def test_mobilenet():
+    names = {
+        "`magnitude()`": "magnitude",
+        '`layerwise_obs(order="greedy")`': "layerwise-obs, greedy",
+        '`layerwise_obs(weigh="output", order="greedy")`': (
+            "layerwise-obs, output, greedy"
+        ),
+        '`layerwise_obs(weigh="output")`': "layerwise-obs, output",
+    }
+    found, seen = runs("mobilenet_cifar10", "method", "sparsity"), set()
+    for name, cells in rows("resnet20.md"):
+        network, _, method = name.partition(", ")
+        for level, cell in zip(("0.75", "0.8", "0.9", "0.95"), cells):  # noqa: B905
+            if network == "MobileNetV1" and cell:
+                seen.add((names[method], level))
+                mean = statistics.mean(found[names[method], level])
+                assert float(cell) == pytest.approx(mean, abs=0.0051)
+    assert seen == set(found)
+
+
 def test_allocation():
     keys = "network", "method", "allocation", "sparsity"
     found, told = runs("allocation", *keys), set()
