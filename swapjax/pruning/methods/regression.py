@@ -71,7 +71,7 @@ def linear_regression(
             under the identity). Of several the one with the lowest loss is taken; by
             default magnitude, and obd or, with ``ridge="kfac"``, obs.
         first_order: whether to follow the mean gradient too, as far as rows left out
-            confirm it and the loss falls. The step shares the system; it trains as
+            confirm it and what judges falls. The step shares the system; it trains as
             much as it prunes. Turn it off to compare pruning alone.
         reference: wbar: the weights at the start of the stage, or of the run.
         iterations: the most steps of iht.

@@ -69,7 +69,7 @@ def swap(
         kappa: of ``ridge="kfac"``, likewise.
         support: how to choose what to keep, likewise.
         first_order: whether to follow the mean gradient too, as far as rows left out
-            confirm it and the loss falls. This trains: see `linear_regression`.
+            confirm it and what judges falls. This trains: see `linear_regression`.
         reference: wbar: the weights at the start of the stage, or of the run.
         iterations: the most steps of iht.
         rounds: the most alternations between coupling and weights.

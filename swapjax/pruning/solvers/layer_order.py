@@ -20,7 +20,8 @@ from swapjax.sparsity.scores import fisher_diagonal
 
 GREEDY_WORK = 3e10  # outputs * inputs^3: seconds on one core, not minutes
 _DAMPING = 0.01  # in units of the mean of the diagonal, as of `layerwise_obs`
-_DEEP = 0.5  # of what is left that must go for the order to be worth its time
+_TOTAL_WORK = 10 * GREEDY_WORK  # of all layers
+_DEEP = 0.51  # of what is left, the most that may stay for the order to pay: a half
 
 
 def work(layer: Layer) -> int:
@@ -38,8 +39,8 @@ def scores(
     """Score weights by when they go in the greedy order under T.
 
     Or by ``w^2 T_qq``, where little goes, whole units do, a leaf could not be followed,
-    or a layer is too large. All leaves alike, since the rises along a path are not
-    those of weights that go alone.
+    or layers are too large. All leaves alike, since the rises along a path are not
+    those of weights that go alone. The order does not look at patterns.
 
     Args:
         held: T.
@@ -52,27 +53,35 @@ def scores(
     """
 
     def alone() -> Leaves:
-        return _wide(fisher_diagonal(weights, held.diagonal()))
+        return _wide(fisher_diagonal(weights, held.diagonal()), weights)
 
-    if budget.units is not None or not all(
-        layer is not None and work(layer) <= GREEDY_WORK for layer in held.layers
+    layers = [layer for layer in held.layers if layer is not None]
+    works = [work(layer) for layer in layers]
+    if (
+        budget.units is not None
+        or len(layers) < len(held.layers)
+        or max(works, default=0) > GREEDY_WORK
+        or sum(w * layer.layers for w, layer in zip(works, layers, strict=True))
+        > _TOTAL_WORK
     ):
         return alone()
-    here = sum(jnp.sum(w != 0, dtype=jnp.float32) for w in weights)
-    kept = jnp.sum(budget.keep, dtype=jnp.float32)
-    order = functools.partial(_order, held, weights, within)
-    return jax.lax.cond(kept <= (1 - _DEEP) * here, order, alone)
-
-
-def _order(held: Kronecker, weights: Leaves, within: Leaves | None) -> Leaves:
     allowed = tuple(w != 0 for w in weights)
     if within is not None:
         allowed = tuple(a & m for a, m in zip(allowed, within, strict=True))
-    found = []
+    left = sum(jnp.sum(a, dtype=jnp.float32) for a in allowed)
+    kept = jnp.sum(budget.keep, dtype=jnp.float32)
+    order = functools.partial(_order, held, weights, allowed)
+    return jax.lax.cond(kept <= _DEEP * left, order, alone)
+
+
+def _order(held: Kronecker, weights: Leaves, allowed: Leaves) -> Leaves:
+    leaves, found = held.unpack(weights), []
     for layer, gamma, leaf, left in zip(
-        held.layers, held.gammas, held.unpack(weights), held.unpack(allowed),
-        strict=True,
-    ):  # fmt: skip
+        held.layers, held.gammas, leaves, held.unpack(allowed), strict=True
+    ):
+        if leaf.size == 0:
+            found.append(leaf)
+            continue
         assert layer is not None
         assert gamma is not None
         reads = jnp.diagonal(layer.moment, axis1=1, axis2=2)[:, :, None]
@@ -86,11 +95,15 @@ def _order(held: Kronecker, weights: Leaves, within: Leaves | None) -> Leaves:
             system.hessian,
             layer.matrix(leaf).astype(layer.moment.dtype),
             layer.matrix(left) & (reads > 0),
-            gamma,
+            gamma.astype(layer.moment.dtype),
         )
         found.append(layer.leaf(score, leaf.shape))
-    return _wide(held.pack(tuple(found)))
+    return _wide(held.pack(_wide(tuple(found), leaves)), weights)
 
 
-def _wide(leaves: Leaves) -> Leaves:
-    return tuple(x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in leaves)
+def _wide(scores: Leaves, weights: Leaves) -> Leaves:
+    """Give scores the dtypes of their weights, or float32 where those are narrower."""
+    return tuple(
+        s.astype(jnp.promote_types(w.dtype, jnp.float32))
+        for s, w in zip(scores, weights, strict=True)
+    )

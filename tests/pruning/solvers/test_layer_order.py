@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import swapjax
 from swapjax.activations.layer import Layer
 from swapjax.pruning.solvers import kfac, layer_order
 from swapjax.sparsity import scores
@@ -119,3 +120,41 @@ def test_narrow_weights_are_ordered_in_float32(problem):
     for x, y in zip(got, wide, strict=True):
         assert x.dtype == jnp.float32
         np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("first", "second", "data"),
+    [("float32", "float32", "float64"), ("float32", "float64", "float32")],
+)
+def test_weights_moments_and_other_leaves_may_differ_in_dtype(first, second, data):
+    rng = np.random.default_rng(0)
+    params = {
+        "a": jnp.asarray(rng.normal(size=(6, 5)), first),
+        "b": jnp.asarray(rng.normal(size=(5, 3)), second),
+    }
+    x = rng.normal(size=(40, 6)).astype(data)
+
+    def loss_fn(params, x):
+        return jnp.mean((jnp.tanh(x @ params["a"]) @ params["b"] - 1) ** 2)
+
+    method = swapjax.kfac_regression(support="obs")
+    pruned = swapjax.prune(
+        loss_fn, params, x, sparsity=0.6, samples=40, method=method,
+        key=jax.random.key(0),
+    )  # fmt: skip
+    assert pruned.history[0].kept == 18
+    assert [w.dtype for w in pruned.params.values()] == [first, second]
+
+
+def test_a_leaf_without_entries_is_none_of_its_business():
+    params = {"a": jnp.ones((6, 4)), "none": jnp.ones((6, 0))}
+    x = jax.random.normal(jax.random.key(1), (20, 6))
+
+    def loss_fn(params, x):
+        return jnp.mean((x @ params["a"]) ** 2) + jnp.sum(x @ params["none"])
+
+    pruned = swapjax.prune(
+        loss_fn, params, x, sparsity=0.5, samples=20, key=jax.random.key(0)
+    )
+    assert pruned.history[0].kept == 12
