@@ -1,7 +1,6 @@
 """Problems of pruning small enough for G, H and brute force, and their solutions."""
 
 import itertools
-import re
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +8,10 @@ import network
 import numpy as np
 from trees import flat
 
-from swapjax import Status, plan
+from swapjax import plan
 from swapjax.gradients.build import per_example_gradients
 from swapjax.gradients.unit import in_unit
-from swapjax.pruning import Problem, methods
-from swapjax.pruning.methods import METHODS
+from swapjax.pruning import Problem
 
 N = 24
 
@@ -43,8 +41,8 @@ def explicit(rows):
 solve = jax.jit(lambda method, *args: method(*args), static_argnums=0)
 
 
-def check_contract(solution, target, dtype, method=None):
-    """What holds of the solution of every method; its details are explained."""
+def check_contract(solution, target, dtype):
+    """What holds of the solution of every method."""
     kept = flat(solution.masks).astype(bool)
     assert kept.sum() == target.kept
     assert not flat(solution.weights)[~kept].any()
@@ -52,14 +50,6 @@ def check_contract(solution, target, dtype, method=None):
     assert {w.dtype.name for w in solution.weights} == {dtype}
     assert {m.dtype.name for m in solution.masks} == {"bool"}
     assert all(np.ndim(value) == 0 for value in solution.details.values())
-    assert Status(int(solution.status)).sentence.endswith(".")
-    if method is None:
-        return
-    text = METHODS[method.name].factory.__doc__
-    for other in re.findall(r"details are those of `(\w+)`", text):
-        text += getattr(methods, other).__doc__
-    for key in solution.details:
-        assert f"``{key}``" in text
 
 
 def dense(problem, damping):

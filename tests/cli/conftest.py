@@ -1,10 +1,7 @@
-"""Runs of swapjax train that take a moment, and pictures that take none."""
-
-from pathlib import Path
+"""Runs of swapjax train that take a moment."""
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from swapjax.cli import main
 from swapjax.experiments import datasets, models
@@ -12,22 +9,6 @@ from swapjax.experiments.models import mlp
 
 # 48 images make three batches an epoch.
 _QUICK = ("--epochs", "2", "--batch", "16", "--sparsity", "0.8")
-
-
-PNG = b"\x89PNG\r\n\x1a\n"
-
-
-@pytest.fixture
-def drawn():
-    """Ask for it where the pixels of a picture count."""
-
-
-@pytest.fixture(autouse=True)
-def pictures(request, monkeypatch):
-    """Make figures as ever, and leave out their pixels, half of the time of a run."""
-    if "drawn" not in request.fixturenames:
-        blank = lambda _, path, **__: Path(path).write_bytes(PNG)  # noqa: E731
-        monkeypatch.setattr(Figure, "savefig", blank)
 
 
 @pytest.fixture(scope="module")

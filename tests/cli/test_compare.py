@@ -178,7 +178,6 @@ def test_without_a_file_the_table_is_all(compare, tmp_path, capsys, monkeypatch)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.usefixtures("drawn")
 def test_a_folder_gets_rows_and_a_picture(compare, tmp_path, capsys):
     out = tmp_path / "new" / "out"
     assert compare("--out", out) == 0
@@ -213,7 +212,6 @@ def spoilt(monkeypatch):
 NOISES = ("clean", "gaussian:8,1", "labels")
 
 
-@pytest.mark.usefixtures("drawn")
 def test_several_kinds_of_noise_are_a_section_and_a_panel_each(
     compare, spoilt, tmp_path, capsys, monkeypatch
 ):
@@ -672,7 +670,6 @@ def tiny_demo(dense, monkeypatch):
 
 
 @pytest.mark.usefixtures("tiny_demo")
-@pytest.mark.usefixtures("drawn")
 def test_the_demo_shows_a_table_and_draws_a_picture(tmp_path, capsys):
     out = tmp_path / "new" / "demo"
     assert main(["demo", "--out", str(out)]) == 0

@@ -621,7 +621,6 @@ def test_a_picture_that_fails_takes_nothing_and_is_drawn_by_the_next_call(
     assert bits(tmp_path) == bits(done_quickly)
 
 
-@pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize(
     "name", ["a$_$b", "a\\frac{1$x^", "tab\t\x1b[31m", "名前 😀|`"]
 )

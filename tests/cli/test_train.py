@@ -117,7 +117,6 @@ def test_masks_of_snip_are_those_of_pruning_before_training(train, setting, tmp_
     assert swapjax.churn(kept, pruned.masks) == 0
 
 
-@pytest.mark.usefixtures("drawn")
 def test_the_report_tells_layers_data_options_and_versions(train, tmp_path):
     assert train("--algorithm", "dense", "--optimizer", "adamw", out=tmp_path) == 0
     report = report_of(tmp_path)

@@ -57,7 +57,6 @@ def told(report):
     return report
 
 
-@pytest.mark.usefixtures("drawn")
 def test_a_sparse_run_with_a_pruned_way_back_reports_it_and_goes_on(
     train, tmp_path, capsys
 ):

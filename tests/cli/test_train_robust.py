@@ -181,7 +181,6 @@ def test_gradients_are_clipped_before_admm_adds_its_pull(loaded):
     assert np.linalg.norm(updates["fc1"]["kernel"]) < 1.01 * 0.01 * 5 + 1e-2
 
 
-@pytest.mark.usefixtures("drawn")
 def test_the_curve_over_radii_is_of_the_images_that_are_attacked(
     loaded, tmp_path, monkeypatch
 ):
@@ -203,7 +202,6 @@ def test_the_curve_over_radii_is_of_the_images_that_are_attacked(
 # What it writes, and where it goes on
 
 
-@pytest.mark.usefixtures("drawn")
 def test_an_attacked_run_with_wrong_labels_reports_both_and_goes_on(
     train, tmp_path, capsys
 ):

@@ -22,7 +22,7 @@ def test_global_magnitude_has_the_known_accuracy(mnist, sparsity):
 
 @pytest.mark.parametrize(
     ("damping", "known"),
-    [(1e-2, (93.96, 92.28)), (1e-3, (93.97, 92.62))],
+    [(1e-2, (93.96, 93.78, 93.48, 92.28)), (1e-3, (93.97, 93.83, 93.47, 92.62))],
 )
 def test_one_re_fit_has_the_known_accuracy(mnist, damping, known):
     """One stage of 1,000 examples on magnitude's support; known from a prototype.
@@ -32,7 +32,7 @@ def test_one_re_fit_has_the_known_accuracy(mnist, damping, known):
     method = swapjax.linear_regression(
         damping=damping / 13.6**2, support="magnitude", first_order=False
     )
-    for sparsity, accuracy in zip((0.5, 0.9), known, strict=True):
+    for sparsity, accuracy in zip((0.5, 0.7, 0.8, 0.9), known, strict=True):
         row, _ = runner.run(mnist, method, sparsity=sparsity, seed=0)
         assert row.accuracy == pytest.approx(accuracy, abs=0.3)
 
@@ -44,7 +44,7 @@ def test_matrix_free_and_stored_write_the_same_network(mnist):
             mnist.params,
             mnist.data.train,
             sparsity=0.9,
-            samples=50,
+            samples=100,
             key=jax.random.key(0),
             storage=storage,
         )

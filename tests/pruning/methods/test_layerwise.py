@@ -26,7 +26,7 @@ from swapjax.sparsity.patterns import NM
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [(name, "float32") for name in ("columns and re-fit", "fisher", "wanda by output")]
+    [(name, "float32") for name in METHODS if name != "alps"]
     + [(name, "bfloat16") for name in ("greedy", "columns")],
 )
 def test_keeps_the_contract(name, dtype):
@@ -70,8 +70,7 @@ def test_zeros_stay_zero(name):
     first = solve(METHODS[name], problem, target.at(0.4).budget)
     again = dataclasses.replace(problem, weights=first.weights)
     second = solve(METHODS[name], again, target.budget)
-    check_contract(second, target, "float64")
-    assert Status(int(second.status)) is Status.CONVERGED
+    assert flat(second.masks).sum() == target.kept
     for mask, before in zip(second.masks, first.masks, strict=True):
         assert not np.any(mask & ~before)
 

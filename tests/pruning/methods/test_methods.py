@@ -16,6 +16,7 @@ import swapjax
 from swapjax import (
     NM,
     GradientNoise,
+    Status,
     cbs,
     chita,
     linear_regression,
@@ -34,24 +35,30 @@ from swapjax.pruning.methods import METHODS
 # What factories need that have arguments without defaults.
 GIVEN = {"random": (jax.random.key(3),), "synflow": (apply, (6,))}
 LISTED = {name: row.factory(*GIVEN.get(name, ())) for name, row in METHODS.items()}
-# Other variants keep the contract in the tests of their identities.
 VARIANTS = {
+    "conjugate gradients": linear_regression(algebra="cg"),
+    "hybrid by conjugate gradients": swap(algebra="cg", rounds=3),
     "one rule": linear_regression(support="obd", first_order=False),
     "hard thresholding": linear_regression(support="iht"),
     "smoothed": swap(target="smoothed"),
     "hybrid": swap(target="hybrid", perplexity=2.0),
     "hybrid in order": swap(target="hybrid", epsilon=0.0),
     "debiased": swap(target="debiased", max_sinkhorn=50),
+    "exact": swap(target="exact", max_sinkhorn=50),
+    "exact in order": swap(target="exact", epsilon=0.0),
     "exact uniform": swap(target="exact", epsilon=float("inf")),
     "initial reference": swap(reference="initial"),
     "woodfisher in blocks": woodfisher(block=10),
+    "woodfisher full": woodfisher(block=None),
     "woodfisher alone": woodfisher(block=10, update="independent", rounds=2),
     "woodfisher full alone": woodfisher(block=None, update="independent"),
     "woodtaylor": woodfisher(block=10, first_order=True, update="none"),
+    "chita in blocks": chita(block=10),
     "chita by thresholding": chita(search="iht", polish="none"),
+    "chita by descent": chita(search="magnitude", polish="descent"),
 }
 EVERY = LISTED | VARIANTS
-TRANSPORT = ("smoothed", "hybrid", "swap-released")
+
 
 NARROW = (
     "magnitude", "hybrid in order", "swap-released", "woodfisher in blocks", "chita",
@@ -95,7 +102,13 @@ def keeps_the_contract(name):
     problem, target = setting(jnp.float32)
     problem = with_layers(EVERY[name], problem, target)
     solution = solve(EVERY[name], problem, target.budget)
-    check_contract(solution, target, "float32", EVERY[name])
+    check_contract(solution, target, "float32")
+    assert Status(int(solution.status)).sentence.endswith(".")
+    text = METHODS[EVERY[name].name].factory.__doc__
+    for other in re.findall(r"details are those of `(\w+)`", text):
+        text += getattr(methods, other).__doc__
+    for key in solution.details:
+        assert f"``{key}``" in text
 
 
 @pytest.mark.parametrize("name", NARROW)
@@ -151,7 +164,7 @@ def test_one_row_and_rows_of_zeros_are_harmless():
     )  # fmt: skip
     weights = small.layout.split(params)
     silent = Problem(weights, weights, rows)
-    for name in TRANSPORT:
+    for name in ("smoothed", "hybrid", "swap-released"):
         solution = solve(EVERY[name], silent, small.budget)
         # Nothing to learn from: the largest weights stay as they are.
         np.testing.assert_allclose(solution.weights[0], [[0, 0], [3, 4]], atol=1e-6)
@@ -165,7 +178,7 @@ def test_one_row_and_rows_of_zeros_are_harmless():
         (jnp.ones((1, 6)), jnp.ones((1, 2))),
         target,
     )
-    for name in TRANSPORT:
+    for name in ("smoothed", "hybrid", "swap-released"):
         solution = solve(
             EVERY[name], Problem(problem.weights, problem.weights, one), target.budget
         )
