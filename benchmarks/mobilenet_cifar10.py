@@ -31,8 +31,10 @@ class Options(Shared):
     """Train MobileNetV1, and prune it by several methods."""
 
     methods: tuple[str, ...] = (
-        *("magnitude", "layerwise-obs, output"),
-        *("layerwise-obs, greedy", "layerwise-obs, output, greedy"),
+        "magnitude",
+        "layerwise-obs, output",
+        "layerwise-obs, greedy",
+        "layerwise-obs, output, greedy",
     )
     """Any of the names in the table of ResNet-20."""
     norms: tuple[str, ...] = ("again",)

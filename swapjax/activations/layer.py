@@ -35,6 +35,11 @@ class Layer:
     layers: int = 1
     filled: bool = False
 
+    @property
+    def reads(self) -> jax.Array:
+        """The mean square of each input, [groups, inputs, 1]."""
+        return jnp.diagonal(self.moment, axis1=1, axis2=2)[:, :, None]
+
     def matrix(self, leaf: jax.Array) -> jax.Array:
         """Rearrange the leaf to [groups, inputs, outputs], zero where index is -1."""
         found = jnp.ravel(leaf)[self.index]

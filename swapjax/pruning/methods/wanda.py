@@ -50,8 +50,8 @@ def score(
     """
 
     def one(leaf: jax.Array, layer: Layer) -> jax.Array:
-        size = jnp.sqrt(jnp.diagonal(layer.moment, axis1=1, axis2=2))
-        result = jnp.abs(layer.matrix(leaf)).astype(size.dtype) * size[:, :, None]
+        size = jnp.sqrt(layer.reads)
+        result = jnp.abs(layer.matrix(leaf)).astype(size.dtype) * size
         if per_output:
             # What only fills a group up ranks below all that is there.
             there = layer.index >= 0

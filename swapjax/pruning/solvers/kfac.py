@@ -107,7 +107,7 @@ def estimate(
             rough.append(None)
             continue
         energy = jnp.sum(layer.matrix(excess), axis=1, keepdims=True)
-        reads = _reads(layer)
+        reads = layer.reads
         read = jnp.sum(jnp.where(layer.matrix(inside), reads, 0), axis=1, keepdims=True)
         rough.append(jnp.where(read > 0, energy / jnp.where(read > 0, read, 1), 0))
     known = [jnp.max(g, initial=0) for g in rough if g is not None]
@@ -118,13 +118,8 @@ def estimate(
     diagonals = tuple(
         f
         if layer is None or gamma is None
-        else layer.leaf((_reads(layer) * gamma).astype(f.dtype), f.shape)
+        else layer.leaf((layer.reads * gamma).astype(f.dtype), f.shape)
         for layer, gamma, f in zip(layers, gammas, unpack(squares), strict=True)
     )
     noise = column_share(floor, squares, there)
     return Kronecker(layers, gammas, diagonals, noise, unpack, pack)
-
-
-def _reads(layer: Layer) -> jax.Array:
-    """Take ``A_ii``, [groups, inputs, 1]."""
-    return jnp.diagonal(layer.moment, axis1=1, axis2=2)[:, :, None]

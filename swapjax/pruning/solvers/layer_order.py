@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from swapjax.activations.layer import Layer
+from swapjax.core import trees
 from swapjax.core.types import Leaves
 from swapjax.pruning.solvers import layer_quadratic, obc_order
 from swapjax.pruning.solvers.kfac import Kronecker
@@ -51,9 +52,10 @@ def scores(
     Returns:
         Scores of the shapes of the weights, in float32 or wider.
     """
+    dtype = trees.wide(weights)
 
     def alone() -> Leaves:
-        return _wide(fisher_diagonal(weights, held.diagonal()), weights)
+        return _cast(fisher_diagonal(weights, held.diagonal()), dtype)
 
     layers = [layer for layer in held.layers if layer is not None]
     works = [work(layer) for layer in layers]
@@ -70,40 +72,32 @@ def scores(
         allowed = tuple(a & m for a, m in zip(allowed, within, strict=True))
     left = sum(jnp.sum(a, dtype=jnp.float32) for a in allowed)
     kept = jnp.sum(budget.keep, dtype=jnp.float32)
-    order = functools.partial(_order, held, weights, allowed)
+    order = functools.partial(_order, held, weights, allowed, dtype)
     return jax.lax.cond(kept <= _DEEP * left, order, alone)
 
 
-def _order(held: Kronecker, weights: Leaves, allowed: Leaves) -> Leaves:
-    leaves, found = held.unpack(weights), []
+def _order(
+    held: Kronecker, weights: Leaves, allowed: Leaves, dtype: jnp.dtype
+) -> Leaves:
+    found = []
     for layer, gamma, leaf, left in zip(
-        held.layers, held.gammas, leaves, held.unpack(allowed), strict=True
-    ):
+        held.layers, held.gammas, held.unpack(weights), held.unpack(allowed),
+        strict=True,
+    ):  # fmt: skip
         if leaf.size == 0:
             found.append(leaf)
             continue
         assert layer is not None
         assert gamma is not None
-        reads = jnp.diagonal(layer.moment, axis1=1, axis2=2)[:, :, None]
-        system = layer_quadratic.damp(
-            layer.moment,
-            _DAMPING,
-            layers=layer.layers,
-            inside=jnp.any(layer.index >= 0, axis=2) if layer.filled else None,
-        )
         score = obc_order.order(
-            system.hessian,
+            layer_quadratic.of_layer(layer, _DAMPING).hessian,
             layer.matrix(leaf).astype(layer.moment.dtype),
-            layer.matrix(left) & (reads > 0),
+            layer.matrix(left) & (layer.reads > 0),
             gamma.astype(layer.moment.dtype),
         )
         found.append(layer.leaf(score, leaf.shape))
-    return _wide(held.pack(_wide(tuple(found), leaves)), weights)
+    return held.pack(_cast(tuple(found), dtype))
 
 
-def _wide(scores: Leaves, weights: Leaves) -> Leaves:
-    """Give scores the dtypes of their weights, or float32 where those are narrower."""
-    return tuple(
-        s.astype(jnp.promote_types(w.dtype, jnp.float32))
-        for s, w in zip(scores, weights, strict=True)
-    )
+def _cast(leaves: Leaves, dtype: jnp.dtype) -> Leaves:
+    return tuple(x.astype(dtype) for x in leaves)

@@ -71,19 +71,17 @@ def make_parts(
         pattern = budget.pattern(i)
         layer, along = _align(layer, leaf.shape, pattern)
         weights = layer.matrix(leaf).astype(layer.moment.dtype)
-        reads = jnp.diagonal(layer.moment, axis1=1, axis2=2)[:, :, None]
-        ranks = jnp.where((weights != 0) & (reads > 0), 0, -1)
+        ranks = jnp.where((weights != 0) & (layer.reads > 0), 0, -1)
         if problem.within is not None:
             ranks = jnp.where(layer.matrix(problem.within[i]), ranks, -2)
-        inside = None
         if layer.filled:
-            inside = layer.index >= 0
-            ranks, inside = jnp.where(inside, ranks, -2), jnp.any(inside, axis=2)
+            ranks = jnp.where(layer.index >= 0, ranks, -2)
         factor = jnp.ones((weights.shape[0], 1, weights.shape[2]), weights.dtype)
         if weigh == "output":
             factor = _relative(layer.moment, weights)
         if squares is not None:
-            factor = _curvature(layer.matrix(squares[i]).astype(weights.dtype), reads)
+            each = layer.matrix(squares[i]).astype(weights.dtype)
+            factor = _curvature(each, layer.reads)
         inputs = weights.shape[1]
         parts.append(
             Part(
@@ -91,9 +89,7 @@ def make_parts(
                 weights=weights,
                 ranks=ranks,
                 factor=factor,
-                system=layer_quadratic.damp(
-                    layer.moment, damping, layers=layer.layers, inside=inside
-                ),
+                system=layer_quadratic.of_layer(layer, damping),
                 pattern=pattern
                 if inputs % (pattern.m if pattern else 1) == 0
                 else None,

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from swapjax.activations.layer import Layer
 from swapjax.pruning.solvers import cholesky
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -35,6 +36,12 @@ class Quadratic(NamedTuple):
     root: jax.Array
     damping: jax.Array
     raised: jax.Array
+
+
+def of_layer(layer: Layer, damping: float) -> Quadratic:
+    """Damp the moment of a layer, in units of the inputs that there are."""
+    inside = jnp.any(layer.index >= 0, axis=2) if layer.filled else None
+    return damp(layer.moment, damping, layers=layer.layers, inside=inside)
 
 
 def damp(
