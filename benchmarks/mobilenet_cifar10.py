@@ -32,6 +32,7 @@ class Options(Shared):
 
     methods: tuple[str, ...] = (
         "magnitude",
+        "layerwise-obs, layer",
         "layerwise-obs, output",
         "layerwise-obs, greedy",
         "layerwise-obs, output, greedy",

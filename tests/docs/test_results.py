@@ -81,6 +81,7 @@ RESNET20 = {
     "`swap(first_order=False)`": "swap",
     '`linear_regression(ridge="kfac", first_order=False)`': "linear-regression, kfac",
     '`layerwise_obs(weigh="output")`': "layerwise-obs, output",
+    '`layerwise_obs(weigh="layer")`': "layerwise-obs, layer",
     '`alps(weigh="output")`': "alps, output",
 }
 
@@ -206,6 +207,8 @@ def test_mobilenet():
             "layerwise-obs, output, greedy"
         ),
         '`layerwise_obs(weigh="output")`': "layerwise-obs, output",
+        '`layerwise_obs(weigh="layer")`': "layerwise-obs, layer",
+        "`layerwise_obs()`": "layerwise-obs",
     }
     found, seen = runs("mobilenet_cifar10", "method", "sparsity"), set()
     for name, cells in rows("resnet20.md"):

@@ -7,7 +7,7 @@ from swapjax.core.checks import require_count, take_amount
 from swapjax.pruning.damping import check_dampings
 from swapjax.pruning.method import Method
 from swapjax.pruning.solvers.alps import solve
-from swapjax.pruning.solvers.layer_parts import Weigh
+from swapjax.pruning.solvers.layer_parts import Weigh, check_weigh
 
 
 def alps(
@@ -57,8 +57,7 @@ def alps(
         raise ValueError(f"damping must be one number here, got {damping}")
     penalty = take_amount("penalty", penalty, zero=False)
     require_count("steps", steps)
-    if weigh not in ("equal", "output", "fisher"):
-        raise ValueError(f"weigh must be 'equal', 'output' or 'fisher', got {weigh!r}")
+    check_weigh(weigh)
     if reference not in ("current", "initial"):
         raise ValueError(f"reference must be 'current' or 'initial', got {reference!r}")
     settings: dict[str, Any] = {"damping": dampings[0], "penalty": penalty}

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from swapjax.core.checks import require_count
 from swapjax.pruning.damping import check_dampings
 from swapjax.pruning.method import Method
-from swapjax.pruning.solvers.layer_parts import Weigh
+from swapjax.pruning.solvers.layer_parts import Weigh, check_weigh
 from swapjax.pruning.solvers.layerwise import Order, solve
 
 
@@ -39,6 +39,9 @@ def layerwise_obs(
                   for larger ones.
     ============= ==================================================================
 
+    Layers that share a budget compete by how fast their errors rise along the greedy
+    path, or between fifteen sparsities that the column order is tried at.
+
     Args:
         order: as above.
         damping: added to the diagonal of H, in units of its mean. Where it leaves H
@@ -47,9 +50,10 @@ def layerwise_obs(
         block: inputs that the column order chooses among at a time. How many entries
             a block keeps is settled before, by ``w^2 / [H^-1]_jj``.
         weigh: what the error of an output counts where outputs and layers compete for
-            one budget: the same for all; one over the mean square of the output
-            (``"output"``), which makes errors relative, as for a network with batch
-            norm, where the scale of an output means nothing; or the mean squared
+            one budget: the same for all (``"equal"``); one over the mean square of what
+            the layer gives (``"layer"``) or of the output (``"output"``), which makes
+            errors relative, as for a network with batch norm, where the scale of a
+            layer means nothing: ``"layer"`` did best there; or the mean squared
             gradient of the loss in it (``"fisher"``), which takes gradients as well
             and helps or harms, depending on the network and the allocation.
         reference: wbar: the weights at the start of the stage, or of the run.
@@ -74,8 +78,7 @@ def layerwise_obs(
     if len(dampings) > 1:
         raise ValueError(f"damping must be one number here, got {damping}")
     require_count("block", block)
-    if weigh not in ("equal", "output", "fisher"):
-        raise ValueError(f"weigh must be 'equal', 'output' or 'fisher', got {weigh!r}")
+    check_weigh(weigh)
     if reference not in ("current", "initial"):
         raise ValueError(f"reference must be 'current' or 'initial', got {reference!r}")
     settings: dict[str, Any] = {"order": order, "damping": dampings[0]}

@@ -42,7 +42,7 @@ def solve(
         for part, mask in zip(parts, first, strict=True)
     )
     plain, fitted = _refit(parts, (first, found.masks), (cut, found.weights))
-    better = _weighed(parts, fitted) <= _weighed(parts, plain)
+    better = _weighed_error(parts, fitted) <= _weighed_error(parts, plain)
     masks, fitted = (
         tuple(jnp.where(better, a, b) for a, b in zip(*pair, strict=True))
         for pair in ((found.masks, first), (fitted, plain))
@@ -91,11 +91,9 @@ def _error(parts: list[Part], weights: Leaves) -> jax.Array:
     return sum(errors[1:], start=errors[0])
 
 
-def _weighed(parts: list[Part], weights: Leaves) -> jax.Array:
+def _weighed_error(parts: list[Part], weights: Leaves) -> jax.Array:
     """Evaluate the error that outputs and layers compete by."""
-    roots = [jnp.sqrt(part.factor) for part in parts]
-    scaled = [
-        part._replace(weights=root * part.weights)
-        for part, root in zip(parts, roots, strict=True)
-    ]
-    return _error(scaled, tuple(r * w for r, w in zip(roots, weights, strict=True)))
+    errors = (
+        jnp.sum(part.weighed_errors(w)) for part, w in zip(parts, weights, strict=True)
+    )
+    return sum(errors, start=jnp.zeros(()))

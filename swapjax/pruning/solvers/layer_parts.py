@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from swapjax.pruning.solvers import layer_quadratic
 from swapjax.sparsity.budget import Budget
 from swapjax.sparsity.patterns import NM
 
-Weigh = Literal["equal", "output", "fisher"]
+Weigh = Literal["equal", "layer", "output", "fisher"]
 
 
 class Part(NamedTuple):
@@ -49,6 +49,21 @@ class Part(NamedTuple):
         """Evaluate the output error E of other weights, every output alike."""
         return layer_quadratic.error(self.system.hessian, weights, self.weights)
 
+    def weighed_errors(self, weights: jax.Array) -> jax.Array:
+        """Evaluate the error of each group, [groups], with what its outputs count."""
+        change = weights - self.weights
+        read = jnp.matmul(
+            self.system.hessian, change, precision=jax.lax.Precision.HIGHEST
+        )
+        return jnp.sum(self.factor * change * read, axis=(1, 2))
+
+
+def check_weigh(weigh: str) -> None:
+    """Raise ValueError for a name that is none."""
+    if weigh not in get_args(Weigh):
+        known = ", ".join(map(repr, get_args(Weigh)))
+        raise ValueError(f"weigh must be one of {known}, got {weigh!r}")
+
 
 def make_parts(
     problem: Problem, wbar: Leaves, budget: Budget, damping: float, weigh: Weigh
@@ -77,8 +92,10 @@ def make_parts(
         if layer.filled:
             ranks = jnp.where(layer.index >= 0, ranks, -2)
         factor = jnp.ones((weights.shape[0], 1, weights.shape[2]), weights.dtype)
+        if weigh == "layer":
+            factor = layer_quadratic.relative(layer.moment, weights, layer.layers)
         if weigh == "output":
-            factor = _relative(layer.moment, weights)
+            factor = layer_quadratic.relative(layer.moment, weights)
         if squares is not None:
             each = layer.matrix(squares[i]).astype(weights.dtype)
             factor = _curvature(each, layer.reads)
@@ -98,22 +115,6 @@ def make_parts(
             )
         )
     return parts
-
-
-def _relative(moment: jax.Array, weights: jax.Array) -> jax.Array:
-    """Find what makes errors relative to their outputs, [groups, 1, outputs].
-
-    That is one over the mean square of each output, summed over positions as errors
-    are; 0 for an output that is always zero.
-    """
-
-    def one(group: tuple[jax.Array, jax.Array]) -> jax.Array:
-        hessian, w = group
-        made = w * jnp.matmul(hessian, w, precision=jax.lax.Precision.HIGHEST)
-        energy = jnp.sum(made, axis=0, keepdims=True)
-        return jnp.where(energy > 0, 1 / jnp.where(energy > 0, energy, 1), 0)
-
-    return jax.lax.map(one, (moment, weights))
 
 
 def _curvature(squares: jax.Array, reads: jax.Array) -> jax.Array:

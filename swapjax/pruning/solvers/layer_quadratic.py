@@ -93,6 +93,33 @@ def error(hessian: jax.Array, weights: jax.Array, reference: jax.Array) -> jax.A
     return jnp.sum(change * jnp.matmul(hessian, change, precision=_HIGHEST))
 
 
+def relative(
+    moment: jax.Array, weights: jax.Array, layers: int | None = None
+) -> jax.Array:
+    """Find what makes errors relative to outputs, [groups, 1, outputs].
+
+    That is one over the mean square of each output, or of all outputs of its layer,
+    summed over positions as errors are; 0 where that is zero.
+
+    Args:
+        moment: [groups, inputs, inputs], not damped.
+        weights: [groups, inputs, outputs].
+        layers: how many layers the groups belong to; None for each output by itself.
+    """
+
+    def one(group: tuple[jax.Array, jax.Array]) -> jax.Array:
+        hessian, w = group
+        made = w * jnp.matmul(hessian, w, precision=_HIGHEST)
+        return jnp.sum(made, axis=0, keepdims=True)
+
+    energies = jax.lax.map(one, (moment, weights))
+    if layers is not None:
+        total = jnp.sum(energies.reshape(layers, -1), axis=1)
+        each = jnp.repeat(total, len(energies) // layers)
+        energies = jnp.broadcast_to(each[:, None, None], energies.shape)
+    return jnp.where(energies > 0, 1 / jnp.where(energies > 0, energies, 1), 0)
+
+
 def saliency(root: jax.Array, weights: jax.Array) -> jax.Array:
     """``w_q^2 / [H^-1]_qq``: what E rises by if the entry alone is removed.
 

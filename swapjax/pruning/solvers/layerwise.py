@@ -1,17 +1,16 @@
 """One stage of layer-wise OBS: a support for all layers, then weights for each."""
 
-import functools
-from collections.abc import Callable
+import collections
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from swapjax.core.types import Leaves
 from swapjax.pruning.method import Problem, Solution
 from swapjax.pruning.solvers import (
     layer_cg,
+    layer_curves,
     layer_quadratic,
     obc_order,
     sparsegpt_order,
@@ -20,8 +19,6 @@ from swapjax.pruning.solvers.candidates import conclude
 from swapjax.pruning.solvers.layer_order import GREEDY_WORK, work
 from swapjax.pruning.solvers.layer_parts import Part, Weigh, make_parts
 from swapjax.sparsity.budget import Budget, select
-from swapjax.sparsity.segments import Segments
-from swapjax.sparsity.stacking import Stacking
 
 Order = Literal["auto", "greedy", "columns"]
 
@@ -51,7 +48,7 @@ def solve(
         order == "greedy" or (order == "auto" and work(part.layer) <= GREEDY_WORK)
         for part in parts
     ]
-    masks = _supports(problem, budget, parts, greedy)
+    masks = _supports(problem, budget, parts, greedy, block)
     masks, fitted, errors = zip(
         *(
             _fit(part, mask, leaf, None if is_greedy else block, refit)
@@ -83,7 +80,11 @@ def solve(
 
 
 def _supports(
-    problem: Problem, budget: Budget, parts: list[Part], greedy: list[bool]
+    problem: Problem,
+    budget: Budget,
+    parts: list[Part],
+    greedy: list[bool],
+    block: int,
 ) -> Leaves:
     """Choose every support, before the column order chooses anew in its blocks."""
     if budget.units is not None:
@@ -93,60 +94,21 @@ def _supports(
             for part, w in zip(parts, problem.weights, strict=True)
         )
         return select(tuple(alone), budget, problem.within)
-    stacking = budget.layers
-    shapes = [w.shape for w in problem.weights]
-    paths = {
-        i: part.layer.leaf(_path(part), shapes[i])
-        for i, part in enumerate(parts)
-        if greedy[i]
-    }
-    # The rises along a greedy path and those of weights that go alone are not alike.
-    # A group of layers competes by the first only if all of them are greedy.
-    mixed = {
-        budget.groups[n]
-        for i, numbers in enumerate(stacking.numbers)
-        for n in numbers
-        if i not in paths
-    }
-    both = np.asarray([group in mixed for group in budget.groups])
+    sharing = collections.Counter(budget.groups)
 
-    def merge(i: int, if_mixed: Callable[[], jax.Array], other: jax.Array) -> jax.Array:
-        """Take one thing for the layers of a leaf in mixed groups, one for others."""
-        here = both[list(stacking.numbers[i])]
-        if not here.any():
-            return other
-        if here.all():
-            return if_mixed()
-        return jnp.where(stacking.spread(i, both, shapes[i]), if_mixed(), other)
+    def score(i: int) -> jax.Array:
+        if greedy[i]:
+            return _path(parts[i])
+        groups = {budget.groups[n] for n in budget.layers.numbers[i]}
+        if budget.pattern(i) is None and any(sharing[group] > 1 for group in groups):
+            return layer_curves.scores(parts[i], block)
+        return parts[i].saliency()
 
-    def saliency(i: int) -> jax.Array:
-        return parts[i].layer.leaf(parts[i].saliency(), shapes[i])
-
-    scores = tuple(
-        merge(i, functools.partial(saliency, i), paths[i])
-        if i in paths
-        else saliency(i)
-        for i in range(len(parts))
+    scores = (
+        part.layer.leaf(score(i), w.shape)
+        for i, (part, w) in enumerate(zip(parts, problem.weights, strict=True))
     )
-    masks = select(scores, budget, problem.within)
-
-    def along(i: int) -> jax.Array:
-        """Cut the path of a leaf where its layers keep what they keep by then."""
-        layers = len(stacking.numbers[i])
-        one = Stacking((stacking.axes[i],), (tuple(range(layers)),))
-        own = Budget(
-            Segments.of_layers(one).count([[masks[i]]])[0],
-            tuple(range(layers)),
-            (0,) * layers,
-            stacking=one,
-        )
-        within = None if problem.within is None else (problem.within[i],)
-        return select((paths[i],), own, within)[0]
-
-    return tuple(
-        merge(i, functools.partial(along, i), mask) if i in paths else mask
-        for i, mask in enumerate(masks)
-    )
+    return select(tuple(scores), budget, problem.within)
 
 
 def _path(part: Part) -> jax.Array:

@@ -353,6 +353,31 @@ def test_relative_errors_do_not_depend_on_the_scale_of_an_output():
     assert np.any(masks["equal", "plain"] != masks["equal", "scaled"])
 
 
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("method", [layerwise_obs, swapjax.alps])
+def test_relative_errors_do_not_depend_on_the_scale_of_a_layer(method):
+    """Batch norm divides by it; outputs of one layer compete as they are."""
+    problem, target = setting(sparsity=0.6)
+    first, second = problem.weights
+    scaled = (first * 2.0**6, second * 2.0**-6)
+    scaled = dataclasses.replace(problem, weights=scaled, initial=scaled)
+    masks = {
+        (weigh, name): solve(method(weigh=weigh), of, target.budget).masks
+        for weigh in ("equal", "layer")
+        for name, of in (("plain", problem), ("scaled", scaled))
+    }
+    for a, b in zip(masks["layer", "plain"], masks["layer", "scaled"], strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert np.any(masks["equal", "plain"][0] != masks["equal", "scaled"][0])
+    alone = [solve(method(weigh=w), *one_layer()).masks[0] for w in ("equal", "layer")]
+    np.testing.assert_array_equal(*alone)
+
+
+def one_layer():
+    moment, _, weights = single(8, 4)
+    return problem_of(moment, weights), plan({"kernel": weights}, 0.6).budget
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [
