@@ -19,7 +19,7 @@ _SHARES = np.asarray(
     [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98,
      0.99, 1],
 )  # fmt: skip
-_APART = 1.001  # the least that rises differ by, so that the order is strict
+_APART = 1.001  # the least that rises differ by, so that few weights tie
 
 
 def scores(part: Part, block: int) -> jax.Array:
@@ -46,28 +46,32 @@ def scores(part: Part, block: int) -> jax.Array:
     size = jnp.maximum(count, 1).astype(alone.dtype)
     place = ((turn + 0.5) / size).reshape(part.weights.shape)
 
-    def trial(share: jax.Array) -> jax.Array:
+    def trial(share: jax.Array) -> tuple[jax.Array, jax.Array]:
+        kept = compete & (place > share)
         fitted, _ = sparsegpt_order.sweep(
             part.system.root,
             part.weights,
             part.ranks,
-            compete & (place > share),
+            kept,
             block=block,
             pattern=part.pattern,
             adapt=part.along,
         )
-        return jnp.sum(part.weighed_errors(fitted).reshape(layers, -1), axis=1)
+        error = jnp.sum(part.weighed_errors(fitted).reshape(layers, -1), axis=1)
+        return error, jnp.sum(kept.reshape(layers, -1), axis=1, dtype=jnp.int32)
 
-    shares = jnp.asarray(_SHARES, alone.dtype)
-    errors = jax.lax.map(trial, shares).T
-    rises = jnp.diff(errors, axis=1) / jnp.diff(shares) / size
+    errors, kept = jax.lax.map(trial, jnp.asarray(_SHARES, alone.dtype))
+    removed = (count - kept.T).astype(alone.dtype)
+    # Where there are few, none may leave between two trials.
+    gone = jnp.diff(removed, axis=1)
+    rises = jnp.where(gone > 0, jnp.diff(errors.T, axis=1) / jnp.maximum(gone, 1), 0)
     # No less than those before, as along a greedy path.
     apart = _APART ** jnp.arange(rises.shape[1], dtype=alone.dtype)
     rises = apart * jax.lax.cummax(jnp.maximum(rises, 0) / apart, axis=1)
     # From nothing for the first weight to twice the last rise for the last weight.
     rises = jnp.pad(rises, ((0, 0), (1, 0)))
     rises = jnp.concatenate([rises, 2 * rises[:, -1:]], axis=1)
-    middle = (shares[1:] + shares[:-1]) / 2
-    known = jnp.pad(middle, 1, constant_values=(0, 1))
-    found = jax.vmap(jnp.interp, (0, None, 0))(place.reshape(layers, -1), known, rises)
+    middle = (removed[:, 1:] + removed[:, :-1]) / (2 * size)
+    known = jnp.pad(middle, ((0, 0), (1, 1)), constant_values=((0, 0), (0, 1)))
+    found = jax.vmap(jnp.interp)(place.reshape(layers, -1), known, rises)
     return jnp.where(compete, found.reshape(part.weights.shape), -1)

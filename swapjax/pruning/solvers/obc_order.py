@@ -41,6 +41,8 @@ def order(
         output's weights go: -1 for those not alive, then the scaled rises of the
         error, each no less than those before it; infinity for what a pattern holds.
     """
+    if weights.size == 0:
+        return weights
     groups, inputs, outputs = weights.shape
     flat = lambda x: x.swapaxes(1, 2).reshape(groups * outputs, -1)  # noqa: E731
     items = (

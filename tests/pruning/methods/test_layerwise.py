@@ -182,6 +182,21 @@ def test_a_problem_without_layers_is_an_error(method):
         method(dataclasses.replace(problem, layers=None), target.budget)
 
 
+@pytest.mark.parametrize("name", ["greedy", "columns", "alps", "wanda"])
+def test_a_leaf_without_entries_is_passed_over(name):
+    params = {"a": jnp.ones((6, 4)), "none": jnp.ones((6, 0))}
+    x = jax.random.normal(jax.random.key(1), (20, 6))
+
+    def loss_fn(params, x):
+        return jnp.mean((x @ params["a"]) ** 2) + jnp.sum(x @ params["none"])
+
+    pruned = swapjax.prune(
+        loss_fn, params, x, sparsity=0.5, samples=20, method=METHODS[name],
+        key=jax.random.key(0),
+    )  # fmt: skip
+    assert pruned.history[0].kept == 12
+
+
 def test_methods_of_the_same_settings_are_equal():
     assert layerwise_obs() == layerwise_obs(order="auto")
     assert layerwise_obs() != layerwise_obs(block=64)

@@ -15,9 +15,9 @@ from swapjax.pruning.solvers.layer_parts import make_parts
 DAMPING = 0.01
 
 
-def part_of(problem, *, along=True, **options):
+def part_of(problem, *, along=True, weigh="equal"):
     budget = plan({"kernel": problem.weights[0]}, 0.5).budget
-    (part,) = make_parts(problem, problem.weights, budget, DAMPING, "equal", **options)
+    (part,) = make_parts(problem, problem.weights, budget, DAMPING, weigh)
     return part._replace(along=jnp.asarray(along))
 
 
@@ -28,17 +28,18 @@ def expected(hessian, weights, factor, compete):
     places = places[np.argsort((factor * alone).ravel()[places], kind="stable")]
     place = np.full(weights.size, -1.0)
     place[places] = (np.arange(len(places)) + 0.5) / len(places)
-    errors = []
+    errors, removed = [], []
     for share in layer_curves._SHARES:
         mask = compete & (place.reshape(weights.shape) > share)
         change = layer_problems.sparse_gpt(hessian, weights, mask) - weights
         errors.append(np.sum(factor * change * (hessian @ change)))
-    shares = layer_curves._SHARES
+        removed.append(len(places) - mask.sum())
+    removed = np.array(removed)
     rises, last = [], 0.0
-    for rise in np.diff(errors) / np.diff(shares) / len(places):
-        last = max(rise, last * 1.001)
+    for error, count in zip(np.diff(errors), np.diff(removed), strict=True):
+        last = max(error / count if count else 0.0, last * 1.001)
         rises.append(last)
-    known = [0, *(shares[1:] + shares[:-1]) / 2, 1]
+    known = [0, *(removed[1:] + removed[:-1]) / 2 / len(places), 1]
     found = np.interp(place, known, [0, *rises, 2 * rises[-1]])
     return np.where(compete.ravel(), found, -1).reshape(weights.shape)
 
@@ -67,6 +68,38 @@ def test_the_order_within_a_layer_is_that_of_what_weights_are_worth_alone():
     found = np.asarray(layer_curves.scores(part, block=4)).ravel()
     order = np.argsort(np.asarray(part.saliency()).ravel())
     assert (np.diff(found[order]) > 0).all()
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (5, 6), (40, 50)])
+def test_where_inputs_are_apart_scores_are_about_squares(shape):
+    """However few there are, they compete with those of larger layers."""
+    weights = np.random.default_rng(0).normal(size=shape)
+    part = part_of(problem_of(np.eye(shape[0]), weights))
+    found = np.asarray(layer_curves.scores(part, block=4))[0]
+    squares = (1 + DAMPING) * np.square(weights)
+    # A knot stands for all that leave between two trials.
+    assert np.sum(found) == pytest.approx(np.sum(squares), rel=0.35)
+    some = np.median(squares)
+    kept = squares > some
+    assert (found[kept] / squares[kept] < 2.1).all()
+    assert (found[kept] / squares[kept] > 0.3).all()
+
+
+@pytest.mark.usefixtures("x64")
+def test_layers_of_a_stack_have_curves_of_their_own():
+    problems = [single(6, 4, seed, DAMPING) for seed in (0, 1)]
+    moments, _, weights = (np.stack(x) for x in zip(*problems, strict=True))
+    index = jnp.arange(weights.size, dtype=jnp.int32).reshape(weights.shape)
+    layer = Layer(jnp.asarray(moments), index, layers=2)
+    leaf = jnp.asarray(weights)
+    for weigh in ("equal", "layer"):
+        both = Problem((leaf,), (leaf,), layers=(layer,))
+        found = layer_curves.scores(part_of(both, weigh=weigh), block=3)
+        for i in range(2):
+            alone = part_of(problem_of(moments[i], weights[i]), weigh=weigh)
+            wanted = layer_curves.scores(alone, block=3)[0]
+            np.testing.assert_allclose(found[i], wanted, rtol=1e-9)
 
 
 def test_weights_that_do_not_compete_go_first():
