@@ -35,7 +35,7 @@ def check_dampings(
     return dampings
 
 
-KAPPAS = (0.1, 0.5, 2.0, 8.0, 32.0)
+KAPPAS = (0.1, 0.5, 2.0, 8.0, 32.0, 1e4)  # the last is a layer-wise re-fit
 
 
 def check_ridge(

@@ -58,10 +58,10 @@ def linear_regression(
         damping: lambda, in units of the mean squared norm of the gradient rows. Of
             several values each stage takes the one with the lowest loss; noise calls
             for more. With the identity they share one factorisation; iht takes the
-            first. By default (1e-4, 1e-3, 1e-2), and with ``"kfac"`` 2e-5 kappa, so
-            that all kappas share one.
+            first. By default (1e-4, 1e-3, 1e-2), and with ``"kfac"`` a hundredth
+            of kappa times the mean of the diagonal of T, so that all kappas share one.
         kappa: of ``"kfac"``, one value or several, tried with every damping; by
-            default (0.1, 0.5, 2, 8, 32).
+            default (0.1, 0.5, 2, 8, 32, 1e4), the last of which is a layer-wise re-fit.
         support: how to choose what to keep: ``"magnitude"``, ``"obd"`` (``w^2 F_qq``),
             with ``ridge="kfac"`` also ``"kfac"`` (``w^2 T_qq``) and ``"obs"`` (what is
             left when weights go one by one, the others of their output re-fitted under

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from swapjax.core import trees
 from swapjax.core.types import Leaves
@@ -14,6 +15,7 @@ from swapjax.gradients.operator import GradientOperator
 from swapjax.pruning.method import Problem, some_layers_of
 from swapjax.pruning.solvers import conjugate_gradients
 from swapjax.pruning.solvers.candidates import pick
+from swapjax.pruning.solvers.cholesky import resolution
 from swapjax.pruning.solvers.judges import Judge
 from swapjax.pruning.solvers.kfac import Kronecker, estimate
 from swapjax.pruning.solvers.natural_step import Trust
@@ -25,7 +27,10 @@ Ridge = Literal["identity", "kfac"]
 
 _Problem = tuple[GradientOperator, Leaves, Leaves, jax.Array, Target, State]
 
-TIED = 2e-5  # the damping that goes with kappa = 1, unless one is given
+# The damping that goes with kappa = 1, unless one is given: in units of the mean of the
+# diagonal of T, as in `layerwise_obs`. Noise on gradients raises the norm of rows, and
+# not T, but where a leaf could not be followed.
+_TIED = 0.01
 
 
 class Setting(NamedTuple):
@@ -59,10 +64,17 @@ def every(
 
 
 class Held(NamedTuple):
-    """A Kronecker-factored matrix and its blocks."""
+    """A Kronecker-factored matrix T and its blocks.
+
+    Attributes:
+        kronecker: T.
+        units: its blocks, output by output.
+        tied: the damping that goes with kappa = 1, unless one is given.
+    """
 
     kronecker: Kronecker
     units: Units
+    tied: jax.Array
 
     def told(self) -> dict[str, jax.Array]:
         """Say how many leaves T knows the diagonal of alone, and how much is noise."""
@@ -77,7 +89,7 @@ class Held(NamedTuple):
         if setting.damping is not None:
             return setting.damping
         assert setting.kappa is not None
-        return setting.kappa * TIED
+        return setting.kappa * self.tied
 
 
 def hold_by(problem: Problem, rows: GradientOperator, dtype: jnp.dtype) -> Held:
@@ -85,7 +97,20 @@ def hold_by(problem: Problem, rows: GradientOperator, dtype: jnp.dtype) -> Held:
     layers, layout = some_layers_of(problem), problem.layout
     ends = () if layout is None else (layout.unpack, layout.pack)
     kronecker = estimate(layers, problem.weights, rows.mean_squares(), *ends)
-    return Held(kronecker, units_of(kronecker, dtype))
+    there = tuple(w != 0 for w in problem.weights)
+    trace = optax.tree.sum(
+        tuple(
+            jnp.sum(jnp.where(m, t, 0), dtype=dtype)
+            for m, t in zip(there, kronecker.diagonal(), strict=True)
+        )
+    )
+    count = optax.tree.sum(tuple(jnp.sum(m, dtype=dtype) for m in there))
+    # Without a column above the floor T is zero; that of rows has a trace of 1.
+    mean = jnp.where(trace > 0, trace, 1) / jnp.maximum(count, 1)
+    units = units_of(kronecker, dtype)
+    # Rounding is to hide it in no block, with room for that of kappa.
+    least = 2 * jnp.max(resolution(units.traces), initial=0)
+    return Held(kronecker, units, jnp.maximum(_TIED * mean, least))
 
 
 def on_support(

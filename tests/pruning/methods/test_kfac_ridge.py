@@ -1,11 +1,15 @@
 """``ridge="kfac"`` in `linear_regression`, `swap` and `chita`, through `prune`."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
+import layer_problems
 import numpy as np
 import pytest
 
 import swapjax
+from swapjax.pruning.solvers import settings
 
 PLAIN = {"support": "magnitude", "first_order": False}
 
@@ -59,8 +63,8 @@ def test_methods_tell_kappa_and_what_was_not_followed(network, name):
     details = pruned.history[-1].details
     assert details["unfollowed_leaves"] == 1
     assert 0 <= details["noise_columns"] < 1
-    settings = dict(METHODS[name].settings)
-    assert details["kappa"] in settings["kappa"]
+    given = dict(METHODS[name].settings)
+    assert details["kappa"] in given["kappa"]
     assert details.get("loss", 1.0) > 0  # of several settings
     kept = sum(int(jnp.sum(m)) for m in jax.tree.leaves(pruned.masks))
     assert kept == pruned.history[-1].kept
@@ -81,6 +85,38 @@ def test_small_kappa_is_the_regression_and_algebras_agree(network):
     for a, b, c, d in zip(plain, none, *some, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
         np.testing.assert_allclose(c, d, atol=1e-4)
+
+
+@pytest.mark.usefixtures("x64")
+def test_damping_follows_kappa_and_the_diagonal_of_t():
+    """A hundredth of its mean; weights that are zero already do not count."""
+    problem, _ = layer_problems.setting()
+    weights = tuple(w.at[0].set(0) for w in problem.weights)
+    problem = dataclasses.replace(problem, weights=weights)
+    held = settings.hold_by(problem, problem.rows, jnp.float64)
+    diagonal = np.concatenate([np.ravel(t) for t in held.kronecker.diagonal()])
+    there = np.concatenate([np.ravel(w) for w in weights]) != 0
+    for kappa in (0.5, 1e4):
+        setting = settings.Setting(None, jnp.asarray(kappa), jnp.asarray(0))
+        wanted = 0.01 * kappa * np.mean(diagonal[there])
+        np.testing.assert_allclose(held.damping(setting), wanted, rtol=1e-10)
+    given = settings.Setting(jnp.asarray(3.0), jnp.asarray(2.0), jnp.asarray(0))
+    assert held.damping(given) == 3
+
+
+@pytest.mark.usefixtures("x64")
+def test_damping_stays_above_zero_where_t_is_zero():
+    """All columns have the same energy, and none is above the floor."""
+    x = jnp.sign(jax.random.normal(jax.random.key(0), (64, 12)))
+    w = {"kernel": jax.random.normal(jax.random.key(1), (12, 1))}
+    pruned = swapjax.prune(
+        lambda p, x: jnp.mean(jnp.square(x @ p["kernel"])), w, x, sparsity=0.5,
+        samples=64, key=jax.random.key(2),
+        method=swapjax.linear_regression(ridge="kfac", **PLAIN),
+    )  # fmt: skip
+    assert pruned.history[0].details["damping"] > 0
+    fine = swapjax.Status.CONVERGED, swapjax.Status.NOT_REFITTED
+    assert pruned.history[0].status in fine
 
 
 def test_large_kappa_is_the_layerwise_refit():
