@@ -204,7 +204,7 @@ def test_the_cnn_takes_images_with_as_many_pixels_as_it_has_biases(tmp_path):
 
 
 def test_fine_tuning_trains_what_is_left_and_only_that(dense, done, digits, tmp_path):
-    options = ("--checkpoint", dense, "--finetune-steps", "20")
+    options = ("--checkpoint", dense, "--finetune-steps", "50")
     assert prune(*QUICK, *options, out=tmp_path) == 0
     require_whole(tmp_path, digits)
     tuned, plain = report_of(tmp_path)["result"], report_of(done)["result"]
