@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from swapjax.pruning.solvers import sparsegpt_order
 from swapjax.pruning.solvers.layer_parts import Part
 
 # Removed of the weights that compete: finer towards the end, where errors rise fast.
@@ -48,15 +47,7 @@ def scores(part: Part, block: int) -> jax.Array:
 
     def trial(share: jax.Array) -> tuple[jax.Array, jax.Array]:
         kept = compete & (place > share)
-        fitted, _ = sparsegpt_order.sweep(
-            part.system.root,
-            part.weights,
-            part.ranks,
-            kept,
-            block=block,
-            pattern=part.pattern,
-            adapt=part.along,
-        )
+        fitted, _ = part.sweep(kept, block)
         error = jnp.sum(part.weighed_errors(fitted).reshape(layers, -1), axis=1)
         return error, jnp.sum(kept.reshape(layers, -1), axis=1, dtype=jnp.int32)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from swapjax.activations.layer import Layer
 from swapjax.core.types import Leaves
 from swapjax.pruning.method import Problem, layers_of, rows_of
-from swapjax.pruning.solvers import layer_quadratic
+from swapjax.pruning.solvers import layer_quadratic, sparsegpt_order
 from swapjax.sparsity.budget import Budget
 from swapjax.sparsity.patterns import NM
 
@@ -44,6 +44,22 @@ class Part(NamedTuple):
         """Score each weight by the error if it went alone; -1 for those that go."""
         score = self.factor * layer_quadratic.saliency(self.system.root, self.weights)
         return jnp.where(self.ranks == 0, score, -1)
+
+    def sweep(self, support: jax.Array, block: int) -> tuple[jax.Array, jax.Array]:
+        """Prune in the column order, from a first support, by blocks of inputs.
+
+        Returns:
+            The weights, zero off the support, and the support.
+        """
+        return sparsegpt_order.sweep(
+            self.system.root,
+            self.weights,
+            self.ranks,
+            support,
+            block=block,
+            pattern=self.pattern,
+            adapt=self.along,
+        )
 
     def error(self, weights: jax.Array) -> jax.Array:
         """Evaluate the output error E of other weights, every output alike."""

@@ -13,7 +13,6 @@ from swapjax.pruning.solvers import (
     layer_curves,
     layer_quadratic,
     obc_order,
-    sparsegpt_order,
 )
 from swapjax.pruning.solvers.candidates import conclude
 from swapjax.pruning.solvers.layer_order import GREEDY_WORK, work
@@ -136,15 +135,7 @@ def _fit(
     support = part.layer.matrix(mask)
     fitted = cut = jnp.where(support, part.weights, 0)
     if block is not None:
-        fitted, support = sparsegpt_order.sweep(
-            part.system.root,
-            part.weights,
-            part.ranks,
-            support,
-            block=block,
-            pattern=part.pattern,
-            adapt=part.along,
-        )
+        fitted, support = part.sweep(support, block)
         cut = jnp.where(support, part.weights, 0)
     if block is None or refit:
         hessian = part.system.hessian
