@@ -76,7 +76,7 @@ NETWORKS = {
         {
             "magnitude": swapjax.magnitude(),
             "wanda": swapjax.wanda(per_output=False),
-            "layerwise-obs": swapjax.layerwise_obs(weigh="output"),
+            "layerwise-obs": swapjax.layerwise_obs(),
         },
     ),
 }

@@ -32,10 +32,12 @@ class Options(Shared):
 
     methods: tuple[str, ...] = (
         "magnitude",
-        "layerwise-obs, layer",
-        "layerwise-obs, output",
+        "layerwise-obs",
         "layerwise-obs, greedy",
+        "layerwise-obs, output",
         "layerwise-obs, output, greedy",
+        "layerwise-obs, equal",
+        "layerwise-obs, equal, greedy",
     )
     """Any of the names in the table of ResNet-20."""
     norms: tuple[str, ...] = ("again",)

@@ -60,7 +60,7 @@ NETWORKS = {
     ),
     "resnet20": Network(
         data="cifar10_jpeg.npz", weights="resnet20_cifar10_jpeg.npz",
-        methods=("magnitude", "layerwise-obs, output"),
+        methods=("magnitude", "layerwise-obs", "layerwise-obs, output"),
         sparsities=(0.8, 0.9), ahead=(0, 3, 10), samples=256,
         pruning={"samples": 500, "batch": 1},
         options={"batch": 64, "steps": 1, "products": 10},

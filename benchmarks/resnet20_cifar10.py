@@ -66,18 +66,13 @@ METHODS: dict[str, tuple[Method, bool]] = {
         swapjax.layerwise_obs(weigh="output", order="greedy"),
         False,
     ),
-    "layerwise-obs, layer": (swapjax.layerwise_obs(weigh="layer"), False),
-    "layerwise-obs, layer, greedy": (
-        swapjax.layerwise_obs(weigh="layer", order="greedy"),
-        False,
-    ),
-    "layerwise-obs, output, initial": (
-        swapjax.layerwise_obs(weigh="output", reference="initial"),
+    "layerwise-obs, equal": (swapjax.layerwise_obs(weigh="equal"), False),
+    "layerwise-obs, equal, greedy": (
+        swapjax.layerwise_obs(weigh="equal", order="greedy"),
         False,
     ),
     "alps": (swapjax.alps(), False),
     "alps, output": (swapjax.alps(weigh="output"), False),
-    "alps, layer": (swapjax.alps(weigh="layer"), False),
 }
 # Recalibrated means that the best method must reach, in one stage and in up to eight.
 GOALS = {1: {0.7: 86.0, 0.8: 81.0, 0.9: 60.0}, 8: {0.7: 87.0, 0.8: 84.0, 0.9: 70.0}}

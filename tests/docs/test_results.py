@@ -81,7 +81,8 @@ RESNET20 = {
     "`swap(first_order=False)`": "swap",
     '`linear_regression(ridge="kfac", first_order=False)`': "linear-regression, kfac",
     '`layerwise_obs(weigh="output")`': "layerwise-obs, output",
-    '`layerwise_obs(weigh="layer")`': "layerwise-obs, layer",
+    '`layerwise_obs(weigh="equal")`': "layerwise-obs, equal",
+    "`alps()`": "alps",
     '`alps(weigh="output")`': "alps, output",
 }
 
@@ -202,13 +203,18 @@ def test_resnet20():
 def test_mobilenet():
     names = {
         "`magnitude()`": "magnitude",
-        '`layerwise_obs(order="greedy")`': "layerwise-obs, greedy",
         '`layerwise_obs(weigh="output", order="greedy")`': (
             "layerwise-obs, output, greedy"
         ),
         '`layerwise_obs(weigh="output")`': "layerwise-obs, output",
-        '`layerwise_obs(weigh="layer")`': "layerwise-obs, layer",
+        '`layerwise_obs(weigh="equal")`': "layerwise-obs, equal",
+        '`layerwise_obs(weigh="equal", order="greedy")`': (
+            "layerwise-obs, equal, greedy"
+        ),
         "`layerwise_obs()`": "layerwise-obs",
+        '`linear_regression(ridge="kfac", first_order=False)`': (
+            "linear-regression, kfac"
+        ),
     }
     found, seen = runs("mobilenet_cifar10", "method", "sparsity"), set()
     for name, cells in rows("resnet20.md"):

@@ -15,7 +15,7 @@ def alps(
     damping: float = 0.01,
     penalty: float = 0.1,
     steps: int = 300,
-    weigh: Weigh = "equal",
+    weigh: Weigh = "layer",
     reference: Literal["current", "initial"] = "current",
 ) -> Method:
     """Prune layer by layer, the support of all weights at once, by ADMM (ALPS).

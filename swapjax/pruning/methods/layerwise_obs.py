@@ -15,7 +15,7 @@ def layerwise_obs(
     order: Order = "auto",
     damping: float = 0.01,
     block: int = 128,
-    weigh: Weigh = "equal",
+    weigh: Weigh = "layer",
     reference: Literal["current", "initial"] = "current",
     refit: bool = True,
 ) -> Method:
@@ -50,12 +50,12 @@ def layerwise_obs(
         block: inputs that the column order chooses among at a time. How many entries
             a block keeps is settled before, by ``w^2 / [H^-1]_jj``.
         weigh: what the error of an output counts where outputs and layers compete for
-            one budget: the same for all (``"equal"``); one over the mean square of what
-            the layer gives (``"layer"``) or of the output (``"output"``), which makes
-            errors relative, as for a network with batch norm, where the scale of a
-            layer means nothing: ``"layer"`` did best there; or the mean squared
-            gradient of the loss in it (``"fisher"``), which takes gradients as well
-            and helps or harms, depending on the network and the allocation.
+            one budget: one over the mean square of what the layer gives (``"layer"``)
+            or of the output (``"output"``), which makes errors relative: under batch
+            norm the scale of a layer means nothing; the same for all (``"equal"``),
+            which may empty a layer there; or the mean squared gradient of the loss in
+            it (``"fisher"``), which takes gradients as well and helps or harms,
+            depending on the network and the allocation.
         reference: wbar: the weights at the start of the stage, or of the run.
         refit: whether to solve for the best weights on the support that the column
             order leaves, as the greedy order always does: output by output up to
