@@ -104,19 +104,18 @@ def prepare(
     off = optax.tree.sub(reference, kept)
     if ridge is None:
         lost = optax.tree.norm(off, squared=True)
+        gram = rows.gram(support)
     else:
         # In 16 bits the product would be rounded, and the inverse make much of that.
         off = tuple(x.astype(y.dtype) for x in off)
-        change = ridge.solve(ridge.multiply(off))
+        change, gram = ridge.solve_and_gram(ridge.multiply(off), rows)
         kept = trees.cast_like(optax.tree.add(kept, change), kept)
         left = optax.tree.sub(change, off)
         lost = optax.tree.vdot(left, ridge.multiply(left))
     start = rows.project(kept)
     lost = lost.astype(start.dtype)
     fit, state = target.fit(state, start, y)
-    gram = rows.gram(support) if ridge is None else ridge.gram(rows)
-    gram = gram.astype(start.dtype)
-    spectrum = dual_system.diagonalise(gram, fit.metric, least)
+    spectrum = dual_system.diagonalise(gram.astype(start.dtype), fit.metric, least)
     return Ground(support, kept, lost, start, spectrum, fit, state, ridge)
 
 

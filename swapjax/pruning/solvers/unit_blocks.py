@@ -9,7 +9,7 @@ holds them. One program serves all leaves.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,22 @@ _COLUMNS = 1024  # of the blocks that are solved at a time
 _NARROWEST = 16
 _WIDENING = 2  # from each width to the next
 _MOST = 2**31 - 1  # entries that an int32 numbers
-_Work = Callable[[Any, jax.Array, jax.Array, jax.Array], Any]
+
+
+class _Some(NamedTuple):
+    """Some blocks of one width, those of the units that a step of a sweep looks at.
+
+    Attributes:
+        places: int32[units, width], of their entries in the leaves laid end to end;
+            beyond their end where there is none.
+        blocks: [units, width, width], of R, with the identity for those.
+    """
+
+    places: jax.Array
+    blocks: jax.Array
+
+
+_Work = Callable[[Any, _Some], Any]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -155,58 +170,68 @@ class SupportRidge:
 
     def solve_several(self, vectors: Leaves) -> Leaves:
         """Compute the same of several vectors, along a leading axis, at once."""
-        dtype, count = self.units.moments.dtype, len(vectors[0])
-        flat = jnp.concatenate(
-            [v.reshape(count, -1).astype(dtype) for v in vectors], axis=1
-        )
+        flat = self._flat(vectors)
 
-        def work(
-            found: jax.Array, places: jax.Array, blocks: jax.Array, _: jax.Array
-        ) -> jax.Array:
-            right = jnp.take(flat, places, axis=1, mode="fill", fill_value=0)
+        def work(found: jax.Array, some: _Some) -> jax.Array:
+            right = jnp.take(flat, some.places, axis=1, mode="fill", fill_value=0)
 
             def one(item: tuple[jax.Array, jax.Array]) -> jax.Array:
                 block, b = item
-                lower = jax.lax.linalg.cholesky(block, symmetrize_input=False)
-                return jax.scipy.linalg.cho_solve((lower, True), b)
+                return jax.scipy.linalg.cho_solve((_factor(block), True), b)
 
             # [units, width, vectors]
-            solved = jax.lax.map(one, (blocks, jnp.moveaxis(right, 0, 2)))
-            return found.at[:, places].set(jnp.moveaxis(solved, 2, 0), mode="drop")
+            solved = jax.lax.map(one, (some.blocks, jnp.moveaxis(right, 0, 2)))
+            solved = jnp.moveaxis(solved, 2, 0)
+            return found.at[:, some.places].set(solved, mode="drop")
 
         found = self._sweep(work, jnp.zeros_like(flat))
-        parts = jax.vmap(lambda f: trees.split_flat(f, tuple(v[0] for v in vectors)))
-        return trees.cast_like(parts(found), vectors)
+        return trees.cast_like(jax.vmap(self._leaves)(found), vectors)
 
-    def gram(self, rows: GradientOperator) -> jax.Array:
-        """Compute ``G_S R_SS^-1 G_S^T``, [n, n]."""
+    def solve_and_gram(
+        self, vectors: Leaves, rows: GradientOperator
+    ) -> tuple[Leaves, jax.Array]:
+        """Compute ``R_SS^-1 v_S``, and ``G_S R_SS^-1 G_S^T``, [n, n], in one sweep."""
         dtype = self.units.moments.dtype
+        flat = self._flat(tuple(v[None] for v in vectors))[0]
 
-        def work(
-            total: jax.Array, places: jax.Array, blocks: jax.Array, inside: jax.Array
-        ) -> jax.Array:
-            columns = rows.columns(places.ravel()).astype(dtype)
+        def work(carry: tuple, some: _Some) -> tuple:
+            found, total = carry
+            right = jnp.take(flat, some.places, mode="fill", fill_value=0)
             # A place beyond the leaves is a column of zeros.
-            columns = columns.T.reshape(*inside.shape, rows.n)
+            columns = rows.columns(some.places.ravel()).astype(dtype)
+            columns = columns.reshape(rows.n, *some.places.shape).swapaxes(0, 1)
 
-            def one(item: tuple[jax.Array, jax.Array]) -> jax.Array:
-                block, some = item
-                lower = jax.lax.linalg.cholesky(block, symmetrize_input=False)
-                return jax.scipy.linalg.solve_triangular(lower, some, lower=True)
+            def one(item: tuple[jax.Array, jax.Array, jax.Array]) -> tuple:
+                block, b, mine = item
+                lower = _factor(block)
+                # LAPACK takes columns: as they lie, these are those of the transpose.
+                half = jax.scipy.linalg.solve_triangular(lower, mine.T, lower=True).T
+                return jax.scipy.linalg.cho_solve((lower, True), b), half
 
-            halves = jax.lax.map(one, (blocks, columns)).reshape(-1, rows.n)
-            return total + products.gram((halves.T,))
+            solved, halves = jax.lax.map(one, (some.blocks, right, columns))
+            found = found.at[some.places].set(solved, mode="drop")
+            halves = halves.swapaxes(0, 1).reshape(rows.n, -1)
+            return found, total + products.gram((halves,))
 
-        return self._sweep(work, jnp.zeros((rows.n, rows.n), dtype))
+        start = jnp.zeros_like(flat), jnp.zeros((rows.n, rows.n), dtype)
+        found, gram = self._sweep(work, start)
+        return trees.cast_like(self._leaves(found), vectors), gram
+
+    def _flat(self, vectors: Leaves) -> jax.Array:
+        """Lay several vectors end to end, [several, entries]."""
+        dtype, count = self.units.moments.dtype, len(vectors[0])
+        parts = [v.reshape(count, -1).astype(dtype) for v in vectors]
+        return jnp.concatenate(parts, axis=1)
+
+    def _leaves(self, flat: jax.Array) -> Leaves:
+        """Undo it for one vector."""
+        return trees.split_flat(flat, self.support)
 
     def _sweep(self, work: _Work, carry: Any) -> Any:
         """Go through all blocks that keep anything, the largest first.
 
         Args:
-            work: a function of the carry, of the places of some entries, [several,
-                width], beyond the end of the leaves where there is none, of their
-                blocks of R, [several, width, width], with the identity for those, and
-                of where they are.
+            work: a function of the carry and of some blocks.
             carry: what it is given first.
         """
         units, count = self.units, len(self.units.sizes)
@@ -234,7 +259,7 @@ class SupportRidge:
                 entry = jnp.minimum(before[unit][:, None] + number, slots - 1)
                 slot = jnp.where(there, compact[entry], slots)
                 places = jnp.take(units.places, slot, mode="fill", fill_value=flat.size)
-                return work(carry, places, self._blocks(unit, slot, there), there)
+                return work(carry, _Some(places, self._blocks(unit, slot, there)))
 
             return some
 
@@ -269,6 +294,10 @@ class SupportRidge:
         diagonal = jnp.where(there, self.kappa * alone + damping, 1)
         eye = jnp.eye(slot.shape[1], dtype=blocks.dtype)
         return jnp.where(both, blocks, 0) + diagonal[:, :, None] * eye
+
+
+def _factor(block: jax.Array) -> jax.Array:
+    return jax.lax.linalg.cholesky(block, symmetrize_input=False)
 
 
 def _require_numbers(entries: int) -> None:
