@@ -9,7 +9,7 @@ holds them. One program serves all leaves.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,26 +22,9 @@ from swapjax.gradients.operator import GradientOperator
 from swapjax.pruning.solvers.cholesky import resolution
 from swapjax.pruning.solvers.kfac import Kronecker
 
-_COLUMNS = 1024  # of the blocks that are solved at a time
-_NARROWEST = 16
-_WIDENING = 2  # from each width to the next
+_COLUMNS = 1024  # entries at a time, of as many blocks as hold them
+_NARROWEST = 16  # the width that is halved no more
 _MOST = 2**31 - 1  # entries that an int32 numbers
-
-
-class _Some(NamedTuple):
-    """Some blocks of one width, those of the units that a step of a sweep looks at.
-
-    Attributes:
-        places: int32[units, width], of their entries in the leaves laid end to end;
-            beyond their end where there is none.
-        blocks: [units, width, width], of R, with the identity for those.
-    """
-
-    places: jax.Array
-    blocks: jax.Array
-
-
-_Work = Callable[[Any, _Some], Any]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -172,19 +155,17 @@ class SupportRidge:
         """Compute the same of several vectors, along a leading axis, at once."""
         flat = self._flat(vectors)
 
-        def work(found: jax.Array, some: _Some) -> jax.Array:
-            right = jnp.take(flat, some.places, axis=1, mode="fill", fill_value=0)
+        def take(places: jax.Array) -> jax.Array:
+            return jnp.take(flat, places, axis=1, mode="fill", fill_value=0)
 
-            def one(item: tuple[jax.Array, jax.Array]) -> jax.Array:
-                block, b = item
-                return jax.scipy.linalg.cho_solve((_factor(block), True), b)
+        def solve(block: jax.Array, right: jax.Array) -> jax.Array:
+            lower = jax.lax.linalg.cholesky(block, symmetrize_input=False)
+            return _divide(lower, _divide(lower, right), transpose=True)
 
-            # [units, width, vectors]
-            solved = jax.lax.map(one, (some.blocks, jnp.moveaxis(right, 0, 2)))
-            solved = jnp.moveaxis(solved, 2, 0)
-            return found.at[:, some.places].set(solved, mode="drop")
+        def put(found: jax.Array, places: jax.Array, solved: jax.Array) -> jax.Array:
+            return found.at[:, places].set(solved, mode="drop")
 
-        found = self._sweep(work, jnp.zeros_like(flat))
+        found = self._sweep(take, solve, put, jnp.zeros_like(flat))
         return trees.cast_like(jax.vmap(self._leaves)(found), vectors)
 
     def solve_and_gram(
@@ -192,30 +173,26 @@ class SupportRidge:
     ) -> tuple[Leaves, jax.Array]:
         """Compute ``R_SS^-1 v_S``, and ``G_S R_SS^-1 G_S^T``, [n, n], in one sweep."""
         dtype = self.units.moments.dtype
-        flat = self._flat(tuple(v[None] for v in vectors))[0]
+        flat = self._flat(tuple(v[None] for v in vectors))
 
-        def work(carry: tuple, some: _Some) -> tuple:
-            found, total = carry
-            right = jnp.take(flat, some.places, mode="fill", fill_value=0)
+        def take(places: jax.Array) -> tuple[jax.Array, jax.Array]:
+            right = jnp.take(flat, places, axis=1, mode="fill", fill_value=0)
             # A place beyond the leaves is a column of zeros.
-            columns = rows.columns(some.places.ravel()).astype(dtype)
-            columns = columns.reshape(rows.n, *some.places.shape).swapaxes(0, 1)
+            return right, rows.columns(places).astype(dtype)
 
-            def one(item: tuple[jax.Array, jax.Array, jax.Array]) -> tuple:
-                block, b, mine = item
-                lower = _factor(block)
-                # LAPACK takes columns: as they lie, these are those of the transpose.
-                half = jax.scipy.linalg.solve_triangular(lower, mine.T, lower=True).T
-                return jax.scipy.linalg.cho_solve((lower, True), b), half
+        def solve(block: jax.Array, right: tuple) -> tuple[jax.Array, jax.Array]:
+            lower = jax.lax.linalg.cholesky(block, symmetrize_input=False)
+            some, halves = (_divide(lower, x) for x in right)
+            return _divide(lower, some, transpose=True), halves
 
-            solved, halves = jax.lax.map(one, (some.blocks, right, columns))
-            found = found.at[some.places].set(solved, mode="drop")
-            halves = halves.swapaxes(0, 1).reshape(rows.n, -1)
+        def put(carry: tuple, places: jax.Array, solved: tuple) -> tuple:
+            (found, total), (some, halves) = carry, solved
+            found = found.at[:, places].set(some, mode="drop")
             return found, total + products.gram((halves,))
 
         start = jnp.zeros_like(flat), jnp.zeros((rows.n, rows.n), dtype)
-        found, gram = self._sweep(work, start)
-        return trees.cast_like(self._leaves(found), vectors), gram
+        found, gram = self._sweep(take, solve, put, start)
+        return trees.cast_like(self._leaves(found[0]), vectors), gram
 
     def _flat(self, vectors: Leaves) -> jax.Array:
         """Lay several vectors end to end, [several, entries]."""
@@ -227,12 +204,25 @@ class SupportRidge:
         """Undo it for one vector."""
         return trees.split_flat(flat, self.support)
 
-    def _sweep(self, work: _Work, carry: Any) -> Any:
+    def _sweep(
+        self,
+        take: Callable[[jax.Array], Any],
+        solve: Callable[[jax.Array, Any], Any],
+        put: Callable[[Any, jax.Array, Any], Any],
+        carry: Any,
+    ) -> Any:
         """Go through all blocks that keep anything, the largest first.
 
+        There is a program for each width, which only solves: what it solves for is
+        taken, and what comes of it is put, in one that all widths share.
+
         Args:
-            work: a function of the carry and of some blocks.
-            carry: what it is given first.
+            take: of the places of some entries in the leaves laid end to end, beyond
+                their end where there is none, what to solve for: arrays [any, entries].
+            solve: of a block of R, [width, width], and of the same of its entries,
+                arrays [any, width].
+            put: of the carry, the places and what was solved: the carry.
+            carry: what put is given first.
         """
         units, count = self.units, len(self.units.sizes)
         flat = jnp.concatenate([m.ravel() for m in self.support])
@@ -247,38 +237,57 @@ class SupportRidge:
         # The i-th entry kept is at the i-th of these slots.
         (compact,) = jnp.nonzero(kept, size=slots, fill_value=slots)
         widths = _widths(int(units.sizes.max()))
-        several = [max(1, min(count, _COLUMNS // width)) for width in widths]
+        total = max(1, _COLUMNS // widths[-1]) * widths[-1]
+        several = [min(count, total // width) for width in widths]
+        total = max(map(math.prod, zip(widths, several, strict=True)))
 
-        def of_width(width: int, many: int) -> Callable[[jax.Array, Any], Any]:
-            def some(at: jax.Array, carry: Any) -> Any:
-                rank = at + jnp.arange(many, dtype=jnp.int32)
-                unit = order[jnp.minimum(rank, count - 1)]
-                number = jnp.arange(width, dtype=jnp.int32)
-                there = number < counts[unit][:, None]
-                there &= (rank < count)[:, None]
-                entry = jnp.minimum(before[unit][:, None] + number, slots - 1)
-                slot = jnp.where(there, compact[entry], slots)
-                places = jnp.take(units.places, slot, mode="fill", fill_value=flat.size)
-                return work(carry, _Some(places, self._blocks(unit, slot, there)))
+        def of_width(width: int, many: int) -> Callable:
+            def cut(x: jax.Array) -> jax.Array:
+                x = x[..., : many * width]
+                return jnp.moveaxis(x.reshape(*x.shape[:-1], many, width), -2, 0)
+
+            def join(x: jax.Array) -> jax.Array:
+                x = jnp.moveaxis(x, 0, -2)
+                x = x.reshape(*x.shape[:-2], many * width)
+                spare = total - many * width
+                return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, spare)])
+
+            def some(unit: jax.Array, slot: jax.Array, right: Any) -> Any:
+                blocks = self._blocks(cut(unit)[:, 0], cut(slot))
+                pair = blocks, jax.tree.map(cut, right)
+                # One by one: see `layer_quadratic.damp`.
+                return jax.tree.map(join, jax.lax.map(lambda x: solve(*x), pair))
 
             return some
 
         branches = [of_width(*pair) for pair in zip(widths, several, strict=True)]
-        steps = jnp.asarray(several, jnp.int32)
+        entries = jnp.arange(total, dtype=jnp.int32)
 
         def step(state: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
             at, carry = state
             fits = jnp.searchsorted(jnp.asarray(widths, jnp.int32), counts[order[at]])
             fits = fits.astype(jnp.int32)
-            return at + steps[fits], jax.lax.switch(fits, branches, at, carry)
+            width, many = (jnp.asarray(x, jnp.int32)[fits] for x in (widths, several))
+            rank, number = at + entries // width, entries % width
+            unit = order[jnp.minimum(rank, count - 1)]
+            there = (number < counts[unit]) & (rank < jnp.minimum(at + many, count))
+            entry = jnp.minimum(before[unit] + number, slots - 1)
+            slot = jnp.where(there, compact[entry], slots)
+            places = jnp.take(units.places, slot, mode="fill", fill_value=flat.size)
+            solved = jax.lax.switch(fits, branches, unit, slot, take(places))
+            return at + many, put(carry, places, solved)
 
         busy = jnp.sum(counts > 0, dtype=jnp.int32)
         start = (jnp.zeros((), jnp.int32), carry)
         return jax.lax.while_loop(lambda state: state[0] < busy, step, start)[1]
 
-    def _blocks(self, unit: jax.Array, slot: jax.Array, there: jax.Array) -> jax.Array:
-        """Take the blocks of R for slots of some units, [several, width, width]."""
+    def _blocks(self, unit: jax.Array, slot: jax.Array) -> jax.Array:
+        """Take the blocks of R for slots of some units, [several, width, width].
+
+        Those of slots beyond the last are of the identity.
+        """
         units = self.units
+        there = slot < units.places.size
         inputs = slot - jnp.asarray(units.first, jnp.int32)[unit][:, None]
         inputs = jnp.where(there, inputs, 0)
         stride = jnp.asarray(units.strides, jnp.int32)[unit][:, None, None]
@@ -296,8 +305,13 @@ class SupportRidge:
         return jnp.where(both, blocks, 0) + diagonal[:, :, None] * eye
 
 
-def _factor(block: jax.Array) -> jax.Array:
-    return jax.lax.linalg.cholesky(block, symmetrize_input=False)
+def _divide(lower: jax.Array, right: jax.Array, transpose: bool = False) -> jax.Array:
+    """Solve with a triangle, [width, width], for rows, [any, width]."""
+    # LAPACK takes columns: as rows lie in memory, they are those of the transpose.
+    found = jax.lax.linalg.triangular_solve(
+        lower, right.T, left_side=True, lower=True, transpose_a=transpose
+    )
+    return found.T
 
 
 def _require_numbers(entries: int) -> None:
@@ -314,8 +328,11 @@ def _require_numbers(entries: int) -> None:
 
 
 def _widths(largest: int) -> tuple[int, ...]:
-    """List the widths that blocks are solved in."""
-    widths = [min(_NARROWEST, largest)]
-    while widths[-1] < largest:
-        widths.append(min(_WIDENING * widths[-1], largest))
+    """List the widths that blocks are solved in: halves of the largest, and so on.
+
+    So as many of each fill what holds a few of the largest, or all but.
+    """
+    widths = [largest]
+    while widths[0] > _NARROWEST:
+        widths.insert(0, -(-widths[0] // 2))
     return tuple(widths)

@@ -201,7 +201,7 @@ def test_widths_hold_every_block():
 
     assert _widths(5) == (5,)
     assert _widths(16) == (16,)
-    assert _widths(100) == (16, 32, 64, 100)
+    assert _widths(100) == (13, 25, 50, 100)
 
 
 def test_more_entries_than_an_int32_numbers_are_too_many(monkeypatch):
