@@ -23,7 +23,8 @@ from swapjax.pruning.solvers.cholesky import resolution
 from swapjax.pruning.solvers.kfac import Kronecker
 
 _COLUMNS = 1024  # entries at a time, of as many blocks as hold them
-_NARROWEST = 16  # the width that is halved no more
+_NARROWEST = 16
+_WIDENING = 2  # from each width to the next
 _MOST = 2**31 - 1  # entries that an int32 numbers
 
 
@@ -219,8 +220,8 @@ class SupportRidge:
         Args:
             take: of the places of some entries in the leaves laid end to end, beyond
                 their end where there is none, what to solve for: arrays [any, entries].
-            solve: of a block of R, [width, width], and of the same of its entries,
-                arrays [any, width].
+            solve: of a block of R, [width, width], and of what was taken for its
+                entries, arrays [any, width].
             put: of the carry, the places and what was solved: the carry.
             carry: what put is given first.
         """
@@ -237,7 +238,7 @@ class SupportRidge:
         # The i-th entry kept is at the i-th of these slots.
         (compact,) = jnp.nonzero(kept, size=slots, fill_value=slots)
         widths = _widths(int(units.sizes.max()))
-        total = max(1, _COLUMNS // widths[-1]) * widths[-1]
+        total = max(_COLUMNS, widths[-1])
         several = [min(count, total // width) for width in widths]
         total = max(map(math.prod, zip(widths, several, strict=True)))
 
@@ -328,11 +329,8 @@ def _require_numbers(entries: int) -> None:
 
 
 def _widths(largest: int) -> tuple[int, ...]:
-    """List the widths that blocks are solved in: halves of the largest, and so on.
-
-    So as many of each fill what holds a few of the largest, or all but.
-    """
-    widths = [largest]
-    while widths[0] > _NARROWEST:
-        widths.insert(0, -(-widths[0] // 2))
+    """List the widths that blocks are solved in."""
+    widths = [min(_NARROWEST, largest)]
+    while widths[-1] < largest:
+        widths.append(min(_WIDENING * widths[-1], largest))
     return tuple(widths)

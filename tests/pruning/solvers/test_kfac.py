@@ -1,9 +1,12 @@
 """The Kronecker-factored ridge against dense algebra in float64."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 
 from swapjax.activations.layer import Layer
 from swapjax.gradients.stored import StoredRows
@@ -149,6 +152,60 @@ def test_products_and_solutions_are_those_of_the_dense_matrix(seed):
     np.testing.assert_allclose(flat(found.diagonal()), np.diag(matrix), rtol=1e-12)
 
 
+@pytest.mark.parametrize("density", [0.1, 0.6, 1.0])
+def test_blocks_of_several_widths_take_several_steps(monkeypatch, density):
+    """Of 1 to 40 inputs, where a step holds 64 entries and not all of each width."""
+    from swapjax.pruning.solvers import unit_blocks
+
+    monkeypatch.setattr(unit_blocks, "_COLUMNS", 64)
+    rng, shapes = np.random.default_rng(0), ((40, 9), (1, 3), (17, 2), (0, 4))
+    some, matrices, weights, blocks = [], [], [], []
+    for inputs, outputs in shapes:
+        a = rng.normal(size=(60, inputs))
+        moment = a.T @ a / 60
+        index = np.arange(inputs * outputs).reshape(1, inputs, outputs)
+        some.append(Layer(jnp.asarray(moment)[None], jnp.asarray(index, jnp.int32)))
+        matrices.append(jnp.asarray(rng.normal(size=(N, inputs, outputs))))
+        weights.append(jnp.asarray(rng.normal(size=(inputs, outputs))))
+    squares = tuple(jnp.mean(jnp.square(m), axis=0) for m in matrices)
+    found = kfac.estimate(tuple(some), tuple(weights), squares)
+    for layer, gamma, (inputs, outputs) in zip(
+        found.layers, found.gammas, shapes, strict=True
+    ):
+        block = np.zeros((inputs * outputs,) * 2)
+        for o in range(outputs):
+            at = np.arange(inputs) * outputs + o
+            block[np.ix_(at, at)] = layer.moment[0] * gamma[0, 0, o]
+        blocks.append(block)
+    full = 0.7 * scipy.linalg.block_diag(*blocks)
+    full += 0.03 * np.eye(len(full))
+    support = tuple(jnp.asarray(rng.uniform(size=s) < density) for s in shapes)
+    mask = flat(support).astype(bool)
+    source = types.SimpleNamespace(n=N, batch=1, unit=None)
+    rows = StoredRows(tuple(matrices), source)
+    units = units_of(found, jnp.dtype(jnp.float64))
+    two = tuple(jnp.stack([w, jnp.cos(w)]) for w in weights)
+
+    @jax.jit
+    def solve(two):
+        kappa, damping = jnp.asarray(0.7), jnp.asarray(0.03)
+        ridge = SupportRidge.of(found, units, support, kappa, damping)
+        first = tuple(v[0] for v in two)
+        return ridge.solve_several(two), *ridge.solve_and_gram(first, rows)
+
+    several, one, gram = solve(two)
+    inverse = np.zeros_like(full)
+    inverse[np.ix_(mask, mask)] = np.linalg.inv(full[np.ix_(mask, mask)])
+    for i, got in enumerate(
+        (tuple(v[0] for v in several), tuple(v[1] for v in several))
+    ):
+        expected = inverse @ flat(tuple(v[i] for v in two))
+        np.testing.assert_allclose(flat(got), expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(flat(one), inverse @ flat(weights), rtol=1e-9, atol=1e-9)
+    dense = np.concatenate([np.reshape(m, (N, -1)) for m in matrices], axis=1)
+    np.testing.assert_allclose(gram, dense @ inverse @ dense.T, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("algebra", ["gram", "cg"])
 @pytest.mark.parametrize("kappa", [1e-9, 0.3, 4.0, 1e7])
 def test_refit_minimises_its_objective(algebra, kappa):
@@ -201,7 +258,7 @@ def test_widths_hold_every_block():
 
     assert _widths(5) == (5,)
     assert _widths(16) == (16,)
-    assert _widths(100) == (13, 25, 50, 100)
+    assert _widths(100) == (16, 32, 64, 100)
 
 
 def test_more_entries_than_an_int32_numbers_are_too_many(monkeypatch):
