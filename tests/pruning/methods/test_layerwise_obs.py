@@ -368,6 +368,8 @@ def test_relative_errors_do_not_depend_on_the_scale_of_a_layer(method):
     }
     for a, b in zip(masks["layer", "plain"], masks["layer", "scaled"], strict=True):
         np.testing.assert_array_equal(a, b)
+    default = solve(method(), problem, target.budget).masks
+    np.testing.assert_array_equal(default[0], masks["layer", "plain"][0])
     assert np.any(masks["equal", "plain"][0] != masks["equal", "scaled"][0])
     alone = [solve(method(weigh=w), *one_layer()).masks[0] for w in ("equal", "layer")]
     np.testing.assert_array_equal(*alone)
