@@ -238,8 +238,8 @@ class SupportRidge:
         # The i-th entry kept is at the i-th of these slots.
         (compact,) = jnp.nonzero(kept, size=slots, fill_value=slots)
         widths = _widths(int(units.sizes.max()))
-        total = max(_COLUMNS, widths[-1])
-        several = [min(count, total // width) for width in widths]
+        room = max(_COLUMNS, widths[-1])
+        several = [min(count, room // width) for width in widths]
         total = max(map(math.prod, zip(widths, several, strict=True)))
 
         def of_width(width: int, many: int) -> Callable:
