@@ -33,6 +33,11 @@ from swapjax.experiments.sensitivity_plot import sensitivity_figure
 from swapjax.pruning import Method
 
 ALLOCATIONS = ("uniform", "erk", "global", "owl", "loss")
+METHODS: dict[str, Method] = {
+    "magnitude": swapjax.magnitude(),
+    "wanda": swapjax.wanda(per_output=False),
+    "layerwise-obs": swapjax.layerwise_obs(),
+}
 _CALIBRATION = 4_000  # images that statistics are estimated on
 
 
@@ -47,7 +52,6 @@ class Network:
     levels: tuple[float, ...]
     samples: int
     seeds: tuple[int, ...]
-    methods: dict[str, Method]
 
 
 NETWORKS = {
@@ -59,11 +63,6 @@ NETWORKS = {
         (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99),
         1000,
         (0, 1, 2),
-        {
-            "magnitude": swapjax.magnitude(),
-            "wanda": swapjax.wanda(per_output=False),
-            "layerwise-obs": swapjax.layerwise_obs(),
-        },
     ),
     "resnet20": Network(
         "cifar10_jpeg.npz",
@@ -73,11 +72,6 @@ NETWORKS = {
         (0.5, 0.7, 0.8, 0.9, 0.95),
         32,
         (0,),
-        {
-            "magnitude": swapjax.magnitude(),
-            "wanda": swapjax.wanda(per_output=False),
-            "layerwise-obs": swapjax.layerwise_obs(),
-        },
     ),
 }
 
@@ -88,7 +82,7 @@ class Options:
 
     networks: tuple[str, ...] = tuple(NETWORKS)
     """Any of them."""
-    methods: tuple[str, ...] = ("magnitude", "wanda", "layerwise-obs")
+    methods: tuple[str, ...] = tuple(METHODS)
     """Any of these."""
     batch: int = 16
     """Examples a row."""
@@ -172,7 +166,7 @@ class Bench:
             started = time.perf_counter()
             self.scans[name] = swapjax.sensitivity(
                 setting.model.loss_fn, setting.params, setting.data.train,
-                levels=network.levels, method=network.methods[run.method],
+                levels=network.levels, method=METHODS[run.method],
                 plan=self.plan(run.network, 0.5, "uniform"), **self.common(run),
             )  # fmt: skip
             console.print(f"  scan: {time.perf_counter() - started:.1f} s")
@@ -199,7 +193,7 @@ class Bench:
         plan = self.plan(run.network, run.sparsity, self.allocation(run))
         pruned = swapjax.prune(
             setting.model.loss_fn, setting.params, setting.data.train, plan=plan,
-            method=NETWORKS[run.network].methods[run.method], **self.common(run),
+            method=METHODS[run.method], **self.common(run),
         )  # fmt: skip
         seconds, params = time.perf_counter() - started, pruned.params
         if run.network == "resnet20":
