@@ -14,14 +14,16 @@ import jax.numpy as jnp
 from swapjax.activations.layer import Layer
 from swapjax.core import trees
 from swapjax.core.types import Leaves
-from swapjax.pruning.solvers import layer_quadratic, obc_order
+from swapjax.pruning.solvers import layer_curves, layer_quadratic
 from swapjax.pruning.solvers.kfac import Kronecker
+from swapjax.pruning.solvers.layer_parts import Part
 from swapjax.sparsity.budget import Budget
 from swapjax.sparsity.scores import fisher_diagonal
 
 GREEDY_WORK = 3e10  # outputs * inputs^3: seconds on one core, not minutes
 _DAMPING = 0.01  # in units of the mean of the diagonal, as of `layerwise_obs`
-_TOTAL_WORK = 10 * GREEDY_WORK  # of all layers
+_BLOCK = 128  # inputs of a block of the column order, as of `layerwise_obs`
+_TOTAL_WORK = 10 * GREEDY_WORK  # of all layers in the greedy order
 _DEEP = 0.51  # of what is left, the most that may stay for the order to pay: a half
 
 
@@ -39,9 +41,13 @@ def scores(
 ) -> Leaves:
     """Score weights by when they go in the greedy order under T.
 
-    Or by ``w^2 T_qq``, where little goes, whole units do, a leaf could not be followed,
-    or layers are too large. All leaves alike, since the rises along a path are not
-    those of weights that go alone. The order does not look at patterns.
+    Or by ``w^2 T_qq``, where little goes, whole units do, or a leaf could not be
+    followed. All leaves alike, since the rises along a path are not those of weights
+    that go alone. The order does not look at patterns.
+
+    A layer too large for the order goes by the curve of its error. Then errors of all
+    count relative to their layer, as in `layerwise_obs`: by gamma, the last
+    convolution of a MobileNetV1, where gradients are small, would keep one weight.
 
     Args:
         held: T.
@@ -57,15 +63,7 @@ def scores(
     def alone() -> Leaves:
         return _cast(fisher_diagonal(weights, held.diagonal()), dtype)
 
-    layers = [layer for layer in held.layers if layer is not None]
-    works = [work(layer) for layer in layers]
-    if (
-        budget.units is not None
-        or len(layers) < len(held.layers)
-        or max(works, default=0) > GREEDY_WORK
-        or sum(w * layer.layers for w, layer in zip(works, layers, strict=True))
-        > _TOTAL_WORK
-    ):
+    if budget.units is not None or any(layer is None for layer in held.layers):
         return alone()
     allowed = tuple(w != 0 for w in weights)
     if within is not None:
@@ -79,22 +77,37 @@ def scores(
 def _order(
     held: Kronecker, weights: Leaves, allowed: Leaves, dtype: jnp.dtype
 ) -> Leaves:
+    layers = [layer for layer in held.layers if layer is not None]
+    greedy = [work(layer) <= GREEDY_WORK for layer in layers]
+    total = sum(
+        work(layer) * layer.layers
+        for layer, is_greedy in zip(layers, greedy, strict=True)
+        if is_greedy
+    )
+    if total > _TOTAL_WORK:
+        greedy = [False] * len(layers)
     found = []
-    for layer, gamma, leaf, left in zip(
-        held.layers, held.gammas, held.unpack(weights), held.unpack(allowed),
+    for layer, gamma, leaf, left, is_greedy in zip(
+        layers, held.gammas, held.unpack(weights), held.unpack(allowed), greedy,
         strict=True,
     ):  # fmt: skip
         if leaf.size == 0:
             found.append(leaf)
             continue
-        assert layer is not None
-        assert gamma is not None
-        score = obc_order.order(
-            layer_quadratic.of_layer(layer, _DAMPING).hessian,
-            layer.matrix(leaf).astype(layer.moment.dtype),
-            layer.matrix(left) & (layer.reads > 0),
-            gamma.astype(layer.moment.dtype),
+        matrix = layer.matrix(leaf).astype(layer.moment.dtype)
+        factor = gamma if all(greedy) else None
+        if factor is None:
+            factor = layer_quadratic.relative(layer.moment, matrix, layer.layers)
+        part = Part(
+            layer=layer,
+            weights=matrix,
+            ranks=jnp.where(layer.matrix(left) & (layer.reads > 0), 0, -1),
+            factor=factor.astype(matrix.dtype),
+            system=layer_quadratic.of_layer(layer, _DAMPING),
+            pattern=None,
+            along=jnp.asarray(True),
         )
+        score = part.path() if is_greedy else layer_curves.scores(part, _BLOCK)
         found.append(layer.leaf(score, leaf.shape))
     return held.pack(_cast(tuple(found), dtype))
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from swapjax.activations.layer import Layer
 from swapjax.core.types import Leaves
 from swapjax.pruning.method import Problem, layers_of, rows_of
-from swapjax.pruning.solvers import layer_quadratic, sparsegpt_order
+from swapjax.pruning.solvers import layer_quadratic, obc_order, sparsegpt_order
 from swapjax.sparsity.budget import Budget
 from swapjax.sparsity.patterns import NM
 
@@ -44,6 +44,17 @@ class Part(NamedTuple):
         """Score each weight by the error if it went alone; -1 for those that go."""
         score = self.factor * layer_quadratic.saliency(self.system.root, self.weights)
         return jnp.where(self.ranks == 0, score, -1)
+
+    def path(self) -> jax.Array:
+        """Score each weight by when it goes in the greedy order."""
+        return obc_order.order(
+            self.system.hessian,
+            self.weights,
+            self.ranks == 0,
+            self.factor,
+            self.pattern,
+            self.along,
+        )
 
     def sweep(self, support: jax.Array, block: int) -> tuple[jax.Array, jax.Array]:
         """Prune in the column order, from a first support, by blocks of inputs.

@@ -12,7 +12,6 @@ from swapjax.pruning.solvers import (
     layer_cg,
     layer_curves,
     layer_quadratic,
-    obc_order,
 )
 from swapjax.pruning.solvers.candidates import conclude
 from swapjax.pruning.solvers.layer_order import GREEDY_WORK, work
@@ -97,7 +96,7 @@ def _supports(
 
     def score(i: int) -> jax.Array:
         if greedy[i]:
-            return _path(parts[i])
+            return parts[i].path()
         groups = {budget.groups[n] for n in budget.layers.numbers[i]}
         if budget.pattern(i) is None and any(sharing[group] > 1 for group in groups):
             return layer_curves.scores(parts[i], block)
@@ -108,17 +107,6 @@ def _supports(
         for i, (part, w) in enumerate(zip(parts, problem.weights, strict=True))
     )
     return select(tuple(scores), budget, problem.within)
-
-
-def _path(part: Part) -> jax.Array:
-    return obc_order.order(
-        part.system.hessian,
-        part.weights,
-        part.ranks == 0,
-        part.factor,
-        part.pattern,
-        part.along,
-    )
 
 
 def _fit(

@@ -7,7 +7,8 @@ import pytest
 
 import swapjax
 from swapjax.activations.layer import Layer
-from swapjax.pruning.solvers import kfac, layer_order
+from swapjax.pruning.solvers import kfac, layer_curves, layer_order, layer_quadratic
+from swapjax.pruning.solvers.layer_parts import Part
 from swapjax.sparsity import scores
 from swapjax.sparsity.budget import Budget
 
@@ -44,19 +45,17 @@ def budget(kept):
     return Budget(jnp.asarray([kept], jnp.int32), (0, 0), (0, 0))
 
 
-def one_by_one(held, weights, within):
+def one_by_one(held, factors, weights, within):
     """Remove weights one by one in float64; the scaled rises, -1 for those outside."""
     found = []
-    for layer, gamma, w, m in zip(
-        held.layers, held.gammas, weights, within, strict=True
-    ):
+    for layer, counts, w, m in zip(held.layers, factors, weights, within, strict=True):
         scored = np.full(w.size, -1.0)
         for g, matrix in enumerate(np.asarray(layer.moment, np.float64)):
             inputs = np.any(np.asarray(layer.index[g]) >= 0, axis=1)
             damped = matrix + 0.01 * np.diag(matrix).sum() / inputs.sum() * np.eye(
                 len(matrix)
             )
-            for o, factor in enumerate(np.asarray(gamma, np.float64)[g, 0]):
+            for o, factor in enumerate(np.asarray(counts, np.float64)[g, 0]):
                 places = np.asarray(layer.index[g, :, o])
                 dense = np.where(places < 0, 0, np.ravel(w)[places])
                 left = [
@@ -81,7 +80,8 @@ def test_rises_are_those_of_one_weight_at_a_time(problem, share):
     rng = np.random.default_rng(1)
     within = tuple(jnp.asarray(rng.uniform(size=s) < share) for s in SHAPES)
     got = jax.jit(lambda w: layer_order.scores(held, w, within, budget(5)))(weights)
-    for x, y in zip(got, one_by_one(held, weights, within), strict=True):
+    expected = one_by_one(held, held.gammas, weights, within)
+    for x, y in zip(got, expected, strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-4)
 
 
@@ -96,9 +96,7 @@ def test_where_little_goes_weights_are_scored_alone(problem):
         )  # fmt: skip
 
 
-def test_a_leaf_that_is_not_followed_or_too_large_leaves_all_scored_alone(
-    problem, monkeypatch
-):
+def test_a_leaf_that_is_not_followed_leaves_all_scored_alone(problem):
     held, weights = problem
     squares = tuple(jnp.ones_like(w) for w in weights)
     some = kfac.estimate((held.layers[0], None), weights, squares)
@@ -106,10 +104,54 @@ def test_a_leaf_that_is_not_followed_or_too_large_leaves_all_scored_alone(
     for x, y in zip(got, scores.fisher_diagonal(weights, some.diagonal()), strict=True):
         np.testing.assert_allclose(x, y)
 
-    monkeypatch.setattr(layer_order, "GREEDY_WORK", 10)
+
+def relative(layer, weights):
+    """One over what the layer gives, [groups, 1, outputs], in float64."""
+    index = np.asarray(layer.index)
+    matrix = np.where(index < 0, 0, np.ravel(weights)[index])
+    given = np.einsum("gio,gij,gjo->", matrix, layer.moment, matrix)
+    return np.full((len(index), 1, index.shape[2]), 1 / given)
+
+
+def by_curve(layer, weights, within):
+    part = Part(
+        layer=layer,
+        weights=layer.matrix(weights),
+        ranks=jnp.where(layer.matrix(within) & (layer.reads > 0), 0, -1),
+        factor=jnp.asarray(relative(layer, weights), jnp.float32),
+        system=layer_quadratic.of_layer(layer, 0.01),
+        pattern=None,
+        along=jnp.asarray(True),
+    )
+    return layer.leaf(layer_curves.scores(part, block=128), weights.shape)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.6])
+def test_beside_a_layer_too_large_errors_count_relative_to_the_layer(
+    problem, share, monkeypatch
+):
+    held, weights = problem
+    rng = np.random.default_rng(1)
+    within = tuple(jnp.asarray(rng.uniform(size=s) < share) for s in SHAPES)
+    monkeypatch.setattr(layer_order, "GREEDY_WORK", 300)  # 375 and 256
+    large, small = layer_order.scores(held, weights, within, budget(5))
+    factors = map(relative, held.layers, weights)
+    _, rises = one_by_one(held, factors, weights, within)
+    np.testing.assert_allclose(small, rises, rtol=1e-4)
+    curve = by_curve(held.layers[0], weights[0], within[0])
+    np.testing.assert_allclose(large, curve, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "limit"), [("GREEDY_WORK", 10), ("_TOTAL_WORK", 600)])
+def test_no_layer_is_ordered_where_each_or_all_are_too_large(
+    problem, name, limit, monkeypatch
+):
+    held, weights = problem
+    monkeypatch.setattr(layer_order, name, limit)
     got = layer_order.scores(held, weights, None, budget(3))
-    for x, y in zip(got, scores.fisher_diagonal(weights, held.diagonal()), strict=True):
-        np.testing.assert_allclose(x, y)
+    for layer, w, x in zip(held.layers, weights, got, strict=True):
+        curve = by_curve(layer, w, jnp.ones_like(w, bool))
+        np.testing.assert_allclose(x, curve, rtol=1e-4)
 
 
 def test_narrow_weights_are_ordered_in_float32(problem):
