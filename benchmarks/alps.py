@@ -184,7 +184,13 @@ def solve(method: Method, problem: Problem, budget: Budget) -> Solution:
 
 
 cg = jax.jit(layer_cg.refit)
-exact = jax.jit(layer_quadratic.refit)
+
+
+@jax.jit
+def exact(hessian: jax.Array, reference: jax.Array, support: jax.Array) -> jax.Array:
+    """Re-fit a layer output by output."""
+    (fitted,) = layer_quadratic.refit([hessian], [reference], [support])
+    return fitted
 
 
 def timed(function: Any, static: tuple, *args: Any) -> tuple[Any, float]:

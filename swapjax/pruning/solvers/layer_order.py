@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from swapjax.activations.layer import Layer
 from swapjax.core import trees
 from swapjax.core.types import Leaves
-from swapjax.pruning.solvers import layer_curves, layer_quadratic
+from swapjax.pruning.solvers import layer_curves, layer_parts, layer_quadratic
 from swapjax.pruning.solvers.kfac import Kronecker
 from swapjax.pruning.solvers.layer_parts import Part
 from swapjax.sparsity.budget import Budget
@@ -86,14 +86,12 @@ def _order(
     )
     if total > _TOTAL_WORK:
         greedy = [False] * len(layers)
-    found = []
-    for layer, gamma, leaf, left, is_greedy in zip(
-        layers, held.gammas, held.unpack(weights), held.unpack(allowed), greedy,
-        strict=True,
-    ):  # fmt: skip
-        if leaf.size == 0:
-            found.append(leaf)
-            continue
+    systems = layer_quadratic.of_layers(layers, _DAMPING)
+    leaves, inside = held.unpack(weights), held.unpack(allowed)
+    parts = []
+    for layer, system, gamma, leaf, left in zip(
+        layers, systems, held.gammas, leaves, inside, strict=True
+    ):
         matrix = layer.matrix(leaf).astype(layer.moment.dtype)
         factor = gamma if all(greedy) else None
         if factor is None:
@@ -103,13 +101,20 @@ def _order(
             weights=matrix,
             ranks=jnp.where(layer.matrix(left) & (layer.reads > 0), 0, -1),
             factor=factor.astype(matrix.dtype),
-            system=layer_quadratic.of_layer(layer, _DAMPING),
+            system=system,
             pattern=None,
             along=jnp.asarray(True),
         )
-        score = part.path() if is_greedy else layer_curves.scores(part, _BLOCK)
-        found.append(layer.leaf(score, leaf.shape))
-    return held.pack(_cast(tuple(found), dtype))
+        parts.append(part)
+    ordered = [part for part, is_greedy in zip(parts, greedy, strict=True) if is_greedy]
+    paths = iter(layer_parts.paths(ordered))
+    found = tuple(
+        part.layer.leaf(
+            next(paths) if is_greedy else layer_curves.scores(part, _BLOCK), leaf.shape
+        )
+        for part, is_greedy, leaf in zip(parts, greedy, leaves, strict=True)
+    )
+    return held.pack(_cast(found, dtype))
 
 
 def _cast(leaves: Leaves, dtype: jnp.dtype) -> Leaves:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
 import jax
@@ -45,17 +46,6 @@ class Part(NamedTuple):
         score = self.factor * layer_quadratic.saliency(self.system.root, self.weights)
         return jnp.where(self.ranks == 0, score, -1)
 
-    def path(self) -> jax.Array:
-        """Score each weight by when it goes in the greedy order."""
-        return obc_order.order(
-            self.system.hessian,
-            self.weights,
-            self.ranks == 0,
-            self.factor,
-            self.pattern,
-            self.along,
-        )
-
     def sweep(self, support: jax.Array, block: int) -> tuple[jax.Array, jax.Array]:
         """Prune in the column order, from a first support, by blocks of inputs.
 
@@ -85,6 +75,23 @@ class Part(NamedTuple):
         return jnp.sum(self.factor * change * read, axis=(1, 2))
 
 
+def paths(parts: Sequence[Part]) -> list[jax.Array]:
+    """Score the weights of each part by when they go in the greedy order."""
+    found: dict[int, jax.Array] = {}
+    for pattern in dict.fromkeys(part.pattern for part in parts):
+        some = {i: part for i, part in enumerate(parts) if part.pattern == pattern}
+        scores = obc_order.order(
+            [part.system.hessian for part in some.values()],
+            [part.weights for part in some.values()],
+            [part.ranks == 0 for part in some.values()],
+            [part.factor for part in some.values()],
+            pattern,
+            [part.along for part in some.values()],
+        )
+        found.update(zip(some, scores, strict=True))
+    return [found[i] for i in range(len(parts))]
+
+
 def check_weigh(weigh: str) -> None:
     """Raise ValueError for a name that is none."""
     if weigh not in get_args(Weigh):
@@ -108,10 +115,14 @@ def make_parts(
         ValueError: for a problem without layers, or without rows where they weigh.
     """
     squares = rows_of(problem).mean_squares() if weigh == "fisher" else None
+    aligned = [
+        _align(layer, leaf.shape, budget.pattern(i))
+        for i, (leaf, layer) in enumerate(zip(wbar, layers_of(problem), strict=True))
+    ]
+    systems = layer_quadratic.of_layers([layer for layer, _ in aligned], damping)
     parts = []
-    for i, (leaf, layer) in enumerate(zip(wbar, layers_of(problem), strict=True)):
+    for i, (leaf, (layer, along)) in enumerate(zip(wbar, aligned, strict=True)):
         pattern = budget.pattern(i)
-        layer, along = _align(layer, leaf.shape, pattern)
         weights = layer.matrix(leaf).astype(layer.moment.dtype)
         ranks = jnp.where((weights != 0) & (layer.reads > 0), 0, -1)
         if problem.within is not None:
@@ -133,7 +144,7 @@ def make_parts(
                 weights=weights,
                 ranks=ranks,
                 factor=factor,
-                system=layer_quadratic.of_layer(layer, damping),
+                system=systems[i],
                 pattern=pattern
                 if inputs % (pattern.m if pattern else 1) == 0
                 else None,

@@ -10,13 +10,14 @@ that share nothing: weights are [groups, inputs, outputs], Hessians
 [groups, inputs, inputs].
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from swapjax.activations.layer import Layer
-from swapjax.pruning.solvers import cholesky
+from swapjax.pruning.solvers import by_output, cholesky
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -38,19 +39,20 @@ class Quadratic(NamedTuple):
     raised: jax.Array
 
 
-def of_layer(layer: Layer, damping: float) -> Quadratic:
-    """Damp the moment of a layer, in units of the inputs that there are."""
-    inside = jnp.any(layer.index >= 0, axis=2) if layer.filled else None
-    return damp(layer.moment, damping, layers=layer.layers, inside=inside)
+def of_layers(layers: Sequence[Layer], damping: float) -> list[Quadratic]:
+    """Damp the moments of several layers, in units of the inputs that there are."""
+    units = [
+        _units(
+            layer.moment,
+            layer.layers,
+            jnp.any(layer.index >= 0, axis=2) if layer.filled else None,
+        )
+        for layer in layers
+    ]
+    return _damp([layer.moment for layer in layers], units, damping)
 
 
-def damp(
-    moment: jax.Array,
-    damping: float,
-    *,
-    layers: int = 1,
-    inside: jax.Array | None = None,
-) -> Quadratic:
+def damp(moment: jax.Array, damping: float) -> Quadratic:
     """Damp a moment, and if that leaves it singular, tenfold more until it is not.
 
     Args:
@@ -58,6 +60,16 @@ def damp(
         damping: 0 or more, in units of the mean of the diagonal: of the group, or of
             the layer where a group reads only zeros. A layer that reads only zeros
             has the unit 1.
+    """
+    (found,) = _damp([moment], [_units(moment, 1, None)], damping)
+    return found
+
+
+def _units(moment: jax.Array, layers: int, inside: jax.Array | None) -> jax.Array:
+    """Find the unit of each group's damping, [groups].
+
+    Args:
+        moment: [groups, inputs, inputs].
         layers: how many layers the groups belong to, the same number to each.
         inside: bool[groups, inputs], the inputs that there are; None for all.
     """
@@ -69,22 +81,39 @@ def damp(
         means = jnp.sum(diagonal, axis=-1) / count.astype(moment.dtype)
     whole = jnp.mean(means.reshape(layers, -1), axis=-1, keepdims=True)
     whole = jnp.broadcast_to(whole, (layers, len(means) // layers)).reshape(-1)
-    units = jnp.where(means > 0, means, jnp.where(whole > 0, whole, 1))
-    eye = jnp.eye(moment.shape[-1], dtype=moment.dtype)
+    return jnp.where(means > 0, means, jnp.where(whole > 0, whole, 1))
+
+
+def _damp(
+    moments: Sequence[jax.Array], units: Sequence[jax.Array], damping: float
+) -> list[Quadratic]:
+    """Damp moments, those of equal inputs in one program (see `by_output`)."""
 
     def one(matrix: jax.Array) -> tuple[jax.Array, ...]:
         # Of the matrix turned round, so that the factor becomes upper triangular.
         found = cholesky.factor(matrix[::-1, ::-1], damping)
         upper = found.lower[::-1, ::-1]
+        eye = jnp.eye(len(matrix), dtype=matrix.dtype)
         root = jax.scipy.linalg.solve_triangular(upper, eye)
         return root, found.ridge, found.raised
 
-    # One group after the other, here and wherever systems are solved: on a CPU a batch
-    # of LAPACK calls shares a thread pool with what waits for it, and was seen to hang.
-    root, ridge, raised = jax.lax.map(one, moment / units[:, None, None])
-    hessian = moment + (ridge * units)[:, None, None] * eye
-    root = root / jnp.sqrt(units)[:, None, None]
-    return Quadratic(hessian, root, jnp.max(ridge), jnp.any(raised))
+    found: dict[int, Quadratic] = {}
+    for places in by_output.alike(moments):
+        scaled = [moments[i] / units[i][:, None, None] for i in places]
+        # One group after the other, here and wherever systems are solved: on a CPU a
+        # batch of LAPACK calls shares a thread pool with what waits for it, and was
+        # seen to hang.
+        solved = jax.lax.map(one, jnp.concatenate(scaled))
+        begin = 0
+        for i in places:
+            end = begin + len(moments[i])
+            root, ridge, raised = (x[begin:end] for x in solved)
+            eye = jnp.eye(moments[i].shape[-1], dtype=moments[i].dtype)
+            hessian = moments[i] + (ridge * units[i])[:, None, None] * eye
+            root = root / jnp.sqrt(units[i])[:, None, None]
+            found[i] = Quadratic(hessian, root, jnp.max(ridge), jnp.any(raised))
+            begin = end
+    return [found[i] for i in range(len(moments))]
 
 
 def error(hessian: jax.Array, weights: jax.Array, reference: jax.Array) -> jax.Array:
@@ -130,19 +159,29 @@ def saliency(root: jax.Array, weights: jax.Array) -> jax.Array:
     return jnp.square(weights) / diagonal[:, :, None]
 
 
-def refit(hessian: jax.Array, reference: jax.Array, support: jax.Array) -> jax.Array:
-    """Find the weights on a support that minimise E: one system for each output.
+def refit(
+    hessians: Sequence[jax.Array],
+    references: Sequence[jax.Array],
+    supports: Sequence[jax.Array],
+) -> list[jax.Array]:
+    """Find the weights on supports that minimise E: one system for each output.
 
     Takes O(outputs * inputs^3) time. It solves for the change of the weights, which
     loses fewer digits than solving for the weights would.
 
     Args:
-        hessian: H.
-        reference: Wbar.
-        support: bool, where weights may be other than zero.
+        hessians: H of each of several layers.
+        references: Wbar.
+        supports: bool, where weights may be other than zero.
     """
-    groups, inputs, outputs = reference.shape
-    eye = jnp.eye(inputs, dtype=hessian.dtype)
+    return by_output.solve(_refit, hessians, references, supports)
+
+
+def _refit(
+    hessian: jax.Array, group: jax.Array, reference: jax.Array, support: jax.Array
+) -> jax.Array:
+    """Do so for outputs of layers of equal inputs, [outputs, inputs]."""
+    eye = jnp.eye(hessian.shape[-1], dtype=hessian.dtype)
 
     def one(item: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         group, wbar, kept = item
@@ -154,11 +193,4 @@ def refit(hessian: jax.Array, reference: jax.Array, support: jax.Array) -> jax.A
         )
         return jnp.where(kept, wbar + change, 0)
 
-    flat = lambda x: x.swapaxes(1, 2).reshape(groups * outputs, inputs)  # noqa: E731
-    items = (
-        jnp.repeat(jnp.arange(groups), outputs),
-        flat(reference),
-        flat(support),
-    )
-    fitted = jax.lax.map(one, items)
-    return fitted.reshape(groups, outputs, inputs).swapaxes(1, 2)
+    return jax.lax.map(one, (group, reference, support))

@@ -11,6 +11,7 @@ from swapjax.pruning.method import Problem, Solution
 from swapjax.pruning.solvers import (
     layer_cg,
     layer_curves,
+    layer_parts,
     layer_quadratic,
 )
 from swapjax.pruning.solvers.candidates import conclude
@@ -47,15 +48,7 @@ def solve(
         for part in parts
     ]
     masks = _supports(problem, budget, parts, greedy, block)
-    masks, fitted, errors = zip(
-        *(
-            _fit(part, mask, leaf, None if is_greedy else block, refit)
-            for part, mask, leaf, is_greedy in zip(
-                parts, masks, wbar, greedy, strict=True
-            )
-        ),
-        strict=True,
-    )
+    masks, fitted, errors = _fit(parts, masks, wbar, greedy, block, refit)
     return conclude(
         problem,
         fitted,
@@ -94,9 +87,12 @@ def _supports(
         return select(tuple(alone), budget, problem.within)
     sharing = collections.Counter(budget.groups)
 
+    ordered = [part for part, is_greedy in zip(parts, greedy, strict=True) if is_greedy]
+    paths = iter(layer_parts.paths(ordered))
+
     def score(i: int) -> jax.Array:
         if greedy[i]:
-            return parts[i].path()
+            return next(paths)
         groups = {budget.groups[n] for n in budget.layers.numbers[i]}
         if budget.pattern(i) is None and any(sharing[group] > 1 for group in groups):
             return layer_curves.scores(parts[i], block)
@@ -110,29 +106,54 @@ def _supports(
 
 
 def _fit(
-    part: Part,
-    mask: jax.Array,
-    leaf: jax.Array,
-    block: int | None,
+    parts: list[Part],
+    masks: Leaves,
+    wbar: Leaves,
+    greedy: list[bool],
+    block: int,
     refit: bool,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Find support and weights of a leaf, and the error without and with new values.
+) -> tuple[Leaves, Leaves, list[jax.Array]]:
+    """Find support and weights of leaves, and the errors without and with new values.
 
     In the column order by blocks, or in none on the support that is there.
     """
-    support = part.layer.matrix(mask)
-    fitted = cut = jnp.where(support, part.weights, 0)
-    if block is not None:
-        fitted, support = part.sweep(support, block)
-        cut = jnp.where(support, part.weights, 0)
-    if block is None or refit:
-        hessian = part.system.hessian
-        if work(part.layer) <= _EXACT_WORK:
-            fitted = layer_quadratic.refit(hessian, part.weights, support)
-        else:
-            fitted = layer_cg.refit(hessian, part.weights, support, fitted)
+    supports, fitted = [], []
+    for part, mask, is_greedy in zip(parts, masks, greedy, strict=True):
+        support = part.layer.matrix(mask)
+        swept = jnp.where(support, part.weights, 0)
+        if not is_greedy:
+            swept, support = part.sweep(support, block)
+        supports.append(support)
+        fitted.append(swept)
+    cuts = [
+        jnp.where(support, part.weights, 0)
+        for part, support in zip(parts, supports, strict=True)
+    ]
+    again = [i for i, is_greedy in enumerate(greedy) if is_greedy or refit]
+    exact = [i for i in again if work(parts[i].layer) <= _EXACT_WORK]
+    solved = layer_quadratic.refit(
+        [parts[i].system.hessian for i in exact],
+        [parts[i].weights for i in exact],
+        [supports[i] for i in exact],
+    )
+    for i, weights in zip(exact, solved, strict=True):
+        fitted[i] = weights
+    for i in (i for i in again if i not in exact):
+        part = parts[i]
+        fitted[i] = layer_cg.refit(
+            part.system.hessian, part.weights, supports[i], fitted[i]
+        )
     return (
-        part.layer.leaf(support, leaf.shape),
-        part.layer.leaf(fitted.astype(leaf.dtype), leaf.shape),
-        jnp.stack([part.error(w) for w in (cut, fitted)]),
+        tuple(
+            part.layer.leaf(support, leaf.shape)
+            for part, support, leaf in zip(parts, supports, wbar, strict=True)
+        ),
+        tuple(
+            part.layer.leaf(w.astype(leaf.dtype), leaf.shape)
+            for part, w, leaf in zip(parts, fitted, wbar, strict=True)
+        ),
+        [
+            jnp.stack([part.error(cut), part.error(w)])
+            for part, cut, w in zip(parts, cuts, fitted, strict=True)
+        ],
     )

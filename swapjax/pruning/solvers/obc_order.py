@@ -6,10 +6,12 @@ to go, so it is found once, to the end, and any budget is a cut through it.
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
+from swapjax.pruning.solvers import by_output
 from swapjax.sparsity.patterns import NM
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -17,52 +19,65 @@ _PATH_BYTES = 2**24  # of the inverses that are updated at a time
 
 
 def order(
-    hessian: jax.Array,
-    weights: jax.Array,
-    alive: jax.Array,
-    factor: jax.Array,
+    hessians: Sequence[jax.Array],
+    weights: Sequence[jax.Array],
+    alive: Sequence[jax.Array],
+    factors: Sequence[jax.Array],
     pattern: NM | None = None,
-    obey: jax.Array | bool = True,
-) -> jax.Array:
-    """Score every weight by when it goes.
+    obey: Sequence[jax.Array] | None = None,
+) -> list[jax.Array]:
+    """Score every weight of several layers by when it goes.
 
     O(outputs * inputs^3) time.
 
     Args:
-        hessian: H of the layer's quadratic, [groups, inputs, inputs].
-        weights: [groups, inputs, outputs].
+        hessians: H of each layer's quadratic, [groups, inputs, inputs].
+        weights: [groups, inputs, outputs] each.
         alive: bool; what is not goes first.
-        factor: [groups, 1, outputs], what the errors of an output are multiplied with.
+        factors: [groups, 1, outputs], what the errors of an output are multiplied with.
         pattern: lets no more go of each m inputs in a row than it asks for.
-        obey: False leaves the pattern to what is done with the scores; may be traced.
+        obey: bool[] each, False leaves the pattern to what is done with the scores; may
+            be traced. None for True.
 
     Returns:
         Scores [groups, inputs, outputs], rising strictly along the order in which an
         output's weights go: -1 for those not alive, then the scaled rises of the
         error, each no less than those before it; infinity for what a pattern holds.
     """
+    obeyed = [True] * len(weights) if obey is None else obey
+    obeyed = [
+        jnp.broadcast_to(jnp.asarray(o), f.shape)
+        for o, f in zip(obeyed, factors, strict=True)
+    ]
+    each = functools.partial(_order, pattern=pattern)
+    return by_output.solve(each, hessians, weights, alive, factors, obeyed)
+
+
+def _order(
+    hessian: jax.Array,
+    group: jax.Array,
+    weights: jax.Array,
+    alive: jax.Array,
+    factor: jax.Array,
+    obey: jax.Array,
+    pattern: NM | None,
+) -> jax.Array:
+    """Score outputs of layers of equal inputs, [outputs, inputs]."""
     if weights.size == 0:
         return weights
-    groups, inputs, outputs = weights.shape
-    flat = lambda x: x.swapaxes(1, 2).reshape(groups * outputs, -1)  # noqa: E731
-    items = (
-        jnp.repeat(jnp.arange(groups), outputs),
-        flat(weights),
-        flat(alive),
-        flat(factor)[:, 0],
-    )
+    count, inputs = weights.shape
+    items = group, weights, alive, factor[:, 0], obey[:, 0]
     steps = jnp.max(jnp.sum(alive, axis=1, dtype=jnp.int32))
 
     def several(items: tuple) -> jax.Array:
-        group, w, living, counts = items
+        group, w, living, counts, obeys = items
         begin = lambda item: _start(hessian[item[0]], *item[1:])  # noqa: E731
         starts = jax.lax.map(begin, (group, w, living))
-        path = functools.partial(_path, steps=steps, pattern=pattern, obey=obey)
+        path = functools.partial(_path, steps=steps, pattern=pattern)
         new, inverses = starts
-        return jax.vmap(path)(new, inverses, living, counts)
+        return jax.vmap(path)(new, inverses, living, counts, obeys)
 
-    # The systems one by one (see quadratic.damp), the paths side by side.
-    count = groups * outputs
+    # The systems one by one (see `layer_quadratic.damp`), the paths side by side.
     bytes_each = inputs * inputs * weights.dtype.itemsize
     together = min(max(1, _PATH_BYTES // bytes_each), count)
     chunks = -(-count // together)
@@ -73,8 +88,7 @@ def order(
         return filled.reshape(chunks, together, *x.shape[1:])
 
     scores = jax.lax.map(several, jax.tree.map(fold, items))
-    scores = scores.reshape(-1, inputs)[:count]
-    return scores.reshape(groups, outputs, inputs).swapaxes(1, 2)
+    return scores.reshape(-1, inputs)[:count]
 
 
 def _start(
@@ -95,9 +109,9 @@ def _path(
     inverse: jax.Array,
     alive: jax.Array,
     factor: jax.Array,
+    obey: jax.Array,
     steps: jax.Array,
     pattern: NM | None,
-    obey: jax.Array | bool,
 ) -> jax.Array:
     """Score one output, [inputs], in no more steps than any output needs."""
     size = len(weights)
@@ -112,7 +126,7 @@ def _path(
         rises = jnp.square(w) / diagonal
         gone = jnp.sum(~left.reshape(groups, -1), axis=-1, keepdims=True)
         free = jnp.broadcast_to(gone < room, (groups, size // groups)).ravel()
-        free |= ~jnp.asarray(obey)
+        free |= ~obey
         rank = jnp.where(left & free, rises, jnp.inf)
         q = jnp.argmin(rank)
         row = inverse[q]

@@ -119,7 +119,7 @@ def by_curve(layer, weights, within):
         weights=layer.matrix(weights),
         ranks=jnp.where(layer.matrix(within) & (layer.reads > 0), 0, -1),
         factor=jnp.asarray(relative(layer, weights), jnp.float32),
-        system=layer_quadratic.of_layer(layer, 0.01),
+        system=layer_quadratic.of_layers([layer], 0.01)[0],
         pattern=None,
         along=jnp.asarray(True),
     )

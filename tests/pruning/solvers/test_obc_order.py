@@ -12,7 +12,11 @@ from swapjax.pruning.solvers import obc_order
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-path = jax.jit(obc_order.order)
+
+@jax.jit
+def path(hessian, weights, alive, factor):
+    (scores,) = obc_order.order([hessian], [weights], [alive], [factor])
+    return scores
 
 
 @pytest.mark.parametrize("inputs", [1, 9])
