@@ -21,7 +21,8 @@ from swapjax.pruning.solvers.kfac import Kronecker, estimate
 from swapjax.pruning.solvers.natural_step import Trust
 from swapjax.pruning.solvers.refit import Dual, Ground, Refit, prepare, refit, solve
 from swapjax.pruning.solvers.targets import State, Target
-from swapjax.pruning.solvers.unit_blocks import SupportRidge, Units, units_of
+from swapjax.pruning.solvers.unit_blocks import SupportRidge
+from swapjax.pruning.solvers.units import Units, units_of
 
 Ridge = Literal["identity", "kfac"]
 
@@ -157,7 +158,9 @@ def on_support(
             return None
         assert setting.kappa is not None
         of = held.kronecker, held.units, support
-        return SupportRidge.of(*of, setting.kappa, held.damping(setting))
+        return SupportRidge.of(
+            *of, setting.kappa, held.damping(setting), in_blocks=not with_products
+        )
 
     if with_products:
 

@@ -9,7 +9,8 @@ from swapjax.activations.layer import Layer
 from swapjax.gradients.stored import StoredRows
 from swapjax.pruning.solvers import conjugate_gradients, kfac, targets
 from swapjax.pruning.solvers.refit import prepare, refit
-from swapjax.pruning.solvers.unit_blocks import SupportRidge, units_of
+from swapjax.pruning.solvers.unit_blocks import SupportRidge
+from swapjax.pruning.solvers.units import units_of
 
 N = 7
 SHAPES = ((6, 5), (3,), (7, 3))
@@ -246,14 +247,16 @@ def test_widths_hold_every_block():
 
 
 def test_more_entries_than_an_int32_numbers_are_too_many(monkeypatch):
-    from swapjax.pruning.solvers import unit_blocks
+    from swapjax.pruning.solvers import units as rooms
 
     _, weights, found = make()
     units, one = units_of(found, jnp.dtype(jnp.float64)), jnp.asarray(1.0)
-    ridge = SupportRidge.of(found, units, supports(0), one, one)
-    monkeypatch.setattr(unit_blocks, "_MOST", 60)
+    monkeypatch.setattr(rooms, "_MOST", 60)
+    given = found, units, supports(0), one, one
     with pytest.raises(ValueError, match=r"ridge: the blocks of .kfac. have .* than"):
-        ridge.solve(weights)
+        SupportRidge.of(*given)
+    # Products number nothing.
+    SupportRidge.of(*given, in_blocks=False).multiply(weights)
 
 
 def test_weights_in_16_bits_are_held_in_full_precision():
