@@ -49,6 +49,10 @@ METHODS: dict[str, tuple[Method, bool]] = {
         swapjax.linear_regression(ridge="kfac", first_order=False),
         False,
     ),
+    "linear-regression, kfac, initial": (
+        swapjax.linear_regression(ridge="kfac", reference="initial", first_order=False),
+        False,
+    ),
     "linear-regression, kfac, batch statistics": (
         swapjax.linear_regression(ridge="kfac", first_order=False),
         True,

@@ -66,10 +66,11 @@ def linear_regression(
             with ``ridge="kfac"`` also ``"kfac"`` (``w^2 T_qq``) and ``"obs"`` (what is
             left when weights go one by one, the others of their output re-fitted under
             T, as in `layerwise_obs`, in a stage that removes half of what is left or
-            more; in others, and where a layer is too large or could not be followed,
-            ``w^2 T_qq``), or ``"iht"`` (gradient steps from magnitude, thresholded,
-            under the identity). Of several the one with the lowest loss is taken; by
-            default magnitude, and obd or, with ``ridge="kfac"``, obs.
+            more; by curves of errors where a layer is too large; in other stages, and
+            where a layer could not be followed, ``w^2 T_qq``), or ``"iht"`` (gradient
+            steps from magnitude, thresholded, under the identity). Of several the one
+            with the lowest loss is taken; by default magnitude, and obd or, with
+            ``ridge="kfac"``, obs.
         first_order: whether to follow the mean gradient too, as far as rows left out
             confirm it and what judges falls. The step shares the system; it trains as
             much as it prunes. Turn it off to compare pruning alone.
