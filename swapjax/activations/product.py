@@ -62,7 +62,8 @@ class Product(NamedTuple):
 
     def flat_moment(self) -> jax.Array:
         """Lay the levels of the moment out among its groups."""
-        return self.moment.reshape(-1, *self.moment.shape[-2:])
+        shape = self.moment.shape
+        return self.moment.reshape(math.prod(shape[:-2]), *shape[-2:])
 
 
 def of_dot(

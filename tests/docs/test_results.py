@@ -183,24 +183,52 @@ def test_many_stages():
     assert seen == 3 * 10
 
 
+STAGES = "stages, to 0.9, seed 0"  # the table of those, of both networks
+
+
 def test_resnet20():
     found = runs("resnet20_cifar10", "method", "norm", "stages", "sparsity")
-    seen, norm = [], "again"
+    seen, table = [], "one stage"
     for name, cells in rows("resnet20.md"):
-        norm = "kept" if name == "statistics kept" else norm
+        table = name if name in ("statistics kept", STAGES) else table
+        norm = "kept" if table == "statistics kept" else "again"
         for level, cell in zip(("0.5", "0.6", "0.7", "0.8", "0.9"), cells):  # noqa: B905
-            if name in RESNET20 and cell:
+            if table != STAGES and name in RESNET20 and cell:
                 values = found[RESNET20[name], norm, "1", level]
                 assert float(cell) == pytest.approx(statistics.mean(values), abs=0.0051)
                 seen.append((name, norm))
-    page = (DOCS / "results" / "resnet20.md").read_text()
-    for method, norm, stages, level in found:
-        if stages != "1":
-            assert (norm, level) == ("again", "0.9")
-            accuracy = statistics.mean(found[method, norm, stages, level])
-            assert f"{accuracy:.2f}" in page
     assert {name for name, _ in seen} == set(RESNET20)
     assert {norm for _, norm in seen} == {"again", "kept"}
+
+
+def test_stages_of_convolutional_networks():
+    initial = {
+        '`layerwise_obs(reference="initial")`': "layerwise-obs, initial",
+        '`linear_regression(ridge="kfac", reference="initial", first_order=False)`': (
+            "linear-regression, kfac, initial"
+        ),
+    }
+    keys = "method", "stages", "sparsity", "seed"
+    folders = "resnet20_cifar10", "mobilenet_cifar10"
+    found = {folder: runs(folder, *keys) for folder in folders}
+    told, inside = set(), False
+    for name, cells in rows("resnet20.md"):
+        if name == STAGES:
+            inside = True
+        elif name in ("statistics kept", "to"):
+            inside = False
+        elif inside and name != "---":
+            folder = folders[name.startswith("MobileNetV1, ")]
+            method = {**RESNET20, **initial}[name.removeprefix("MobileNetV1, ")]
+            for stages, cell in zip("128", cells, strict=True):
+                if cell:
+                    told.add(key := (folder, method, stages))
+                    (accuracy,) = found[folder][method, stages, "0.9", "0"]
+                    assert float(cell) == pytest.approx(accuracy, abs=0.0051), key
+    for folder in folders:
+        for method, stages, level, seed in found[folder]:
+            if (level, seed) == ("0.9", "0") and stages != "1":
+                assert (folder, method, stages) in told
 
 
 def test_mobilenet():
@@ -220,11 +248,12 @@ def test_mobilenet():
         ),
     }
     keys = "stages", "method", "sparsity"
-    found, seen = runs("mobilenet_cifar10", *keys), set()
+    found, seen, inside = runs("mobilenet_cifar10", *keys), set(), False
     for name, cells in rows("resnet20.md"):
+        inside |= name == "to"
         network, _, method = name.partition(", ")
         for level, cell in zip(("0.75", "0.8", "0.9", "0.95"), cells):  # noqa: B905
-            if network == "MobileNetV1" and cell:
+            if inside and network == "MobileNetV1" and cell:
                 seen.add(key := ("1", names[method], level))
                 mean = statistics.mean(found[key])
                 assert float(cell) == pytest.approx(mean, abs=0.0051)

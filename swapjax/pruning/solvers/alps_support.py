@@ -148,7 +148,7 @@ def _system(part: Part, shape: tuple[int, ...]) -> _System:
     units = size * jnp.sqrt(part.factor)
 
     def one(item: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        # One group after the other, as in `layer_quadratic.damp`.
+        # One group after the other, see `layer_quadratic`.
         h, scale, wbar = item
         values, basis = jnp.linalg.eigh(h / scale / scale.T)
         turned = jnp.matmul(basis.T, wbar, precision=_HIGHEST)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_JOINED = 1024  # inputs of the largest
+_JOINED = 2**21  # entries of the largest
 
 
 def alike(hessians: Sequence[jax.Array]) -> list[list[int]]:
@@ -22,7 +22,7 @@ def alike(hessians: Sequence[jax.Array]) -> list[list[int]]:
         hessians: of each layer, [groups, inputs, inputs].
     """
     keys = [
-        (h.shape[-1], h.dtype, i if h.shape[-1] > _JOINED else 0)
+        (h.shape[-1], h.dtype, i if h.size > _JOINED else 0)
         for i, h in enumerate(hessians)
     ]
     return [
@@ -57,8 +57,10 @@ def solve(
         # Groups are numbered through.
         sizes = np.concatenate([np.full(shapes[i][0], shapes[i][2]) for i in places])
         group = np.repeat(np.arange(len(hessian), dtype=np.int32), sizes)
-        rows = (jnp.concatenate([_rows(c[i]) for i in places]) for c in columns)
-        solved = function(hessian, jnp.asarray(group), *rows)
+        rows = [jnp.concatenate([_rows(c[i]) for i in places]) for c in columns]
+        solved = rows[0]
+        if solved.size:
+            solved = function(hessian, jnp.asarray(group), *rows)
         begin = 0
         for i in places:
             groups, inputs, outputs = shapes[i]
@@ -71,4 +73,5 @@ def solve(
 
 def _rows(columns: jax.Array) -> jax.Array:
     """Lay [groups, any, outputs] out by output, [groups * outputs, any]."""
-    return columns.swapaxes(1, 2).reshape(-1, columns.shape[1])
+    groups, side, outputs = columns.shape
+    return columns.swapaxes(1, 2).reshape(groups * outputs, side)

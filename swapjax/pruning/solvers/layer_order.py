@@ -70,12 +70,14 @@ def scores(
         allowed = tuple(a & m for a, m in zip(allowed, within, strict=True))
     left = sum(jnp.sum(a, dtype=jnp.float32) for a in allowed)
     kept = jnp.sum(budget.keep, dtype=jnp.float32)
-    order = functools.partial(_order, held, weights, allowed, dtype)
+    # Where each layer has a budget of its own only the order within it counts.
+    shared = len(set(budget.groups)) < len(budget.groups)
+    order = functools.partial(_order, held, weights, allowed, dtype, shared)
     return jax.lax.cond(kept <= _DEEP * left, order, alone)
 
 
 def _order(
-    held: Kronecker, weights: Leaves, allowed: Leaves, dtype: jnp.dtype
+    held: Kronecker, weights: Leaves, allowed: Leaves, dtype: jnp.dtype, shared: bool
 ) -> Leaves:
     layers = [layer for layer in held.layers if layer is not None]
     greedy = [work(layer) <= GREEDY_WORK for layer in layers]
@@ -85,7 +87,7 @@ def _order(
         if is_greedy
     )
     if total > _TOTAL_WORK:
-        greedy = [False] * len(layers)
+        greedy = [work(layer) == 0 for layer in layers]
     systems = layer_quadratic.of_layers(layers, _DAMPING)
     leaves, inside = held.unpack(weights), held.unpack(allowed)
     parts = []
@@ -99,6 +101,7 @@ def _order(
         part = Part(
             layer=layer,
             weights=matrix,
+            # Of those that are not left none comes before another.
             ranks=jnp.where(layer.matrix(left) & (layer.reads > 0), 0, -1),
             factor=factor.astype(matrix.dtype),
             system=system,
@@ -106,13 +109,16 @@ def _order(
             along=jnp.asarray(True),
         )
         parts.append(part)
-    ordered = [part for part, is_greedy in zip(parts, greedy, strict=True) if is_greedy]
-    paths = iter(layer_parts.paths(ordered))
+    paths = layer_parts.paths(parts, greedy)
+
+    def score(i: int) -> jax.Array:
+        if greedy[i]:
+            return paths[i]
+        return layer_curves.scores(parts[i], _BLOCK) if shared else parts[i].saliency()
+
     found = tuple(
-        part.layer.leaf(
-            next(paths) if is_greedy else layer_curves.scores(part, _BLOCK), leaf.shape
-        )
-        for part, is_greedy, leaf in zip(parts, greedy, leaves, strict=True)
+        part.layer.leaf(score(i), leaf.shape)
+        for i, (part, leaf) in enumerate(zip(parts, leaves, strict=True))
     )
     return held.pack(_cast(found, dtype))
 

@@ -75,21 +75,31 @@ class Part(NamedTuple):
         return jnp.sum(self.factor * change * read, axis=(1, 2))
 
 
-def paths(parts: Sequence[Part]) -> list[jax.Array]:
-    """Score the weights of each part by when they go in the greedy order."""
+def paths(parts: Sequence[Part], greedy: Sequence[bool]) -> dict[int, jax.Array]:
+    """Score weights by when they go in the greedy order.
+
+    Args:
+        parts: of all leaves.
+        greedy: which of them to order.
+
+    Returns:
+        The scores of each of those, [groups, inputs, outputs], by its number.
+    """
     found: dict[int, jax.Array] = {}
-    for pattern in dict.fromkeys(part.pattern for part in parts):
-        some = {i: part for i, part in enumerate(parts) if part.pattern == pattern}
+    ordered = [i for i, is_greedy in enumerate(greedy) if is_greedy]
+    for pattern in dict.fromkeys(parts[i].pattern for i in ordered):
+        places = [i for i in ordered if parts[i].pattern == pattern]
+        some = [parts[i] for i in places]
         scores = obc_order.order(
-            [part.system.hessian for part in some.values()],
-            [part.weights for part in some.values()],
-            [part.ranks == 0 for part in some.values()],
-            [part.factor for part in some.values()],
+            [part.system.hessian for part in some],
+            [part.weights for part in some],
+            [part.ranks == 0 for part in some],
+            [part.factor for part in some],
             pattern,
-            [part.along for part in some.values()],
+            [part.along for part in some],
         )
-        found.update(zip(some, scores, strict=True))
-    return [found[i] for i in range(len(parts))]
+        found.update(zip(places, scores, strict=True))
+    return found
 
 
 def check_weigh(weigh: str) -> None:

@@ -8,6 +8,9 @@ the outputs, damped, is a sum over outputs o that share one Hessian,
 and so is every formula here. Arrays have a leading axis of groups, layers side by side
 that share nothing: weights are [groups, inputs, outputs], Hessians
 [groups, inputs, inputs].
+
+Systems are solved one after the other: on a CPU a batch of LAPACK calls shares a thread
+pool with what waits for it, and was seen to hang.
 """
 
 from collections.abc import Sequence
@@ -75,7 +78,7 @@ def _units(moment: jax.Array, layers: int, inside: jax.Array | None) -> jax.Arra
     """
     diagonal = jnp.diagonal(moment, axis1=-2, axis2=-1)
     if inside is None:
-        means = jnp.mean(diagonal, axis=-1)
+        means = jnp.sum(diagonal, axis=-1) / max(diagonal.shape[-1], 1)
     else:
         count = jnp.maximum(jnp.sum(inside, axis=-1, dtype=jnp.int32), 1)
         means = jnp.sum(diagonal, axis=-1) / count.astype(moment.dtype)
@@ -100,10 +103,8 @@ def _damp(
     found: dict[int, Quadratic] = {}
     for places in by_output.alike(moments):
         scaled = [moments[i] / units[i][:, None, None] for i in places]
-        # One group after the other, here and wherever systems are solved: on a CPU a
-        # batch of LAPACK calls shares a thread pool with what waits for it, and was
-        # seen to hang.
-        solved = jax.lax.map(one, jnp.concatenate(scaled))
+        joined = jnp.concatenate(scaled)
+        solved = jax.lax.map(one, joined) if joined.size else _undamped(joined, damping)
         begin = 0
         for i in places:
             end = begin + len(moments[i])
@@ -114,6 +115,12 @@ def _damp(
             found[i] = Quadratic(hessian, root, jnp.max(ridge), jnp.any(raised))
             begin = end
     return [found[i] for i in range(len(moments))]
+
+
+def _undamped(empty: jax.Array, damping: float) -> tuple[jax.Array, ...]:
+    """Take matrices without inputs for their own roots."""
+    count = len(empty)
+    return empty, jnp.full(count, damping, empty.dtype), jnp.zeros(count, bool)
 
 
 def error(hessian: jax.Array, weights: jax.Array, reference: jax.Array) -> jax.Array:

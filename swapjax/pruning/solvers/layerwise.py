@@ -87,12 +87,11 @@ def _supports(
         return select(tuple(alone), budget, problem.within)
     sharing = collections.Counter(budget.groups)
 
-    ordered = [part for part, is_greedy in zip(parts, greedy, strict=True) if is_greedy]
-    paths = iter(layer_parts.paths(ordered))
+    paths = layer_parts.paths(parts, greedy)
 
     def score(i: int) -> jax.Array:
         if greedy[i]:
-            return next(paths)
+            return paths[i]
         groups = {budget.groups[n] for n in budget.layers.numbers[i]}
         if budget.pattern(i) is None and any(sharing[group] > 1 for group in groups):
             return layer_curves.scores(parts[i], block)

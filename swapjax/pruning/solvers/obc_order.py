@@ -63,21 +63,20 @@ def _order(
     pattern: NM | None,
 ) -> jax.Array:
     """Score outputs of layers of equal inputs, [outputs, inputs]."""
-    if weights.size == 0:
-        return weights
     count, inputs = weights.shape
     items = group, weights, alive, factor[:, 0], obey[:, 0]
-    steps = jnp.max(jnp.sum(alive, axis=1, dtype=jnp.int32))
 
     def several(items: tuple) -> jax.Array:
         group, w, living, counts, obeys = items
         begin = lambda item: _start(hessian[item[0]], *item[1:])  # noqa: E731
         starts = jax.lax.map(begin, (group, w, living))
+        # A layer of which little is left is done sooner than those beside it.
+        steps = jnp.max(jnp.sum(living, axis=1, dtype=jnp.int32))
         path = functools.partial(_path, steps=steps, pattern=pattern)
         new, inverses = starts
         return jax.vmap(path)(new, inverses, living, counts, obeys)
 
-    # The systems one by one (see `layer_quadratic.damp`), the paths side by side.
+    # The systems one by one (see `layer_quadratic`), the paths side by side.
     bytes_each = inputs * inputs * weights.dtype.itemsize
     together = min(max(1, _PATH_BYTES // bytes_each), count)
     chunks = -(-count // together)

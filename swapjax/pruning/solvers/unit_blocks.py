@@ -182,7 +182,7 @@ class SupportRidge:
                     Entries(*map(cut, entries)).blocks(units.moments),
                     jax.tree.map(cut, right),
                 )
-                # One by one: see `layer_quadratic.damp`.
+                # One by one: see `layer_quadratic`.
                 return jax.tree.map(join, jax.lax.map(lambda x: solve(*x), pair))
 
             return some

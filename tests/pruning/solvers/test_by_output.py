@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import swapjax
 from swapjax.activations.layer import Layer
 from swapjax.pruning.solvers import by_output, layer_quadratic, obc_order
 from swapjax.sparsity.patterns import NM
@@ -54,8 +55,8 @@ def test_large_ones_and_other_dtypes_stay_by_themselves(monkeypatch):
     shapes += [((1, 4, 4), "bfloat16"), ((3, 6, 6), "float32")]
     hessians = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
     assert by_output.alike(hessians) == [[0, 2], [1, 4], [3]]
-    monkeypatch.setattr(by_output, "_JOINED", 5)
-    assert by_output.alike(hessians) == [[0, 2], [1], [3], [4]]
+    monkeypatch.setattr(by_output, "_JOINED", 32)
+    assert by_output.alike(hessians) == [[0, 2], [1], [3], [4]]  # 32 entries, 36
 
 
 def test_dampings_are_those_of_each_layer(layers):
@@ -105,3 +106,35 @@ def test_orders_are_those_of_each_layer(layers, weights, pattern):
     for arrays, follows, x in zip(given, obey, found, strict=True):
         alone = obc_order.order(*([a] for a in arrays), pattern, [follows])
         np.testing.assert_array_equal(x, alone[0])
+
+
+METHODS = {
+    "layerwise_obs": swapjax.layerwise_obs(),
+    "alps": swapjax.alps(),
+    "ridge": swapjax.kfac_regression(first_order=False),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("shape", [(0, 3), (8, 0)])
+def test_leaves_without_inputs_or_outputs_do_no_harm(name, shape):
+    rng = np.random.default_rng(4)
+    x, y = rng.normal(size=(32, 8)), rng.normal(size=(32, 3))
+    params = {
+        "first": jnp.asarray(rng.normal(size=(8, 6)), jnp.float32),
+        "last": jnp.asarray(rng.normal(size=(6, 3)), jnp.float32),
+        "none": jnp.zeros(shape),
+    }
+
+    def loss_fn(params, batch):
+        x, y = batch
+        nothing = x[:, : shape[0]] @ params["none"]
+        made = jnp.tanh(x @ params["first"]) @ params["last"]
+        return jnp.mean((made - y) ** 2) + jnp.sum(nothing)
+
+    pruned = swapjax.prune(
+        loss_fn, params, (x, y), sparsity=0.75, method=METHODS[name],
+        samples=32, batch=1, key=jax.random.key(0),
+    )  # fmt: skip
+    assert sum(int(jnp.sum(m)) for m in jax.tree.leaves(pruned.masks)) == 17  # of 66
+    assert pruned.params["none"].shape == shape

@@ -154,6 +154,20 @@ def test_no_layer_is_ordered_where_each_or_all_are_too_large(
         np.testing.assert_allclose(x, curve, rtol=1e-4)
 
 
+def test_large_layers_with_budgets_of_their_own_need_no_curve(problem, monkeypatch):
+    held, weights = problem
+    monkeypatch.setattr(layer_order, "GREEDY_WORK", 10)
+    monkeypatch.setattr(layer_curves, "scores", None)
+    each = Budget(jnp.asarray([2, 2], jnp.int32), (0, 1), (0, 0))
+    got = layer_order.scores(held, weights, None, each)
+    for layer, w, x in zip(held.layers, weights, got, strict=True):
+        root = layer_quadratic.of_layers([layer], 0.01)[0].root
+        alone = layer_quadratic.saliency(root, layer.matrix(w))
+        alone = layer.leaf(alone * relative(layer, w), w.shape)
+        there = (w != 0) & (layer.leaf(layer.reads + 0 * layer.matrix(w), w.shape) > 0)
+        np.testing.assert_allclose(x[there], alone[there], rtol=1e-4)
+
+
 def test_narrow_weights_are_ordered_in_float32(problem):
     held, weights = problem
     narrow = tuple(w.astype(jnp.bfloat16) for w in weights)
