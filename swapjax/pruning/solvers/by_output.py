@@ -43,7 +43,8 @@ def solve(
             each output, ``int32[outputs]``, and of what each output has of the columns,
             [outputs, inputs] or [outputs, 1]: an answer [outputs, inputs].
         hessians: of each layer, [groups, inputs, inputs].
-        columns: of each layer, several times, [groups, inputs or 1, outputs].
+        columns: of each layer, several times, [groups, inputs or 1, outputs]; first
+            what layers without an entry have for their answer, too.
 
     Returns:
         For each layer [groups, inputs, outputs].

@@ -95,8 +95,8 @@ def _order(
         layers, systems, held.gammas, leaves, inside, strict=True
     ):
         matrix = layer.matrix(leaf).astype(layer.moment.dtype)
-        factor = gamma if all(greedy) else None
-        if factor is None:
+        factor = gamma
+        if factor is None or not all(greedy):
             factor = layer_quadratic.relative(layer.moment, matrix, layer.layers)
         part = Part(
             layer=layer,

@@ -86,7 +86,6 @@ def _supports(
         )
         return select(tuple(alone), budget, problem.within)
     sharing = collections.Counter(budget.groups)
-
     paths = layer_parts.paths(parts, greedy)
 
     def score(i: int) -> jax.Array:
