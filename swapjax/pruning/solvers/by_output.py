@@ -62,13 +62,10 @@ def solve(
         solved = rows[0]
         if solved.size:
             solved = function(hessian, jnp.asarray(group), *rows)
-        begin = 0
-        for i in places:
+        ends = np.cumsum([shapes[i][0] * shapes[i][2] for i in places])
+        for i, own in zip(places, jnp.split(solved, ends[:-1]), strict=True):
             groups, inputs, outputs = shapes[i]
-            end = begin + groups * outputs
-            own = solved[begin:end].reshape(groups, outputs, inputs)
-            found[i] = own.swapaxes(1, 2)
-            begin = end
+            found[i] = own.reshape(groups, outputs, inputs).swapaxes(1, 2)
     return [found[i] for i in range(len(shapes))]
 
 

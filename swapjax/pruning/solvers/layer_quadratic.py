@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from swapjax.activations.layer import Layer
 from swapjax.pruning.solvers import by_output, cholesky
@@ -105,15 +106,13 @@ def _damp(
         scaled = [moments[i] / units[i][:, None, None] for i in places]
         joined = jnp.concatenate(scaled)
         solved = jax.lax.map(one, joined) if joined.size else _undamped(joined, damping)
-        begin = 0
-        for i in places:
-            end = begin + len(moments[i])
-            root, ridge, raised = (x[begin:end] for x in solved)
+        ends = np.cumsum([len(moments[i]) for i in places])
+        each = zip(*(jnp.split(x, ends[:-1]) for x in solved), strict=True)
+        for i, (root, ridge, raised) in zip(places, each, strict=True):
             eye = jnp.eye(moments[i].shape[-1], dtype=moments[i].dtype)
             hessian = moments[i] + (ridge * units[i])[:, None, None] * eye
             root = root / jnp.sqrt(units[i])[:, None, None]
             found[i] = Quadratic(hessian, root, jnp.max(ridge), jnp.any(raised))
-            begin = end
     return [found[i] for i in range(len(moments))]
 
 
