@@ -13,7 +13,7 @@ seed by seed.
 
 "first order" marks methods with the first-order step, which trains. After any name,
 "clean set" lets 1,000 training examples judge as they were (``prune(validation=)``),
-"bounded" a bounded loss and "by loss" the loss (``criterion=``); "own labels" takes
+"harm" what examples lose and "by loss" the loss (``criterion=``); "own labels" takes
 labels that the dense network draws, not those of the data. On one core of a
 CPU a run of MLPNet in 15 stages takes 15 to 45 s, one of ResNet-20 minutes. The default
 is the main part, MLPNet without training, about ten hours; options add the rest. Runs
@@ -279,11 +279,11 @@ def own(options: Options, run: Run) -> Spoilt:
     return spoiled._replace(data=(x, y))
 
 
-def criterion(method: str) -> Literal["loss", "bounded"] | None:
+def criterion(method: str) -> Literal["loss", "harm"] | None:
     """Tell what a method is judged by, None for its own choice."""
     if report.LOSS in method:
         return "loss"
-    return "bounded" if report.BOUNDED in method else None
+    return "harm" if report.HARM in method else None
 
 
 @functools.cache

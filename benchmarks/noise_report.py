@@ -11,7 +11,7 @@ from noise_kinds import KINDS
 from rich.table import Table
 
 FIRST = ", first order"
-LOSS, BOUNDED, CLEAN = ", by loss", ", bounded", ", clean set"  # who judges
+LOSS, HARM, CLEAN = ", by loss", ", harm", ", clean set"  # who judges
 OWN = ", own labels"
 
 
@@ -108,7 +108,7 @@ def baseline(method: str) -> str:
 
 def bare(method: str) -> str:
     """Drop from the name of a method who judges, and whose labels."""
-    for end in (LOSS, BOUNDED, CLEAN, OWN):
+    for end in (LOSS, HARM, CLEAN, OWN):
         method = method.removesuffix(end)
     return method
 

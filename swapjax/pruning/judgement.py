@@ -14,8 +14,8 @@ from swapjax.core import trees
 from swapjax.core.compiled import Compiled
 from swapjax.core.configuration import lenient
 from swapjax.core.types import Leaves, Params, Status
-from swapjax.gradients.bounded import SHARE, bounded_loss
 from swapjax.gradients.build import recipe
+from swapjax.gradients.harm import SHARE, Mark, harm_of
 from swapjax.gradients.matrix_free import MatrixFreeRows, each_loss
 from swapjax.pruning.inputs import Inputs
 from swapjax.pruning.look import Seen
@@ -40,7 +40,12 @@ def _mean(rows: MatrixFreeRows, params: Params) -> jax.Array:
 
 def losses_of_rows(rows: MatrixFreeRows, params: Params) -> np.ndarray:
     """Evaluate the loss of every row's examples at other params, [n]."""
-    return np.asarray(_each((), rows, params, owners=rows.functions))
+    return np.asarray(_losses(rows, params))
+
+
+def _losses(rows: MatrixFreeRows, params: Params) -> jax.Array:
+    """Evaluate the loss of every row's examples, left on the devices."""
+    return _each((), rows, params, owners=rows.functions)
 
 
 @Compiled
@@ -59,20 +64,19 @@ class Judge:
     Attributes:
         rows: a recipe of the examples that judge, None without any: nothing is judged.
         has_criterion: whether they measure something else than the loss.
-        bound: of a bounded loss its unit; None for the mean.
+        mark: what harm is measured against; None for the mean loss.
     """
 
     rows: MatrixFreeRows | None
     has_criterion: bool = False
-    bound: jax.Array | None = None
+    mark: Mark | None = None
 
     def __call__(self, params: Params) -> float:
         """Measure params."""
         assert self.rows is not None
-        if self.bound is None:
+        if self.mark is None:
             return mean_loss(self.rows, params)
-        owners = self.rows.functions
-        return float(_bounded((), self.rows, params, self.bound, owners=owners))
+        return float(_harm(_losses(self.rows, params), self.mark))
 
     def fields(self, free: MatrixFreeRows | None, layout: Layout) -> dict[str, Any]:
         """Tell the fields of a problem, that of rows which judge themselves left out.
@@ -86,14 +90,11 @@ class Judge:
         return {
             "validation": dataclasses.replace(self.rows, layout=layout),
             "has_criterion": self.has_criterion,
-            "bound": self.bound,
+            "mark": self.mark,
         }
 
 
-@Compiled
-def _bounded(rows: MatrixFreeRows, params: Params, bound: jax.Array) -> jax.Array:
-    moved = dataclasses.replace(rows, params=params)
-    return bounded_loss(moved, rows.layout.split(params), bound)
+_harm = jax.jit(harm_of)
 
 
 def appoint(
@@ -101,9 +102,9 @@ def appoint(
 ) -> Judge:
     """Choose who judges a stage.
 
-    A bounded loss has for its unit a share of the loss with all prunable weights zero.
-    Where that is not more than zero, and finite, the loss judges itself; and where it
-    is no mean over examples, as one that compares those of a batch.
+    Harm has for its unit a share of the loss with all prunable weights zero. Where that
+    is not more than zero, and finite, the loss judges itself; and where it is no mean
+    over examples, as one that compares those of a batch.
 
     Args:
         settings: how to prune.
@@ -125,11 +126,15 @@ def appoint(
         return Judge(teller)
     assert settings.loss_fn is not None
     rows = recipe(settings.loss_fn, *of, batch=1, **again)
+    # Against the network as it was last trained: what earlier stages took may be given
+    # back, and counts.
+    trained = inputs.params if settings.finetune is None else params
+    losses = _losses(rows, trained)
     if teller.batch > 1:
-        apart = mean_loss(rows, params)
-        if not math.isclose(loss, apart, rel_tol=_APART):
+        now = losses if trained is params else _losses(rows, params)
+        if not math.isclose(loss, jnp.mean(now), rel_tol=_APART):
             return Judge(teller)
-    return Judge(rows, True, jnp.asarray(np.float32(SHARE * unknown)))
+    return Judge(rows, True, Mark(jnp.asarray(SHARE * unknown, losses.dtype), losses))
 
 
 @functools.partial(jax.jit, static_argnums=1)

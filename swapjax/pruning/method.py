@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from swapjax.activations.layer import Layer
 from swapjax.core.configuration import lenient
 from swapjax.core.types import Leaves, Params
-from swapjax.gradients.bounded import bounded_loss
+from swapjax.gradients.harm import Mark, harm
 from swapjax.gradients.matrix_free import MatrixFreeRows
 from swapjax.gradients.operator import GradientOperator
 from swapjax.gradients.unit import in_unit
@@ -23,7 +23,7 @@ from swapjax.sparsity.budget import Budget
 from swapjax.sparsity.layout import Layout
 from swapjax.sparsity.stacking import Stacking
 
-Criterion = Literal["loss", "bounded"]
+Criterion = Literal["loss", "harm"]
 CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
 
 _Part = TypeVar("_Part")
@@ -39,7 +39,7 @@ _Part = TypeVar("_Part")
         "layers",
         "params",
         "validation",
-        "bound",
+        "mark",
     ],
     meta_fields=["layout", "has_criterion"],
 )
@@ -62,7 +62,7 @@ class Problem:
             a problem that was made by hand.
         validation: what judges; None for the loss of the examples of the rows.
         has_criterion: whether that measures something else than the loss.
-        bound: of a bounded loss the unit u, see `loss`; None for the mean.
+        mark: what harm is measured against, see `loss`; None for the mean loss.
     """
 
     weights: Leaves
@@ -74,22 +74,22 @@ class Problem:
     layout: Layout | None = None
     validation: MatrixFreeRows | None = None
     has_criterion: bool = False
-    bound: jax.Array | None = None
+    mark: Mark | None = None
 
     def loss(self, leaves: Leaves) -> jax.Array:
         """Measure other weights by what a method may choose by; less is better.
 
         The mean loss of the examples that are there to judge, or of those of the rows;
-        or another criterion, as `swapjax.gradients.bounded` is one.
+        or another criterion, as `swapjax.gradients.harm` is one.
 
         Raises:
             ValueError: for a problem without either.
         """
         if self.validation is None:
             return rows_of(self).loss(leaves)
-        if self.bound is None:
+        if self.mark is None:
             return self.validation.loss(leaves)
-        return bounded_loss(self.validation, leaves, self.bound)
+        return harm(self.validation, leaves, self.mark)
 
     @property
     def stacking(self) -> Stacking:
@@ -194,7 +194,7 @@ class Method:
             if there are settings, which then tell all that it closes over, and
             otherwise solve itself.
         criterion: what its re-fits are judged by, unless `prune` is told: the
-            ``"loss"`` or what is ``"bounded"`` of it.
+            ``"loss"``, or the ``"harm"``, see `swapjax.gradients.harm`.
         needs_shapes: whether it looks at the shapes of the leaves, or at their number.
             Without, it may get all as one vector, which compiles several times as fast.
 
@@ -224,7 +224,7 @@ class Method:
             )
         if self.criterion not in CRITERIA:
             raise ValueError(
-                f"criterion must be 'loss' or 'bounded', got {self.criterion!r}"
+                f"criterion must be 'loss' or 'harm', got {self.criterion!r}"
             )
         object.__setattr__(self, "settings", pairs_of(self.settings))
         if self.identity is None:

@@ -102,12 +102,13 @@ def prune(
             data is a set of its own, clean where data may be wrong, of which each stage
             takes ``samples * batch`` distinct examples, or as many whole rows as there
             are.
-        criterion: what judges measure, less is better: the ``"loss"``; what is
-            ``"bounded"`` of it, so that examples with wrong labels, which a good
-            network loses most on, do not decide (`swapjax.gradients.bounded`); or
-            ``criterion(params, batch)``, a mean over examples as loss_fn, the rate of
-            errors, say. By default what the method asks for. Losses in the history
-            stay those of loss_fn.
+        criterion: what judges measure, less is better: the ``"loss"``; the
+            ``"harm"``, what single examples lose by pruning and no more than one each,
+            so that those with wrong labels, of which a good network has the largest
+            losses, do not decide, and fitting what is wrong counts for nothing
+            (`swapjax.gradients.harm`); or ``criterion(params, batch)``, a mean over
+            examples as loss_fn, the rate of errors, say. By default what the method
+            asks for. Losses in the history stay those of loss_fn.
         checkpoint: a file to keep the state in after each stage. If it exists, the run
             goes on from there, and ends bit for bit as if it had never stopped. Batches
             are gone through up to where it stopped, and must come in the same order.

@@ -78,7 +78,7 @@ class Settings:
             )
         if not (self.criterion in (None, *CRITERIA) or callable(self.criterion)):
             raise ValueError(
-                "criterion must be 'loss', 'bounded' or a function, got "
+                "criterion must be 'loss', 'harm' or a function, got "
                 f"{self.criterion!r}"
             )
         for name in ("recalibrate", "callback"):

@@ -96,7 +96,7 @@ def advance(
         return sharding.put_like(merged, inputs.params)
 
     solution, loss = never_worse(judge, put, problem.weights, solution)
-    told = {} if judge.bound is None else {"bound": judge.bound}
+    told = {} if judge.mark is None else {"harm_unit": judge.mark.unit}
     if rows is not None:
         assert rows.unit is not None
         told["unit"] = rows.unit

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import network
 import numpy as np
+import optax
 import pytest
 from prune_runs import KEY, prune
 from trees import equal
@@ -12,7 +13,7 @@ import swapjax
 from swapjax import Status
 
 DAMPINGS = (1e-4, 1e-1, 10.0)
-BOUNDED = swapjax.linear_regression(ridge="kfac", kappa=1.0, first_order=False)
+BY_HARM = swapjax.linear_regression(ridge="kfac", kappa=1.0, first_order=False)
 
 
 def errors(params, batch):
@@ -61,8 +62,30 @@ def test_a_refit_that_the_criterion_finds_worse_is_not_taken(problem):
     assert equal(judged.params, prune(problem, method=swapjax.magnitude()).params)
 
 
+def losses_of_examples(params, data):
+    x, y = data
+    each = [
+        network.loss_fn(params, (x[i : i + 1], y[i : i + 1])) for i in range(len(x))
+    ]
+    return np.array(each, float)
+
+
+def harm_of(params, trained, data, unit):
+    """What examples lose, the obvious way."""
+    before, after = (
+        1 - np.exp(-losses_of_examples(p, data) / unit) for p in (trained, params)
+    )
+    return np.mean(np.maximum(after - before, 0))
+
+
+def without_kernels(params):
+    return jax.tree_util.tree_map_with_path(
+        lambda path, w: w * (path[-1].key != "kernel"), params
+    )
+
+
 @pytest.mark.parametrize("validation", [None, 0.3])
-def test_bounded_takes_examples_one_by_one(problem, validation):
+def test_harm_takes_examples_one_by_one(problem, validation):
     """Against NumPy, whatever the number of examples in a row, in any unit."""
     params, (x, y) = problem
     wrong = y.copy()
@@ -75,7 +98,7 @@ def test_bounded_takes_examples_one_by_one(problem, validation):
 
         options = {"samples": 50, "batch": 4, "key": KEY, "sparsity": 0.8}
         pruned = swapjax.prune(
-            loss_fn, params, (x, wrong), method=BOUNDED, validation=validation,
+            loss_fn, params, (x, wrong), method=BY_HARM, validation=validation,
             **options,
         )  # fmt: skip
         found[unit] = pruned
@@ -84,17 +107,34 @@ def test_bounded_takes_examples_one_by_one(problem, validation):
         assert record.loss > unit  # of wrong labels, and still that of loss_fn
     assert equal(found[1.0].masks, found[1e3].masks)
     if validation is None:
-        each = np.array([
-            float(network.loss_fn(found[1.0].params, (x[i : i + 1], wrong[i : i + 1])))
-            for i in range(len(x))
-        ])  # fmt: skip
-        zeros = jax.tree_util.tree_map_with_path(
-            lambda path, w: w * (path[-1].key != "kernel"), params
-        )
-        unknown = float(network.loss_fn(zeros, (x, wrong)))
-        value = np.mean(1 - np.exp(-each / (unknown / 2)))
+        data = x, wrong
+        unit = float(network.loss_fn(without_kernels(params), data)) / 2
+        value = harm_of(found[1.0].params, params, data, unit)
         assert details["loss"] == pytest.approx(value, rel=1e-4)
-        assert details["bound"] == pytest.approx(1e3 * unknown / 2, rel=1e-4)
+        assert details["harm_unit"] == pytest.approx(1e3 * unit, rel=1e-4)
+
+
+@pytest.mark.parametrize("trains", [False, True])
+def test_harm_is_against_the_network_as_it_was_last_trained(problem, trains):
+    """What an earlier stage took may be given back; what training gave may be lost."""
+    params, data = problem
+    seen = [params]
+
+    def keep(params):
+        seen.append(params)
+        return params
+
+    pruned = prune(
+        problem, samples=50, batch=4, method=BY_HARM, stages=2, recalibrate=keep,
+        # At a rate of zero weights are what the stage made of them.
+        finetune=swapjax.FineTune(optax.sgd(0.0), steps=1) if trains else None,
+    )  # fmt: skip
+    for i, stage in enumerate(pruned.history):
+        unit = float(stage.details["harm_unit"])
+        whole = float(network.loss_fn(without_kernels(seen[i]), data))
+        assert unit == pytest.approx(whole / 2, rel=1e-4)
+        value = harm_of(seen[i + 1], seen[i if trains else 0], data, unit)
+        assert stage.details["loss"] == pytest.approx(value, rel=1e-4)
 
 
 @pytest.mark.parametrize("method", [swapjax.layerwise_obs(), swapjax.alps()])
@@ -122,16 +162,16 @@ def test_a_loss_that_compares_examples_judges_itself(problem):
         return network.loss_fn(params, batch) / (0.1 + jnp.var(outputs))
 
     found = swapjax.prune(
-        spread, params, data, method=BOUNDED, sparsity=0.8, samples=30, batch=4,
+        spread, params, data, method=BY_HARM, sparsity=0.8, samples=30, batch=4,
         key=KEY,
     )  # fmt: skip
     assert found.history[0].details["loss"] == pytest.approx(found.history[0].loss)
-    assert "bound" not in found.history[0].details
+    assert "harm_unit" not in found.history[0].details
 
 
 def test_what_is_no_criterion_is_named(problem):
     with pytest.raises(
-        ValueError, match="criterion must be 'loss', 'bounded' or a function, got 3"
+        ValueError, match="criterion must be 'loss', 'harm' or a function, got 3"
     ):
         prune(problem, criterion=3)
     with pytest.raises(ValueError, match="criterion must return one scalar"):
@@ -148,11 +188,11 @@ def test_a_run_goes_on_with_the_criterion_that_it_began_with(problem, tmp_path):
     options = {"method": swapjax.magnitude(), "checkpoint": state, "samples": 20}
     first = prune(problem, criterion=errors, **options)
     assert equal(prune(problem, criterion=errors, **options).params, first.params)
-    for another in (None, "bounded", network.loss_fn):
+    for another in (None, "harm", network.loss_fn):
         with pytest.raises(ValueError, match=r"another run \(criterion"):
             prune(problem, criterion=another, **options)
 
 
 def test_a_method_names_what_it_is_judged_by():
-    with pytest.raises(ValueError, match="criterion must be 'loss' or 'bounded', got"):
+    with pytest.raises(ValueError, match="criterion must be 'loss' or 'harm', got"):
         swapjax.pruning.Method("one", (), lambda p, b: None, criterion="error")

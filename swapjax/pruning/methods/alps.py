@@ -69,5 +69,5 @@ def alps(
         needs_rows=weigh == "fisher",
         needs_layers=True,
         # No label is looked at but by the judge, and many of a loss may be wrong.
-        criterion="bounded",
+        criterion="harm",
     )

@@ -147,7 +147,7 @@ def chita(
         settings=tuple(settings.items()),
         solve=functools.partial(_solve, **settings),
         needs_layers="some" if kappas is not None else False,
-        criterion="bounded" if kappas is not None and not first_order else "loss",
+        criterion="harm" if kappas is not None and not first_order else "loss",
         needs_shapes=False,
     )
 

@@ -22,8 +22,8 @@ def kfac_regression(
     `linear_regression` with ``ridge="kfac"``, and the default of `prune`. Noise on
     gradients does not touch what a layer reads, so the noisy Fisher is shrunk towards
     a Kronecker-factored one (Martens and Grosse, ICML 2015, arXiv:1503.05671), which
-    also chooses what to keep. A bounded loss judges, unless `prune` is told otherwise,
-    which a few examples with wrong labels do not decide (`swapjax.gradients.bounded`).
+    also chooses what to keep. What single examples lose judges, unless `prune` is told
+    otherwise, which wrong labels and images mislead less (`swapjax.gradients.harm`).
 
     Args:
         damping: lambda, in units of the mean squared norm of the gradient rows; by

@@ -90,5 +90,5 @@ def layerwise_obs(
         needs_rows=weigh == "fisher",
         needs_layers=True,
         # No label is looked at but by the judge, and many of a loss may be wrong.
-        criterion="bounded",
+        criterion="harm",
     )

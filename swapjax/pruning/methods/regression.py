@@ -83,7 +83,7 @@ def linear_regression(
             faster.
         judge: who chooses among supports, dampings and kappas: ``"loss"``, of the
             stage's examples or of the validation of `swapjax.prune`, with
-            ``ridge="kfac"`` bounded, unless its criterion is another; ``"loo"``, the
+            ``ridge="kfac"`` the harm, unless its criterion is another; ``"loo"``, the
             error of the projections of rows left out one by one, in closed form;
             ``"gcv"``, generalised cross-validation, where no single row decides; or
             ``"none"``: the first of each, nothing else is tried. With the last three
@@ -117,7 +117,7 @@ def linear_regression(
         settings=tuple(settings.items()),
         solve=functools.partial(solve, target=identity, **common),
         needs_layers="some" if ridge == "kfac" else False,
-        criterion="bounded" if ridge == "kfac" else "loss",
+        criterion="harm" if ridge == "kfac" else "loss",
         needs_shapes=False,
     )
 

@@ -130,6 +130,6 @@ def swap(
         settings=tuple(settings.items()),
         solve=functools.partial(solve, target=chosen, **common),
         needs_layers="some" if ridge == "kfac" else False,
-        criterion="bounded" if ridge == "kfac" else "loss",
+        criterion="harm" if ridge == "kfac" else "loss",
         needs_shapes=False,
     )
