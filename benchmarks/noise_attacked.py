@@ -2,7 +2,7 @@
 
 MLPNet on MNIST is pruned to 0.98 in 15 stages with the first-order step, on training
 images that FGSM has moved by 0.1 of their range with the dense network: the cell of
-`noise.py` where the default loses to linear regression. Each result is tested on the
+`noise.py` where a step that the loss judges learns them. Each result is tested on the
 test images as they are, attacked in the same way, and attacked with the result itself.
 
 Writes attacked.csv after every run, and goes on where it stopped.

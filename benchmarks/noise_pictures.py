@@ -89,16 +89,23 @@ def curves(runs: Sequence[Run]) -> Figure:
     """Draw accuracy against sparsity, one panel a recipe and kind of noise.
 
     Bands are a standard error to both sides. Methods without the first-order step, on
-    networks that were pruned to several sparsities.
+    networks that were pruned to several sparsities, under kinds that have these with
+    every recipe, if any have.
     """
     levels: dict[tuple, set[float]] = {}
+    of_kind: dict[tuple, set[float]] = {}
     for run in runs:
         levels.setdefault((run.network, run.recipe), set()).add(run.sparsity)
+        cell = run.network, run.recipe, run.kind
+        of_kind.setdefault(cell, set()).add(run.sparsity)
     rows = [row for row, several in levels.items() if len(several) > 1]
+    full = [k for k in KINDS if all(len(of_kind.get((*r, k), ())) > 1 for r in rows)]
     runs = [
         run
         for run in runs
-        if (run.network, run.recipe) in rows and FIRST not in run.method
+        if (run.network, run.recipe) in rows
+        and FIRST not in run.method
+        and (run.kind in full or not full)
     ]
     kinds = [k for k in KINDS if any(run.kind == k for run in runs)]
     size = 3.1 * max(1, len(kinds)) + 1.9, 2.9 * max(1, len(rows))
