@@ -29,7 +29,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +47,7 @@ from swapjax.core.types import Params
 from swapjax.experiments import datasets, models, plot, runner
 from swapjax.experiments.noise import Spoilt, parse
 from swapjax.pruning import Method
+from swapjax.pruning.method import Criterion
 
 TUNED = 0.1  # of 0.001 to 0.3 in steps of about three
 TRUSTED = 1000  # training examples as they were, of methods with a clean set
@@ -279,7 +280,7 @@ def own(options: Options, run: Run) -> Spoilt:
     return spoiled._replace(data=(x, y))
 
 
-def criterion(method: str) -> Literal["loss", "harm"] | None:
+def criterion(method: str) -> Criterion | None:
     """Tell what a method is judged by, None for its own choice."""
     if report.LOSS in method:
         return "loss"

@@ -1,5 +1,6 @@
 """Pictures of the study of noise, from its runs alone."""
 
+import collections
 import math
 from collections.abc import Sequence
 
@@ -93,13 +94,12 @@ def curves(runs: Sequence[Run]) -> Figure:
     every recipe, if any have.
     """
     levels: dict[tuple, set[float]] = {}
-    of_kind: dict[tuple, set[float]] = {}
     for run in runs:
         levels.setdefault((run.network, run.recipe), set()).add(run.sparsity)
-        cell = run.network, run.recipe, run.kind
-        of_kind.setdefault(cell, set()).add(run.sparsity)
     rows = [row for row, several in levels.items() if len(several) > 1]
-    full = [k for k in KINDS if all(len(of_kind.get((*r, k), ())) > 1 for r in rows)]
+    cells = {(run.network, run.recipe, run.kind, run.sparsity) for run in runs}
+    counts = collections.Counter(cell[:3] for cell in cells)
+    full = [k for k in KINDS if all(counts[*row, k] > 1 for row in rows)]
     runs = [
         run
         for run in runs

@@ -38,13 +38,8 @@ def _mean(rows: MatrixFreeRows, params: Params) -> jax.Array:
     return moved.loss(rows.layout.split(params))
 
 
-def losses_of_rows(rows: MatrixFreeRows, params: Params) -> np.ndarray:
+def losses_of_rows(rows: MatrixFreeRows, params: Params) -> jax.Array:
     """Evaluate the loss of every row's examples at other params, [n]."""
-    return np.asarray(_losses(rows, params))
-
-
-def _losses(rows: MatrixFreeRows, params: Params) -> jax.Array:
-    """Evaluate the loss of every row's examples, left on the devices."""
     return _each((), rows, params, owners=rows.functions)
 
 
@@ -76,7 +71,7 @@ class Judge:
         assert self.rows is not None
         if self.mark is None:
             return mean_loss(self.rows, params)
-        return float(_harm(_losses(self.rows, params), self.mark))
+        return float(_harm(losses_of_rows(self.rows, params), self.mark))
 
     def fields(self, free: MatrixFreeRows | None, layout: Layout) -> dict[str, Any]:
         """Tell the fields of a problem, that of rows which judge themselves left out.
@@ -129,9 +124,9 @@ def appoint(
     # Against the network as it was last trained: what earlier stages took may be given
     # back, and counts.
     trained = inputs.params if settings.finetune is None else params
-    losses = _losses(rows, trained)
+    losses = losses_of_rows(rows, trained)
     if teller.batch > 1:
-        now = losses if trained is params else _losses(rows, params)
+        now = losses if trained is params else losses_of_rows(rows, params)
         if not math.isclose(loss, jnp.mean(now), rel_tol=_APART):
             return Judge(teller)
     return Judge(rows, True, Mark(jnp.asarray(SHARE * unknown, losses.dtype), losses))

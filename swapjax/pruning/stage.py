@@ -147,7 +147,7 @@ def _lost(rows: MatrixFreeRows, params: Params, culprit: str, stage: int) -> Val
         culprit: what made them, or loss_fn.
         stage: its number, from 1.
     """
-    each = losses_of_rows(rows, params)
+    each = np.asarray(losses_of_rows(rows, params))
     bad = np.flatnonzero(~np.isfinite(each))
     which = "the mean of its losses"
     if bad.size:
