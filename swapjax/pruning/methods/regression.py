@@ -1,7 +1,7 @@
 """Linear regression on a support, and the stage that it shares with SWAP."""
 
 import functools
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from swapjax.gradients.operator import GradientOperator
 from swapjax.pruning.damping import check_ridge
 from swapjax.pruning.method import Method, Problem, Solution, rows_of
 from swapjax.pruning.solvers import layer_order, targets
-from swapjax.pruning.solvers.candidates import lowest, pick, stack
+from swapjax.pruning.solvers.candidates import lowest, map_distinct, pick, stack
 from swapjax.pruning.solvers.conjugate_gradients import Algebra, prefers_cg
 from swapjax.pruning.solvers.hard_thresholding import iht
 from swapjax.pruning.solvers.judges import Judge, check_judge, named
@@ -24,9 +24,10 @@ from swapjax.sparsity import scores
 from swapjax.sparsity.budget import Budget, select
 from swapjax.sparsity.masks import apply_masks
 
-Support = Literal["magnitude", "obd", "kfac", "obs", "iht"]
+Support = Literal["magnitude", "obd", "kfac", "obs", "layerwise", "iht"]
 
 SUPPORTS: tuple[Support, ...] = ("magnitude", "obd")
+HELD_SUPPORTS: tuple[Support, ...] = ("magnitude", "obs", "layerwise")
 DAMPINGS = (1e-4, 1e-3, 1e-2)
 
 
@@ -67,10 +68,12 @@ def linear_regression(
             left when weights go one by one, the others of their output re-fitted under
             T, as in `layerwise_obs`, in a stage that removes half of what is left or
             more; by curves of errors where a layer is too large; in other stages, and
-            where a layer could not be followed, ``w^2 T_qq``), or ``"iht"`` (gradient
-            steps from magnitude, thresholded, under the identity). Of several the one
-            with the lowest loss is taken; by default magnitude, and obd or, with
-            ``ridge="kfac"``, obs.
+            where a layer could not be followed, ``w^2 T_qq``) and ``"layerwise"`` (the
+            same with errors in units of what their layer gives, so that no gradient
+            chooses), or ``"iht"`` (gradient steps from magnitude, thresholded, under
+            the identity). Of several the one with the lowest loss is taken; by default
+            magnitude, and obd or, with ``ridge="kfac"``, obs and layerwise. One that
+            equals another is not tried again.
         first_order: whether to follow the mean gradient too, as far as rows left out
             confirm it and what judges falls. The step shares the system; it trains as
             much as it prunes. Turn it off to compare pruning alone.
@@ -145,15 +148,15 @@ def check_common(
     """
     dampings, kappas = check_ridge(ridge, damping, kappa, DAMPINGS)
     if support is None:
-        support = SUPPORTS if kappas is None else ("magnitude", "obs")
+        support = SUPPORTS if kappas is None else HELD_SUPPORTS
     rules = (support,) if isinstance(support, str) else tuple(support)
     known = {"magnitude", "obd", "iht"}
     if kappas is not None:
-        known |= {"kfac", "obs"}
+        known |= {"kfac", *get_args(layer_order.Rule)}
     if not rules or set(rules) - known:
         raise ValueError(
-            "support must be of 'magnitude', 'obd' and 'iht', and 'kfac' and 'obs' "
-            f"with ridge='kfac', one or several, got {support!r}"
+            "support must be of 'magnitude', 'obd' and 'iht', and 'kfac', 'obs' and "
+            f"'layerwise' with ridge='kfac', one or several, got {support!r}"
         )
     if reference not in ("current", "initial"):
         raise ValueError(f"reference must be 'current' or 'initial', got {reference!r}")
@@ -215,8 +218,15 @@ def solve(
         support, settings = support[:1], jax.tree.map(lambda x: x[:1], settings)
     least = None if shared is None else min(shared)
 
+    asked = [rule for rule in get_args(layer_order.Rule) if rule in support]
+    ordered: dict[Support, Leaves] = {}
+    if asked:
+        assert held is not None
+        of = held.kronecker, problem.weights, problem.within, budget
+        ordered = dict(zip(asked, layer_order.scores(*of, asked), strict=True))
+
     def choose_support(rule: Support) -> tuple[Leaves, jax.Array]:
-        ranks = _rank(problem, rows, rule, held, budget)
+        ranks = ordered.get(rule) or _rank(problem, rows, rule, held)
         mask = select(ranks, budget, problem.within)
         if rule != "iht":
             return mask, jnp.zeros((), jnp.int32)
@@ -246,7 +256,7 @@ def solve(
 
     # Mapped and not unrolled: the program holds the network and the n x n algebra once.
     supports, swaps = stack([choose_support(rule) for rule in support])
-    fits, values, without = jax.lax.map(fit_on, supports)
+    fits, values, without = map_distinct(fit_on, supports)
     # By default the loss decides: at high sparsity every support is far from the
     # reference, where the local model cannot tell them apart, and noise calls for more
     # damping. That of weights that are not re-fitted counts too: `prune` takes them if
@@ -273,13 +283,7 @@ def _rank(
     rows: GradientOperator,
     rule: Support,
     held: Held | None,
-    budget: Budget,
 ) -> Leaves:
-    if rule == "obs":
-        assert held is not None
-        return layer_order.scores(
-            held.kronecker, problem.weights, problem.within, budget
-        )
     if rule == "kfac":
         assert held is not None
         return scores.fisher_diagonal(problem.weights, held.kronecker.diagonal())

@@ -26,6 +26,38 @@ def pick(index: jax.Array | int, stacked: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[index], stacked)
 
 
+def map_distinct(
+    make: Callable[[Leaves], tuple[Any, jax.Array, jax.Array]], supports: Leaves
+) -> tuple[Any, jax.Array, jax.Array]:
+    """Map over supports, and pass over those that equal one before.
+
+    Args:
+        make: anything of a support, with two losses.
+        supports: bool leaves, stacked.
+
+    Returns:
+        What was made, stacked; zeros with infinite losses where nothing was.
+    """
+    count = len(supports[0])
+    if count == 1:
+        return jax.lax.map(make, supports)
+
+    def equal(i: int, j: int) -> jax.Array:
+        return jnp.stack([jnp.all(leaf[i] == leaf[j]) for leaf in supports]).all()
+
+    repeats = [
+        jnp.stack([equal(i, j) for j in range(i)]).any() for i in range(1, count)
+    ]
+    shapes = jax.eval_shape(make, pick(0, supports))
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    found, *losses = nothing
+    nothing = found, *(jnp.full_like(loss, jnp.inf) for loss in losses)
+    return jax.lax.map(
+        lambda item: jax.lax.cond(item[0], lambda _: nothing, make, item[1]),
+        (jnp.stack([jnp.asarray(False), *repeats]), supports),
+    )
+
+
 def count_new(masks: Leaves, before: Leaves) -> jax.Array:
     """Count the entries that are in masks and were not in those before."""
     return jnp.asarray(

@@ -7,6 +7,8 @@ no score of single weights does: those that are good once what is left is re-fit
 """
 
 import functools
+from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,10 @@ from swapjax.pruning.solvers.kfac import Kronecker
 from swapjax.pruning.solvers.layer_parts import Part
 from swapjax.sparsity.budget import Budget
 from swapjax.sparsity.scores import fisher_diagonal
+
+# Errors of outputs count by gamma, so that gradients share the budget among layers, or
+# all of a layer alike, in units of what it gives, so that none do.
+Rule = Literal["obs", "layerwise"]
 
 GREEDY_WORK = 3e10  # outputs * inputs^3: seconds on one core, not minutes
 _DAMPING = 0.01  # in units of the mean of the diagonal, as of `layerwise_obs`
@@ -37,31 +43,34 @@ def work(layer: Layer) -> int:
 
 
 def scores(
-    held: Kronecker, weights: Leaves, within: Leaves | None, budget: Budget
-) -> Leaves:
-    """Score weights by when they go in the greedy order under T.
+    held: Kronecker,
+    weights: Leaves,
+    within: Leaves | None,
+    budget: Budget,
+    rules: Sequence[Rule],
+) -> tuple[Leaves, ...]:
+    """Score weights by when they go in the greedy order under T, by each of some rules.
 
     Or by ``w^2 T_qq``, where little goes, whole units do, or a leaf could not be
     followed. All leaves alike, since the rises along a path are not those of weights
-    that go alone. The order does not look at patterns.
-
-    A layer too large for the order goes by the curve of its error. Then errors of all
-    count relative to their layer, as in `layerwise_obs`: by gamma, the last
-    convolution of a MobileNetV1, where gradients are small, would keep one weight.
+    that go alone. The order does not look at patterns. A layer too large for it goes by
+    the curve of its error.
 
     Args:
         held: T.
         weights: the leaves of the problem.
         within: outside of which weights go first.
         budget: what is kept.
+        rules: what errors count.
 
     Returns:
-        Scores of the shapes of the weights, in float32 or wider.
+        Scores of each rule, of the shapes of the weights, in float32 or wider.
     """
     dtype = trees.wide(weights)
 
-    def alone() -> Leaves:
-        return _cast(fisher_diagonal(weights, held.diagonal()), dtype)
+    def alone() -> tuple[Leaves, ...]:
+        found = _cast(fisher_diagonal(weights, held.diagonal()), dtype)
+        return (found,) * len(rules)
 
     if budget.units is not None or any(layer is None for layer in held.layers):
         return alone()
@@ -72,13 +81,18 @@ def scores(
     kept = jnp.sum(budget.keep, dtype=jnp.float32)
     # Where each layer has a budget of its own only the order within it counts.
     shared = len(set(budget.groups)) < len(budget.groups)
-    order = functools.partial(_order, held, weights, allowed, dtype, shared)
+    order = functools.partial(_order, held, weights, allowed, dtype, shared, rules)
     return jax.lax.cond(kept <= _DEEP * left, order, alone)
 
 
 def _order(
-    held: Kronecker, weights: Leaves, allowed: Leaves, dtype: jnp.dtype, shared: bool
-) -> Leaves:
+    held: Kronecker,
+    weights: Leaves,
+    allowed: Leaves,
+    dtype: jnp.dtype,
+    shared: bool,
+    rules: Sequence[Rule],
+) -> tuple[Leaves, ...]:
     layers = [layer for layer in held.layers if layer is not None]
     greedy = [work(layer) <= GREEDY_WORK for layer in layers]
     total = sum(
@@ -91,36 +105,44 @@ def _order(
     systems = layer_quadratic.of_layers(layers, _DAMPING)
     leaves, inside = held.unpack(weights), held.unpack(allowed)
     parts = []
-    for layer, system, gamma, leaf, left in zip(
-        layers, systems, held.gammas, leaves, inside, strict=True
-    ):
+    for layer, system, leaf, left in zip(layers, systems, leaves, inside, strict=True):
         matrix = layer.matrix(leaf).astype(layer.moment.dtype)
-        factor = gamma
-        if factor is None or not all(greedy):
-            factor = layer_quadratic.relative(layer.moment, matrix, layer.layers)
         part = Part(
             layer=layer,
             weights=matrix,
             # Of those that are not left none comes before another.
             ranks=jnp.where(layer.matrix(left) & (layer.reads > 0), 0, -1),
-            factor=factor.astype(matrix.dtype),
+            factor=jnp.ones((matrix.shape[0], 1, matrix.shape[2]), matrix.dtype),
             system=system,
             pattern=None,
             along=jnp.asarray(True),
         )
         parts.append(part)
+    # What errors of an output count does not change the order of its weights.
     paths = layer_parts.paths(parts, greedy)
 
-    def score(i: int) -> jax.Array:
+    def score(i: int, factor: jax.Array) -> jax.Array:
         if greedy[i]:
-            return paths[i]
-        return layer_curves.scores(parts[i], _BLOCK) if shared else parts[i].saliency()
+            return jnp.where(paths[i] < 0, paths[i], factor * paths[i])
+        part = parts[i]._replace(factor=factor)
+        return layer_curves.scores(part, _BLOCK) if shared else part.saliency()
 
-    found = tuple(
-        part.layer.leaf(score(i), leaf.shape)
-        for i, (part, leaf) in enumerate(zip(parts, leaves, strict=True))
-    )
-    return held.pack(_cast(found, dtype))
+    found: list[Leaves] = []
+    for i, leaf in enumerate(leaves):
+        factors = jnp.stack([_factor(rule, held, parts[i], i) for rule in rules])
+        each = jax.lax.map(functools.partial(score, i), factors)
+        found.append(tuple(parts[i].layer.leaf(x, leaf.shape) for x in each))
+    by_rule = zip(*found, strict=True)
+    return tuple(held.pack(_cast(one, dtype)) for one in by_rule)
+
+
+def _factor(rule: Rule, held: Kronecker, part: Part, i: int) -> jax.Array:
+    """Tell what errors of the outputs of a leaf count, [groups, 1, outputs]."""
+    gamma = held.gammas[i]
+    if rule == "obs" and gamma is not None:
+        return gamma.astype(part.weights.dtype)
+    layer = part.layer
+    return layer_quadratic.relative(layer.moment, part.weights, layer.layers)
 
 
 def _cast(leaves: Leaves, dtype: jnp.dtype) -> Leaves:

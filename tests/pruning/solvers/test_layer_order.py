@@ -45,6 +45,11 @@ def budget(kept):
     return Budget(jnp.asarray([kept], jnp.int32), (0, 0), (0, 0))
 
 
+def scored(held, weights, within, budget, rule="obs"):
+    (found,) = layer_order.scores(held, weights, within, budget, [rule])
+    return found
+
+
 def one_by_one(held, factors, weights, within):
     """Remove weights one by one in float64; the scaled rises, -1 for those outside."""
     found = []
@@ -79,7 +84,7 @@ def test_rises_are_those_of_one_weight_at_a_time(problem, share):
     held, weights = problem
     rng = np.random.default_rng(1)
     within = tuple(jnp.asarray(rng.uniform(size=s) < share) for s in SHAPES)
-    got = jax.jit(lambda w: layer_order.scores(held, w, within, budget(5)))(weights)
+    got = jax.jit(lambda w: scored(held, w, within, budget(5)))(weights)
     expected = one_by_one(held, held.gammas, weights, within)
     for x, y in zip(got, expected, strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-4)
@@ -90,7 +95,7 @@ def test_where_little_goes_weights_are_scored_alone(problem):
     left = sum(int(jnp.sum(w != 0)) for w in weights)
     alone = scores.fisher_diagonal(weights, held.diagonal())
     for kept, same in ((left // 2, False), (left // 2 + 1, True)):
-        got = layer_order.scores(held, weights, None, budget(kept))
+        got = scored(held, weights, None, budget(kept))
         assert same == all(
             np.allclose(x, y) for x, y in zip(got, alone, strict=True)
         )  # fmt: skip
@@ -100,7 +105,7 @@ def test_a_leaf_that_is_not_followed_leaves_all_scored_alone(problem):
     held, weights = problem
     squares = tuple(jnp.ones_like(w) for w in weights)
     some = kfac.estimate((held.layers[0], None), weights, squares)
-    got = layer_order.scores(some, weights, None, budget(3))
+    got = scored(some, weights, None, budget(3))
     for x, y in zip(got, scores.fisher_diagonal(weights, some.diagonal()), strict=True):
         np.testing.assert_allclose(x, y)
 
@@ -113,12 +118,12 @@ def relative(layer, weights):
     return np.full((len(index), 1, index.shape[2]), 1 / given)
 
 
-def by_curve(layer, weights, within):
+def by_curve(layer, weights, within, factor):
     part = Part(
         layer=layer,
         weights=layer.matrix(weights),
         ranks=jnp.where(layer.matrix(within) & (layer.reads > 0), 0, -1),
-        factor=jnp.asarray(relative(layer, weights), jnp.float32),
+        factor=jnp.asarray(factor, jnp.float32),
         system=layer_quadratic.of_layers([layer], 0.01)[0],
         pattern=None,
         along=jnp.asarray(True),
@@ -127,18 +132,41 @@ def by_curve(layer, weights, within):
 
 
 @pytest.mark.parametrize("share", [1.0, 0.6])
-def test_beside_a_layer_too_large_errors_count_relative_to_the_layer(
-    problem, share, monkeypatch
+def test_layerwise_errors_count_relative_to_the_layer_and_no_gradient_does(
+    problem, share
+):
+    held, weights = problem
+    rng = np.random.default_rng(1)
+    within = tuple(jnp.asarray(rng.uniform(size=s) < share) for s in SHAPES)
+    squares = tuple(jnp.asarray(rng.uniform(1, 2, s), jnp.float32) for s in SHAPES)
+    other = kfac.estimate(held.layers, weights, squares)
+    factors = list(map(relative, held.layers, weights))
+    expected = one_by_one(held, factors, weights, within)
+    for one in (held, other):
+        by_gradients, got = layer_order.scores(
+            one, weights, within, budget(5), ["obs", "layerwise"]
+        )
+        for x, y in zip(got, expected, strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-4)
+        rises = one_by_one(one, one.gammas, weights, within)
+        for x, y in zip(by_gradients, rises, strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-4)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.6])
+@pytest.mark.parametrize("rule", ["obs", "layerwise"])
+def test_a_layer_too_large_for_the_order_goes_by_its_curve(
+    problem, rule, share, monkeypatch
 ):
     held, weights = problem
     rng = np.random.default_rng(1)
     within = tuple(jnp.asarray(rng.uniform(size=s) < share) for s in SHAPES)
     monkeypatch.setattr(layer_order, "GREEDY_WORK", 300)  # 375 and 256
-    large, small = layer_order.scores(held, weights, within, budget(5))
-    factors = map(relative, held.layers, weights)
+    large, small = scored(held, weights, within, budget(5), rule)
+    factors = held.gammas if rule == "obs" else [*map(relative, held.layers, weights)]
     _, rises = one_by_one(held, factors, weights, within)
     np.testing.assert_allclose(small, rises, rtol=1e-4)
-    curve = by_curve(held.layers[0], weights[0], within[0])
+    curve = by_curve(held.layers[0], weights[0], within[0], factors[0])
     np.testing.assert_allclose(large, curve, rtol=1e-4)
 
 
@@ -148,9 +176,9 @@ def test_no_layer_is_ordered_where_each_or_all_are_too_large(
 ):
     held, weights = problem
     monkeypatch.setattr(layer_order, name, limit)
-    got = layer_order.scores(held, weights, None, budget(3))
+    got = scored(held, weights, None, budget(3), "layerwise")
     for layer, w, x in zip(held.layers, weights, got, strict=True):
-        curve = by_curve(layer, w, jnp.ones_like(w, bool))
+        curve = by_curve(layer, w, jnp.ones_like(w, bool), relative(layer, w))
         np.testing.assert_allclose(x, curve, rtol=1e-4)
 
 
@@ -159,7 +187,7 @@ def test_large_layers_with_budgets_of_their_own_need_no_curve(problem, monkeypat
     monkeypatch.setattr(layer_order, "GREEDY_WORK", 10)
     monkeypatch.setattr(layer_curves, "scores", None)
     each = Budget(jnp.asarray([2, 2], jnp.int32), (0, 1), (0, 0))
-    got = layer_order.scores(held, weights, None, each)
+    got = scored(held, weights, None, each, "layerwise")
     for layer, w, x in zip(held.layers, weights, got, strict=True):
         root = layer_quadratic.of_layers([layer], 0.01)[0].root
         alone = layer_quadratic.saliency(root, layer.matrix(w))
@@ -172,7 +200,7 @@ def test_narrow_weights_are_ordered_in_float32(problem):
     held, weights = problem
     narrow = tuple(w.astype(jnp.bfloat16) for w in weights)
     same = tuple(w.astype(jnp.float32) for w in narrow)
-    got, wide = (layer_order.scores(held, w, None, budget(3)) for w in (narrow, same))
+    got, wide = (scored(held, w, None, budget(3)) for w in (narrow, same))
     for x, y in zip(got, wide, strict=True):
         assert x.dtype == jnp.float32
         np.testing.assert_array_equal(x, y)
