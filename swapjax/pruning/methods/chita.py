@@ -295,11 +295,9 @@ def _ridge(
     if held is None:
         ridge = rows.n * lam
         return lambda v: tuple(ridge * x for x in v), (ridge,) * len(wbar)
-    kappa = setting.kappa
-    assert kappa is not None
-    kronecker = held.kronecker
-    hold = lambda v: tuple(rows.n * x for x in kronecker.ridge(v, kappa, lam))  # noqa: E731
-    return hold, tuple(rows.n * (kappa * d + lam) for d in kronecker.diagonal())
+    held_by = held.ridge(wbar, setting, in_blocks=False)
+    hold = lambda v: tuple(rows.n * x for x in held_by.multiply(v))  # noqa: E731
+    return hold, tuple(rows.n * d for d in held_by.diagonal())
 
 
 def _polish(

@@ -9,6 +9,9 @@ with the second moment A of what layer l reads and one number gamma for each of 
 outputs o: K-FAC (Martens and Grosse, ICML 2015, arXiv:1503.05671) with an output factor
 that is diagonal. Gamma is what makes T agree with the Fisher in trace, output by
 output, above a floor that noise raises all columns to.
+
+T may be damped, each output in its own units: one damping for all would hold outputs of
+small gamma too firmly, and noise on gradients makes gammas differ by orders.
 """
 
 import dataclasses
@@ -34,6 +37,8 @@ class Kronecker:
             the diagonal of the Fisher.
         gammas: [groups, 1, outputs] of each layer.
         diagonals: ``T_qq`` of each leaf, of its shape.
+        means: of the diagonal of T where there are weights, of each output,
+            [groups, 1, outputs], or of a leaf that could not be followed, [].
         noise: the share of the Fisher's trace below the floor, ``float[]``.
         unpack: makes leaves of what the problem calls leaves, perhaps one vector.
         pack: undoes it.
@@ -42,40 +47,79 @@ class Kronecker:
     layers: tuple[Layer | None, ...]
     gammas: tuple[jax.Array | None, ...]
     diagonals: Leaves
+    means: tuple[jax.Array, ...]
     noise: jax.Array
     unpack: Callable[[Leaves], Leaves]
     pack: Callable[[Leaves], Leaves]
 
-    def multiply(self, vectors: Leaves) -> Leaves:
-        """Compute ``T v``: leaves to leaves, one product of matrices a layer."""
+    def multiply(self, vectors: Leaves, share: float = 0.0) -> Leaves:
+        """Compute ``T v``: leaves to leaves, one product of matrices a layer.
+
+        Args:
+            vectors: v.
+            share: of the mean diagonal of each output, added to its diagonal.
+        """
         parts = zip(
             self.layers,
             self.gammas,
             self.diagonals,
+            self.means,
             self.unpack(vectors),
             strict=True,
         )
-        return self.pack(tuple(_multiply(*part) for part in parts))
+        return self.pack(tuple(_multiply(*part, share) for part in parts))
 
-    def ridge(self, vectors: Leaves, kappa: jax.Array, damping: jax.Array) -> Leaves:
-        """Compute ``(kappa T + lambda I) v``, in the dtypes of v."""
+    def ridge(
+        self,
+        vectors: Leaves,
+        kappa: jax.Array,
+        damping: jax.Array,
+        share: float = 0.0,
+    ) -> Leaves:
+        """Compute ``(kappa T + lambda I) v``, T damped, in the dtypes of v."""
         return tuple(
             (kappa * t + damping * v).astype(v.dtype)
-            for t, v in zip(self.multiply(vectors), vectors, strict=True)
+            for t, v in zip(self.multiply(vectors, share), vectors, strict=True)
         )
 
-    def diagonal(self) -> Leaves:
-        """Take ``T_qq``, in the leaves of the problem."""
-        return self.pack(self.diagonals)
+    def diagonal(self, share: float = 0.0) -> Leaves:
+        """Take ``T_qq``, in the leaves of the problem.
+
+        Args:
+            share: of the mean diagonal of each output, added to it.
+        """
+        return self.pack(
+            tuple(
+                d + share * _spread(layer, mean, d)
+                for layer, mean, d in zip(
+                    self.layers, self.means, self.diagonals, strict=True
+                )
+            )
+            if share
+            else self.diagonals
+        )
+
+
+def _spread(layer: Layer | None, mean: jax.Array, diagonal: jax.Array) -> jax.Array:
+    """Give each entry the mean of its output."""
+    if layer is not None:
+        mean = layer.leaf(jnp.broadcast_to(mean, layer.index.shape), diagonal.shape)
+    return mean.astype(diagonal.dtype)
 
 
 def _multiply(
-    layer: Layer | None, gamma: jax.Array | None, diagonal: jax.Array, v: jax.Array
+    layer: Layer | None,
+    gamma: jax.Array | None,
+    diagonal: jax.Array,
+    mean: jax.Array,
+    v: jax.Array,
+    share: float,
 ) -> jax.Array:
     if layer is None or gamma is None:
-        return diagonal * v
+        return (diagonal + share * mean) * v
     matrix = layer.matrix(v).astype(layer.moment.dtype)
     moved = jnp.matmul(layer.moment, matrix, precision=_HIGHEST) * gamma
+    moved += share * mean * matrix
     return layer.leaf(moved.astype(v.dtype), v.shape)
 
 
@@ -121,5 +165,15 @@ def estimate(
         else layer.leaf((layer.reads * gamma).astype(f.dtype), f.shape)
         for layer, gamma, f in zip(layers, gammas, unpack(squares), strict=True)
     )
+    means = tuple(map(_mean, layers, diagonals, unpack(there)))
     noise = column_share(floor, squares, there)
-    return Kronecker(layers, gammas, diagonals, noise, unpack, pack)
+    return Kronecker(layers, gammas, diagonals, means, noise, unpack, pack)
+
+
+def _mean(layer: Layer | None, diagonal: jax.Array, there: jax.Array) -> jax.Array:
+    """Average the diagonal of each output, or of a leaf, where there are weights."""
+    counted = jnp.where(there, diagonal, 0)
+    if layer is None:
+        return jnp.sum(counted) / jnp.maximum(jnp.sum(there), 1)
+    total = jnp.sum(layer.matrix(counted), axis=1, keepdims=True)
+    return total / jnp.maximum(jnp.sum(layer.matrix(there), axis=1, keepdims=True), 1)

@@ -15,7 +15,6 @@ from swapjax.gradients.operator import GradientOperator
 from swapjax.pruning.method import Problem, some_layers_of
 from swapjax.pruning.solvers import conjugate_gradients
 from swapjax.pruning.solvers.candidates import pick
-from swapjax.pruning.solvers.cholesky import resolution
 from swapjax.pruning.solvers.judges import Judge
 from swapjax.pruning.solvers.kfac import Kronecker, estimate
 from swapjax.pruning.solvers.natural_step import Trust
@@ -29,9 +28,10 @@ Ridge = Literal["identity", "kfac"]
 _Problem = tuple[GradientOperator, Leaves, Leaves, jax.Array, Target, State]
 
 # The damping that goes with kappa = 1, unless one is given: in units of the mean of the
-# diagonal of T, as in `layerwise_obs`. Noise on gradients raises the norm of rows, and
-# not T, but where a leaf could not be followed.
+# diagonal of T, in each output by itself, as in `layerwise_obs`. Noise on gradients
+# raises the norm of rows, and not T, but where a leaf could not be followed.
 _TIED = 0.01
+_LEAST = 1e-3  # of the mean of those: what an output has that reads nothing
 
 
 class Setting(NamedTuple):
@@ -70,12 +70,14 @@ class Held(NamedTuple):
     Attributes:
         kronecker: T.
         units: its blocks, output by output.
-        tied: the damping that goes with kappa = 1, unless one is given.
+        tied: the damping that goes with kappa = 1, on average, unless one is given.
+        least: what each output has of it, if next to nothing of its own.
     """
 
     kronecker: Kronecker
     units: Units
     tied: jax.Array
+    least: jax.Array
 
     def told(self) -> dict[str, jax.Array]:
         """Say how many leaves T knows the diagonal of alone, and how much is noise."""
@@ -86,11 +88,31 @@ class Held(NamedTuple):
         }
 
     def damping(self, setting: Setting) -> jax.Array:
-        """Tell the damping of a setting."""
+        """Tell the damping of a setting, on average."""
         if setting.damping is not None:
             return setting.damping
         assert setting.kappa is not None
         return setting.kappa * self.tied
+
+    def ridge(
+        self, support: Leaves, setting: Setting, *, in_blocks: bool
+    ) -> SupportRidge:
+        """Make the ridge of a setting on a support."""
+        kappa, damping, share = setting.kappa, setting.damping, 0.0
+        assert kappa is not None
+        if damping is None:
+            damping, share = kappa * self.least, _TIED
+        of = self.kronecker, self.units, support, kappa, damping
+        return SupportRidge.of(*of, share=share, in_blocks=in_blocks)
+
+    def tell(self, fit: Refit, ridge: SupportRidge) -> Refit:
+        """Report lambda and kappa of a ridge that was taken a number of times."""
+        one = ridge.damping if ridge.share == 0 else ridge.kappa * self.tied
+        return fit._replace(
+            damping=one * fit.damping,
+            raised=fit.raised | ridge.raised,
+            couplings={**fit.couplings, "kappa": ridge.kappa * fit.damping},
+        )
 
 
 def hold_by(problem: Problem, rows: GradientOperator, dtype: jnp.dtype) -> Held:
@@ -107,11 +129,9 @@ def hold_by(problem: Problem, rows: GradientOperator, dtype: jnp.dtype) -> Held:
     )
     count = optax.tree.sum(tuple(jnp.sum(m, dtype=dtype) for m in there))
     # Without a column above the floor T is zero; that of rows has a trace of 1.
-    mean = jnp.where(trace > 0, trace, 1) / jnp.maximum(count, 1)
-    units = units_of(kronecker, dtype)
-    # Rounding is to hide it in no block, with room for that of kappa.
-    least = 2 * jnp.max(resolution(units.traces), initial=0)
-    return Held(kronecker, units, jnp.maximum(_TIED * mean, least))
+    tied = _TIED * jnp.where(trace > 0, trace, 1) / jnp.maximum(count, 1)
+    least = jnp.where(trace > 0, _LEAST * tied, tied)
+    return Held(kronecker, units_of(kronecker, dtype), tied, least)
 
 
 def on_support(
@@ -153,25 +173,18 @@ def on_support(
     limits: dict[str, Any] = {"rounds": rounds, "tolerance": tolerance}
     problem = rows, support, reference, y, target, state
 
-    def ridge_of(setting: Setting) -> SupportRidge | None:
-        if held is None:
-            return None
-        assert setting.kappa is not None
-        of = held.kronecker, held.units, support
-        return SupportRidge.of(
-            *of, setting.kappa, held.damping(setting), in_blocks=not with_products
-        )
-
     if with_products:
 
         def by_products(setting: Setting, bend: jax.Array | None) -> Refit:
-            ridge = ridge_of(setting)
-            damping = jnp.ones((), y.dtype) if ridge is not None else setting.damping
+            ridge, damping = None, setting.damping
+            if held is not None:
+                ridge = held.ridge(support, setting, in_blocks=False)
+                damping = jnp.ones((), y.dtype)
             assert damping is not None
             fit = conjugate_gradients.refit(
                 *problem, damping=damping, bend=bend, ridge=ridge, **limits
             )
-            return fit if ridge is None else _tell(fit, ridge)
+            return fit if held is None or ridge is None else held.tell(fit, ridge)
 
         return by_products
 
@@ -190,12 +203,10 @@ def on_support(
     limits["first_order"] = first_order
     if least is None:
         found = jax.lax.map(
-            functools.partial(_one_ridge, problem, ridge_of, limits), settings
+            functools.partial(_one_ridge, problem, held, limits), settings
         )
     else:
-        ridge = ridge_of(Setting(None, jnp.ones((), y.dtype), settings.number))
-        assert ridge is not None
-        found = _tied(problem, ridge, least, settings, limits)
+        found = _tied(problem, held, least, settings, limits)
 
     def looked_up(setting: Setting, bend: jax.Array | None) -> Refit:
         ahead: _Ahead = pick(setting.number, found)
@@ -215,35 +226,37 @@ class _Ahead(NamedTuple):
 
 
 def _one_ridge(
-    problem: _Problem,
-    ridge_of: Callable[[Setting], SupportRidge | None],
-    limits: dict[str, Any],
-    setting: Setting,
+    problem: _Problem, held: Held, limits: dict[str, Any], setting: Setting
 ) -> _Ahead:
     """Re-fit with a ridge of its own."""
-    ridge = ridge_of(setting)
-    assert ridge is not None
+    ridge = held.ridge(problem[1], setting, in_blocks=True)
     ground = prepare(*problem, 1.0, ridge)
     once = jnp.ones(1, ground.start.dtype)
-    found: _Ahead = pick(0, _together(problem, ground, once, limits))
+    found: _Ahead = pick(0, _together(problem, held, ground, once, limits))
     return found
 
 
 def _tied(
     problem: _Problem,
-    ridge: SupportRidge,
+    held: Held,
     least: float,
     settings: Setting,
     limits: dict[str, Any],
 ) -> _Ahead:
     """Re-fit with all kappas that dampings are tied to: one system, one sweep."""
     assert settings.kappa is not None
+    one = Setting(None, jnp.ones((), settings.kappa.dtype), settings.number)
+    ridge = held.ridge(problem[1], one, in_blocks=True)
     ground = prepare(*problem, least, ridge)
-    return _together(problem, ground, settings.kappa, limits)
+    return _together(problem, held, ground, settings.kappa, limits)
 
 
 def _together(
-    problem: _Problem, ground: Ground, times: jax.Array, limits: dict[str, Any]
+    problem: _Problem,
+    held: Held,
+    ground: Ground,
+    times: jax.Array,
+    limits: dict[str, Any],
 ) -> _Ahead:
     """Re-fit with a ridge taken several times, [m], in one sweep over its blocks."""
     rows, _, _, y, target, _ = problem
@@ -263,13 +276,4 @@ def _together(
         weights=tuple(w + v[:count] for w, v in zip(ground.kept, solved, strict=True)),
         step=tuple(v[count:] for v in solved) if len(residuals) > 1 else (),
     )
-    return _Ahead(_tell(fit, ridge), duals.trust)
-
-
-def _tell(fit: Refit, ridge: SupportRidge) -> Refit:
-    """Report lambda and kappa of a ridge that was taken a number of times."""
-    return fit._replace(
-        damping=ridge.damping * fit.damping,
-        raised=fit.raised | ridge.raised,
-        couplings={**fit.couplings, "kappa": ridge.kappa * fit.damping},
-    )
+    return _Ahead(held.tell(fit, ridge), duals.trust)

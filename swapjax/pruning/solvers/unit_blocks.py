@@ -1,4 +1,4 @@
-"""The matrix ``kappa T + lambda I`` on a support, solved output by output.
+"""The matrix ``kappa T + lambda I``, T damped, on a support, solved output by output.
 
 T has a block for the inputs of each output, so that its inverse on a support has one
 for the inputs *kept* of each output. Their number is traced, and shapes are not: blocks
@@ -28,7 +28,7 @@ _WIDENING = 2  # from each width to the next
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SupportRidge:
-    """``R = kappa T + lambda I`` on a support. Lives while a program is traced.
+    """``R = kappa (T + D) + lambda I`` on a support. Lives while a program is traced.
 
     Attributes:
         kronecker: T.
@@ -36,7 +36,8 @@ class SupportRidge:
         support: bool leaves.
         kappa: the weight of T.
         damping: lambda.
-        raised: whether rounding hides it in some block, which has more of it then.
+        share: D is this share of the mean diagonal of T in each output.
+        raised: whether rounding hides what damps some block, which has more of it then.
         kept: what blocks have of the support; None where R is only multiplied.
     """
 
@@ -45,6 +46,7 @@ class SupportRidge:
     support: Leaves
     kappa: jax.Array
     damping: jax.Array
+    share: float
     raised: jax.Array
     kept: Kept | None
 
@@ -57,6 +59,7 @@ class SupportRidge:
         kappa: jax.Array,
         damping: jax.Array,
         *,
+        share: float = 0.0,
         in_blocks: bool = True,
     ) -> "SupportRidge":
         """Make a ridge, and tell whether rounding hides its damping.
@@ -67,18 +70,25 @@ class SupportRidge:
             support: bool leaves.
             kappa: the weight of T.
             damping: lambda.
+            share: of the mean diagonal of T in each output, which damps it, too.
             in_blocks: whether it will be solved with, and not only multiplied.
 
         Raises:
             ValueError: for more entries of blocks than an int32 numbers.
         """
-        hidden = jnp.any(damping < resolution(kappa * units.traces))
+        every = units.damping(kappa, damping, share)
+        hidden = jnp.any(every < resolution(kappa * units.traces))
         kept = keep(units, support) if in_blocks else None
-        return cls(kronecker, units, support, kappa, damping, hidden, kept)
+        return cls(kronecker, units, support, kappa, damping, share, hidden, kept)
 
     def multiply(self, vectors: Leaves) -> Leaves:
         """Compute ``R v`` with all of R, not only what is on the support."""
-        return self.kronecker.ridge(vectors, self.kappa, self.damping)
+        return self.kronecker.ridge(vectors, self.kappa, self.damping, self.share)
+
+    def diagonal(self) -> Leaves:
+        """Take the diagonal of all of R."""
+        found = self.kronecker.diagonal(self.share)
+        return tuple(self.kappa * t + self.damping for t in found)
 
     def solve(self, vectors: Leaves) -> Leaves:
         """Compute ``R_SS^-1 v_S``, zero off the support."""
@@ -190,6 +200,7 @@ class SupportRidge:
         branches = [of_width(*pair) for pair in zip(widths, several, strict=True)]
         places = jnp.arange(total, dtype=jnp.int32)
         beyond = sum(m.size for m in self.support)
+        damping = units.damping(self.kappa, self.damping, self.share)
 
         def step(state: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
             at, carry = state
@@ -204,7 +215,7 @@ class SupportRidge:
             entry = jnp.minimum(kept.before[unit] + number, slots - 1)
             slot = jnp.where(there, kept.slots[entry], slots)
             found = jnp.take(units.places, slot, mode="fill", fill_value=beyond)
-            entries = units.entries(unit, slot, self.kappa, self.damping)
+            entries = units.entries(unit, slot, self.kappa, damping)
             solved = jax.lax.switch(fits, branches, entries, take(found))
             return at + many, put(carry, found, solved)
 

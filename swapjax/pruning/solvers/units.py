@@ -34,6 +34,7 @@ class Units:
         gammas: [units].
         moments: all moments, flat; then a zero, for units without one.
         alone: [slots], what T has on its diagonal beside that.
+        means: [units], `Kronecker.means` of the outputs.
         traces: [units], of the blocks.
     """
 
@@ -45,18 +46,23 @@ class Units:
     gammas: jax.Array
     moments: jax.Array
     alone: jax.Array
+    means: jax.Array
     traces: jax.Array
+
+    def damping(self, kappa: jax.Array, damping: jax.Array, share: float) -> jax.Array:
+        """Tell what each block has on its diagonal besides kappa T, [units]."""
+        return damping + kappa * share * self.means
 
     def entries(
         self, unit: jax.Array, slot: jax.Array, kappa: jax.Array, damping: jax.Array
     ) -> "Entries":
-        """Tell what blocks of ``kappa T + lambda I`` are made of.
+        """Tell what blocks of ``kappa T``, damped, are made of.
 
         Args:
             unit: the unit of each row.
             slot: its slot; that of one beyond the last is of the identity.
             kappa: the weight of T.
-            damping: lambda, raised where rounding hides it.
+            damping: of each unit, raised where rounding hides it.
         """
         there = slot < self.places.size
         first, strides, begins = (
@@ -66,7 +72,8 @@ class Units:
         # A unit without a moment reads the zero at the end.
         column = jnp.where(there & (strides > 0), slot - first, 0)
         alone = jnp.take(self.alone, slot, mode="fill", fill_value=0)
-        damping = jnp.maximum(damping, resolution(kappa * self.traces[unit]))
+        least = resolution(kappa * self.traces[unit])
+        damping = jnp.maximum(damping[unit], least)
         return Entries(
             there=there,
             row=begins + column * strides,
@@ -111,11 +118,15 @@ def units_of(kronecker: Kronecker, dtype: jnp.dtype) -> Units:
     sizes: list[np.ndarray] = []
     begins: list[np.ndarray] = []
     strides: list[np.ndarray] = []
-    places, gammas, moments, alone, traces = [], [], [], [], []
+    places, gammas, moments, alone, means, traces = [], [], [], [], [], []
     total = sum(d.size for d in kronecker.diagonals)
     offset = length = 0
-    for layer, gamma, diagonal in zip(
-        kronecker.layers, kronecker.gammas, kronecker.diagonals, strict=True
+    for layer, gamma, diagonal, mean in zip(
+        kronecker.layers,
+        kronecker.gammas,
+        kronecker.diagonals,
+        kronecker.means,
+        strict=True,
     ):
         if layer is None:
             count = math.ceil(diagonal.size / NARROWEST)
@@ -127,6 +138,7 @@ def units_of(kronecker: Kronecker, dtype: jnp.dtype) -> Units:
             gammas.append(jnp.zeros(count, dtype))
             found = jnp.where(slots < diagonal.size, slots + offset, total)
             alone.append(jnp.pad(diagonal.ravel().astype(dtype), (0, spare)))
+            means.append(jnp.full(count, mean, dtype))
             traces.append(jnp.sum(alone[-1].reshape(count, NARROWEST), axis=1))
         else:
             assert gamma is not None
@@ -138,6 +150,7 @@ def units_of(kronecker: Kronecker, dtype: jnp.dtype) -> Units:
             gammas.append(gamma.ravel().astype(dtype))
             moments.append(layer.moment.ravel().astype(dtype))
             length += layer.moment.size
+            means.append(mean.ravel().astype(dtype))
             trace = jnp.trace(layer.moment, axis1=1, axis2=2)[:, None, None]
             traces.append((gamma * trace).ravel().astype(dtype))
             index = layer.index.swapaxes(1, 2).ravel()
@@ -156,6 +169,7 @@ def units_of(kronecker: Kronecker, dtype: jnp.dtype) -> Units:
         gammas=jnp.concatenate(gammas),
         moments=jnp.concatenate([*moments, jnp.zeros(1, dtype)]),
         alone=jnp.concatenate(alone),
+        means=jnp.concatenate(means),
         traces=jnp.concatenate(traces),
     )
 

@@ -121,6 +121,55 @@ def test_gammas_follow_their_formula():
     assert found.gammas[1] is None
 
 
+def mean_diagonals(kronecker, weights):
+    """Of each output, or of a leaf without a layer, where weights are not zero."""
+    found = []
+    for layer, diagonal, w in zip(
+        kronecker.layers, kronecker.diagonals, weights, strict=True
+    ):
+        values, there = np.ravel(diagonal), np.ravel(w) != 0
+        means = np.full(values.size, values[there].sum() / max(there.sum(), 1))
+        if layer is not None:
+            index = np.asarray(layer.index)
+            for g, o in np.ndindex(index.shape[0], index.shape[2]):
+                at = index[g, index[g, :, o] >= 0, o]
+                count = max(there[at].sum(), 1)
+                means[at] = values[at][there[at]].sum() / count
+        found.append(means)
+    return np.concatenate(found)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_each_output_is_damped_in_its_own_units(seed):
+    rows, weights, _ = make(seed)
+    rng = np.random.default_rng(seed)
+    weights = tuple(
+        jnp.where(jnp.asarray(rng.uniform(size=w.shape) < 0.3), 0, w) for w in weights
+    )
+    weights = (weights[0].at[:, 1].set(0), *weights[1:])
+    found = kfac.estimate(layers(seed + 2), weights, rows.squares)
+    units, support = units_of(found, jnp.dtype(jnp.float64)), supports(seed)
+    mask = flat(support).astype(bool)
+    ridge = SupportRidge.of(
+        found, units, support, jnp.asarray(0.7), jnp.asarray(1e-3), share=0.2
+    )
+    damped = 0.2 * mean_diagonals(found, weights)
+    full = 0.7 * (dense(found) + np.diag(damped)) + 1e-3 * np.eye(len(mask))
+    v = leaves(seed + 5)
+    np.testing.assert_allclose(flat(ridge.multiply(v)), full @ flat(v), rtol=1e-10)
+    np.testing.assert_allclose(flat(ridge.diagonal()), np.diag(full), rtol=1e-10)
+    expected = np.zeros(len(mask))
+    expected[mask] = np.linalg.solve(full[np.ix_(mask, mask)], flat(v)[mask])
+    solved, gram = ridge.solve_and_gram(v, rows)
+    np.testing.assert_allclose(flat(solved), expected, rtol=1e-9, atol=1e-9)
+    some = rows.dense[:, mask]
+    block = full[np.ix_(mask, mask)]
+    np.testing.assert_allclose(
+        gram, some @ np.linalg.solve(block, some.T), rtol=1e-9, atol=1e-9
+    )
+    assert not ridge.raised
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_products_and_solutions_are_those_of_the_dense_matrix(seed):
     rows, _, found = make(seed)
