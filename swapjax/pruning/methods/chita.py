@@ -74,7 +74,8 @@ def chita(
         ridge: what holds the weights beside lambda, as in `linear_regression`.
         damping: lambda, in units of the mean squared norm of the gradient rows. Of
             several the one with the lowest loss is taken, each having searched for
-            itself. By default (1e-5, 1e-4, 1e-3); with ``"kfac"`` it follows kappa.
+            itself. By default (1e-5, 1e-4, 1e-3); with ``"kfac"`` as in
+            `linear_regression`.
         kappa: of ``"kfac"``, one value or several, tried with every damping.
         search: see above; by default shrink, or magnitude with block.
         step: the share of entries that shrink keeps at a time, in [0, 1); 0 goes to the

@@ -59,8 +59,9 @@ def linear_regression(
         damping: lambda, in units of the mean squared norm of the gradient rows. Of
             several values each stage takes the one with the lowest loss; noise calls
             for more. With the identity they share one factorisation; iht takes the
-            first. By default (1e-4, 1e-3, 1e-2), and with ``"kfac"`` a hundredth
-            of kappa times the mean of the diagonal of T, so that all kappas share one.
+            first. By default (1e-4, 1e-3, 1e-2), and with ``"kfac"`` kappa times a
+            hundredth of the mean of T's diagonal, in each output by itself; all kappas
+            share one.
         kappa: of ``"kfac"``, one value or several, tried with every damping; by
             default (0.1, 0.5, 2, 8, 32, 1e4), the last of which is a layer-wise re-fit.
         support: how to choose what to keep: ``"magnitude"``, ``"obd"`` (``w^2 F_qq``),
@@ -99,7 +100,7 @@ def linear_regression(
         iht exchanged; ``loss``, the mean loss of the stage's examples with the weights
         returned, or what else judges them, or ``left_out``, the mean squared error of
         rows left out, where ``"loo"`` or ``"gcv"`` judges; ``damping``, the lambda
-        used, in the units of the argument; and ``first_order``, the share of the mean
+        used, in the units of the argument, the mean of several; and ``first_order``, the share of the mean
         gradient that was followed, in [0, 1].
         With ``ridge="kfac"`` also ``kappa``, the one used; ``unfollowed_leaves``, how
         many leaves enter no product that could be followed, so that T is the diagonal
