@@ -3,9 +3,10 @@
 import dataclasses
 
 from swapjax.pruning.method import Method
-from swapjax.pruning.methods.regression import Support, linear_regression
+from swapjax.pruning.methods.regression import linear_regression
 from swapjax.pruning.solvers.conjugate_gradients import Algebra
 from swapjax.pruning.solvers.judges import Judge
+from swapjax.pruning.solvers.supports import Support
 
 
 def kfac_regression(

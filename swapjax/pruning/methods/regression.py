@@ -1,33 +1,27 @@
 """Linear regression on a support, and the stage that it shares with SWAP."""
 
 import functools
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves, Status
-from swapjax.gradients.operator import GradientOperator
 from swapjax.pruning.damping import check_ridge
 from swapjax.pruning.method import Method, Problem, Solution, rows_of
-from swapjax.pruning.solvers import layer_order, targets
-from swapjax.pruning.solvers.candidates import lowest, map_distinct, pick, stack
+from swapjax.pruning.solvers import targets
+from swapjax.pruning.solvers.candidates import lowest, map_distinct, pick
 from swapjax.pruning.solvers.conjugate_gradients import Algebra, prefers_cg
-from swapjax.pruning.solvers.hard_thresholding import iht
 from swapjax.pruning.solvers.judges import Judge, check_judge, named
 from swapjax.pruning.solvers.refit import Refit
-from swapjax.pruning.solvers.settings import Held, Ridge, every, hold_by, on_support
+from swapjax.pruning.solvers.settings import Ridge, every, hold_by, on_support
+from swapjax.pruning.solvers.supports import Support, check_support, choose
 from swapjax.pruning.solvers.targets import Target
 from swapjax.pruning.solvers.trials import try_all, try_unasked
-from swapjax.sparsity import scores
-from swapjax.sparsity.budget import Budget, select
+from swapjax.sparsity.budget import Budget
 from swapjax.sparsity.masks import apply_masks
 
-Support = Literal["magnitude", "obd", "kfac", "obs", "layerwise", "iht"]
-
-SUPPORTS: tuple[Support, ...] = ("magnitude", "obd")
-HELD_SUPPORTS: tuple[Support, ...] = ("magnitude", "obs", "layerwise")
 DAMPINGS = (1e-4, 1e-3, 1e-2)
 
 
@@ -100,8 +94,8 @@ def linear_regression(
         iht exchanged; ``loss``, the mean loss of the stage's examples with the weights
         returned, or what else judges them, or ``left_out``, the mean squared error of
         rows left out, where ``"loo"`` or ``"gcv"`` judges; ``damping``, the lambda
-        used, in the units of the argument, the mean of several; and ``first_order``, the share of the mean
-        gradient that was followed, in [0, 1].
+        used, in the units of the argument, on average; and ``first_order``, the share
+        of the mean gradient that was followed, in [0, 1].
         With ``ridge="kfac"`` also ``kappa``, the one used; ``unfollowed_leaves``, how
         many leaves enter no product that could be followed, so that T is the diagonal
         of the Fisher there; and ``noise_columns``, the share of the rows' energy that
@@ -148,17 +142,7 @@ def check_common(
         ValueError: for values out of range, naming the argument.
     """
     dampings, kappas = check_ridge(ridge, damping, kappa, DAMPINGS)
-    if support is None:
-        support = SUPPORTS if kappas is None else HELD_SUPPORTS
-    rules = (support,) if isinstance(support, str) else tuple(support)
-    known = {"magnitude", "obd", "iht"}
-    if kappas is not None:
-        known |= {"kfac", *get_args(layer_order.Rule)}
-    if not rules or set(rules) - known:
-        raise ValueError(
-            "support must be of 'magnitude', 'obd' and 'iht', and 'kfac', 'obs' and "
-            f"'layerwise' with ridge='kfac', one or several, got {support!r}"
-        )
+    rules = check_support(support, kappas is not None)
     if reference not in ("current", "initial"):
         raise ValueError(f"reference must be 'current' or 'initial', got {reference!r}")
     if algebra not in ("auto", "gram", "cg"):
@@ -219,26 +203,6 @@ def solve(
         support, settings = support[:1], jax.tree.map(lambda x: x[:1], settings)
     least = None if shared is None else min(shared)
 
-    asked = [rule for rule in get_args(layer_order.Rule) if rule in support]
-    ordered: dict[Support, Leaves] = {}
-    if asked:
-        assert held is not None
-        of = held.kronecker, problem.weights, problem.within, budget
-        ordered = dict(zip(asked, layer_order.scores(*of, asked), strict=True))
-
-    def choose_support(rule: Support) -> tuple[Leaves, jax.Array]:
-        ranks = ordered.get(rule) or _rank(problem, rows, rule, held)
-        mask = select(ranks, budget, problem.within)
-        if rule != "iht":
-            return mask, jnp.zeros((), jnp.int32)
-        dampings = jnp.asarray(damping or DAMPINGS, y.dtype)
-        path = iht(
-            rows, mask, problem.weights, wbar, y, target, state, budget,
-            damping=dampings[0], iterations=iterations, tolerance=tolerance,
-            within=problem.within,
-        )  # fmt: skip
-        return path.support, path.swaps
-
     if algebra == "auto":
         count = len(jax.tree.leaves(settings)[0])
         solves = count * (rounds if target.moves else 1)
@@ -255,8 +219,12 @@ def solve(
         attempt = try_all if judge == "loss" else try_unasked
         return attempt(problem, plain, make, settings, first_order)
 
+    supports, swaps = choose(
+        problem, rows, budget, support, held,
+        wbar=wbar, y=y, target=target, state=state, iterations=iterations,
+        tolerance=tolerance, damping=(damping or DAMPINGS)[0],
+    )  # fmt: skip
     # Mapped and not unrolled: the program holds the network and the n x n algebra once.
-    supports, swaps = stack([choose_support(rule) for rule in support])
     fits, values, without = map_distinct(fit_on, supports)
     # By default the loss decides: at high sparsity every support is far from the
     # reference, where the local model cannot tell them apart, and noise calls for more
@@ -277,20 +245,6 @@ def solve(
         details.update(held.told())
     plain = apply_masks(problem.weights, mask)
     return _conclude(fit, value, mask, plain, details)
-
-
-def _rank(
-    problem: Problem,
-    rows: GradientOperator,
-    rule: Support,
-    held: Held | None,
-) -> Leaves:
-    if rule == "kfac":
-        assert held is not None
-        return scores.fisher_diagonal(problem.weights, held.kronecker.diagonal())
-    if rule == "obd":
-        return scores.fisher_diagonal(problem.weights, rows.mean_squares())
-    return scores.magnitude(problem.weights)
 
 
 def _conclude(

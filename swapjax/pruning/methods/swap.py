@@ -6,15 +6,12 @@ from typing import Literal
 
 from swapjax.core.checks import require_count
 from swapjax.pruning.method import Method
-from swapjax.pruning.methods.regression import (
-    Support,
-    check_common,
-    solve,
-)
+from swapjax.pruning.methods.regression import check_common, solve
 from swapjax.pruning.solvers import sinkhorn, targets
 from swapjax.pruning.solvers.conjugate_gradients import Algebra
 from swapjax.pruning.solvers.judges import Judge
 from swapjax.pruning.solvers.settings import Ridge
+from swapjax.pruning.solvers.supports import Support
 
 
 def swap(
