@@ -69,6 +69,9 @@ MANY_STAGES = {
     "`swap()`": "swap",
     "magnitude, theirs / ours": "magnitude",
 }
+IN_TRAINING_MODE = (
+    '`linear_regression(ridge="kfac", first_order=False)`, judged in training mode'
+)
 RESNET20 = {
     "`magnitude()`": "magnitude",
     "`obd()`": "obd",
@@ -80,6 +83,7 @@ RESNET20 = {
     "`linear_regression(first_order=False)`": "linear-regression",
     "`swap(first_order=False)`": "swap",
     '`linear_regression(ridge="kfac", first_order=False)`': "linear-regression, kfac",
+    IN_TRAINING_MODE: ("linear-regression, kfac, judged in training mode"),
     '`layerwise_obs(weigh="output")`': "layerwise-obs, output",
     '`layerwise_obs(weigh="equal")`': "layerwise-obs, equal",
     "`alps()`": "alps",
@@ -246,6 +250,7 @@ def test_mobilenet():
         '`linear_regression(ridge="kfac", first_order=False)`': (
             "linear-regression, kfac"
         ),
+        IN_TRAINING_MODE: ("linear-regression, kfac, judged in training mode"),
     }
     keys = "stages", "method", "sparsity"
     found, seen, inside = runs("mobilenet_cifar10", *keys), set(), False
