@@ -94,8 +94,9 @@ def linear_regression(
         iht exchanged; ``loss``, the mean loss of the stage's examples with the weights
         returned, or what else judges them, or ``left_out``, the mean squared error of
         rows left out, where ``"loo"`` or ``"gcv"`` judges; ``damping``, the lambda
-        used, in the units of the argument, on average; and ``first_order``, the share
-        of the mean gradient that was followed, in [0, 1].
+        used, in the units of the argument, or kappa times a hundredth of the mean of
+        T's diagonal; and ``first_order``, the share of the mean gradient that was
+        followed, in [0, 1].
         With ``ridge="kfac"`` also ``kappa``, the one used; ``unfollowed_leaves``, how
         many leaves enter no product that could be followed, so that T is the diagonal
         of the Fisher there; and ``noise_columns``, the share of the rows' energy that

@@ -37,8 +37,8 @@ class Kronecker:
             the diagonal of the Fisher.
         gammas: [groups, 1, outputs] of each layer.
         diagonals: ``T_qq`` of each leaf, of its shape.
-        means: of the diagonal of T where there are weights, of each output,
-            [groups, 1, outputs], or of a leaf that could not be followed, [].
+        means: of the diagonal of T in each output, [groups, 1, outputs], or in a leaf
+            that could not be followed, [].
         noise: the share of the Fisher's trace below the floor, ``float[]``.
         unpack: makes leaves of what the problem calls leaves, perhaps one vector.
         pack: undoes it.
@@ -165,15 +165,17 @@ def estimate(
         else layer.leaf((layer.reads * gamma).astype(f.dtype), f.shape)
         for layer, gamma, f in zip(layers, gammas, unpack(squares), strict=True)
     )
-    means = tuple(map(_mean, layers, diagonals, unpack(there)))
+    means = tuple(map(_mean, layers, gammas, diagonals))
     noise = column_share(floor, squares, there)
     return Kronecker(layers, gammas, diagonals, means, noise, unpack, pack)
 
 
-def _mean(layer: Layer | None, diagonal: jax.Array, there: jax.Array) -> jax.Array:
-    """Average the diagonal of each output, or of a leaf, where there are weights."""
-    counted = jnp.where(there, diagonal, 0)
-    if layer is None:
-        return jnp.sum(counted) / jnp.maximum(jnp.sum(there), 1)
-    total = jnp.sum(layer.matrix(counted), axis=1, keepdims=True)
-    return total / jnp.maximum(jnp.sum(layer.matrix(there), axis=1, keepdims=True), 1)
+def _mean(
+    layer: Layer | None, gamma: jax.Array | None, diagonal: jax.Array
+) -> jax.Array:
+    """Average the diagonal in each output, over all inputs there are, or in a leaf."""
+    if layer is None or gamma is None:
+        return jnp.sum(diagonal) / max(diagonal.size, 1)
+    inside = layer.index >= 0
+    total = jnp.sum(jnp.where(inside, layer.reads, 0), axis=1, keepdims=True)
+    return gamma * total / jnp.maximum(jnp.sum(inside, axis=1, keepdims=True), 1)

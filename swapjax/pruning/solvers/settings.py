@@ -70,7 +70,7 @@ class Held(NamedTuple):
     Attributes:
         kronecker: T.
         units: its blocks, output by output.
-        tied: the damping that goes with kappa = 1, on average, unless one is given.
+        tied: the damping that goes with kappa = 1 on average, unless one is given.
         least: what each output has of it, if next to nothing of its own.
     """
 

@@ -121,20 +121,17 @@ def test_gammas_follow_their_formula():
     assert found.gammas[1] is None
 
 
-def mean_diagonals(kronecker, weights):
-    """Of each output, or of a leaf without a layer, where weights are not zero."""
+def mean_diagonals(kronecker):
+    """Of each output, or of a leaf without a layer."""
     found = []
-    for layer, diagonal, w in zip(
-        kronecker.layers, kronecker.diagonals, weights, strict=True
-    ):
-        values, there = np.ravel(diagonal), np.ravel(w) != 0
-        means = np.full(values.size, values[there].sum() / max(there.sum(), 1))
+    for layer, diagonal in zip(kronecker.layers, kronecker.diagonals, strict=True):
+        values = np.ravel(diagonal)
+        means = np.full(values.size, values.mean())
         if layer is not None:
             index = np.asarray(layer.index)
             for g, o in np.ndindex(index.shape[0], index.shape[2]):
                 at = index[g, index[g, :, o] >= 0, o]
-                count = max(there[at].sum(), 1)
-                means[at] = values[at][there[at]].sum() / count
+                means[at] = values[at].mean()
         found.append(means)
     return np.concatenate(found)
 
@@ -153,7 +150,7 @@ def test_each_output_is_damped_in_its_own_units(seed):
     ridge = SupportRidge.of(
         found, units, support, jnp.asarray(0.7), jnp.asarray(1e-3), share=0.2
     )
-    damped = 0.2 * mean_diagonals(found, weights)
+    damped = 0.2 * mean_diagonals(found)
     full = 0.7 * (dense(found) + np.diag(damped)) + 1e-3 * np.eye(len(mask))
     v = leaves(seed + 5)
     np.testing.assert_allclose(flat(ridge.multiply(v)), full @ flat(v), rtol=1e-10)
