@@ -294,11 +294,12 @@ def _ridge(
 ) -> tuple[Callable[[Leaves], Leaves], Leaves]:
     """Make ``v -> n R v``, and ``n R_qq``."""
     if held is None:
-        ridge = rows.n * lam
-        return lambda v: tuple(ridge * x for x in v), (ridge,) * len(wbar)
-    held_by = held.ridge(wbar, setting, in_blocks=False)
-    hold = lambda v: tuple(rows.n * x for x in held_by.multiply(v))  # noqa: E731
-    return hold, tuple(rows.n * d for d in held_by.diagonal())
+        even = rows.n * lam
+        return lambda v: tuple(even * x for x in v), (even,) * len(wbar)
+    there = jax.tree.map(lambda w: w != 0, wbar)
+    ridge = held.ridge(there, setting, in_blocks=False)
+    hold = lambda v: tuple(rows.n * x for x in ridge.multiply(v))  # noqa: E731
+    return hold, tuple(rows.n * d for d in ridge.diagonal())
 
 
 def _polish(

@@ -1,5 +1,6 @@
 """The re-fit by conjugate gradients on G: no n x n array, two passes over G a step."""
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
@@ -78,6 +79,19 @@ class _System(NamedTuple):
         """Compute the same on the support."""
         return masks.apply_masks(self.hold(v), self.support)
 
+    def scale(self) -> Callable[[Leaves], Leaves] | None:
+        """Make what divides by the diagonal of ``n R``; None for the identity.
+
+        Outputs are held as firmly as what they count, which differs by orders.
+        """
+        if self.ridge is None:
+            return None
+        diagonals = tuple(self.rows.n * r for r in self.ridge.diagonal())
+        inverses = tuple(jnp.where(r > 0, 1 / r, 1) for r in diagonals)
+        return lambda v: tuple(
+            (x * r).astype(x.dtype) for x, r in zip(v, inverses, strict=True)
+        )
+
     def solve(
         self, fit: least_squares.Fit, right: jax.Array, besides: Leaves | None = None
     ) -> tuple[Leaves, jax.Array]:
@@ -102,7 +116,7 @@ class _System(NamedTuple):
         if besides is not None:
             vector = optax.tree.add(vector, besides)
         found, _ = jax.scipy.sparse.linalg.cg(
-            multiply, vector, tol=_RESIDUAL, maxiter=_STEPS
+            multiply, vector, tol=_RESIDUAL, maxiter=_STEPS, M=self.scale()
         )
         left = optax.tree.norm(optax.tree.sub(vector, multiply(found)))
         return found, left <= 2 * _RESIDUAL * optax.tree.norm(vector)

@@ -116,10 +116,11 @@ def _multiply(
     share: float,
 ) -> jax.Array:
     if layer is None or gamma is None:
-        return (diagonal + share * mean) * v
+        return (diagonal + share * mean) * v if share else diagonal * v
     matrix = layer.matrix(v).astype(layer.moment.dtype)
     moved = jnp.matmul(layer.moment, matrix, precision=_HIGHEST) * gamma
-    moved += share * mean * matrix
+    if share:
+        moved += share * mean * matrix
     return layer.leaf(moved.astype(v.dtype), v.shape)
 
 

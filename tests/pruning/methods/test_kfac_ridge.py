@@ -87,6 +87,39 @@ def test_small_kappa_is_the_regression_and_algebras_agree(network):
         np.testing.assert_allclose(c, d, atol=1e-4)
 
 
+@pytest.mark.parametrize("kappa", [0.5, 32.0, 1e4])
+def test_algebras_agree_where_outputs_count_differently_by_orders(kappa):
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(300, 20)) * np.exp(rng.normal(size=20) / 2)
+    x[:, :2] = 0  # nothing is read there
+    spread = np.exp(2 * rng.normal(size=(24, 1)))
+    params = {
+        "a": jnp.asarray(rng.normal(size=(20, 24)) / np.sqrt(20), jnp.float32),
+        "b": jnp.asarray(rng.normal(size=(24, 5)) / np.sqrt(24) * spread, jnp.float32),
+    }
+    data = jnp.asarray(x, jnp.float32), jnp.asarray(rng.integers(0, 5, 300))
+
+    def loss_fn(params, batch):
+        x, y = batch
+        logits = jax.nn.log_softmax(jax.nn.relu(x @ params["a"]) @ params["b"])
+        return -jnp.mean(jnp.take_along_axis(logits, y[:, None], axis=1))
+
+    found = []
+    for algebra in ("gram", "cg"):
+        method = swapjax.linear_regression(
+            ridge="kfac", kappa=kappa, algebra=algebra, **PLAIN
+        )
+        pruned = swapjax.prune(
+            loss_fn, params, data, sparsity=0.7, method=method, samples=100,
+            key=jax.random.key(0),
+        )  # fmt: skip
+        assert pruned.history[-1].status == swapjax.Status.CONVERGED
+        leaves = jax.tree.leaves(pruned.params)
+        found.append(np.concatenate([np.ravel(w) for w in leaves]))
+    apart = np.linalg.norm(found[1] - found[0]) / np.linalg.norm(found[0])
+    assert apart < 1e-4
+
+
 @pytest.mark.usefixtures("x64")
 def test_damping_follows_kappa_and_the_diagonal_of_t():
     """A hundredth of its mean; weights that are zero already do not count."""
