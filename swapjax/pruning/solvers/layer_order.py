@@ -138,8 +138,9 @@ def _order(
 
 def _factor(rule: Rule, held: Kronecker, part: Part, i: int) -> jax.Array:
     """Tell what errors of the outputs of a leaf count, [groups, 1, outputs]."""
-    gamma = held.gammas[i]
-    if rule == "obs" and gamma is not None:
+    if rule == "obs":
+        gamma = held.gammas[i]
+        assert gamma is not None
         return gamma.astype(part.weights.dtype)
     layer = part.layer
     return layer_quadratic.relative(layer.moment, part.weights, layer.layers)

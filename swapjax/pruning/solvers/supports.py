@@ -90,7 +90,8 @@ def choose(
         ordered = dict(zip(asked, layer_order.scores(*of, asked), strict=True))
 
     def one(rule: Support) -> tuple[Leaves, jax.Array]:
-        ranks = ordered.get(rule) or _rank(problem, rows, rule, held)
+        known = rule in ordered
+        ranks = ordered[rule] if known else _rank(problem, rows, rule, held)
         mask = select(ranks, budget, problem.within)
         if rule != "iht":
             return mask, jnp.zeros((), jnp.int32)
@@ -106,10 +107,7 @@ def choose(
 
 
 def _rank(
-    problem: Problem,
-    rows: GradientOperator,
-    rule: Support,
-    held: Held | None,
+    problem: Problem, rows: GradientOperator, rule: Support, held: Held | None
 ) -> Leaves:
     if rule == "kfac":
         assert held is not None
