@@ -61,7 +61,7 @@ def programs():
     """
     yield
     maps = Path("/proc/self/maps")
-    if not maps.exists() or maps.read_bytes().count(b"\n") > 20_000:
+    if not maps.exists() or maps.read_bytes().count(b"\n") > 35_000:
         jax.clear_caches()
 
 
