@@ -5,14 +5,19 @@ import jax.numpy as jnp
 import network
 import numpy as np
 
+from swapjax.gradients.operator import Columns
 from swapjax.sparsity.planning import plan
 
 STORAGES = ("stored", "matrix-free")
 grad = jax.jit(jax.grad(network.loss_fn))
 
 # The second leaf has 21 entries: 21 and 30 are beyond its end.
-BLOCKS = (jnp.asarray([[0, 30, 7], [1, 2, 3]]), jnp.asarray([[20, 5, 21], [8, 30, 9]]))
-FACTORS = (jnp.asarray([1.0, 2.0]), jnp.asarray([3.0, 4.0]))
+BLOCKS = (
+    Columns(0, jnp.asarray([[0, 30, 7], [1, 2, 3]])),
+    Columns(1, jnp.asarray([[20, 5, 21], [8, 30, 9]])),
+    Columns(0, jnp.asarray([[34, 9], [33, 35], [2, 0]])),
+)
+FACTORS = (jnp.asarray([1.0, 2.0]), jnp.asarray([3.0, 4.0]), jnp.asarray([5.0, 6, 7]))
 
 
 def make(n, batch=1, dtype=jnp.float64, seed=0):

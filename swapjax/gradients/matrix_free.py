@@ -18,7 +18,7 @@ from swapjax.gradients import gram, products
 from swapjax.gradients.chunks import Chunk, Chunks
 from swapjax.gradients.energies import by_rows
 from swapjax.gradients.hessian import curve
-from swapjax.gradients.operator import Corruption
+from swapjax.gradients.operator import Blocks, Columns, Corruption
 from swapjax.gradients.passes import Passes
 from swapjax.sparsity.layout import Layout
 
@@ -151,28 +151,32 @@ class MatrixFreeRows:
             lambda chunk: products.columns(self.form(chunk), index), row
         )
 
-    def map_blocks(self, work: Callable, blocks: Leaves, *extras: Leaves) -> tuple:
+    def map_blocks(
+        self, work: Callable, blocks: Blocks, *extras: tuple[jax.Array, ...]
+    ) -> tuple:
         """Do as `GradientOperator.map_blocks`, in one pass that forms chunks of rows.
 
         Holds the moments of all blocks at once, c entries for every column.
         """
 
         def step(total: tuple, chunk: Chunk) -> tuple:
-            rows, fresh = self.form(chunk), chunk.fresh
+            fresh = chunk.fresh[:, None]
+            rows = [jnp.where(fresh, products.flat(m), 0) for m in self.form(chunk)]
 
-            def add(t: jax.Array, m: jax.Array, index: jax.Array) -> jax.Array:
-                m = jnp.where(fresh[:, None], products.flat(m), 0)
+            def add(t: jax.Array, of: Columns) -> jax.Array:
+                m = rows[of.leaf]
                 moment = lambda b: products.moment(products.some_columns(m, b))  # noqa: E731
-                return t + jax.lax.map(moment, index)
+                return t + jax.lax.map(moment, of.places)
 
-            return tuple(map(add, total, rows, blocks))
+            return tuple(map(add, total, blocks))
 
         wide = trees.wide(self._weights)
-        zeros = tuple(jnp.zeros((*b.shape, b.shape[1]), wide) for b in blocks)
+        shapes = (of.places.shape for of in blocks)
+        zeros = tuple(jnp.zeros((number, c, c), wide) for number, c in shapes)
         moments = self._chunks(self.chunk).fold(step, zeros)
         return tuple(
-            jax.lax.map(lambda args: work(args[0] / self.n, *args[1:]), leaf)
-            for leaf in zip(moments, *extras, strict=True)
+            jax.lax.map(lambda args: work(args[0] / self.n, *args[1:]), own)
+            for own in zip(moments, *extras, strict=True)
         )
 
     def at(self, leaves: Leaves) -> "MatrixFreeRows":

@@ -9,7 +9,7 @@ Vectors of R^p are tuples of the prunable leaves, in the order of params.
 """
 
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import jax
 
@@ -19,6 +19,22 @@ from swapjax.core.types import Leaves
 # row. See noise.py.
 Corruption = Callable[[jax.Array, jax.Array, jax.Array, int, Leaves], Leaves]
 Storage = Literal["auto", "stored", "matrix-free"]
+
+
+class Columns(NamedTuple):
+    """Blocks of the columns of one leaf, all as wide.
+
+    Attributes:
+        leaf: its number.
+        places: ``int32[number, c]``, the columns of each block as places in the leaf; a
+            place beyond its end stands for a column of zeros.
+    """
+
+    leaf: int
+    places: jax.Array
+
+
+Blocks = tuple[Columns, ...]
 
 
 class GradientOperator(Protocol):
@@ -71,17 +87,19 @@ class GradientOperator(Protocol):
         """
         ...
 
-    def map_blocks(self, work: Callable, blocks: Leaves, *extras: Leaves) -> tuple:
+    def map_blocks(
+        self, work: Callable, blocks: Blocks, *extras: tuple[jax.Array, ...]
+    ) -> tuple:
         """Compute ``work(G_B^T G_B / n, *extra_B)`` for every block of columns B.
 
         Args:
-            work: a function of an array [c, c] and of one entry of each extra.
-            blocks: per leaf ``int32[number, c]``, the columns of each block as places
-                in that leaf; a place beyond its end gives a column of zeros.
-            extras: per leaf an array [number, ...].
+            work: a function of an array [c, c] and of one entry of each extra; compiled
+                once for each of ``blocks``.
+            blocks: of any leaves.
+            extras: an array [number, ...] for each of ``blocks``.
 
         Returns:
-            Per leaf the results of its blocks, stacked.
+            The results for each of ``blocks``, stacked.
         """
         ...
 

@@ -12,6 +12,7 @@ from swapjax.core.compiled import Compiled
 from swapjax.core.types import Leaves
 from swapjax.gradients import products
 from swapjax.gradients.matrix_free import MatrixFreeRows
+from swapjax.gradients.operator import Blocks, Columns
 
 
 @functools.partial(
@@ -73,7 +74,9 @@ class StoredRows:
         """Take some columns, [n, m]."""
         return products.columns(self.matrices, index)
 
-    def map_blocks(self, work: Callable, blocks: Leaves, *extras: Leaves) -> tuple:
+    def map_blocks(
+        self, work: Callable, blocks: Blocks, *extras: tuple[jax.Array, ...]
+    ) -> tuple:
         """Do as `GradientOperator.map_blocks`, one block at a time."""
 
         def of_columns(columns: jax.Array, *extra: jax.Array) -> Any:
@@ -81,20 +84,24 @@ class StoredRows:
 
         return self.map_columns(of_columns, blocks, *extras)
 
-    def map_columns(self, work: Callable, blocks: Leaves, *extras: Leaves) -> tuple:
+    def map_columns(
+        self, work: Callable, blocks: Blocks, *extras: tuple[jax.Array, ...]
+    ) -> tuple:
         """Compute ``work(G_B, *extra_B)`` for every block of columns B.
 
         As `GradientOperator.map_blocks`, but of the columns themselves, [n, c].
         """
 
-        def on_leaf(matrix: jax.Array, *leaf: jax.Array) -> Any:
+        def map_one(of: Columns, *own: jax.Array) -> Any:
+            matrix = self.matrices[of.leaf]
+
             def one(args: tuple) -> Any:
                 index, *rest = args
                 return work(products.some_columns(matrix, index), *rest)
 
-            return jax.lax.map(one, leaf)
+            return jax.lax.map(one, (of.places, *own))
 
-        return tuple(map(on_leaf, self.matrices, blocks, *extras))
+        return tuple(map(map_one, blocks, *extras))
 
     def at(self, leaves: Leaves) -> "StoredRows":
         """Return the rows of the same examples at other weights, stored as well."""

@@ -62,7 +62,7 @@ class Sight(NamedTuple):
         (budget,) = budgets_for([target], None, layout)
         with lenient():
             solution = solve(method, problem, budget, functions)
-        return cut(solution.weights, layout, self.plan.layout)
+        return cut(solution.weights, layout)
 
 
 def sight(

@@ -91,7 +91,7 @@ def advance(
         check_support(method, solution, budget)
 
     def put(leaves: Leaves) -> Params:
-        cuts = cut(leaves, layout, target.layout)
+        cuts = cut(leaves, layout)
         merged = target.layout.merge(cuts, state.params)
         return sharding.put_like(merged, inputs.params)
 
@@ -101,7 +101,7 @@ def advance(
         assert rows.unit is not None
         told["unit"] = rows.unit
     solution = solution._replace(details={**solution.details, **told})
-    ended = unpack(solution, layout, target.layout)
+    ended = unpack(solution, layout)
     masks = target.layout.masks(ended.masks)
     new = target.layout.merge(ended.weights, state.params)
     if not ended.is_finite:

@@ -96,21 +96,20 @@ def pack_masks(masks: Leaves, layout: Layout) -> Leaves:
     return layout.pack(masks)
 
 
-def unpack(solution: Solution, layout: Layout, plain: Layout) -> Ended:
+def unpack(solution: Solution, layout: Layout) -> Ended:
     """Cut a solution into leaves, and count what it keeps of each layer.
 
     Args:
         solution: of a method.
         layout: that the method saw.
-        plain: of the same leaves as they are.
     """
     weights, masks = solution.weights, solution.masks
     if not layout.is_flat:
-        kept = count_layers(masks, plain.stacking)
+        kept = count_layers(masks, layout.stacking)
         return Ended(weights, masks, kept, bool(trees.are_finite(weights)))
     counts, is_finite = _examine(weights, masks, layout)
     kept = tuple(np.asarray(counts).tolist())
-    leaves = cut(weights, layout, plain), cut(masks, layout, plain)
+    leaves = cut(weights, layout), cut(masks, layout)
     return Ended(*leaves, kept, bool(is_finite))
 
 
@@ -122,7 +121,7 @@ def _examine(
     return Pieces.of(alone).count(masks[0]), trees.are_finite(weights)
 
 
-def cut(leaves: Leaves, layout: Layout, plain: Layout) -> Leaves:
+def cut(leaves: Leaves, layout: Layout) -> Leaves:
     """Cut a vector into leaves, a program for each shape that there is.
 
     On a CPU every slice of one program is compiled by itself, in 20 ms.
@@ -130,12 +129,11 @@ def cut(leaves: Leaves, layout: Layout, plain: Layout) -> Leaves:
     Args:
         leaves: as the method saw them.
         layout: that it saw.
-        plain: of the same leaves as they are.
     """
     if not layout.is_flat:
         return leaves
-    starts = np.cumsum((0, *plain.sizes[:-1])).astype(np.int32)
-    pairs = zip(starts, plain.shapes, strict=True)
+    starts = np.cumsum((0, *layout.sizes[:-1])).astype(np.int32)
+    pairs = zip(starts, layout.shapes, strict=True)
     return tuple(_slice(leaves[0], start, shape) for start, shape in pairs)
 
 

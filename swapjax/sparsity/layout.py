@@ -115,6 +115,11 @@ class Layout:
         return dataclasses.replace(self, is_flat=True)
 
     @property
+    def plain(self) -> "Layout":
+        """The same leaves as they are."""
+        return dataclasses.replace(self, is_flat=False) if self.is_flat else self
+
+    @property
     def layers(self) -> tuple[str, ...]:
         """The names of the layers: ``blocks/kernel[3]``, or the path of a leaf."""
         return self.stacking.names(self.paths, self.shapes)

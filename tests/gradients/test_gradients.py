@@ -16,15 +16,13 @@ from swapjax.gradients.noise import GradientNoise
 
 def block_moments(g):
     """What `products` says of BLOCKS, from explicit G."""
+    padded = [np.pad(m, ((0, 0), (0, 20))) for m in (g[:, :35], g[:, 35:])]
     parts = []
-    for matrix, blocks, factors in zip(
-        (g[:, :35], g[:, 35:]), BLOCKS, FACTORS, strict=True
-    ):
-        padded = np.pad(matrix, ((0, 0), (0, 20)))
+    for (leaf, blocks), factors in zip(BLOCKS, FACTORS, strict=True):
         for block, factor in zip(np.asarray(blocks), np.asarray(factors), strict=True):
-            columns = padded[:, block]
-            parts.append(factor * columns.T @ columns / len(g))
-    return np.stack(parts)
+            columns = padded[leaf][:, block]
+            parts.append(np.ravel(factor * columns.T @ columns / len(g)))
+    return np.concatenate(parts)
 
 
 @pytest.mark.parametrize("storage", STORAGES)

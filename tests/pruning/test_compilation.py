@@ -58,7 +58,9 @@ def _equations(method, layers):
 
 # A loss has three equations a kernel: a slice of the vector, a product, a tanh; the
 # reshape is a fourth.
-@pytest.mark.parametrize(("method", "losses"), [("swap", 1), ("chita", 2)])
+@pytest.mark.parametrize(
+    ("method", "losses"), [("swap", 1), ("chita", 2), ("woodfisher", 1), ("cbs", 3)]
+)
 def test_a_method_holds_the_network_once_for_each_place_of_a_loss(method, losses):
     chosen = getattr(swapjax, method)()
     grown = _equations(chosen, 12) - _equations(chosen, 4)

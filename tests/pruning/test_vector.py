@@ -66,9 +66,19 @@ def test_select_of_a_vector_is_that_of_its_leaves(groups, bounded):
         np.testing.assert_array_equal(count_by_group((found,), of_vector), keep)
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        swapjax.chita(search="magnitude", damping=1e-3),
+        swapjax.woodfisher(block=10, damping=1e-3),
+        swapjax.woodfisher(block=None, damping=1e-3),
+        swapjax.cbs(start="woodfisher", block=10, damping=1e-3, candidates=8),
+    ],
+    ids=["chita", "blocks", "woodfisher", "cbs"],
+)
 @pytest.mark.parametrize("allocation", ["global", "uniform"])
 @pytest.mark.parametrize("storage", ["stored", "matrix-free"])
-def test_prune_of_a_vector_is_that_of_leaves(monkeypatch, allocation, storage):
+def test_prune_of_a_vector_is_that_of_leaves(monkeypatch, allocation, storage, method):
     params, x = _network()
     plan = swapjax.plan(
         params,
@@ -78,7 +88,6 @@ def test_prune_of_a_vector_is_that_of_leaves(monkeypatch, allocation, storage):
         loss_fn=_loss,
         batch=x,
     )
-    method = swapjax.chita(search="magnitude", damping=1e-3)
     assert layout_for(method, plan, params).is_flat
 
     def run():

@@ -91,6 +91,7 @@ def cbs(
         name="cbs",
         settings=tuple(settings.items()),
         solve=functools.partial(_solve, **settings),
+        needs_shapes=False,
     )
 
 

@@ -11,7 +11,7 @@ import optax
 from swapjax.core import trees
 from swapjax.core.checks import require_count
 from swapjax.core.types import Leaves
-from swapjax.gradients.operator import GradientOperator
+from swapjax.gradients.operator import Blocks, GradientOperator
 from swapjax.pruning.damping import check_dampings
 from swapjax.pruning.method import Method, Problem, Solution, rows_of
 from swapjax.pruning.solvers import cholesky, natural_step
@@ -93,6 +93,7 @@ def woodfisher(
         name="woodfisher",
         settings=tuple(settings.items()),
         solve=functools.partial(_solve, **settings),
+        needs_shapes=False,
     )
 
 
@@ -231,7 +232,7 @@ class _Blocks:
     """The diagonal blocks of H, for several dampings at once."""
 
     def __init__(
-        self, rows: GradientOperator, dampings: jax.Array, blocks: Leaves
+        self, rows: GradientOperator, dampings: jax.Array, blocks: Blocks
     ) -> None:
         self.rows, self.dampings, self.blocks = rows, dampings, blocks
 

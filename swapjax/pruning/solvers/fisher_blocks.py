@@ -11,14 +11,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from swapjax.core.types import Leaves
-from swapjax.gradients.operator import GradientOperator
+from swapjax.gradients.operator import Blocks, Columns, GradientOperator
 from swapjax.gradients.stored import StoredRows
 from swapjax.pruning.solvers.block_forms import Block, ByColumns, ByMoment
 from swapjax.sparsity.layout import Layout
 
 _HIGHEST = jax.lax.Precision.HIGHEST
+_Axes = tuple[tuple[int, ...], tuple[int, ...]]  # of layers, of outputs
 
 
 class Curvature(NamedTuple):
@@ -56,53 +58,76 @@ class Update(NamedTuple):
 
 def partition(
     weights: Leaves, size: int, axis: int | None, layout: Layout | None = None
-) -> Leaves:
+) -> Blocks:
     """Cut each layer into chunks of consecutive entries.
 
     Args:
-        weights: the leaves.
+        weights: the leaves, or the vector of them.
         size: entries of a block; the last of a layer may have fewer.
         axis: which axis of a leaf counts outputs; None for what roles tell, and the
             last where they do not. A chunk goes on with the next output where one ends.
         layout: the roles of the leaves, and their layers; None for no layers in them.
 
     Returns:
-        ``int32[number, c]`` a leaf: places in it, the leaf's size for none.
+        Blocks of each leaf; of the vector, blocks of each width that there is.
 
     Raises:
         ValueError: for an axis that a leaf does not have, or that counts its layers.
     """
+    plain = None if layout is None else layout.plain
+    shapes = [w.shape for w in weights] if plain is None else list(plain.shapes)
+    axes = [_axes(i, shape, axis, plain) for i, shape in enumerate(shapes)]
+    if layout is None or not layout.is_flat:
+        parts = zip(shapes, axes, strict=True)
+        cut = (_chunks(shape, of, size) for shape, of in parts)
+        return tuple(Columns(leaf, places) for leaf, places in enumerate(cut))
+    starts: dict[tuple, list[int]] = {}
+    begins = np.cumsum((0, *layout.sizes[:-1])).tolist()
+    for shape, of, begin in zip(shapes, axes, begins, strict=True):
+        starts.setdefault((shape, of), []).append(begin)
+    by_width: dict[int, list[jax.Array]] = {}
+    for (shape, of), offsets in starts.items():
+        # What leaves of one shape have in common is worked out once.
+        own = _chunks(shape, of, size)
+        moved = own + np.asarray(offsets, np.int32)[:, None, None]
+        places = jnp.where(own < math.prod(shape), moved, layout.total)
+        by_width.setdefault(own.shape[1], []).append(places.reshape(-1, own.shape[1]))
+    return tuple(Columns(0, jnp.concatenate(of)) for of in by_width.values())
 
-    def chunks(i: int, leaf: jax.Array) -> jax.Array:
-        if axis is not None and not -leaf.ndim <= axis < leaf.ndim:
-            raise ValueError(
-                f"output_axis: {axis} is no axis of a leaf of shape {leaf.shape}"
-            )
-        stack = () if layout is None else layout.stacking.axes[i]
-        told = () if layout is None else layout.roles[i].outputs
-        outputs: tuple[int, ...] = ((-1 if axis is None else axis) % leaf.ndim,)
-        if axis is not None and outputs[0] in stack:
-            raise ValueError(
-                f"output_axis: {axis} counts the layers of a leaf of shape "
-                f"{leaf.shape}, no outputs; leave it out for what the plan knows"
-            )
-        if axis is None and (told or stack):
-            outputs = told
-        inputs = tuple(a for a in range(leaf.ndim) if a not in stack + outputs)
-        places = jnp.arange(leaf.size, dtype=jnp.int32).reshape(leaf.shape)
-        layers = math.prod(leaf.shape[a] for a in stack)
-        order = places.transpose(stack + outputs + inputs).reshape(layers, -1)
-        width = max(1, min(size, order.shape[1]))
-        missing = -order.shape[1] % width
-        padded = jnp.pad(order, ((0, 0), (0, missing)), constant_values=leaf.size)
-        return padded.reshape(-1, width)
 
-    return tuple(chunks(i, leaf) for i, leaf in enumerate(weights))
+def _axes(
+    leaf: int, shape: tuple[int, ...], axis: int | None, layout: Layout | None
+) -> _Axes:
+    """Tell which axes of a leaf count its layers, and which its outputs."""
+    if axis is not None and not -len(shape) <= axis < len(shape):
+        raise ValueError(f"output_axis: {axis} is no axis of a leaf of shape {shape}")
+    stack = () if layout is None else layout.stacking.axes[leaf]
+    told = () if layout is None else layout.roles[leaf].outputs
+    outputs: tuple[int, ...] = ((-1 if axis is None else axis) % len(shape),)
+    if axis is not None and outputs[0] in stack:
+        raise ValueError(
+            f"output_axis: {axis} counts the layers of a leaf of shape {shape}, no "
+            "outputs; leave it out for what the plan knows"
+        )
+    return stack, told if axis is None and (told or stack) else outputs
+
+
+def _chunks(shape: tuple[int, ...], axes: _Axes, size: int) -> jax.Array:
+    """List the places of a leaf, block by block, [number, c]; its size for none."""
+    entries, (stack, outputs) = math.prod(shape), axes
+    inputs = tuple(a for a in range(len(shape)) if a not in stack + outputs)
+    places = jnp.arange(entries, dtype=jnp.int32).reshape(shape)
+    layers = math.prod(shape[a] for a in stack)
+    order = places.transpose(stack + outputs + inputs).reshape(layers, -1)
+    width = max(1, min(size, order.shape[1]))
+    missing = -order.shape[1] % width
+    padded = jnp.pad(order, ((0, 0), (0, missing)), constant_values=entries)
+    return padded.reshape(-1, width)
 
 
 def examine(
     rows: GradientOperator,
-    blocks: Leaves,
+    blocks: Blocks,
     weights: Leaves,
     dampings: jax.Array,
     slope: Leaves | None = None,
@@ -141,7 +166,7 @@ def examine(
 
 def remove(
     rows: GradientOperator,
-    blocks: Leaves,
+    blocks: Blocks,
     weights: Leaves,
     support: Leaves,
     dampings: jax.Array,
@@ -172,7 +197,7 @@ def remove(
 
 def remove_alone(
     rows: GradientOperator,
-    blocks: Leaves,
+    blocks: Blocks,
     weights: Leaves,
     support: Leaves,
     dampings: jax.Array,
@@ -208,7 +233,7 @@ def remove_alone(
 
 def _remove(
     rows: GradientOperator,
-    blocks: Leaves,
+    blocks: Blocks,
     weights: Leaves,
     support: Leaves,
     dampings: jax.Array,
@@ -244,9 +269,9 @@ def _remove(
 def _map_blocks(
     rows: GradientOperator,
     work: Callable,
-    blocks: Leaves,
+    blocks: Blocks,
     like: Leaves,
-    *extras: Leaves,
+    *extras: tuple[jax.Array, ...],
 ) -> tuple:
     """Do work on every block, in the smaller form where columns are at hand."""
     if not isinstance(rows, StoredRows):
@@ -266,28 +291,26 @@ def _map_blocks(
     return rows.map_columns(of_columns, blocks, _real(blocks, like), *extras)
 
 
-def _real(blocks: Leaves, like: Leaves) -> Leaves:
-    return tuple(b < leaf.size for b, leaf in zip(blocks, like, strict=True))
+def _real(blocks: Blocks, like: Leaves) -> tuple[jax.Array, ...]:
+    return tuple(b.places < like[b.leaf].size for b in blocks)
 
 
-def _cut(blocks: Leaves, leaves: Leaves) -> Leaves:
+def _cut(blocks: Blocks, leaves: Leaves) -> tuple[jax.Array, ...]:
     """Gather the entries of every block, [number, c]; zero or False for none."""
 
-    def take(leaf: jax.Array, b: jax.Array) -> jax.Array:
+    def take(leaf: jax.Array, places: jax.Array) -> jax.Array:
         if not leaf.size:  # which jnp.take gives another shape
-            return jnp.zeros(b.shape, leaf.dtype)
-        return jnp.take(leaf.ravel(), b, mode="fill", fill_value=0)
+            return jnp.zeros(places.shape, leaf.dtype)
+        return jnp.take(leaf.ravel(), places, mode="fill", fill_value=0)
 
-    return tuple(map(take, leaves, blocks))
+    return tuple(take(leaves[b.leaf], b.places) for b in blocks)
 
 
-def _join(blocks: Leaves, values: Sequence[jax.Array], like: Leaves) -> Leaves:
+def _join(blocks: Blocks, values: Sequence[jax.Array], like: Leaves) -> Leaves:
     """Undo `_cut`, of values [number, m, c]: leaves with a leading axis [m]."""
-
-    def put(b: jax.Array, v: jax.Array, leaf: jax.Array) -> jax.Array:
-        m = v.shape[1]
-        flat = jnp.zeros((m, leaf.size), v.dtype)
-        flat = flat.at[:, b].set(v.swapaxes(0, 1), mode="drop")
-        return flat.reshape(m, *leaf.shape)
-
-    return tuple(map(put, blocks, values, like))
+    m, dtype = values[0].shape[1], values[0].dtype
+    found = [jnp.zeros((m, leaf.size), dtype) for leaf in like]
+    for b, v in zip(blocks, values, strict=True):
+        to = found[b.leaf].at[:, b.places]
+        found[b.leaf] = to.set(v.swapaxes(0, 1), mode="drop")
+    return tuple(f.reshape(m, *w.shape) for f, w in zip(found, like, strict=True))

@@ -40,9 +40,9 @@ class TestWoodFisher:
         if block is not None:
             same = np.zeros_like(h, bool)
             cut = fisher_blocks.partition(problem.weights, block, -1)
-            for leaf, offset in zip(cut, (0, 54), strict=True):
+            for of, offset in zip(cut, (0, 54), strict=True):
                 size = 54 if offset == 0 else 18
-                for row in np.asarray(leaf):
+                for row in np.asarray(of.places):
                     places = row[row < size] + offset
                     same[np.ix_(places, places)] = True
             h = np.where(same, h, 0)
