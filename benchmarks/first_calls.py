@@ -1,12 +1,13 @@
-"""How long a first prune takes, and what of it is compilation.
+"""How long a first call takes, and what of it is compilation.
 
 Each method on each network in a process of its own, without a cache of programs: CPU
 seconds of the first call, those of XLA among them, the programs and the instructions
 of HLO that it compiled, and the seconds of the same call once more. Instructions are
-counted in another process, in which XLA writes out its programs.
+counted in another process, in which XLA writes out its programs. The call is `prune`;
+of Adam, alone or with a rule of sparse training around it, ``init`` and a step.
 
 ``transformer`` has two blocks with twelve kernels of 64 and 256; ``12`` and ``48`` are
-so many kernels of 32×32, one after the other. 128 rows, to sparsity 0.8.
+so many kernels of 32×32, one after the other. 128 rows or examples, to sparsity 0.8.
 
 Writes results.csv.
 """
@@ -24,6 +25,7 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import optax
 import tyro
 from rich.table import Table
 from shared import RESULTS, Compilations, complete_csv, console, start
@@ -31,15 +33,16 @@ from shared import RESULTS, Compilations, complete_csv, console, start
 import swapjax
 
 _Method = Literal["swap", "chita", "obd", "woodfisher", "cbs"]
+_Rule = Literal["adam", "gmp", "rigl", "granet"]  # adam: none
 _Network = Literal["transformer", "12", "48"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Measure the first prune of each method on each network."""
+    """Measure the first call of each method and each rule on each network."""
 
-    methods: tuple[_Method, ...] = get_args(_Method)
-    """The methods, by name."""
+    methods: tuple[_Method | _Rule, ...] = get_args(_Method) + get_args(_Rule)
+    """The methods and rules, by name."""
     networks: tuple[_Network, ...] = get_args(_Network)
     """The networks, by name."""
     out: Path = RESULTS / "first_calls"
@@ -48,13 +51,14 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A method on a network.
+    """A method or a rule on a network.
 
     Attributes:
         method: its name.
         network: its name.
         first: CPU seconds of the first call.
         xla: those of them that XLA took.
+        init: those of these that it took for `init` of an optimizer.
         programs: how many were compiled.
         hlo: instructions in all of them.
         again: seconds of the same call once more.
@@ -65,6 +69,7 @@ class Run:
     network: str
     first: float = 0.0
     xla: float = 0.0
+    init: float = 0.0
     programs: int = 0
     hlo: int = 0
     again: float = 0.0
@@ -108,11 +113,45 @@ def _in_process(run: Run, flags: str = "") -> str:
     return found.stdout
 
 
+def step_twice(rule: str, network: str) -> dict[str, float]:
+    """Make a state, take a step and another; tell what it took."""
+    params, loss_fn, data = _network(network)
+    batch, tx, key = data[:128], optax.adam(1e-3), jax.random.key(1)
+    jax.block_until_ready((params, batch, key))
+    if rule != "adam":
+        rise = swapjax.constant if rule == "rigl" else swapjax.cubic
+        tx = swapjax.sparse(
+            tx, getattr(swapjax, rule)(), sparsity=0.8, key=key,
+            schedule=rise(100, 1000, every=10),
+        )  # fmt: skip
+
+    @jax.jit
+    def step(params: Any, state: Any) -> tuple:
+        slopes = jax.grad(loss_fn)(params, batch)
+        updates, state = tx.update(slopes, state, params)
+        return optax.apply_updates(params, updates), state
+
+    compilations, began = Compilations(), time.process_time()
+    state = jax.block_until_ready(tx.init(params))
+    init = compilations.seconds
+    jax.block_until_ready(step(params, state))
+    first = time.process_time() - began
+    programs, seconds = compilations.count, compilations.seconds
+    started = time.perf_counter()
+    jax.block_until_ready(step(params, state))
+    return {
+        "first": round(first, 2),
+        "xla": round(seconds, 2),
+        "init": round(init, 2),
+        "programs": programs,
+        "again": round(time.perf_counter() - started, 2),
+        "compiled": compilations.count - programs,
+    }
+
+
 def prune_twice(method: str, network: str) -> dict[str, float]:
     """Prune, prune again and to another sparsity; tell what it took."""
-    params, loss_fn, data = (
-        _transformer() if network == "transformer" else _deep(int(network))
-    )
+    params, loss_fn, data = _network(network)
     chosen = getattr(swapjax, method)()
     key = jax.random.key(1)
     jax.block_until_ready((params, data, key))
@@ -139,6 +178,10 @@ def prune_twice(method: str, network: str) -> dict[str, float]:
         "again": round(again, 2),
         "compiled": compilations.count - programs,
     }
+
+
+def _network(name: str) -> tuple[Any, Callable, jax.Array]:
+    return _transformer() if name == "transformer" else _deep(int(name))
 
 
 def _deep(layers: int, width: int = 32) -> tuple[Any, Callable, jax.Array]:
@@ -191,13 +234,14 @@ def _transformer(
 def table(runs: list[Run]) -> Table:
     """Lay the runs out."""
     shown = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in ("network", "method", "first s", "XLA s", "programs", "HLO"):
+    names = "network", "method", "first s", "XLA s", "of init", "programs", "HLO"
+    for name in names:
         shown.add_column(name, justify="right")
     shown.add_column("again s", justify="right")
     shown.add_column("compiled again", justify="right")
     for run in runs:
         counts = str(run.programs), f"{run.hlo:,}"
-        times = f"{run.first:.1f}", f"{run.xla:.1f}"
+        times = f"{run.first:.1f}", f"{run.xla:.1f}", f"{run.init:.1f}"
         again = f"{run.again:.2f}", str(run.compiled)
         shown.add_row(run.network, run.method, *times, *counts, *again)
     return shown
@@ -205,6 +249,7 @@ def table(runs: list[Run]) -> Table:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
-        print(json.dumps(prune_twice(*sys.argv[2:4])))
+        twice = step_twice if sys.argv[2] in get_args(_Rule) else prune_twice
+        print(json.dumps(twice(*sys.argv[2:4])))
     else:
         start(main, tyro.cli(Options))

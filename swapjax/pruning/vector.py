@@ -118,7 +118,8 @@ def _examine(
     weights: Leaves, masks: Leaves, layout: Layout
 ) -> tuple[jax.Array, jax.Array]:
     alone = Segments.of_layers(layout.stacking)
-    return Pieces.of(alone).count(masks[0]), trees.are_finite(weights)
+    (kept,) = Pieces.of(alone).count(masks[0])
+    return kept, trees.are_finite(weights)
 
 
 def cut(leaves: Leaves, layout: Layout) -> Leaves:

@@ -12,7 +12,7 @@ from swapjax.core.counts import require_countable
 from swapjax.core.sharding import by_compiler
 from swapjax.core.types import Leaves
 from swapjax.sparsity.patterns import NM
-from swapjax.sparsity.pieces import Pieces
+from swapjax.sparsity.pieces import count_groups
 from swapjax.sparsity.segments import Segments
 from swapjax.sparsity.stacking import Stacking
 from swapjax.sparsity.topk import common_keys, first_largest, top_keys_of_groups
@@ -163,10 +163,8 @@ def count_by_group(masks: Leaves, budget: Budget) -> jax.Array:
     segments = budget.segments
     if budget.units is not None:
         found = segments.sum(budget.units.count(masks))
-    elif segments.stacking.runs and segments.total > 1:
-        found = Pieces.of(segments).count(masks[0])
     else:
-        (found,) = segments.count([[mask] for mask in masks])
+        (found,) = count_groups([[m] for m in masks], segments)
     missing = len(budget.keep) - segments.total
     return jnp.pad(found, (0, missing)) if missing else found
 

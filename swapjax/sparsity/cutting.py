@@ -25,6 +25,7 @@ def cut(
         shapes: of the leaves.
         never: False, unknown to the compiler.
     """
+    vector = _apart(vector, any_member(never))
     sizes = [math.prod(shape) for shape in shapes]
     starts = np.cumsum((0, *sizes[:-1])).astype(np.int32)
     opaque = starts + any_member(never).astype(jnp.int32)
@@ -36,6 +37,20 @@ def cut(
         jax.lax.dynamic_slice_in_dim(vector, place, size).reshape(shape)
         for place, size, shape in zip(places, sizes, shapes, strict=True)
     )
+
+
+def _apart(x: jax.Array, never: jax.Array) -> jax.Array:
+    """Keep XLA from compiling all that makes an array into all that reads it.
+
+    It does so for each leaf of a vector. What comes out of a loop is there once; a CPU
+    sees through `jax.lax.optimization_barrier`.
+    """
+
+    def other(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        go, x = state
+        return go & False, jnp.flip(x)
+
+    return jax.lax.while_loop(lambda state: state[0], other, (never, x))[1]
 
 
 def _add(first: tuple, second: tuple) -> tuple:

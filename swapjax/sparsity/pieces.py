@@ -7,6 +7,7 @@ two stacks of rows, each with the group of its layer.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -106,11 +107,10 @@ class Pieces:
         lengths = jnp.asarray(self.lengths)
         return jnp.asarray(self.whole)[:, None], along < lengths[:, None]
 
-    def count(self, mask: jax.Array) -> jax.Array:
-        """Count the True entries of a vector by group, ``int32[groups]``."""
-        pairs = zip(self.cut(mask), self.real(), strict=True)
-        (found,) = self.segments.count([[x & real] for x, real in pairs])
-        return found
+    def count(self, *masks: jax.Array) -> tuple[jax.Array, ...]:
+        """Count the True entries of vectors by group, ``int32[groups]`` for each."""
+        tiles, ends = zip(*map(self.cut, masks), strict=True)
+        return self.segments.count([tiles, ends])
 
     def join(self, masks: Leaves) -> jax.Array:
         """Undo `cut` of bools."""
@@ -149,6 +149,23 @@ class Pieces:
         """Locate the entries of ends in the vector, [ends, width]."""
         along = jnp.arange(self.width, dtype=jnp.int32)
         return jnp.asarray(self.starts)[:, None] + along
+
+
+def count_groups(
+    leaves: Sequence[Sequence[jax.Array]], segments: Segments
+) -> tuple[jax.Array, ...]:
+    """Count the True entries by group, of leaves or of the vector of them.
+
+    Args:
+        leaves: for each leaf, or for the vector, some bool arrays of its shape.
+        segments: the groups.
+
+    Returns:
+        ``int32[groups]`` for the first arrays of all leaves, the second, and so on.
+    """
+    if segments.stacking.runs and segments.total > 1:
+        return Pieces.of(segments).count(*leaves[0])
+    return segments.count(leaves)
 
 
 def _width(size: int, layers: int) -> int:

@@ -14,12 +14,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType
 
 from swapjax.core.sharding import on_all_devices
+from swapjax.core.types import Leaves
 from swapjax.roles.role import Role
 from swapjax.sparsity.cutting import cut
 
 Shape = tuple[int, ...]
+
+# Leaves that are laid end to end: fewer compile as fast by themselves.
+_MANY = 8
+# Entries of them: larger vectors are mapped anew at every call, by the page.
+_MOST = 2**22
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +98,25 @@ class Stacking:
         sizes = tuple(map(self.layer_size, range(len(shapes)), shapes))
         of = self.leaf_of
         return Stacking(((),), (numbers,), tuple(sizes[of[n]] for n in numbers))
+
+    def laid(self, leaves: Leaves) -> "Stacking | None":
+        """Find the layers of leaves laid end to end, None where that does not pay.
+
+        Under jit nobody knows how devices share a leaf, so there must be one device
+        only.
+
+        Args:
+            leaves: arrays.
+        """
+        if (
+            len(leaves) < _MANY
+            or jax.device_count() > 1
+            or sum(leaf.size for leaf in leaves) > _MOST
+            or len({leaf.dtype for leaf in leaves}) > 1
+            or any(_is_explicit(leaf) for leaf in leaves)
+        ):
+            return None
+        return self.end_to_end([leaf.shape for leaf in leaves])
 
     @property
     def count(self) -> int:
@@ -223,6 +249,10 @@ class Stacking:
         return jnp.moveaxis(
             slices.reshape(*sides, *slices.shape[1:]), range(len(axes)), axes
         )
+
+
+def _is_explicit(x: jax.Array) -> bool:
+    return AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types
 
 
 # A leaf's number, what is left of its path, and of the sides of its stack.

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType
 
 from swapjax.core.counts import require_countable
 from swapjax.core.types import Leaves
@@ -23,11 +22,6 @@ from swapjax.sparsity.cutting import cut
 from swapjax.sparsity.pieces import Pieces
 from swapjax.sparsity.segments import Segments
 from swapjax.sparsity.stacking import Stacking
-
-# Leaves that are searched as one: fewer compile as fast by themselves.
-_MANY = 8
-# Entries of them: larger vectors are mapped anew at every call, by the page.
-_MOST = 2**22
 
 
 def sort_keys(x: jax.Array) -> jax.Array:
@@ -105,9 +99,10 @@ def top_keys_of_groups(keys: Leaves, k: jax.Array, segments: Segments) -> Leaves
         One bool array a leaf, of every group exactly k entries True. Ties go to the
         layer with the lower number, then to the lower flat index within it.
     """
-    laid = _end_to_end(keys, segments)
-    if laid is not None:
+    stacking = segments.stacking.laid(keys)
+    if stacking is not None:
         vector = jnp.concatenate([key.reshape(-1) for key in keys])
+        laid = dataclasses.replace(segments, stacking=stacking)
         (chosen,) = top_keys_of_groups((vector,), k, laid)
         return cut(chosen, [key.shape for key in keys], k[0] < 0)
     if segments.stacking.runs and segments.total > 1:
@@ -124,27 +119,6 @@ def top_keys_of_groups(keys: Leaves, k: jax.Array, segments: Segments) -> Leaves
         own_k = k[np.asarray(groups, np.int32)]
         found |= zip(leaves, _top_of_groups(own, own_k, part), strict=True)
     return tuple(found[i] for i in range(len(keys)))
-
-
-def _end_to_end(keys: Leaves, segments: Segments) -> Segments | None:
-    """Find the layers of leaves laid end to end, None where that does not pay.
-
-    Under jit nobody knows how devices share a leaf, so there must be one device only.
-    """
-    stacking, shapes = segments.stacking, [key.shape for key in keys]
-    if (
-        len(keys) < _MANY
-        or jax.device_count() > 1
-        or sum(key.size for key in keys) > _MOST
-        or any(_is_explicit(key) for key in keys)
-    ):
-        return None
-    laid = stacking.end_to_end(shapes)
-    return None if laid is None else dataclasses.replace(segments, stacking=laid)
-
-
-def _is_explicit(x: jax.Array) -> bool:
-    return AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types
 
 
 @functools.partial(jax.jit, static_argnums=2)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from swapjax.core.types import Leaves
 from swapjax.sparsity.budget import select
 from swapjax.sparsity.patterns import NM
+from swapjax.sparsity.pieces import count_groups
 from swapjax.sparsity.scores import magnitude
 from swapjax.sparsity.segments import Segments
 from swapjax.sparsity.stacking import Stacking
@@ -104,7 +105,7 @@ def exchange_all(
         patterns: of each leaf, or None.
     """
     layers = Segments.of_layers(stacking)
-    (active,) = layers.count([[m] for m in masks])
+    (active,) = count_groups([[m] for m in masks], layers)
     # Key 0 marks entries that cannot be chosen; no number has it, once NaN has 1.
     strength = common_width(
         jnp.where(m, jnp.maximum(sort_keys(jnp.abs(w)), 1), 0)
@@ -195,7 +196,8 @@ def exchange_by(grow: Grow) -> Callable[[MaskStep], Leaves]:
         else:
             assert step.key is not None  # since rules that grow so need one
             scores = _random_scores(step.key, step.weights, stacking)
-        (active,) = Segments.of_layers(stacking).count([[m] for m in step.masks])
+        layers = Segments.of_layers(stacking)
+        (active,) = count_groups([[m] for m in step.masks], layers)
         # In float32 0.3 of 50 is above 15: a little less before it is rounded up.
         share = step.fraction * (1 - 2.0**-21) * active.astype(jnp.float32)
         drop = jnp.ceil(share).astype(jnp.int32)
@@ -227,5 +229,5 @@ def _as_many_as_known(
         free = ~mask if within is None else within & ~mask
         unknown = free & jnp.isnan(score)
         pairs.append((free & ~unknown, unknown))
-    known, unknown = Segments.of_layers(stacking).count(pairs)
+    known, unknown = count_groups(pairs, Segments.of_layers(stacking))
     return jnp.where(unknown > 0, jnp.minimum(drop, known), drop)

@@ -1,5 +1,6 @@
 """A mask step: whether it is due, what the rule chooses, and what it met."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,11 +11,14 @@ import optax
 from swapjax.core.members import any_member
 from swapjax.core.trees import is_trained
 from swapjax.core.types import Leaves, Masks, Params
+from swapjax.sparsity.budget import Budget
+from swapjax.sparsity.cutting import cut
 from swapjax.sparsity.layout import Layout
+from swapjax.sparsity.stacking import Stacking
+from swapjax.training.examine import Seen, examine, examine_choice
 from swapjax.training.mask_schedule import Timetable
 from swapjax.training.optimizer_state import forget
 from swapjax.training.rule import MaskStep, Rule
-from swapjax.training.state import examine, examine_choice
 
 
 class Before(NamedTuple):
@@ -230,27 +234,50 @@ def _choose(
     layout = table.plan.layout
     t = before.count + 1
     budget, fraction = table.at(t)
-    weights = layout.split(before.params)
+    laid = _laid(rule, budget, before, layout)
+    if laid is not None:
+        budget = dataclasses.replace(budget, stacking=laid, patterns=())
+
+    def lay(leaves: Leaves) -> Leaves:
+        if laid is None:
+            return leaves
+        return (jnp.concatenate([x.reshape(-1) for x in leaves]),)
+
+    weights, masks = lay(layout.split(before.params)), lay(masks)
     slopes = tuple(
         jnp.where(blind & ~jnp.isfinite(g), jnp.zeros((), g.dtype), g)
-        for g in layout.split(before.gradients)
+        for g in lay(layout.split(before.gradients))
     )
+    within = None if before.within is None else lay(layout.leaf_masks(before.within))
     step = MaskStep(
-        weights=only(masks, weights) if before.dense is None else before.dense,
+        weights=only(masks, weights) if before.dense is None else lay(before.dense),
         gradients=slopes,
         masks=masks,
-        within=None if before.within is None else layout.leaf_masks(before.within),
+        within=within,
         budget=budget,
         fraction=fraction,
         key=None if before.key is None else jax.random.fold_in(before.key, t),
     )
     # What masks hide from an optimizer matters to a rule that grows by it only.
     read = slopes if rule.grows == "gradient" else only(masks, slopes)
-    met = examine(rule, t, masks, weights, step.weights, read)
+    met = examine(rule, t, Seen(masks, weights, step.weights, read, layout.shapes))
     new = rule.masks_at(step)
     most = tuple(budget.keep[g] for g in range(len(table.plan.keep)))
-    chosen = examine_choice(new, most, step.within)
+    chosen = examine_choice(new, most, within, layout.shapes)
+    if laid is not None:
+        new = cut(new[0], layout.shapes, budget.keep[0] < 0)
     return new, jnp.maximum(jnp.maximum(met, chosen), before.status)
+
+
+def _laid(
+    rule: Rule, budget: Budget, before: Before, layout: Layout
+) -> Stacking | None:
+    """Find the layers of the leaves as one vector; None where they stay as they are."""
+    if rule.needs_shapes or budget.units is not None or any(budget.patterns):
+        return None
+    weights, slopes = map(layout.split, (before.params, before.gradients))
+    dtypes = {leaf.dtype for leaf in (*weights, *slopes, *(before.dense or ()))}
+    return budget.layers.laid(weights) if len(dtypes) == 1 else None
 
 
 def _is_still(

@@ -90,6 +90,8 @@ class Rule:
         draws: whether ``choose`` draws by the key of its `MaskStep`. Without it
             `swapjax.sparse` does not ask for a key, and the one of the step may be
             None.
+        needs_shapes: whether ``choose`` looks at the shapes of the leaves, or at their
+            number. Without, it may get all as one vector, which compiles faster.
 
     Raises:
         ValueError: for fields that are not of these kinds. What ``levels`` and
@@ -129,6 +131,7 @@ class Rule:
     decay: float = 0.0
     masks: Masks | None = None
     draws: bool = False
+    needs_shapes: bool = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -145,7 +148,7 @@ class Rule:
                 "settings must be a tuple of pairs, a hyper-parameter's name and its "
                 f"value, got {self.settings!r}"
             )
-        for name in ("goes_on", "skips", "straight_through", "draws"):
+        for name in ("goes_on", "skips", "straight_through", "draws", "needs_shapes"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(
                     f"{name} must be True or False, got {getattr(self, name)!r}"

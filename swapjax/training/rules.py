@@ -38,7 +38,7 @@ def gmp() -> Rule:
 
     Zhu and Gupta, 2017, arXiv:1710.01878, with their `swapjax.cubic` schedule.
     """
-    return Rule("gmp", prune_smallest)
+    return Rule("gmp", prune_smallest, needs_shapes=False)
 
 
 def set_(*, fraction: float = 0.3, anneal: bool = True) -> Rule:
@@ -87,7 +87,8 @@ def rigl(
     return Rule("rigl", exchange_by("gradient"), (("fraction", fraction),
                 ("last", last), ("skip_update", skip_update)), begin="random",
                 allocation="erk", levels=stay, fraction=_cosine(fraction, last),
-                grows="gradient", skips=skip_update)  # fmt: skip
+                grows="gradient", skips=skip_update,
+                needs_shapes=False)  # fmt: skip
 
 
 def granet(
@@ -146,7 +147,7 @@ def ste(*, decay: float = 0.0) -> Rule:
         ValueError: for a negative decay.
     """
     return Rule("ste", keep_largest, (("decay", decay),), straight_through=True,
-                decay=decay)  # fmt: skip
+                decay=decay, needs_shapes=False)  # fmt: skip
 
 
 def acdc() -> Rule:
@@ -161,7 +162,7 @@ def acdc() -> Rule:
         n = schedule.mask_steps
         return tuple(final if (n - i) % 2 else Fraction(0) for i in range(n))
 
-    return Rule("acdc", keep_largest, levels=levels)
+    return Rule("acdc", keep_largest, levels=levels, needs_shapes=False)
 
 
 def _granet(
@@ -181,9 +182,10 @@ def _granet(
     settings = (("fraction", fraction), ("last", last), ("grow", grow))
     shrink = _cosine(fraction, last)
     if fraction == 0:
-        return Rule(name, prune_smallest, settings, begin=begin)
+        return Rule(name, prune_smallest, settings, begin=begin, needs_shapes=False)
     return Rule(name, choose, settings, begin=begin, fraction=shrink,
-                goes_on=True, grows=grow)  # fmt: skip
+                goes_on=True, grows=grow,
+                needs_shapes=grow == "random")  # fmt: skip
 
 
 def _constant(fraction: float) -> Callable[[int, int], float]:

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -10,16 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from swapjax.core import holes, trees
-from swapjax.core.counts import exceeds
 from swapjax.core.given_masks import take_masks
-from swapjax.core.types import Leaves, Masks, Params, Status
+from swapjax.core.types import Masks, Params, Status
 from swapjax.sparsity.allocation import some
-from swapjax.sparsity.segments import Segments
-from swapjax.sparsity.stacking import Stacking
 from swapjax.training.admm_state import AdmmState
-from swapjax.training.rule import Rule
-
-_ENOUGH = 16  # entries without gradient to call growth blind
 
 
 class SparseState(NamedTuple):
@@ -253,90 +247,3 @@ def _merged(states: list[State]) -> Masks:
     """Lay the masks of several states over each other, without holes."""
     masks = functools.reduce(holes.merge, map(_masks, states))
     return holes.fill(masks, jnp.asarray(True))
-
-
-def examine(
-    rule: Rule,
-    t: jax.Array,
-    masks: Leaves,
-    weights: Leaves,
-    ranked: Leaves,
-    slopes: Leaves,
-) -> jax.Array:
-    """Examine the leaves at a mask step.
-
-    Args:
-        rule: the rule that chooses masks.
-        t: the number of the update, from 1.
-        masks: those before the mask step, leaves like all that follows.
-        weights: params before the update.
-        ranked: the weights that the rule ranks.
-        slopes: gradients at params.
-
-    Returns:
-        The `swapjax.Status` of each leaf, ``int32[leaves]``.
-    """
-    grows = rule.grows == "gradient"
-    found = []
-    for m, w, r, g in zip(masks, weights, ranked, slopes, strict=True):
-        looked = [~jnp.isfinite(r) | ~jnp.isfinite(g), ~m & (w != 0)]
-        if grows:
-            # Units that are dead have no gradient either: their rows and columns are
-            # left out, and a handful of entries that no example reads proves nothing.
-            alive, moved = ~m & _lives(g), g != 0
-            looked += [alive, alive & moved, m & moved]
-        found.append(looked)
-    broken, outside, *growth = _count(found)
-    broken, outside = broken > 0, (outside > 0) & (t > 1)
-    blind = jnp.zeros_like(outside)
-    if grows:
-        alive, seen, moved = growth
-        # Of each no more than matters: their sum may be more than an int32 holds.
-        total = jnp.sum(jnp.minimum(alive, _ENOUGH), dtype=jnp.int32)
-        blind = (total >= _ENOUGH) & ~jnp.any(seen > 0) & (moved > 0)
-    return jnp.select(
-        [broken, outside, blind],
-        [Status.NOT_FINITE, Status.NOT_MASKED, Status.BLIND_GROWTH],
-        Status.CONVERGED,
-    ).astype(jnp.int32)
-
-
-def examine_choice(masks: Leaves, most: Leaves, within: Leaves | None) -> jax.Array:
-    """Examine the masks that a rule has chosen.
-
-    Args:
-        masks: the choice.
-        most: entries that the budget allows each group of leaves, ``int32[]``; they
-            count together.
-        within: where entries may be active; None for anywhere.
-
-    Returns:
-        The `swapjax.Status` of each leaf, ``int32[leaves]``.
-    """
-    if within is None:
-        (kept,) = _count([[m] for m in masks])
-    else:
-        pairs = zip(masks, within, strict=True)
-        kept, outside = _count([[m, m & ~w] for m, w in pairs])
-    beyond = jnp.broadcast_to(exceeds(tuple(kept), most), len(masks))
-    if within is not None:
-        beyond |= outside > 0
-    return jnp.where(beyond, Status.OVER_BUDGET, Status.CONVERGED).astype(jnp.int32)
-
-
-def _count(leaves: Sequence[Sequence[jax.Array]]) -> tuple[jax.Array, ...]:
-    """Count the True entries of each leaf, of several arrays of it in one pass.
-
-    Returns:
-        ``int32[leaves]`` for the first arrays, the second, and so on.
-    """
-    return Segments.of_layers(Stacking.none(len(leaves))).count(leaves)
-
-
-def _lives(slope: jax.Array) -> jax.Array:
-    """Mark entries whose input and output units both have gradients."""
-    moved = slope != 0
-    if slope.ndim < 2:
-        return jnp.broadcast_to(jnp.any(moved), slope.shape)
-    output = jnp.any(moved, axis=tuple(range(slope.ndim - 1)), keepdims=True)
-    return jnp.any(moved, axis=-1, keepdims=True) & output

@@ -1,0 +1,138 @@
+"""What a mask step has met and what its rule chose: a status for every leaf.
+
+Leaves are there as they are, or laid end to end as one vector.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from swapjax.core.counts import exceeds
+from swapjax.core.types import Leaves, Status
+from swapjax.sparsity.pieces import count_groups
+from swapjax.sparsity.segments import Segments
+from swapjax.sparsity.stacking import Shape, Stacking
+from swapjax.training.rule import Rule
+
+_ENOUGH = 16  # entries without gradient to call growth blind
+
+
+class Seen(NamedTuple):
+    """What a mask step has met.
+
+    Attributes:
+        masks: those before it, leaves like all that follows, or the vector of them.
+        weights: params before the update.
+        ranked: the weights that the rule ranks.
+        slopes: gradients at params.
+        shapes: of the leaves.
+    """
+
+    masks: Leaves
+    weights: Leaves
+    ranked: Leaves
+    slopes: Leaves
+    shapes: Sequence[Shape]
+
+
+def examine(rule: Rule, t: jax.Array, seen: Seen) -> jax.Array:
+    """Examine the leaves at a mask step.
+
+    Args:
+        rule: the rule that chooses masks.
+        t: the number of the update, from 1.
+        seen: what it has met.
+
+    Returns:
+        The `swapjax.Status` of each leaf, ``int32[leaves]``.
+    """
+    grows = rule.grows == "gradient"
+    lives = _lives(seen.slopes, seen.shapes) if grows else seen.masks
+    found = []
+    for m, w, r, g, live in zip(*seen[:4], lives, strict=True):
+        looked = [~jnp.isfinite(r) | ~jnp.isfinite(g), ~m & (w != 0)]
+        if grows:
+            # Units that are dead have no gradient either: their rows and columns are
+            # left out, and a handful of entries that no example reads proves nothing.
+            alive, moved = ~m & live, g != 0
+            looked += [alive, alive & moved, m & moved]
+        found.append(looked)
+    broken, outside, *growth = _count(found, seen.shapes)
+    broken, outside = broken > 0, (outside > 0) & (t > 1)
+    blind = jnp.zeros_like(outside)
+    if grows:
+        alive, active, moved = growth
+        # Of each no more than matters: their sum may be more than an int32 holds.
+        total = jnp.sum(jnp.minimum(alive, _ENOUGH), dtype=jnp.int32)
+        blind = (total >= _ENOUGH) & ~jnp.any(active > 0) & (moved > 0)
+    return jnp.select(
+        [broken, outside, blind],
+        [Status.NOT_FINITE, Status.NOT_MASKED, Status.BLIND_GROWTH],
+        Status.CONVERGED,
+    ).astype(jnp.int32)
+
+
+def examine_choice(
+    masks: Leaves, most: Leaves, within: Leaves | None, shapes: Sequence[Shape]
+) -> jax.Array:
+    """Examine the masks that a rule has chosen.
+
+    Args:
+        masks: the choice, leaves or the vector of them.
+        most: entries that the budget allows each group of leaves, ``int32[]``; they
+            count together.
+        within: where entries may be active; None for anywhere.
+        shapes: of the leaves.
+
+    Returns:
+        The `swapjax.Status` of each leaf, ``int32[leaves]``.
+    """
+    found = [[m] for m in masks]
+    if within is not None:
+        found = [[m, m & ~w] for m, w in zip(masks, within, strict=True)]
+    kept, *outside = _count(found, shapes)
+    beyond = jnp.broadcast_to(exceeds(tuple(kept), most), len(shapes))
+    for one in outside:
+        beyond |= one > 0
+    return jnp.where(beyond, Status.OVER_BUDGET, Status.CONVERGED).astype(jnp.int32)
+
+
+def _count(
+    leaves: Sequence[Sequence[jax.Array]], shapes: Sequence[Shape]
+) -> tuple[jax.Array, ...]:
+    """Count the True entries of each leaf, of several arrays of it in one pass.
+
+    Returns:
+        ``int32[leaves]`` for the first arrays, the second, and so on.
+    """
+    alone = Stacking.none(len(shapes))
+    laid = alone.end_to_end(shapes) if len(leaves) < len(shapes) else None
+    return count_groups(leaves, Segments.of_layers(laid or alone))
+
+
+def _lives(slopes: Leaves, shapes: Sequence[Shape]) -> Leaves:
+    """Mark entries whose input and output units both have gradients."""
+    if len(slopes) == len(shapes):
+        return tuple(_live(g[None])[0] for g in slopes)
+    (vector,), start, parts = slopes, 0, []
+    # Leaves of one shape that follow each other are looked at together.
+    for shape, several in itertools.groupby(shapes):
+        count = len(list(several))
+        end = start + count * math.prod(shape)
+        parts.append(_live(vector[start:end].reshape(count, *shape)).reshape(-1))
+        start = end
+    return (jnp.concatenate(parts),)
+
+
+def _live(slopes: jax.Array) -> jax.Array:
+    """Mark such entries in leaves that are stacked along a first axis."""
+    moved, inner = slopes != 0, tuple(range(1, slopes.ndim))
+    if len(inner) < 2:
+        alive = jnp.any(moved, axis=inner, keepdims=True)
+        return jnp.broadcast_to(alive, slopes.shape)
+    output = jnp.any(moved, axis=inner[:-1], keepdims=True)
+    return jnp.any(moved, axis=-1, keepdims=True) & output
