@@ -20,6 +20,9 @@ from swapjax.training.mask_schedule import Timetable
 from swapjax.training.optimizer_state import forget
 from swapjax.training.rule import MaskStep, Rule
 
+# Entries that are laid end to end: of 3 million copies take a quarter of a mask step.
+_MOST = 2**20
+
 
 class Before(NamedTuple):
     """What a mask step reads: arrays only, those before the update.
@@ -274,6 +277,8 @@ def _laid(
 ) -> Stacking | None:
     """Find the layers of the leaves as one vector; None where they stay as they are."""
     if rule.needs_shapes or budget.units is not None or any(budget.patterns):
+        return None
+    if layout.total > _MOST:
         return None
     weights, slopes = map(layout.split, (before.params, before.gradients))
     dtypes = {leaf.dtype for leaf in (*weights, *slopes, *(before.dense or ()))}
