@@ -144,7 +144,7 @@ def step_twice(rule: str, network: str) -> dict[str, float]:
         "xla": round(seconds, 2),
         "init": round(init, 2),
         "programs": programs,
-        "again": round(time.perf_counter() - started, 2),
+        "again": round(time.perf_counter() - started, 4),
         "compiled": compilations.count - programs,
     }
 

@@ -25,7 +25,6 @@ def cut(
         shapes: of the leaves.
         never: False, unknown to the compiler.
     """
-    vector = _apart(vector, any_member(never))
     sizes = [math.prod(shape) for shape in shapes]
     starts = np.cumsum((0, *sizes[:-1])).astype(np.int32)
     opaque = starts + any_member(never).astype(jnp.int32)
@@ -39,18 +38,23 @@ def cut(
     )
 
 
-def _apart(x: jax.Array, never: jax.Array) -> jax.Array:
-    """Keep XLA from compiling all that makes an array into all that reads it.
+def apart(vector: jax.Array, never: jax.Array) -> jax.Array:
+    """Keep XLA from compiling all that makes a vector into each leaf it is `cut` into.
 
-    It does so for each leaf of a vector. What comes out of a loop is there once; a CPU
-    sees through `jax.lax.optimization_barrier`.
+    What comes out of a loop is there once, at the cost of a copy; a CPU sees through
+    `jax.lax.optimization_barrier`.
+
+    Args:
+        vector: of all entries.
+        never: False, unknown to the compiler.
     """
 
     def other(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         go, x = state
         return go & False, jnp.flip(x)
 
-    return jax.lax.while_loop(lambda state: state[0], other, (never, x))[1]
+    start = any_member(never), vector
+    return jax.lax.while_loop(lambda state: state[0], other, start)[1]
 
 
 def _add(first: tuple, second: tuple) -> tuple:

@@ -102,11 +102,12 @@ class Stacking:
     def laid(self, leaves: Leaves) -> "Stacking | None":
         """Find the layers of leaves laid end to end, None where that does not pay.
 
+        Few leaves compile as fast by themselves, and large vectors take long to copy.
         Under jit nobody knows how devices share a leaf, so there must be one device
         only.
 
         Args:
-            leaves: arrays.
+            leaves: arrays, which must be of one dtype.
         """
         if (
             len(leaves) < _MANY

@@ -18,7 +18,7 @@ import numpy as np
 
 from swapjax.core.counts import require_countable
 from swapjax.core.types import Leaves
-from swapjax.sparsity.cutting import cut
+from swapjax.sparsity.cutting import apart, cut
 from swapjax.sparsity.pieces import Pieces
 from swapjax.sparsity.segments import Segments
 from swapjax.sparsity.stacking import Stacking
@@ -104,7 +104,8 @@ def top_keys_of_groups(keys: Leaves, k: jax.Array, segments: Segments) -> Leaves
         vector = jnp.concatenate([key.reshape(-1) for key in keys])
         laid = dataclasses.replace(segments, stacking=stacking)
         (chosen,) = top_keys_of_groups((vector,), k, laid)
-        return cut(chosen, [key.shape for key in keys], k[0] < 0)
+        never = k[0] < 0
+        return cut(apart(chosen, never), [key.shape for key in keys], never)
     if segments.stacking.runs and segments.total > 1:
         pieces = Pieces.of(segments)
         rows = pieces.cut(keys[0])

@@ -13,7 +13,7 @@ from swapjax.sparsity.scores import magnitude
 from swapjax.sparsity.segments import Segments
 from swapjax.sparsity.stacking import Stacking
 from swapjax.sparsity.topk import common_width, sort_keys, top_keys_of_groups
-from swapjax.training.rule import Grow, MaskStep
+from swapjax.training.rule import Choose, Grow, MaskStep, by_entry
 
 
 def exchange(
@@ -168,11 +168,13 @@ def _draw_by(key: jax.Array) -> Callable[[jax.Array, tuple[int, ...]], jax.Array
     return draw
 
 
+@by_entry
 def prune_smallest(step: MaskStep) -> Leaves:
     """Keep the largest of the weights that are active."""
     return select(magnitude(step.weights), step.budget, step.masks)
 
 
+@by_entry
 def keep_largest(step: MaskStep) -> Leaves:
     """Keep the largest weights, active so far or not."""
     # Made from masks, it has their sharding, also on a mesh with explicit axes.
@@ -180,7 +182,7 @@ def keep_largest(step: MaskStep) -> Leaves:
     return select(magnitude(step.weights), step.budget, within)
 
 
-def exchange_by(grow: Grow) -> Callable[[MaskStep], Leaves]:
+def exchange_by(grow: Grow) -> Choose:
     """Make a choice that exchanges a fraction of each layer, rounded up.
 
     Args:
@@ -213,7 +215,8 @@ def exchange_by(grow: Grow) -> Callable[[MaskStep], Leaves]:
             patterns=tuple(map(step.budget.pattern, range(len(step.weights)))),
         )
 
-    return choose
+    # Random scores are drawn leaf by leaf.
+    return by_entry(choose) if grow == "gradient" else choose
 
 
 def _as_many_as_known(

@@ -12,13 +12,13 @@ from swapjax.core.members import any_member
 from swapjax.core.trees import is_trained
 from swapjax.core.types import Leaves, Masks, Params
 from swapjax.sparsity.budget import Budget
-from swapjax.sparsity.cutting import cut
+from swapjax.sparsity.cutting import apart, cut
 from swapjax.sparsity.layout import Layout
 from swapjax.sparsity.stacking import Stacking
 from swapjax.training.examine import Seen, examine, examine_choice
 from swapjax.training.mask_schedule import Timetable
 from swapjax.training.optimizer_state import forget
-from swapjax.training.rule import MaskStep, Rule
+from swapjax.training.rule import MaskStep, Rule, is_by_entry
 
 # Entries that are laid end to end: of 3 million copies take a quarter of a mask step.
 _MOST = 2**20
@@ -268,7 +268,8 @@ def _choose(
     most = tuple(budget.keep[g] for g in range(len(table.plan.keep)))
     chosen = examine_choice(new, most, within, layout.shapes)
     if laid is not None:
-        new = cut(new[0], layout.shapes, budget.keep[0] < 0)
+        never = budget.keep[0] < 0
+        new = cut(apart(new[0], never), layout.shapes, never)
     return new, jnp.maximum(jnp.maximum(met, chosen), before.status)
 
 
@@ -276,9 +277,9 @@ def _laid(
     rule: Rule, budget: Budget, before: Before, layout: Layout
 ) -> Stacking | None:
     """Find the layers of the leaves as one vector; None where they stay as they are."""
-    if rule.needs_shapes or budget.units is not None or any(budget.patterns):
+    if not is_by_entry(rule.choose) or layout.total > _MOST:
         return None
-    if layout.total > _MOST:
+    if budget.units is not None or any(budget.patterns):
         return None
     weights, slopes = map(layout.split, (before.params, before.gradients))
     dtypes = {leaf.dtype for leaf in (*weights, *slopes, *(before.dense or ()))}

@@ -23,7 +23,8 @@ class MaskStep(NamedTuple):
     """What a rule sees at a mask step. All leaves are prunable ones, in one order.
 
     Where a plan keeps units, as whole heads, a rule sees their grids in place of
-    leaves: their mean magnitudes, the units that are active, and counts of units.
+    leaves: their mean magnitudes, the units that are active, and counts of units. A
+    choice that is marked by `by_entry` may see one vector of all leaves.
 
     Attributes:
         weights: params, zero outside of the masks; the dense weights behind them, after
@@ -46,6 +47,24 @@ class MaskStep(NamedTuple):
     budget: Budget
     fraction: jax.Array
     key: jax.Array | None
+
+
+Choose = Callable[[MaskStep], Leaves]
+
+
+def by_entry(choose: Choose) -> Choose:
+    """Mark a choice that looks at no shapes of leaves, and not at their number.
+
+    It may get them laid end to end as one vector, whose layers are those of the budget:
+    what is done once a leaf is compiled once a leaf.
+    """
+    choose.looks_at_entries = True  # type: ignore[attr-defined]
+    return choose
+
+
+def is_by_entry(choose: Choose | None) -> bool:
+    """Tell whether a choice is marked by `by_entry`."""
+    return getattr(choose, "looks_at_entries", False)
 
 
 def follow(schedule: Schedule, final: Fraction) -> tuple[Fraction, ...]:
@@ -90,8 +109,6 @@ class Rule:
         draws: whether ``choose`` draws by the key of its `MaskStep`. Without it
             `swapjax.sparse` does not ask for a key, and the one of the step may be
             None.
-        needs_shapes: whether ``choose`` looks at the shapes of the leaves, or at their
-            number. Without, it may get all as one vector, which compiles faster.
 
     Raises:
         ValueError: for fields that are not of these kinds. What ``levels`` and
@@ -118,7 +135,7 @@ class Rule:
     """
 
     name: str
-    choose: Callable[[MaskStep], Leaves] | None
+    choose: Choose | None
     settings: tuple[tuple[str, Any], ...] = ()
     begin: Begin = "magnitude"
     allocation: Allocation = "global"
@@ -131,7 +148,6 @@ class Rule:
     decay: float = 0.0
     masks: Masks | None = None
     draws: bool = False
-    needs_shapes: bool = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -148,7 +164,7 @@ class Rule:
                 "settings must be a tuple of pairs, a hyper-parameter's name and its "
                 f"value, got {self.settings!r}"
             )
-        for name in ("goes_on", "skips", "straight_through", "draws", "needs_shapes"):
+        for name in ("goes_on", "skips", "straight_through", "draws"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(
                     f"{name} must be True or False, got {getattr(self, name)!r}"

@@ -14,7 +14,15 @@ from swapjax.core.types import Leaves, Masks
 from swapjax.sparsity.allocation import Allocation
 from swapjax.sparsity.schedules import Schedule, constant, cubic
 from swapjax.training.drop_and_grow import exchange_by, keep_largest, prune_smallest
-from swapjax.training.rule import Begin, Grow, MaskStep, Rule, stay
+from swapjax.training.rule import (
+    Begin,
+    Grow,
+    MaskStep,
+    Rule,
+    by_entry,
+    is_by_entry,
+    stay,
+)
 
 __all__ = ["acdc", "gmp", "granet", "granet_st", "rigl", "set_", "static", "ste"]
 
@@ -38,7 +46,7 @@ def gmp() -> Rule:
 
     Zhu and Gupta, 2017, arXiv:1710.01878, with their `swapjax.cubic` schedule.
     """
-    return Rule("gmp", prune_smallest, needs_shapes=False)
+    return Rule("gmp", prune_smallest)
 
 
 def set_(*, fraction: float = 0.3, anneal: bool = True) -> Rule:
@@ -87,8 +95,7 @@ def rigl(
     return Rule("rigl", exchange_by("gradient"), (("fraction", fraction),
                 ("last", last), ("skip_update", skip_update)), begin="random",
                 allocation="erk", levels=stay, fraction=_cosine(fraction, last),
-                grows="gradient", skips=skip_update,
-                needs_shapes=False)  # fmt: skip
+                grows="gradient", skips=skip_update)  # fmt: skip
 
 
 def granet(
@@ -147,7 +154,7 @@ def ste(*, decay: float = 0.0) -> Rule:
         ValueError: for a negative decay.
     """
     return Rule("ste", keep_largest, (("decay", decay),), straight_through=True,
-                decay=decay, needs_shapes=False)  # fmt: skip
+                decay=decay)  # fmt: skip
 
 
 def acdc() -> Rule:
@@ -162,7 +169,7 @@ def acdc() -> Rule:
         n = schedule.mask_steps
         return tuple(final if (n - i) % 2 else Fraction(0) for i in range(n))
 
-    return Rule("acdc", keep_largest, levels=levels, needs_shapes=False)
+    return Rule("acdc", keep_largest, levels=levels)
 
 
 def _granet(
@@ -182,10 +189,10 @@ def _granet(
     settings = (("fraction", fraction), ("last", last), ("grow", grow))
     shrink = _cosine(fraction, last)
     if fraction == 0:
-        return Rule(name, prune_smallest, settings, begin=begin, needs_shapes=False)
-    return Rule(name, choose, settings, begin=begin, fraction=shrink,
-                goes_on=True, grows=grow,
-                needs_shapes=grow == "random")  # fmt: skip
+        return Rule(name, prune_smallest, settings, begin=begin)
+    chosen = by_entry(choose) if is_by_entry(regenerate) else choose
+    return Rule(name, chosen, settings, begin=begin, fraction=shrink,
+                goes_on=True, grows=grow)  # fmt: skip
 
 
 def _constant(fraction: float) -> Callable[[int, int], float]:

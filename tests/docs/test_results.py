@@ -578,3 +578,20 @@ def test_sequential():
         told = [f"{float(run[key]):,.0f}" for key in keys]
         told += [f"{float(run[key]):.3f}" for key in ("before", "after")]
         assert cells == told
+
+
+def test_first_calls():
+    found = {(x["method"], x["network"]): x for x in lines_of("first_calls")}
+    name, seen = "", set()
+    for told, (network, *cells) in ((n, c) for n, c in rows("cost.md") if c):
+        name = re.sub(r"[`()]", "", told).lower() or name
+        x = found.get((name, network.removesuffix(" kernels")))
+        if x is None:
+            continue
+        keys = ("first", "xla") + (("init",) if len(cells) > 3 else ()) + ("hlo",)
+        numbers = [float(cell.replace(",", "")) for cell in cells]
+        wanted = [float(x[key]) for key in keys]
+        assert numbers == pytest.approx(wanted, abs=0.0501)
+        seen.add((name, x["network"]))
+    rules = ("adam", "gmp", "rigl", "granet")
+    assert seen == {key for key in found if key[0] not in rules or key[1] != "12"}
