@@ -258,7 +258,8 @@ def carry_out(options: Options, run: Run) -> Run:
         batch=network.batch,
         recalibrate=recalibration(setting, spoiled.data[0], network.images),
         validation=(x[trusted], y[trusted]) if report.CLEAN in run.method else None,
-        criterion=criterion(run.method),
+        criterion=criterion(run.method)
+        or runner.judge(setting, make(run.method), network.batch),
         **RECIPES[run.recipe](network, len(y)),
     )
     return dataclasses.replace(

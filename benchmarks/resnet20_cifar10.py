@@ -6,7 +6,8 @@ between, but the first-order step of linear regression follows the mean gradient
 it is off. Batch norm keeps its statistics ("kept"), or estimates them anew on 10,000
 training images after each stage ("again"). "batch statistics" marks methods whose rows
 are gradients of the loss in training mode, where the scale of a kernel means nothing;
-"judged in training mode" those whose re-fits that loss judges.
+"judged in training mode" those whose re-fits that loss judges; "harm in training
+mode" those that the harm judges by the statistics of each row, as the command has it.
 
 Writes results.csv after every run and goes on where it stopped; then results.png.
 """
@@ -17,7 +18,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,12 +40,12 @@ class Entry(NamedTuple):
     Attributes:
         method: how to prune.
         rows: whether its rows are gradients of that loss.
-        judge: whether that loss judges.
+        judge: what of that loss judges, in the place of what the method asks for.
     """
 
     method: Method
     rows: bool = False
-    judge: bool = False
+    judge: Literal["loss", "harm"] | None = None
 
 
 METHODS: dict[str, Entry] = {
@@ -64,7 +65,10 @@ METHODS: dict[str, Entry] = {
         swapjax.linear_regression(ridge="kfac", first_order=False)
     ),
     "linear-regression, kfac, judged in training mode": Entry(
-        swapjax.linear_regression(ridge="kfac", first_order=False), judge=True
+        swapjax.linear_regression(ridge="kfac", first_order=False), judge="loss"
+    ),
+    "linear-regression, kfac, harm in training mode": Entry(
+        swapjax.linear_regression(ridge="kfac", first_order=False), judge="harm"
     ),
     "linear-regression, kfac, initial": Entry(
         swapjax.linear_regression(ridge="kfac", reference="initial", first_order=False)
@@ -198,7 +202,11 @@ def measure(
 ) -> Run:
     """Prune, and fill in what came of it."""
     entry = METHODS[run.method]
-    model = setting.model
+    model, criterion = setting.model, None
+    if entry.judge == "loss":
+        criterion = model.training_loss
+    elif entry.judge == "harm":
+        criterion = runner.judge(setting, entry.method, options.batch)
     x, y = setting.data.train
     plan = swapjax.plan(
         setting.params,
@@ -213,7 +221,7 @@ def measure(
         (x, y),
         plan=plan,
         method=entry.method,
-        criterion=model.training_loss if entry.judge else None,
+        criterion=criterion,
         samples=options.samples,
         batch=options.batch,
         stages=run.stages,

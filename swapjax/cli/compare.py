@@ -191,9 +191,10 @@ def run_all(
             if spoilt is None or at != (run.noise, run.seed):
                 at = run.noise, run.seed
                 spoilt = runner.spoil(setting, *at)
+            method = methods.make(run.method, run.options)
             row, _ = runner.run(
                 setting,
-                methods.make(run.method, run.options),
+                method,
                 plan=setup.make_plan(
                     run.options, setting.model, setting.data, run.sparsity
                 ),
@@ -201,7 +202,7 @@ def run_all(
                 noise=run.noise,
                 spoilt=spoilt,
                 callback=lambda _: bar.advance(task),
-                **setup.run_options(run.options, setting),
+                **setup.run_options(run.options, setting, method),
             )
             told = f"{run.setup}{_MARK}{origin}"
             done.append(dataclasses.replace(row, sparsity=run.sparsity, setup=told))

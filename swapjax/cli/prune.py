@@ -110,15 +110,16 @@ def _run(
             unseen.keep(options.out, depends)
             bar.update(task, completed=stage.stage, description="pruning")
 
+        method = methods.make(options.method, options)
         done = runner.run(
             setting,
-            methods.make(options.method, options),
+            method,
             plan=target,
             seed=options.seed,
             noise=noise,
             checkpoint=state,
             callback=advance,
-            **setup.run_options(options, setting),
+            **setup.run_options(options, setting, method),
         )
     keep()
     return done

@@ -21,6 +21,7 @@ from swapjax.experiments.models.hypersphere import with_sphere
 from swapjax.experiments.models.own import fingerprint
 from swapjax.experiments.runner import Setting
 from swapjax.loops.finetune import FineTune
+from swapjax.pruning import Method
 from swapjax.robust import Hypersphere
 from swapjax.sparsity import schedules
 from swapjax.sparsity.patterns import NM
@@ -128,7 +129,7 @@ def _pattern(options: Options) -> NM | Channel | None:
     return NM.parse(options.pattern)
 
 
-def run_options(options: Options, setting: Setting) -> dict[str, Any]:
+def run_options(options: Options, setting: Setting, method: Method) -> dict[str, Any]:
     """Return what `runner.run` takes besides method, plan, seed and noise."""
     tune = None
     if options.finetune_steps:
@@ -141,6 +142,10 @@ def run_options(options: Options, setting: Setting) -> dict[str, Any]:
         "linear": schedules.linear(initial=0.1),
         "one-shot": schedules.one_shot(),
     }[options.schedule]
+    again, judge = None, None
+    if options.recalibrate:
+        again = runner.recalibration(setting)
+        judge = runner.judge(setting, method, options.batch)
     return {
         "stages": options.stages,
         "samples": options.samples,
@@ -149,7 +154,8 @@ def run_options(options: Options, setting: Setting) -> dict[str, Any]:
         "finetune": tune,
         "storage": options.storage,
         "validation": options.validation,
-        "recalibrate": runner.recalibration(setting) if options.recalibrate else None,
+        "recalibrate": again,
+        "criterion": judge,
     }
 
 

@@ -12,10 +12,11 @@ import numpy as np
 import optax
 
 from swapjax.core import identity
-from swapjax.core.types import Params
+from swapjax.core.types import LossFn, Params
 from swapjax.experiments import datasets, models
 from swapjax.experiments.noise import CLEAN, Noise, Scene, Spoilt
 from swapjax.experiments.row import Row
+from swapjax.gradients.harm import harm_in_batches
 from swapjax.io import checkpoint, huggingface
 from swapjax.loops.batchnorm import recalibrate_batchnorm
 from swapjax.loops.finetune import FineTune, finetune
@@ -27,6 +28,7 @@ RECIPE = "adam, 64 a batch, rate 0.003 to 0 by a cosine"  # what trains networks
 _TEST_BATCH = 1000
 _CALIBRATION = 2048  # training images that statistics of batch norm are estimated on
 _CALIBRATION_BATCH = 512
+_JUDGING = 8  # images, at least, whose statistics of batch norm tell the harm
 _PIXELS = 2**23  # of images at once, so that large ones leave room for activations
 _NOISE = 2**31  # folded into a key for noise; runs fold the numbers of stages in
 
@@ -129,6 +131,26 @@ def recalibration(setting: Setting) -> Callable[[Params], Params] | None:
     parts = max(1, len(order) // size)
     batches = [images[part] for part in np.array_split(order, parts)]
     return lambda params: recalibrate_batchnorm(statistics, params, batches)
+
+
+def judge(setting: Setting, method: Method, batch: int) -> LossFn | None:
+    """Make what judges where batch norm is estimated anew after each stage.
+
+    Args:
+        setting: network and data.
+        method: that prunes.
+        batch: examples in a row.
+
+    Returns:
+        The harm by the statistics of each row. None, for the method's own criterion, if
+        that is none, without batch norm, with other losses than the cross-entropy, and
+        for rows of few examples.
+    """
+    losses = setting.model.training_losses
+    if losses is None or method.criterion != "harm" or batch < _JUDGING:
+        return None
+    unit = math.log(max(2, setting.data.classes)) / 2
+    return harm_in_batches(losses, setting.params, unit=unit)
 
 
 def settled(setting: Setting, params: Params) -> Params:

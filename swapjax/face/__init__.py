@@ -66,6 +66,7 @@ from swapjax.core.loss import Loss
 # The gradients that methods learn from, and what happens between stages.
 from swapjax.gradients.build import per_example_gradients
 from swapjax.gradients.noise import GradientNoise
+from swapjax.gradients.harm import harm_in_batches
 from swapjax.gradients.own_labels import own_labels
 from swapjax.loops.finetune import FineTune
 from swapjax.loops.batchnorm import recalibrate_batchnorm
@@ -120,6 +121,7 @@ __all__ = [
     "find_ties",
     "geometric",
     "gsm",
+    "harm_in_batches",
     "intersect",
     "linear",
     "lottery",

@@ -13,7 +13,7 @@ from interrupts import interrupt_stage
 from safetensors.numpy import save_file
 
 from swapjax.cli import commands, config, main
-from swapjax.experiments import plot
+from swapjax.experiments import plot, runner
 from swapjax.io import checkpoint
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "command-line.md"
@@ -112,6 +112,35 @@ def test_batch_norm_is_estimated_after_training_and_after_pruning(own, images, c
     trained = checkpoint.read("trained/params.safetensors")[0]
     assert np.any(trained["norm/mean"] != 0)
     _the_state_of_other_code_or_statistics_is_refused(own, images, capsys)
+
+
+def test_rows_of_batch_norm_tell_the_harm(own, images, monkeypatch):
+    asked = []
+
+    def spy(*args, criterion, **options):
+        asked.append(criterion)
+        return pruned(*args, criterion=criterion, **options)
+
+    pruned = runner.prune
+    monkeypatch.setattr(runner, "prune", spy)
+    word = own(NORMALISED, "mine")
+    start = ("--model", word, "--sparsity", "0.5", "--method", "kfac-regression")
+    start = (*start, "--samples", "4")
+    assert prune(images, *start, "--batch", "8", "--out", "out") == 0
+    weights = (*start, "--checkpoint", "out/dense.safetensors")
+    for i, other in enumerate((
+        ("--batch", "4"),
+        ("--batch", "8", "--no-recalibrate"),
+        ("--batch", "8", "--method", "linear-regression"),
+    )):  # fmt: skip
+        assert prune(images, *weights, *other, "--out", f"out{i}") == 0
+    assert [criterion is not None for criterion in asked] == [True] + [False] * 3
+    # Goes on where it stopped, as the criterion is the same each time.
+    again = (*weights, "--batch", "8", "--stages", "2", "--out", "stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_stage(patch, 2)
+        assert prune(images, *again) == 130
+    assert prune(images, *again) == 0
 
 
 def test_a_network_whose_code_has_changed_is_trained_anew(own, images, capsys):

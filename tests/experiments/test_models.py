@@ -1,5 +1,6 @@
 """The networks: shapes, counts, batch norm."""
 
+import dataclasses
 import math
 
 import jax
@@ -12,7 +13,7 @@ from flax import nnx
 import swapjax
 from swapjax import recalibrate_batchnorm
 from swapjax.core import trees
-from swapjax.experiments import models
+from swapjax.experiments import datasets, models, runner
 from swapjax.experiments.models import hypersphere, resnet, vgg
 from swapjax.robust import Hypersphere
 
@@ -244,6 +245,27 @@ class TestBatchNorm:
         variances = [p.params["bn1"]["var"] for p in (plain, again)]
         np.testing.assert_array_equal(variances[0], model.params["bn1"]["var"])
         assert not np.allclose(*variances)
+
+    def test_they_tell_the_harm_of_rows(self, small):
+        model, x = small
+        data = datasets.load("digits")
+        setting = runner.Setting(data, model, model.params)
+        method = swapjax.kfac_regression()
+        criterion = runner.judge(setting, method, 8)
+        batch = x, jnp.zeros(32, jnp.int32)
+        emptied = jax.tree.map(jnp.zeros_like, model.params)
+        assert criterion(model.params, batch) == 0
+        assert 0 < criterion(emptied, batch) < 1
+        # Whatever the running statistics are.
+        moved = jax.tree.map(lambda x: x, model.params)
+        moved["bn1"]["var"] = 9 * moved["bn1"]["var"]
+        assert criterion(moved, batch) == 0
+        assert runner.judge(setting, method, 4) is None
+        assert runner.judge(setting, swapjax.chita(), 8) is None
+        plain = model._replace(training_losses=None)
+        assert (
+            runner.judge(dataclasses.replace(setting, model=plain), method, 8) is None
+        )
 
     def test_what_cannot_be_is_named(self, small):
         model, x = small

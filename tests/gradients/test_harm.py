@@ -98,3 +98,57 @@ def test_what_was_not_finite_cannot_be_lost_and_what_becomes_so_is():
     assert found == pytest.approx((1 - np.exp(-1)) / 4)
     assert harm_of(jnp.array([0.0, 0.0, jnp.inf, 0.0]), mark) == pytest.approx(1 / 4)
     assert jnp.isnan(harm_of(jnp.array([0.0, 0.0, jnp.nan, 0.0]), mark))
+
+
+def normalised(params, batch):
+    """Losses of outputs that are standardised by the batch, as batch norm does."""
+    x, y = batch
+    h = x @ params["kernel"]
+    h = (h - h.mean(0)) / jnp.sqrt(h.var(0) + 1e-3)
+    return -jax.nn.log_softmax(h)[jnp.arange(len(y)), y]
+
+
+@pytest.mark.parametrize("unit", [0.3, 1.15])
+def test_harm_in_batches_against_numpy(unit):
+    key = jax.random.split(jax.random.key(3), 3)
+    trained = {"kernel": jax.random.normal(key[0], (5, 4))}
+    changed = {"kernel": trained["kernel"] + jax.random.normal(key[1], (5, 4))}
+    batch = jax.random.normal(key[2], (16, 5)), jnp.arange(16) % 4
+    criterion = swapjax.harm_in_batches(normalised, trained, unit=unit)
+    before, after = (
+        1 - np.exp(-np.asarray(normalised(p, batch), np.float64) / unit)
+        for p in (trained, changed)
+    )
+    wanted = np.mean(np.maximum(after - before, 0))
+    assert jax.jit(criterion)(changed, batch) == pytest.approx(wanted, rel=1e-5)
+    assert criterion(trained, batch) == 0
+
+
+def test_harm_in_batches_judges_a_prune():
+    params = {"kernel": jax.random.normal(jax.random.key(0), (5, 4))}
+    data = jax.random.normal(jax.random.key(1), (96, 5)), jnp.arange(96) % 4
+    seen = []
+
+    def losses(params, batch):
+        seen.append(batch[0].shape)
+        return normalised(params, batch)
+
+    pruned = swapjax.prune(
+        lambda p, b: normalised(p, b).mean(), params, data, sparsity=0.5, samples=12,
+        batch=8, key=jax.random.key(2),
+        criterion=swapjax.harm_in_batches(losses, params, unit=0.7),
+    )  # fmt: skip
+    assert set(seen) == {(8, 5)}
+    assert 0 <= pruned.history[-1].details["loss"] <= 1
+
+
+@pytest.mark.parametrize("unit", [0, -1.0, float("nan"), float("inf")])
+def test_harm_in_batches_wants_a_unit(unit):
+    with pytest.raises(ValueError, match="unit: must be a number above 0, got"):
+        swapjax.harm_in_batches(normalised, {}, unit=unit)
+
+
+def test_harm_in_batches_wants_a_loss_for_each_example():
+    criterion = swapjax.harm_in_batches(lambda p, b: b.mean(), {}, unit=1.0)
+    with pytest.raises(ValueError, match="losses: must return one number for each"):
+        criterion({}, jnp.ones((8, 3)))

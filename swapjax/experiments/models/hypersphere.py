@@ -70,5 +70,6 @@ def with_sphere(model: Model, sphere: Hypersphere) -> Model:
     return model._replace(
         loss_fn=loss_by(model.apply),
         training_loss=loss_by(model.training_apply or model.apply),
+        training_losses=None,
         sphere=sphere,
     )

@@ -30,6 +30,9 @@ class Model(NamedTuple):
             of its kernel. PyTorch flattens it as [c, h, w].
         training_apply: what `apply` is with the statistics of the batch in batch norm;
             None for a network without.
+        training_losses: what `training_loss` is the mean of, a number for each example;
+            None for a network without batch norm, and for other losses than the
+            cross-entropy.
         cosines: path of the last kernel where the outputs are cosines, else None.
         sphere: how losses see cosines, with the margin in `loss_fn`; None for logits.
     """
@@ -42,6 +45,7 @@ class Model(NamedTuple):
     statistics: Callable[[Params, jax.Array], Params] | None = None
     flattened: Mapping[str, tuple[int, int, int]] = types.MappingProxyType({})
     training_apply: Callable[[Params, jax.Array], jax.Array] | None = None
+    training_losses: Callable[[Params, Any], jax.Array] | None = None
     cosines: str | None = None
     sphere: Hypersphere | None = None
 
@@ -69,19 +73,19 @@ def from_functions(
         training_apply: with the statistics of the batch in batch norm, if there is any.
         statistics: likewise.
     """
-
-    def mean_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return jnp.mean(losses)
+    each = optax.softmax_cross_entropy_with_integer_labels
 
     def loss_fn(params: Params, batch: Any) -> jax.Array:
         x, y = batch
-        return mean_loss(apply(params, x), y)
+        return jnp.mean(each(apply(params, x), y))
 
-    def training_loss(params: Params, batch: Any) -> jax.Array:
+    def training_losses(params: Params, batch: Any) -> jax.Array:
         assert training_apply is not None
         x, y = batch
-        return mean_loss(training_apply(params, x), y)
+        return each(training_apply(params, x), y)
+
+    def training_loss(params: Params, batch: Any) -> jax.Array:
+        return jnp.mean(training_losses(params, batch))
 
     return Model(
         name,
@@ -92,4 +96,5 @@ def from_functions(
         statistics,
         flattened,
         training_apply,
+        None if training_apply is None else training_losses,
     )

@@ -111,9 +111,10 @@ def _as_functions(name: str, parts: Parts, shape: tuple[int, ...]) -> Model:
     )
     if parts.loss is not None:
         loss = constant(parts.loss)
-        model = model._replace(loss_fn=loss, training_loss=loss)
+        model = model._replace(loss_fn=loss, training_loss=loss, training_losses=None)
     if parts.training_loss is not None:
-        model = model._replace(training_loss=constant(parts.training_loss))
+        loss = constant(parts.training_loss)
+        model = model._replace(training_loss=loss, training_losses=None)
     return model
 
 
