@@ -107,8 +107,9 @@ def prune(
             so that those with wrong labels, of which a good network has the largest
             losses, do not decide, and fitting what is wrong counts for nothing
             (`swapjax.gradients.harm`); or ``criterion(params, batch)``, a mean over
-            examples as loss_fn, the rate of errors, say. By default what the method
-            asks for. Losses in the history stay those of loss_fn.
+            examples as loss_fn, the rate of errors, say, or `swapjax.harm_in_batches`
+            of a network with batch norm. By default what the method asks for. Losses in
+            the history stay those of loss_fn.
         checkpoint: a file to keep the state in after each stage. If it exists, the run
             goes on from there, and ends bit for bit as if it had never stopped. Batches
             are gone through up to where it stopped, and must come in the same order.
