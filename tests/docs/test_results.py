@@ -83,6 +83,9 @@ RESNET20 = {
     "`linear_regression(first_order=False)`": "linear-regression",
     "`swap(first_order=False)`": "swap",
     '`linear_regression(ridge="kfac", first_order=False)`': "linear-regression, kfac",
+    '`linear_regression(ridge="kfac", first_order=False)`, harm in training mode': (
+        "linear-regression, kfac, harm in training mode"
+    ),
     IN_TRAINING_MODE: ("linear-regression, kfac, judged in training mode"),
     '`layerwise_obs(weigh="output")`': "layerwise-obs, output",
     '`layerwise_obs(weigh="equal")`': "layerwise-obs, equal",
