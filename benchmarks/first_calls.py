@@ -28,7 +28,14 @@ import jax.numpy as jnp
 import optax
 import tyro
 from rich.table import Table
-from shared import RESULTS, Compilations, complete_csv, console, start
+from shared import (
+    RESULTS,
+    Compilations,
+    complete_csv,
+    console,
+    start,
+    training_step,
+)
 
 import swapjax
 
@@ -124,13 +131,7 @@ def step_twice(rule: str, network: str) -> dict[str, float]:
             tx, getattr(swapjax, rule)(), sparsity=0.8, key=key,
             schedule=rise(100, 1000, every=10),
         )  # fmt: skip
-
-    @jax.jit
-    def step(params: Any, state: Any) -> tuple:
-        slopes = jax.grad(loss_fn)(params, batch)
-        updates, state = tx.update(slopes, state, params)
-        return optax.apply_updates(params, updates), state
-
+    step = training_step(tx, loss_fn, batch)
     compilations, began = Compilations(), time.process_time()
     state = jax.block_until_ready(tx.init(params))
     init = compilations.seconds

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import jax
+import optax
 from rich.console import Console
 
 from swapjax.core import files
@@ -131,6 +132,20 @@ def fastest(work: Callable, *args: Any, repeats: int = 3) -> float:
     """Return the seconds of the fastest of some calls after the first."""
     jax.block_until_ready(work(*args))
     return min(clock(work, *args) for _ in range(repeats))
+
+
+def training_step(
+    tx: optax.GradientTransformation, loss_fn: Callable, batch: Any
+) -> Callable[[Any, Any], tuple[Any, Any]]:
+    """Make the compiled ``(params, state) -> (params, state)`` of users' loops."""
+
+    @jax.jit
+    def step(params: Any, state: Any) -> tuple[Any, Any]:
+        slopes = jax.grad(loss_fn)(params, batch)
+        updates, state = tx.update(slopes, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return step
 
 
 def start(main: Callable[..., None], *args: Any) -> None:

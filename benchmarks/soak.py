@@ -24,7 +24,14 @@ import numpy as np
 import optax
 import tyro
 from rich.table import Table
-from shared import RESULTS, Compilations, complete_csv, console, start
+from shared import (
+    RESULTS,
+    Compilations,
+    complete_csv,
+    console,
+    start,
+    training_step,
+)
 
 import swapjax
 
@@ -174,12 +181,7 @@ def _sparse_steps() -> Callable[[int], None]:
         key=jax.random.key(0),
     )  # fmt: skip
 
-    @jax.jit
-    def step(params: dict, state: object) -> tuple:
-        grads = jax.grad(_loss_fn)(params, data)
-        updates, state = tx.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
-
+    step = training_step(tx, _loss_fn, data)
     carry = [params, tx.init(params)]
 
     def work(i: int) -> None:

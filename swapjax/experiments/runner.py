@@ -16,7 +16,7 @@ from swapjax.core.types import LossFn, Params
 from swapjax.experiments import datasets, models
 from swapjax.experiments.noise import CLEAN, Noise, Scene, Spoilt
 from swapjax.experiments.row import Row
-from swapjax.gradients.harm import harm_in_batches
+from swapjax.gradients.harm import SHARE, harm_in_batches
 from swapjax.io import checkpoint, huggingface
 from swapjax.loops.batchnorm import recalibrate_batchnorm
 from swapjax.loops.finetune import FineTune, finetune
@@ -149,7 +149,7 @@ def judge(setting: Setting, method: Method, batch: int) -> LossFn | None:
     losses = setting.model.training_losses
     if losses is None or method.criterion != "harm" or batch < _JUDGING:
         return None
-    unit = math.log(max(2, setting.data.classes)) / 2
+    unit = SHARE * math.log(max(2, setting.data.classes))
     return harm_in_batches(losses, setting.params, unit=unit)
 
 

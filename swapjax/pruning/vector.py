@@ -133,7 +133,7 @@ def cut(leaves: Leaves, layout: Layout) -> Leaves:
     """
     if not layout.is_flat:
         return leaves
-    starts = np.cumsum((0, *layout.sizes[:-1])).astype(np.int32)
+    starts = np.asarray(layout.starts, np.int32)
     pairs = zip(starts, layout.shapes, strict=True)
     return tuple(_slice(leaves[0], start, shape) for start, shape in pairs)
 

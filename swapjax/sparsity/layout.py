@@ -136,6 +136,11 @@ class Layout:
         return tuple(math.prod(shape) for shape in self.shapes)
 
     @property
+    def starts(self) -> tuple[int, ...]:
+        """Where each prunable leaf begins in the vector of them."""
+        return tuple(np.cumsum((0, *self.sizes[:-1])).tolist())
+
+    @property
     def total(self) -> int:
         """The number of prunable entries."""
         return sum(self.sizes)

@@ -14,8 +14,7 @@ from swapjax.core.types import Leaves, Masks, Params
 from swapjax.sparsity.budget import Budget
 from swapjax.sparsity.cutting import apart, cut
 from swapjax.sparsity.layout import Layout
-from swapjax.sparsity.stacking import Stacking
-from swapjax.training.examine import Seen, examine, examine_choice
+from swapjax.training.examine import Met, examine, examine_choice
 from swapjax.training.mask_schedule import Timetable
 from swapjax.training.optimizer_state import forget
 from swapjax.training.rule import MaskStep, Rule, is_by_entry
@@ -237,23 +236,21 @@ def _choose(
     layout = table.plan.layout
     t = before.count + 1
     budget, fraction = table.at(t)
-    laid = _laid(rule, budget, before, layout)
-    if laid is not None:
-        budget = dataclasses.replace(budget, stacking=laid, patterns=())
-
-    def lay(leaves: Leaves) -> Leaves:
-        if laid is None:
-            return leaves
-        return (jnp.concatenate([x.reshape(-1) for x in leaves]),)
-
-    weights, masks = lay(layout.split(before.params)), lay(masks)
+    seen = _seen(rule, budget, before, layout)
+    if seen.is_flat:
+        budget = dataclasses.replace(budget, stacking=seen.stacking, patterns=())
+    weights, masks = seen.split(before.params), seen.pack(masks)
     slopes = tuple(
         jnp.where(blind & ~jnp.isfinite(g), jnp.zeros((), g.dtype), g)
-        for g in lay(layout.split(before.gradients))
+        for g in seen.split(before.gradients)
     )
-    within = None if before.within is None else lay(layout.leaf_masks(before.within))
+    within = None
+    if before.within is not None:
+        within = seen.pack(layout.leaf_masks(before.within))
     step = MaskStep(
-        weights=only(masks, weights) if before.dense is None else lay(before.dense),
+        weights=only(masks, weights)
+        if before.dense is None
+        else seen.pack(before.dense),
         gradients=slopes,
         masks=masks,
         within=within,
@@ -263,27 +260,27 @@ def _choose(
     )
     # What masks hide from an optimizer matters to a rule that grows by it only.
     read = slopes if rule.grows == "gradient" else only(masks, slopes)
-    met = examine(rule, t, Seen(masks, weights, step.weights, read, layout.shapes))
+    met = examine(rule, t, Met(masks, weights, step.weights, read), seen)
     new = rule.masks_at(step)
     most = tuple(budget.keep[g] for g in range(len(table.plan.keep)))
-    chosen = examine_choice(new, most, within, layout.shapes)
-    if laid is not None:
+    chosen = examine_choice(new, most, within, seen)
+    if seen.is_flat:
         never = budget.keep[0] < 0
         new = cut(apart(new[0], never), layout.shapes, never)
     return new, jnp.maximum(jnp.maximum(met, chosen), before.status)
 
 
-def _laid(
-    rule: Rule, budget: Budget, before: Before, layout: Layout
-) -> Stacking | None:
-    """Find the layers of the leaves as one vector; None where they stay as they are."""
+def _seen(rule: Rule, budget: Budget, before: Before, layout: Layout) -> Layout:
+    """Choose how a rule sees the leaves: as one vector if it may, and if that pays."""
     if not is_by_entry(rule.choose) or layout.total > _MOST:
-        return None
+        return layout
     if budget.units is not None or any(budget.patterns):
-        return None
+        return layout
     weights, slopes = map(layout.split, (before.params, before.gradients))
     dtypes = {leaf.dtype for leaf in (*weights, *slopes, *(before.dense or ()))}
-    return budget.layers.laid(weights) if len(dtypes) == 1 else None
+    if len(dtypes) > 1 or budget.layers.laid(weights) is None:
+        return layout
+    return layout.flat() or layout
 
 
 def _is_still(

@@ -82,8 +82,7 @@ def partition(
         cut = (_chunks(shape, of, size) for shape, of in parts)
         return tuple(Columns(leaf, places) for leaf, places in enumerate(cut))
     starts: dict[tuple, list[int]] = {}
-    begins = np.cumsum((0, *layout.sizes[:-1])).tolist()
-    for shape, of, begin in zip(shapes, axes, begins, strict=True):
+    for shape, of, begin in zip(shapes, axes, layout.starts, strict=True):
         starts.setdefault((shape, of), []).append(begin)
     by_width: dict[int, list[jax.Array]] = {}
     for (shape, of), offsets in starts.items():
